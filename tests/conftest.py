@@ -1,0 +1,113 @@
+"""Shared fixtures: small encoders of both families, the sample corpus, and the real data where it is to be had."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    RobertaConfig,
+    RobertaModel,
+    RobertaTokenizer,
+)
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+from make_sample import make_sample  # noqa: E402
+
+from prepro import load_rel2id  # noqa: E402
+
+MINILM = ROOT / "dataset" / "encoders" / "all-MiniLM-L6-v2"
+
+
+def folder_from(variable: str) -> Path:
+    """The folder that an environment variable names; skips the test, saying why, where it does not."""
+    folder = os.environ.get(variable)
+    if not folder or not Path(folder).is_dir():
+        pytest.skip(f"{variable} names no folder: the data this test compares with is not here")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def redocred() -> Path:
+    return folder_from("REDOCRED_DIR")
+
+
+@pytest.fixture(scope="session")
+def released() -> Path:
+    """Numbers computed by the released programs."""
+    return folder_from("FIXTURES_DIR")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    if not (MINILM / "model.safetensors").exists():
+        pytest.skip("the small encoder is not here: run python scripts/fetch.py encoder")
+    return MINILM
+
+
+@pytest.fixture(scope="session")
+def minilm_tokenizer(minilm):
+    return AutoTokenizer.from_pretrained(minilm)
+
+
+@pytest.fixture(scope="session")
+def rel2id() -> dict[str, int]:
+    return load_rel2id()
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory) -> Path:
+    """A folder with twelve, five and five documents of the sample corpus as train, dev and test.json."""
+    folder = tmp_path_factory.mktemp("sample")
+    corpus = make_sample()
+    for split, count in (("train", 12), ("dev", 5), ("test", 5)):
+        (folder / f"{split}.json").write_text(json.dumps(corpus[split][:count]))
+    return folder
+
+
+def tiny(config_class, model_class, tokenizer, folder: Path, **settings) -> Path:
+    """Save a randomly initialised two-layer encoder with its tokenizer."""
+    torch.manual_seed(0)
+    config = config_class(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **settings)
+    model_class(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(minilm_tokenizer, tmp_path_factory) -> Path:
+    return tiny(BertConfig, BertModel, minilm_tokenizer, tmp_path_factory.mktemp("bert"), **SMALL)
+
+
+@pytest.fixture(scope="session")
+def tiny_roberta(sample, tmp_path_factory) -> Path:
+    """RoBERTa with a byte-level BPE tokenizer trained on the sample corpus."""
+    trained = tmp_path_factory.mktemp("bpe")
+    sentences = (" ".join(sent) for doc in json.loads((sample / "train.json").read_text()) for sent in doc["sents"])
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(sentences, vocab_size=600, special_tokens=special)
+    bpe.save_model(str(trained))
+    tokenizer = RobertaTokenizer.from_pretrained(trained)
+    folder = tmp_path_factory.mktemp("roberta")
+    return tiny(RobertaConfig, RobertaModel, tokenizer, folder, **SMALL, max_position_embeddings=514)
+
+
+@pytest.fixture(scope="session")
+def tiny_distilbert(minilm_tokenizer, tmp_path_factory) -> Path:
+    """An encoder family that the fast path does not know."""
+    sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+    return tiny(DistilBertConfig, DistilBertModel, minilm_tokenizer, tmp_path_factory.mktemp("distilbert"), **sizes)

@@ -1,0 +1,147 @@
+"""The evaluator against the official one's numbers, and the figures that no released program has."""
+
+import itertools
+import json
+
+import pytest
+import torch
+
+from evaluation import check_predictions, official_evaluate, prediction_patterns, prepare_gold
+from prepro import load_documents
+from utils import UserError
+
+
+@pytest.fixture(scope="module")
+def official(released, redocred):
+    """(predictions, gold, training documents, the official evaluator's figures)"""
+    folder = released / "evaluation"
+    return (
+        json.loads((folder / "predictions.json").read_text()),
+        load_documents(redocred / "dev_revised.json"),
+        load_documents(redocred / "test_revised.json"),
+        json.loads((folder / "expected.json").read_text()),
+    )
+
+
+def test_every_figure_equals_the_official_evaluator(official):
+    predictions, gold, train, expected = official
+    scores = official_evaluate(predictions, gold, train)
+    assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+
+
+def test_gold_as_predictions_scores_one(official):
+    _, gold, train, _ = official
+    predictions = [
+        {"title": d["title"], "h_idx": x["h"], "t_idx": x["t"], "r": x["r"], "evidence": x["evidence"]}
+        for d in gold
+        for x in d["labels"]
+    ]
+    scores = official_evaluate(predictions, gold, train)
+    for name in ("precision", "recall", "f1", "macro_f1", "f1_freq", "f1_long_tail", "f1_intra", "f1_inter"):
+        assert scores[name] == 1, name
+    assert scores["ign_f1"] == pytest.approx(1) and scores["macro_ign_f1"] < 1  # some relations are all in train
+    assert 0.999 < scores["evidence_f1"] < 1  # the official total of gold sentences starts at 1
+
+
+def test_no_predictions_score_zero(official):
+    _, gold, train, _ = official
+    assert set(official_evaluate([], gold, train).values()) == {0}
+
+
+def entity(name, *sentences):
+    return [{"name": name, "sent_id": sentence, "pos": [0, 1]} for sentence in sentences]
+
+
+GOLD = [
+    {
+        "title": "A",
+        "sents": [["x"], ["y"], ["z"]],
+        "vertexSet": [entity("Anna", 0, 1), entity("Kirona", 1), entity("Kenya", 2)],
+        "labels": [
+            {"h": 0, "t": 1, "r": "P19", "evidence": [0, 1]},
+            {"h": 1, "t": 2, "r": "P17", "evidence": [2]},
+            {"h": 0, "t": 2, "r": "P27", "evidence": []},
+        ],
+    }
+]
+TRAIN = [{**GOLD[0], "title": "T", "labels": [{"h": 1, "t": 2, "r": "P17", "evidence": []}]}]
+
+
+def prediction(h, t, r, title="A", **more):
+    return {"title": title, "h_idx": h, "t_idx": t, "r": r, **more}
+
+
+def test_scores_of_a_worked_example():
+    """The example of docs/metrics.md: two of four predictions right, one of them known from the training file."""
+    predictions = [
+        prediction(0, 1, "P19", evidence=[0, 2]),
+        prediction(1, 2, "P17", evidence=[2]),
+        prediction(0, 1, "P20"),
+        prediction(0, 1, "P19", title="Z"),
+        prediction(1, 2, "P17"),  # again: counts once
+    ]
+    scores = official_evaluate(predictions, GOLD, TRAIN)
+    assert scores["precision"] == 2 / 4 and scores["recall"] == 2 / 3
+    assert scores["f1"] == pytest.approx(4 / 7)
+    ign_precision = 1 / (3 + 1e-5)
+    assert scores["ign_f1"] == pytest.approx(2 * ign_precision * (2 / 3) / (ign_precision + 2 / 3))
+    assert scores["evidence_f1"] == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
+    # frequent: P17 right, P27 missed; long tail: P19 right, P20 wrong; the unknown title is in neither
+    assert (scores["precision_freq"], scores["recall_freq"]) == (1, 1 / 2)
+    assert (scores["precision_long_tail"], scores["recall_long_tail"]) == (1 / 2, 1)
+    # Anna and Kirona share sentence 1
+    assert (scores["precision_intra"], scores["recall_intra"]) == (1 / 2, 1)
+    assert (scores["precision_inter"], scores["recall_inter"]) == (1, 1 / 2)
+    # P19: 1 of 2 predicted, 1 of 1 found; P17: 1 of 1, but known from training; P27: nothing
+    p19_ign = 1 / (2 + 1e-5)
+    assert scores["macro_f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert scores["macro_ign_f1"] == pytest.approx((2 * p19_ign / (p19_ign + 1) + 0 + 0) / 3)
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (prediction(0, 3, "P19"), r"entry 0 \('A'\): t_idx: 3 is no entity of a document that has 3"),
+        (prediction(-1, 1, "P19", title="Z"), "h_idx: -1 is no entity"),
+        ({"title": "A", "h_idx": 0, "t_idx": 1}, "entry 0: needs title and r"),
+        (prediction(0, 1, "P19", evidence="0"), "evidence: must list sentence numbers"),
+    ],
+)
+def test_a_bad_prediction_is_named(entry, expected):
+    with pytest.raises(UserError, match=expected):
+        check_predictions([entry], prepare_gold(GOLD, TRAIN), "result.json")
+
+
+def count_patterns(scores, labels, threshold):
+    """The definition of the patterns, pair by pair."""
+    counts = {"correct": 0, "FP": 0, "FN_CRK": 0, "FN_IRK": 0}
+    for row, gold_row, limit in zip(scores.tolist(), labels.tolist(), threshold.tolist(), strict=True):
+        relations = range(1, len(row))
+        gold = {r for r in relations if gold_row[r]}
+        predicted = {r for r in relations if row[r] > limit}
+        if predicted == gold:
+            counts["correct"] += 1
+        elif gold and not predicted:
+            ranked = all(row[g] > row[o] for g, o in itertools.product(gold, set(relations) - gold))
+            counts["FN_CRK" if ranked else "FN_IRK"] += 1
+        else:
+            counts["FP"] += 1
+    return counts
+
+
+@pytest.mark.parametrize("rule", ["threshold class", "zero"])
+def test_patterns_equal_a_count_by_definition(rule):
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randint(-3, 2, (4000, 8), generator=generator).float()  # whole numbers: many ties
+    labels = (torch.rand(4000, 8, generator=generator) < 0.2).float()
+    labels[::3, 1:] = 0
+    threshold = scores[:, 0] if rule == "threshold class" else torch.zeros(4000)
+    found = prediction_patterns(scores, labels, threshold if rule == "threshold class" else 0.0)
+    assert found == count_patterns(scores, labels, threshold)
+    assert min(found.values()) > 0 and sum(found.values()) == 4000
+
+
+def test_four_gold_relations_in_the_right_ranks_are_crk():
+    scores = torch.tensor([[9.0, 5, 6, 7, 8, 1]])
+    assert prediction_patterns(scores, torch.tensor([[0, 1, 1, 1, 1, 0]]), scores[:, 0])["FN_CRK"] == 1
+    assert prediction_patterns(scores, torch.tensor([[0, 1, 1, 1, 0, 1]]), scores[:, 0])["FN_IRK"] == 1

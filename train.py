@@ -1,0 +1,335 @@
+"""Train and score a document-level relation extraction model: the paper's experiment, one seed or many.
+
+    python train.py --data_dir dataset/redocred --output_dir runs/bert_hingeabl
+
+The defaults are the paper's Appendix B for BERT. Each seed's folder holds everything about its run; see README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import get_linear_schedule_with_warmup
+
+from evaluation import format_scores, prediction_patterns, score_predictions
+from experiment import Experiment, prepare
+from losses import loss_names
+from model import DocREModel, load_run, save_run, save_weights
+from prepro import DEFAULT_REL2ID
+from runs import RunLog, digest, finished_scores, print_summary, start_folder, summarise
+from utils import (
+    UserError,
+    autocast,
+    collate_fn,
+    describe_device,
+    describe_environment,
+    read_json,
+    run_command_line,
+    set_seed,
+    to_device,
+    write_json,
+)
+
+STEPS_PER_LOG = 10
+STEPS_BEFORE_ESTIMATE = 50
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every setting of a training, with the paper's values as defaults."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    data = parser.add_argument_group("data")
+    data.add_argument("--data_dir", default="dataset/redocred", help="folder of the three files")
+    data.add_argument("--train_file", default="train_revised.json", help="also the file whose facts Ign F1 ignores")
+    data.add_argument("--dev_file", default="dev_revised.json", help="its F1 picks the checkpoint")
+    data.add_argument("--test_file", default="test_revised.json", help="without labels it is only predicted")
+    data.add_argument("--rel2id", default=str(DEFAULT_REL2ID), help="relation inventory; sets the number of classes")
+    data.add_argument("--max_seq_length", type=int, default=1024, help="longest document in word pieces")
+    model = parser.add_argument_group("model")
+    model.add_argument("--model_name_or_path", default="bert-base-cased", help="encoder: hub name or folder")
+    model.add_argument("--emb_size", type=int, default=768, help="size of the head and tail vectors")
+    model.add_argument("--loss_type", default="hingeabl_released", help=f"one of {', '.join(loss_names())}")
+    model.add_argument("--margin", type=float, help="margin of a margin loss; None is the loss's own")
+    model.add_argument("--num_labels", type=int, default=4, help="most relations predicted for a pair")
+    training = parser.add_argument_group("training")
+    training.add_argument("--seeds", "--seed", type=int, nargs="+", default=[1, 5, 42, 66, 233], help="a run for each")
+    training.add_argument("--num_train_epochs", type=int, default=30)
+    training.add_argument("--train_batch_size", type=int, default=4, help="documents")
+    training.add_argument("--test_batch_size", type=int, default=8, help="documents; scores do not depend on it")
+    training.add_argument("--gradient_accumulation_steps", type=int, default=1)
+    training.add_argument("--learning_rate", type=float, default=5e-5, help="of the encoder; 3e-5 for RoBERTa")
+    training.add_argument("--classifier_lr", type=float, default=1e-4, help="of every new layer")
+    training.add_argument("--adam_epsilon", type=float, default=1e-6)
+    training.add_argument("--warmup_ratio", type=float, default=0.06, help="share of the steps")
+    training.add_argument("--max_grad_norm", type=float, default=1.0)
+    training.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "fp16"),
+        help="None is fp16 on CUDA, bf16 on a CPU that has it, else fp32",
+    )
+    training.add_argument("--device", help="None is CUDA where there is one, else the CPU")
+    output = parser.add_argument_group("output")
+    output.add_argument("--output_dir", help="folder of the runs; required to train")
+    output.add_argument("--load_path", help="a finished run's seed folder: score it instead of training")
+    output.add_argument("--wandb_project", help="also log to Weights & Biases, if it is installed")
+    return parser
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command-line settings; with --load_path, those of the loaded run where the command line gives none."""
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    if args.load_path:
+        config = read_json(Path(args.load_path) / "config.json")
+        if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
+            raise UserError(f"{args.load_path}/config.json: holds no settings; pass the folder of a seed")
+        own = {"output_dir": None, "rel2id": str(Path(args.load_path) / "rel2id.json")}
+        parser.set_defaults(**config["settings"] | own)
+        args = parser.parse_args(arguments)
+    elif not args.output_dir:
+        raise UserError("--output_dir is missing; name the folder that the runs shall go to")
+    counts = ("num_train_epochs", "train_batch_size", "test_batch_size", "gradient_accumulation_steps", "num_labels")
+    for name in counts:
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} {getattr(args, name)}: must be at least 1")
+    if args.max_seq_length < 3:
+        raise UserError(f"--max_seq_length {args.max_seq_length}: must leave room for [CLS], a word piece and [SEP]")
+    if len(set(args.seeds)) < len(args.seeds):
+        raise UserError(f"--seeds {args.seeds}: name each seed once")
+    return args
+
+
+class StepClock:
+    """Times optimizer steps and says once, after STEPS_BEFORE_ESTIMATE of them, when all seeds will be done."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.last = 0.0
+
+    def start(self) -> None:
+        """Begin timing; called when an epoch begins, so that scoring between epochs does not count."""
+        self.last = time.perf_counter()
+
+    def tick(self, experiment: Experiment, steps_left: int, scorings_left: int) -> None:
+        """One step is done; so many are left over all seeds, and so many documents to score."""
+        now = time.perf_counter()
+        self.seconds.append(now - self.last)
+        self.last = now
+        if len(self.seconds) != STEPS_BEFORE_ESTIMATE:
+            return
+        step = statistics.mean(self.seconds[5:])  # the first few are slower
+        documents = experiment.args.train_batch_size * experiment.args.gradient_accumulation_steps
+        left = step * (steps_left + scorings_left / documents / 3)  # a forward pass is about a third of a step
+        tqdm.write(
+            f"{step:.2f} s a step: all seeds done in about {timedelta(seconds=round(left))}, "
+            f"{datetime.now() + timedelta(seconds=left):%A %H:%M}, on {describe_device(experiment.device)}"
+        )
+
+
+def train_seed(experiment: Experiment, seed: int, clock: StepClock, seeds_left: int) -> dict[str, Any]:
+    """Train one seed afresh, keep its best epoch by dev F1, score that on test; returns the content of scores.json."""
+    args, splits = experiment.args, experiment.splits
+    folder = Path(args.output_dir) / f"seed_{seed}"
+    config = {
+        "seed": seed,
+        "settings": vars(args),
+        "loss": experiment.loss.describe(),
+        "precision": experiment.precision,
+        "data": {name: digest(split.path) for name, split in splits.items()},
+        "device": describe_device(experiment.device),
+        "environment": describe_environment(),
+    }
+    finished = finished_scores(folder, config)
+    if finished:
+        print(f"\nseed {seed}: finished before, in {folder}")
+        return finished
+
+    set_seed(seed)
+    model = DocREModel(args.model_name_or_path, len(experiment.rel2id), args.emb_size).to(experiment.device)
+    start_folder(folder, config)
+    write_json(folder / "rel2id.json", experiment.rel2id)
+    save_run(folder, model, experiment.tokenizer)
+    log = RunLog(folder, f"{Path(args.output_dir).name} seed {seed}", args.wandb_project)
+    print(f"\nseed {seed}: {folder}")
+    best: dict[str, Any] = {}
+    steps = 0
+    for epoch, steps in run_epochs(experiment, model, seed, clock, seeds_left, log):
+        scores, predictions = score_split(experiment, model, "dev")
+        log.write(steps, {"epoch": epoch, "dev": scores})
+        mark = ""
+        if not best or scores["f1"] > best["dev"]["f1"]:
+            best = {"seed": seed, "best_epoch": epoch, "dev": scores}
+            write_json(folder / "result_dev.json", predictions, indent=None)
+            save_weights(folder / "model.safetensors", model)
+            mark = "  best"
+        tqdm.write(
+            f"epoch {epoch:>3}  dev F1 {100 * scores['f1']:6.2f}  Ign F1 {100 * scores['ign_f1']:6.2f}  "
+            f"P {100 * scores['precision']:6.2f}  R {100 * scores['recall']:6.2f}{mark}"
+        )
+    log.close()
+    scores, predictions = score_split(experiment, load_run(folder).to(experiment.device), "test")
+    write_json(folder / "result.json", predictions, indent=None)
+    result = {**best, "test": scores}
+    write_json(folder / "scores.json", result)
+    return result
+
+
+def run_epochs(
+    experiment: Experiment, model: DocREModel, seed: int, clock: StepClock, seeds_left: int, log: RunLog
+) -> Iterator[tuple[int, int]]:
+    """Train; yields (epoch, optimizer steps done) at the end of each epoch, numbered from 1. Raises UserError when the
+    loss is not finite."""
+    args, device = experiment.args, experiment.device
+    loader = DataLoader(
+        experiment.splits["train"].features,
+        args.train_batch_size,
+        shuffle=True,
+        drop_last=True,
+        collate_fn=lambda features: (collate_fn(features), [feature["title"] for feature in features]),
+        generator=torch.Generator().manual_seed(seed),
+        pin_memory=device.type == "cuda",
+    )
+    batches_per_step = args.gradient_accumulation_steps
+    steps_per_epoch = math.ceil(len(loader) / batches_per_step)
+    total_steps = steps_per_epoch * args.num_train_epochs
+    optimizer = build_optimizer(model, args)
+    scheduler = get_linear_schedule_with_warmup(optimizer, int(total_steps * args.warmup_ratio), total_steps)
+    scaler = torch.amp.GradScaler(device.type, enabled=experiment.precision == "fp16")
+    dev, test = (len(experiment.splits[name].documents) for name in ("dev", "test"))
+    step, recent = 0, []
+    for epoch in range(1, args.num_train_epochs + 1):
+        model.train()
+        clock.start()
+        progress = tqdm(loader, desc=f"epoch {epoch}/{args.num_train_epochs}", unit="batch", leave=False)
+        for number, (batch, titles) in enumerate(progress, start=1):
+            batch = to_device(batch, device)
+            labels = batch.pop("labels")
+            with autocast(device, experiment.precision):
+                scores = model(**batch)
+            loss = experiment.loss(scores, labels)
+            scaler.scale(loss / batches_per_step).backward()
+            recent.append((step + 1, titles, loss.detach()))
+            if number % batches_per_step and number < len(loader):
+                continue
+            optimizer_step(model, optimizer, scheduler, scaler, args.max_grad_norm)
+            step += 1
+            epochs_left = args.num_train_epochs * (seeds_left + 1) - epoch + 1
+            clock.tick(experiment, total_steps * (seeds_left + 1) - step, epochs_left * dev + (seeds_left + 1) * test)
+            if step % STEPS_PER_LOG == 0 or number == len(loader):
+                mean = mean_loss(recent)
+                encoder_rate, new_layer_rate = scheduler.get_last_lr()
+                log.write(step, {"loss": mean, "learning_rate": encoder_rate, "classifier_lr": new_layer_rate})
+                progress.set_postfix(loss=f"{mean:.4f}", lr=f"{encoder_rate:.1e}")
+                recent = []
+        yield epoch, step
+
+
+def build_optimizer(model: DocREModel, args: argparse.Namespace) -> torch.optim.AdamW:
+    """AdamW without weight decay, the encoder and the new layers each at their own rate."""
+    encoder = [parameter for name, parameter in model.named_parameters() if name.startswith("model.")]
+    new = [parameter for name, parameter in model.named_parameters() if not name.startswith("model.")]
+    groups = [{"params": encoder, "lr": args.learning_rate}, {"params": new, "lr": args.classifier_lr}]
+    return torch.optim.AdamW(groups, eps=args.adam_epsilon, weight_decay=0.0, fused=True)
+
+
+def optimizer_step(
+    model: DocREModel, optimizer: torch.optim.Optimizer, scheduler: Any, scaler: torch.amp.GradScaler, max_norm: float
+) -> None:
+    """Clip, step, advance the schedule, clear the gradients. With fp16, the scaler skips a step that overflowed."""
+    scaler.unscale_(optimizer)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    scheduler.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def mean_loss(recent: list[tuple[int, list[str], Tensor]]) -> float:
+    """Mean of the losses since the last log. Raises UserError naming the first that is NaN or infinite.
+
+    The losses are looked at here only, every STEPS_PER_LOG steps, so that a GPU is not made to wait at each.
+    """
+    values = torch.stack([loss for _, _, loss in recent]).tolist()
+    for (step, titles, _), value in zip(recent, values, strict=True):
+        if not math.isfinite(value):
+            raise UserError(
+                f"step {step}: the loss is {value}, on documents {titles}; look at these documents, lower "
+                "--learning_rate, or pass --precision fp32"
+            )
+    return sum(values) / len(values)
+
+
+@torch.no_grad()
+def score_split(experiment: Experiment, model: DocREModel, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Predict dev or test: (the evaluator's figures and the pattern counts, {} without labels; the predictions)."""
+    args, loss, split = experiment.args, experiment.loss, experiment.splits[name]
+    relations = {index: relation for relation, index in experiment.rel2id.items()}
+    model.eval()
+    predictions: list[dict[str, Any]] = []
+    patterns: dict[str, int] = {}
+    starts = range(0, len(split.features), args.test_batch_size)
+    for start in tqdm(starts, desc=name, unit="batch", leave=False):
+        features = split.features[start : start + args.test_batch_size]
+        batch = to_device(collate_fn(features), experiment.device)
+        labels = batch.pop("labels", None)
+        with autocast(experiment.device, experiment.precision):
+            scores = model(**batch)
+        pairs = [(feature["title"], *pair) for feature in features for pair in feature["hts"]]
+        for row, column in loss.predict(scores, args.num_labels)[:, 1:].nonzero().tolist():
+            title, head, tail = pairs[row]
+            predictions.append({"title": title, "h_idx": head, "t_idx": tail, "r": relations[column + 1]})
+        if split.gold:
+            counts = prediction_patterns(scores, labels, loss.threshold(scores))
+            patterns = {pattern: patterns.get(pattern, 0) + count for pattern, count in counts.items()}
+    scores = score_predictions(predictions, split.gold) | patterns if split.gold else {}
+    return scores, predictions
+
+
+def score_saved_run(experiment: Experiment) -> None:
+    """--load_path: score a saved run on dev and test; with --output_dir, write predictions and scores there."""
+    args = experiment.args
+    model = load_run(args.load_path).to(experiment.device)
+    if model.settings["num_classes"] != len(experiment.rel2id):
+        raise UserError(f"{args.rel2id}: has {len(experiment.rel2id)} classes, the run {model.settings['num_classes']}")
+    results: dict[str, Any] = {}
+    for name in ("dev", "test"):
+        results[name], predictions = score_split(experiment, model, name)
+        print(f"\n{name}: {experiment.splits[name].path}")
+        print(format_scores(results[name]) or "no labels to score against")
+        if args.output_dir:
+            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+            file_name = "result.json" if name == "test" else "result_dev.json"
+            write_json(Path(args.output_dir) / file_name, predictions, indent=None)
+    if args.output_dir:
+        write_json(Path(args.output_dir) / "scores.json", results)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train every seed, or score a saved run; `arguments` default to the command line's."""
+    args = parse_args(arguments)
+    experiment = prepare(args)
+    if args.load_path:
+        score_saved_run(experiment)
+        return
+    if experiment.device.type == "cpu":
+        print(f"no GPU: a step's time, and with it the end, is known after {STEPS_BEFORE_ESTIMATE} steps")
+    clock = StepClock()
+    results = [train_seed(experiment, seed, clock, len(args.seeds) - index) for index, seed in enumerate(args.seeds, 1)]
+    summary = summarise(experiment.loss.describe(), results)
+    write_json(Path(args.output_dir) / "summary.json", summary)
+    print_summary(summary)
+    print(f"\nsummary: {args.output_dir}/summary.json; predictions, weights and logs: {args.output_dir}/seed_*")
+
+
+if __name__ == "__main__":
+    run_command_line(main)

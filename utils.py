@@ -1,0 +1,183 @@
+"""What every script shares: the one kind of error, JSON files, batches, devices, random seeds."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import ujson
+
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "opt_einsum", "ujson", "safetensors")
+AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class UserError(Exception):
+    """Something the user can mend: one line that names file, document, field and remedy."""
+
+
+def run_command_line(main: Callable[[], None]) -> None:
+    """Run a script's main(); a UserError becomes one line on stderr and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(_fail(str(error), 2))
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted", 130))
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def read_json(path: str | Path) -> Any:
+    """Parse one JSON file. Raises UserError where it is missing, unreadable or broken."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check the path") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    try:
+        return ujson.loads(text)
+    except ValueError:
+        pass
+    try:  # ujson is fast but does not say where a file is broken
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: broken JSON ({error}); repair the file or download it again") from None
+
+
+def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
+    """Write a JSON file whole or not at all: to a temporary name, then renamed."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def set_seed(seed: int) -> None:
+    """Seed every random generator that a training draws from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device asked for, or CUDA where there is one, else the CPU. Raises UserError for one that is not there."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name}: not usable here ({reason}); leave it out or pass cpu") from None
+    return device
+
+
+def pick_precision(name: str | None, device: torch.device) -> str:
+    """The precision asked for, or fp16 on CUDA, bf16 on CPUs that multiply it natively, else fp32."""
+    if name:
+        return name
+    if device.type == "cuda":
+        return "fp16"
+    abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if abilities.get("avx512_bf16") or abilities.get("amx_bf16") else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """torch.autocast for one of "fp32" (off), "bf16", "fp16"."""
+    return torch.autocast(device.type, AUTOCAST_DTYPE.get(precision), enabled=precision != "fp32")
+
+
+def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
+    """Documents' features -> one batch: DocREModel's keyword arguments, and "labels" where all features have them.
+
+    input_ids       int64 [documents, longest], right-padded with 0
+    lengths         list of int, tokens of each document
+    mention_pos     list of int64 [mentions]: place of each mention's opening marker in input_ids
+    mention_entity  list of int64 [mentions]: the entity each mention belongs to
+    num_entities    list of int
+    hts             list of int64 [pairs, 2]: (head entity, tail entity)
+    labels          float32 [pairs of all documents, classes]
+
+    A mention whose opening marker was cut off at max_seq_length is left out.
+    """
+    lengths = [len(feature["input_ids"]) for feature in features]
+    input_ids = torch.zeros(len(features), max(lengths), dtype=torch.long)
+    mention_pos, mention_entity = [], []
+    for row, feature in enumerate(features):
+        input_ids[row, : lengths[row]] = torch.tensor(feature["input_ids"])
+        pieces = lengths[row] - 2  # without [CLS] and [SEP]
+        kept = [
+            (start + 1, entity)
+            for entity, mentions in enumerate(feature["entity_pos"])
+            for start, _ in mentions
+            if start < pieces
+        ]
+        positions = torch.tensor(kept, dtype=torch.long).reshape(-1, 2)
+        mention_pos.append(positions[:, 0].contiguous())
+        mention_entity.append(positions[:, 1].contiguous())
+    batch: dict[str, Any] = {
+        "input_ids": input_ids,
+        "lengths": lengths,
+        "mention_pos": mention_pos,
+        "mention_entity": mention_entity,
+        "num_entities": [len(feature["entity_pos"]) for feature in features],
+        "hts": [torch.tensor(feature["hts"], dtype=torch.long).reshape(-1, 2) for feature in features],
+    }
+    if all("labels" in feature for feature in features):
+        batch["labels"] = torch.from_numpy(np.concatenate([feature["labels"] for feature in features])).float()
+    return batch
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Every tensor of a collated batch on `device`, copied without blocking where its memory is pinned."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.to(device, non_blocking=True)
+        if isinstance(value, list):
+            return [move(item) for item in value]
+        return value
+
+    return {name: move(value) for name, value in batch.items()}
+
+
+def describe_device(device: torch.device) -> str:
+    """One readable line, e.g. "cuda (NVIDIA A800, 80 GiB)" or "cpu (2 threads)"."""
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        return f"cuda ({found.name}, {found.total_memory / 2**30:.0f} GiB)"
+    return f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+def describe_environment() -> dict[str, Any]:
+    """Python, package versions and the git commit of this checkout, for config.json."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "git_commit": commit,
+    }
