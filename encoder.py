@@ -14,11 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModel, PreTrainedModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
-from utils import UserError
+from utils import UserError, first_line
 
 logging.disable_progress_bar()  # loading an encoder's weights takes a moment, and its bar would break ours
 
@@ -31,18 +39,21 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
     """An encoder from a hub name or a folder, in float32, with or without its weights; no code from a hub is run.
 
     An encoder without `encoder.layer[-1].attention.self` (BERT's layout) computes every layer's attention in full,
-    and that is said on stderr. Raises UserError where it can't be found or loaded.
+    and that is said on stderr. Raises UserError where it can't be found or loaded, lacks weights, or has no attention
+    over all tokens to read.
     """
     try:
         if pretrained:
-            encoder = AutoModel.from_pretrained(name_or_path, dtype=torch.float32)
+            encoder, loaded = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
+            missing = [name for name in loaded["missing_keys"] if not name.startswith("pooler.")]
+            if missing:
+                raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
         else:
             encoder = AutoModel.from_config(AutoConfig.from_pretrained(name_or_path), dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # transformers, safetensors and the hub's client each have their own
         raise UserError(
-            f"encoder {name_or_path!r}: cannot be loaded ({reason}); pass a folder with config.json, tokenizer and "
-            "model.safetensors, or a hub name while the hub can be reached"
+            f"encoder {name_or_path!r}: cannot be loaded ({first_line(error)}); pass a folder with config.json, "
+            "model.safetensors and the tokenizer, or a hub name while the hub can be reached"
         ) from None
     last = last_self_attention(encoder)
     if last is None:
@@ -52,10 +63,37 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
             file=sys.stderr,
         )
         encoder.set_attn_implementation("eager")
+        check_full_attention(encoder, name_or_path)
     else:
         encoder.set_attn_implementation(ATTENTION)
         last.reads_mentions = True
     return encoder
+
+
+def check_full_attention(encoder: PreTrainedModel, name: str) -> None:
+    """Raise UserError for an encoder that does not return attention [windows, heads, length, length]."""
+    ids = torch.zeros(1, 8, dtype=torch.long)
+    try:
+        with torch.no_grad():
+            [*_, attention] = encoder(input_ids=ids, attention_mask=ids + 1, output_attentions=True).attentions
+        fits = attention.shape[0] == 1 and attention.shape[2:] == (8, 8)
+    except Exception:
+        fits = False
+    if not fits:
+        raise UserError(
+            f"encoder {name!r}: type {encoder.config.model_type} returns no full attention; use a BERT-type one"
+        )
+
+
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """An encoder's tokenizer. Raises UserError where it can't be found or loaded."""
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path)
+    except Exception as error:
+        raise UserError(
+            f"tokenizer of {name_or_path!r}: cannot be loaded ({first_line(error)}); pass an encoder's folder, or a "
+            "hub name while the hub can be reached"
+        ) from None
 
 
 def last_self_attention(encoder: PreTrainedModel) -> nn.Module | None:
@@ -153,6 +191,16 @@ def max_window(encoder: PreTrainedModel) -> tuple[int, int]:
     return min(WINDOW, positions), 2 if roberta else 1
 
 
+def check_length(encoder: PreTrainedModel, length: int) -> None:
+    """Raise UserError if a document of so many tokens does not fit into two windows of the encoder."""
+    window, _ = max_window(encoder)
+    if length > 2 * window:
+        raise UserError(
+            f"--max_seq_length: a document has {length} tokens, two windows of this encoder hold {2 * window}; pass "
+            f"--max_seq_length {2 * window} or less"
+        )
+
+
 def encode(
     encoder: PreTrainedModel, input_ids: Tensor, lengths: list[int], mention_pos: list[Tensor]
 ) -> list[tuple[Tensor, Tensor]]:
@@ -163,9 +211,8 @@ def encode(
     Where two windows overlap, embeddings are averaged; attention is added and each row divided by (its sum + 1e-10).
     Raises UserError for a document longer than two windows.
     """
+    check_length(encoder, max(lengths))
     window, end_tokens = max_window(encoder)
-    if max(lengths) > 2 * window:
-        raise UserError(f"a document has {max(lengths)} tokens; pass --max_seq_length {2 * window} or less")
     passes = [
         part
         for document, length in enumerate(lengths)
@@ -200,14 +247,15 @@ def run_encoder(encoder: PreTrainedModel, windows: list[Tensor], rows: list[Tens
     [windows, heads, most mentions, longest]."""
     ids = pad_sequence(windows, batch_first=True)
     sizes = torch.tensor([len(tokens) for tokens in windows])
-    mask = (torch.arange(ids.shape[1]) < sizes[:, None]).long().to(ids.device, non_blocking=True)
+    mask = (torch.arange(ids.shape[1]) < sizes[:, None]).to(ids.device, non_blocking=True)
     padded_rows = pad_sequence(rows, batch_first=True).clamp(0, ids.shape[1] - 1)
     last = last_self_attention(encoder)
     if last is None:
-        output = encoder(input_ids=ids, attention_mask=mask, output_attentions=True)
+        output = encoder(input_ids=ids, attention_mask=mask.long(), output_attentions=True)
         attention = gather_rows(output.attentions[-1], padded_rows)
-    else:
-        output = encoder(input_ids=ids, attention_mask=mask, mention_rows=padded_rows)
+    else:  # a ready mask [windows, 1, longest, longest]: transformers would look at a flat one, and make a GPU wait
+        keys = mask[:, None, None].expand(-1, 1, ids.shape[1], -1) if len(set(map(len, windows))) > 1 else None
+        output = encoder(input_ids=ids, attention_mask=keys, mention_rows=padded_rows)
         attention, last.mention_attention = last.mention_attention, None
     return output.last_hidden_state.float(), attention.float()
 

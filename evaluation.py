@@ -214,7 +214,11 @@ def main() -> None:
     parser.add_argument("--train", required=True, help="training file: its facts are what Ign F1 ignores")
     parser.add_argument("--json", metavar="OUT", help="also write the figures to this file, as fractions")
     args = parser.parse_args()
-    gold = prepare_gold(load_documents(args.gold, unique_titles=True), load_documents(args.train))
+    documents, train_documents = load_documents(args.gold, unique_titles=True), load_documents(args.train)
+    for path, found in ((args.gold, documents), (args.train, train_documents)):
+        if not any(document.get("labels") for document in found):
+            raise UserError(f"{path}: has no labels; pass a labelled file")
+    gold = prepare_gold(documents, train_documents)
     predictions = read_json(args.predictions)
     check_predictions(predictions, gold, args.predictions)
     scores = score_predictions(predictions, gold)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from encoder import load_tokenizer
 from evaluation import Gold, prepare_gold
 from losses import Loss, get_loss
 from prepro import Document, Feature, featurize, load_documents, load_rel2id
+from runs import require_wandb
 from utils import UserError, describe_device, pick_device, pick_precision
 
 
@@ -42,22 +44,17 @@ class Experiment:
 def prepare(args: argparse.Namespace) -> Experiment:
     """Read and check everything that a training needs, before anything is written."""
     loss = get_loss(args.loss_type, args.margin)
+    if args.wandb_project:
+        require_wandb()
     device = pick_device(args.device)
     rel2id = load_rel2id(args.rel2id)
     paths = {name: Path(args.data_dir) / getattr(args, f"{name}_file") for name in ("train", "dev", "test")}
     documents = {name: load_documents(path, rel2id, unique_titles=name != "train") for name, path in paths.items()}
-    if not args.load_path:
-        for name in ("train", "dev"):
-            index = next((i for i, document in enumerate(documents[name]) if "labels" not in document), None)
-            if index is not None:
-                title = documents[name][index]["title"]
-                raise UserError(
-                    f"{paths[name]}: document {index} ({title!r}): labels: is missing, and training needs it in the "
-                    f"{name} file; add it, [] for a document without relations"
-                )
-        if len(documents["train"]) < args.train_batch_size:
-            found = len(documents["train"])
-            raise UserError(f"{paths['train']}: {found} documents make no batch; lower --train_batch_size")
+    for name in documents:
+        check_labels(paths[name], documents[name], required=not args.load_path and name != "test")
+    if not args.load_path and len(documents["train"]) < args.train_batch_size:
+        found = len(documents["train"])
+        raise UserError(f"{paths['train']}: {found} documents make no batch; lower --train_batch_size")
     tokenizer = load_tokenizer(f"{args.load_path}/encoder" if args.load_path else args.model_name_or_path)
     scored = [name for name in ("dev", "test") if is_labelled(documents[name])]
     splits = {
@@ -74,21 +71,21 @@ def prepare(args: argparse.Namespace) -> Experiment:
     return experiment
 
 
+def check_labels(path: Path, documents: list[Document], required: bool) -> None:
+    """Raise UserError for a file without documents, with labels on some documents only, or on none where required."""
+    if not documents:
+        raise UserError(f"{path}: holds no documents; check the file")
+    missing = [index for index, document in enumerate(documents) if "labels" not in document]
+    if missing and (required or len(missing) < len(documents)):
+        title = documents[missing[0]]["title"]
+        raise UserError(
+            f"{path}: document {missing[0]} ({title!r}): labels: is missing; add it, [] where there are no relations"
+        )
+
+
 def is_labelled(documents: list[Document]) -> bool:
     """Whether every document has labels, if only an empty list of them."""
     return all("labels" in document for document in documents)
-
-
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """The encoder's tokenizer. Raises UserError where it can't be found."""
-    try:
-        return AutoTokenizer.from_pretrained(name_or_path)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"tokenizer of {name_or_path!r}: cannot be loaded ({reason}); pass an encoder's folder, or a hub name "
-            "while the hub can be reached"
-        ) from None
 
 
 def announce(experiment: Experiment) -> None:
@@ -100,23 +97,24 @@ def announce(experiment: Experiment) -> None:
         print(f"{name:<15}{split.path} ({len(split.documents):,} documents)")
     print(f"encoder        {args.load_path or args.model_name_or_path}, {len(experiment.rel2id)} classes")
     print(f"device         {describe_device(experiment.device)}, {experiment.precision}")
-    warn_of_docred(splits["train"], splits["dev"])
+    warn_of_docred(splits)
 
 
-def warn_of_docred(train: Split, dev: Split) -> None:
+def warn_of_docred(splits: dict[str, Split]) -> None:
     """Warn when the training file looks like the original DocRED while Re-DocRED is scored: Re-DocRED's own training
-    file has 0.8 times as many triples a document as its dev file, DocRED's has 0.4 times as many."""
+    file has 0.8 times as many triples a document as its dev and test files, DocRED's has 0.4 times as many."""
 
     def density(split: Split) -> float:
-        return sum(len(document["labels"]) for document in split.documents) / max(len(split.documents), 1)
+        return sum(len(document.get("labels", [])) for document in split.documents) / len(split.documents)
 
-    old_name = train.path.name in ("train_annotated.json", "train_distant.json") and "revised" in dev.path.name
-    if not (is_labelled(train.documents) and is_labelled(dev.documents)):
-        return
-    if old_name or density(train) < 0.6 * density(dev):
-        print(
-            f"WARNING: {train.path} has {density(train):.1f} triples a document, {dev.path} {density(dev):.1f}. Is "
-            "the training file the original DocRED? Its missing labels cost recall on Re-DocRED: train on "
-            "train_revised.json.",
-            file=sys.stderr,
-        )
+    train, scored = splits["train"], [split for name, split in splits.items() if name != "train" and split.gold]
+    old_name = train.path.name in ("train_annotated.json", "train_distant.json")
+    for split in scored:
+        if (old_name and "revised" in split.path.name) or density(train) < 0.6 * density(split):
+            print(
+                f"WARNING: {train.path} has {density(train):.1f} triples a document, {split.path} {density(split):.1f}."
+                " Is the training file the original DocRED? Its missing labels cost recall on Re-DocRED: train on "
+                "train_revised.json.",
+                file=sys.stderr,
+            )
+            return

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from encoder import encode, load_encoder
-from utils import UserError, read_json, write_json
+from utils import UserError, first_line, read_json, write_json
 
 PAIRS_PER_SLICE = 128
 
@@ -40,7 +40,7 @@ class DocREModel(nn.Module):
         super().__init__()
         if backbone != "atlop":
             raise UserError(f"--backbone {backbone}: no such representation module; choose from atlop")
-        if emb_size % block_size:
+        if block_size < 1 or emb_size < 1 or emb_size % block_size:
             raise UserError(f"--emb_size {emb_size}: must be a multiple of the block size {block_size}")
         self.settings = dict(num_classes=num_classes, emb_size=emb_size, block_size=block_size, backbone=backbone)
         self.model = load_encoder(encoder_name_or_path, pretrained)
@@ -75,7 +75,7 @@ class DocREModel(nn.Module):
                 )
                 context = localized_context_pooling(entity_attention, tokens)  # [entities, entities, hidden]
                 head, tail = pairs[:, 0], pairs[:, 1]
-                heads.append(embeddings.index_select(0, head))  # unlike [head], its gradient is summed in a fixed order
+                heads.append(embeddings.index_select(0, head))  # on the CPU, [head] would sum gradients in any order
                 tails.append(embeddings.index_select(0, tail))
                 contexts.append(context[head, tail])
         return self.classify(torch.cat(heads), torch.cat(tails), torch.cat(contexts))
@@ -229,7 +229,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error}); copy it again") from None
+        raise UserError(
+            f"{path}: not a whole safetensors file ({first_line(error)}); copy it again, or convert it if it is a .pt file"
+        ) from None
     wanted = model.state_dict()
     # a buffer that older versions of transformers saved
     weights = {name: tensor for name, tensor in weights.items() if not name.endswith(".position_ids")}

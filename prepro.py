@@ -39,6 +39,8 @@ def load_rel2id(path: str | Path = DEFAULT_REL2ID) -> dict[str, int]:
     found = sorted(rel2id.values())
     if not found or found[0] != 0:
         raise UserError(f'{path}: class 0 is missing; add the no-relation class, "Na": 0')
+    if len(found) < 2:
+        raise UserError(f"{path}: names no relation; add those of the dataset, numbered from 1")
     if found != list(range(len(found))):
         repeated = [index for index, count in Counter(found).items() if count > 1]
         gap = next((index for index in range(len(found)) if index not in set(found)), None)
@@ -158,13 +160,16 @@ def featurize(
                 absent without labels
 
     Each token is split into word pieces on its own (with a byte-level tokenizer without a leading space).
-    Raises UserError for a tokenizer without the two special tokens.
+    Raises UserError for a tokenizer without the two special tokens or without `*`.
     """
-    if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
-        raise UserError("the tokenizer has no [CLS] and [SEP] tokens; use a BERT- or RoBERTa-type encoder")
+    marker = tokenizer.convert_tokens_to_ids(ENTITY_MARKER)
+    if None in (tokenizer.cls_token_id, tokenizer.sep_token_id, marker) or marker == tokenizer.unk_token_id:
+        raise UserError(
+            f"tokenizer {tokenizer.name_or_path}: has no {ENTITY_MARKER!r}, [CLS] or [SEP]; use a BERT- or RoBERTa-"
+            "type encoder, its vocabulary files beside its config.json"
+        )
     tokens = {token for document in documents for sentence in document["sents"] for token in sentence}
     pieces_of = word_pieces(tokens, tokenizer)
-    marker = tokenizer.convert_tokens_to_ids(ENTITY_MARKER)
     features = []
     for document in tqdm(documents, desc="features", unit="doc", leave=False, disable=len(documents) < 2):
         pieces, entity_pos = mark_entities(document, pieces_of, marker)

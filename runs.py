@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from utils import UserError, read_json, write_json
+from utils import UserError, read_json
 
 # Settings that say where to run and write, not what: two runs that differ in these alone are the same experiment.
 NOT_THE_EXPERIMENT = ("load_path", "output_dir", "seeds", "device", "wandb_project", "data_dir")
@@ -22,28 +22,24 @@ def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | No
         return None
     old, differences = read_json(folder / "config.json"), []
     for part in ("settings", "loss", "precision", "data"):
-        pairs = [(part, old.get(part), config[part])]
-        if isinstance(config[part], dict):
-            pairs = [(name, (old.get(part) or {}).get(name), value) for name, value in config[part].items()]
+        was, now = (c.get(part) if isinstance(c, dict) else None for c in (old, config))
+        if not isinstance(was, dict) or not isinstance(now, dict):
+            was, now = {part: was}, {part: now}
         differences += [
-            f"{name} {was} there, {now} here"
-            for name, was, now in pairs
-            if was != now and name not in NOT_THE_EXPERIMENT
+            f"{name} {was.get(name)} there, {value} here"
+            for name, value in now.items()
+            if was.get(name) != value and name not in NOT_THE_EXPERIMENT
         ]
     if differences:
         raise UserError(
             f"{folder}: holds a run with other settings ({'; '.join(differences)}); pass another --output_dir"
         )
-    return read_json(folder / "scores.json") if (folder / "scores.json").exists() else None
-
-
-def start_folder(folder: Path, config: dict[str, Any]) -> None:
-    """Create a run folder that holds its settings. Raises UserError where it can't be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", config)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --output_dir") from None
+    if not (folder / "scores.json").exists():
+        return None
+    scores = read_json(folder / "scores.json")
+    if not isinstance(scores, dict) or not {"seed", "best_epoch", "dev", "test"} <= scores.keys():
+        raise UserError(f"{folder}/scores.json: does not hold a run's scores; remove it to train this seed again")
+    return scores
 
 
 def digest(path: Path) -> str:
@@ -55,7 +51,7 @@ class RunLog:
     """metrics.jsonl, and the same figures for TensorBoard and, if asked for, Weights & Biases."""
 
     def __init__(self, folder: Path, name: str, wandb_project: str | None) -> None:
-        self.wandb = start_wandb(wandb_project, folder, name) if wandb_project else None
+        self.wandb = require_wandb().init(project=wandb_project, name=name, dir=str(folder)) if wandb_project else None
         self.file = (folder / "metrics.jsonl").open("w", encoding="utf-8", buffering=1)
         self.tensorboard = SummaryWriter(str(folder / "tensorboard"))
 
@@ -79,13 +75,13 @@ class RunLog:
             self.wandb.finish()
 
 
-def start_wandb(project: str, folder: Path, name: str) -> Any:
-    """A Weights & Biases run. Raises UserError where the package is missing."""
+def require_wandb() -> Any:
+    """The package of Weights & Biases. Raises UserError where it is missing."""
     try:
         import wandb
     except ImportError:
-        raise UserError(f"--wandb_project {project}: wandb is not installed; pip install it or drop the flag") from None
-    return wandb.init(project=project, name=name, dir=str(folder))
+        raise UserError("--wandb_project: wandb is not installed; pip install wandb, or leave the flag out") from None
+    return wandb
 
 
 def summarise(loss: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:

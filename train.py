@@ -11,7 +11,7 @@ import argparse
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,20 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
+from encoder import check_length
 from evaluation import format_scores, prediction_patterns, score_predictions
 from experiment import Experiment, prepare
 from losses import loss_names
 from model import DocREModel, load_run, save_run, save_weights
 from prepro import DEFAULT_REL2ID
-from runs import RunLog, digest, finished_scores, print_summary, start_folder, summarise
+from runs import RunLog, digest, finished_scores, print_summary, summarise
 from utils import (
     UserError,
     autocast,
     collate_fn,
     describe_device,
     describe_environment,
+    make_folder,
     read_json,
     run_command_line,
     set_seed,
@@ -45,6 +47,26 @@ STEPS_PER_LOG = 10
 STEPS_BEFORE_ESTIMATE = 50
 
 
+def number(kind: type, name: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """An argparse type: a `kind` that `fits`, called `name` in the error message."""
+
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not fits(value):
+            raise ValueError
+        return value
+
+    parse.__name__ = name
+    return parse
+
+
+positive_int = number(int, "whole number above 0", lambda value: value > 0)
+sequence_length = number(int, "length (at least 3: [CLS], a word piece, [SEP])", lambda value: value >= 3)
+seed_number = number(int, "seed (0 to 2^32 - 1)", lambda value: 0 <= value < 2**32)
+finite_float = number(float, "finite number of at least 0", lambda value: 0 <= value < math.inf)
+share = number(float, "share (0 to 1)", lambda value: 0 <= value <= 1)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Every setting of a training, with the paper's values as defaults."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -54,24 +76,28 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--dev_file", default="dev_revised.json", help="its F1 picks the checkpoint")
     data.add_argument("--test_file", default="test_revised.json", help="without labels it is only predicted")
     data.add_argument("--rel2id", default=str(DEFAULT_REL2ID), help="relation inventory; sets the number of classes")
-    data.add_argument("--max_seq_length", type=int, default=1024, help="longest document in word pieces")
+    data.add_argument("--max_seq_length", type=sequence_length, default=1024, help="longest document in word pieces")
     model = parser.add_argument_group("model")
     model.add_argument("--model_name_or_path", default="bert-base-cased", help="encoder: hub name or folder")
-    model.add_argument("--emb_size", type=int, default=768, help="size of the head and tail vectors")
+    model.add_argument("--emb_size", type=positive_int, default=768, help="size of the head and tail vectors")
     model.add_argument("--loss_type", default="hingeabl_released", help=f"one of {', '.join(loss_names())}")
-    model.add_argument("--margin", type=float, help="margin of a margin loss; None is the loss's own")
-    model.add_argument("--num_labels", type=int, default=4, help="most relations predicted for a pair")
+    model.add_argument("--margin", type=finite_float, help="margin of a margin loss; None is the loss's own")
+    model.add_argument("--num_labels", type=positive_int, default=4, help="most relations predicted for a pair")
     training = parser.add_argument_group("training")
-    training.add_argument("--seeds", "--seed", type=int, nargs="+", default=[1, 5, 42, 66, 233], help="a run for each")
-    training.add_argument("--num_train_epochs", type=int, default=30)
-    training.add_argument("--train_batch_size", type=int, default=4, help="documents")
-    training.add_argument("--test_batch_size", type=int, default=8, help="documents; scores do not depend on it")
-    training.add_argument("--gradient_accumulation_steps", type=int, default=1)
-    training.add_argument("--learning_rate", type=float, default=5e-5, help="of the encoder; 3e-5 for RoBERTa")
-    training.add_argument("--classifier_lr", type=float, default=1e-4, help="of every new layer")
-    training.add_argument("--adam_epsilon", type=float, default=1e-6)
-    training.add_argument("--warmup_ratio", type=float, default=0.06, help="share of the steps")
-    training.add_argument("--max_grad_norm", type=float, default=1.0)
+    training.add_argument(
+        "--seeds", "--seed", type=seed_number, nargs="+", default=[1, 5, 42, 66, 233], help="a run for each"
+    )
+    training.add_argument("--num_train_epochs", type=positive_int, default=30)
+    training.add_argument("--train_batch_size", type=positive_int, default=4, help="documents")
+    training.add_argument(
+        "--test_batch_size", type=positive_int, default=8, help="documents; scores do not depend on it"
+    )
+    training.add_argument("--gradient_accumulation_steps", type=positive_int, default=1)
+    training.add_argument("--learning_rate", type=finite_float, default=5e-5, help="of the encoder; 3e-5 for RoBERTa")
+    training.add_argument("--classifier_lr", type=finite_float, default=1e-4, help="of every new layer")
+    training.add_argument("--adam_epsilon", type=finite_float, default=1e-6)
+    training.add_argument("--warmup_ratio", type=share, default=0.06, help="share of the steps")
+    training.add_argument("--max_grad_norm", type=finite_float, default=1.0)
     training.add_argument(
         "--precision",
         choices=("fp32", "bf16", "fp16"),
@@ -91,19 +117,19 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.load_path:
         config = read_json(Path(args.load_path) / "config.json")
-        if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
+        settings = config.get("settings") if isinstance(config, dict) else None
+        texts = ("data_dir", "train_file", "dev_file", "test_file", "loss_type")
+        if not isinstance(settings, dict) or not all(isinstance(settings.get(name), str) for name in texts):
             raise UserError(f"{args.load_path}/config.json: holds no settings; pass the folder of a seed")
         own = {"output_dir": None, "rel2id": str(Path(args.load_path) / "rel2id.json")}
-        parser.set_defaults(**config["settings"] | own)
+        parser.set_defaults(**settings | own)
         args = parser.parse_args(arguments)
+        if args.output_dir and Path(args.output_dir).resolve() == Path(args.load_path).resolve():
+            raise UserError(
+                f"--output_dir {args.output_dir}: is the run itself; choose another folder for its new scores"
+            )
     elif not args.output_dir:
         raise UserError("--output_dir is missing; name the folder that the runs shall go to")
-    counts = ("num_train_epochs", "train_batch_size", "test_batch_size", "gradient_accumulation_steps", "num_labels")
-    for name in counts:
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} {getattr(args, name)}: must be at least 1")
-    if args.max_seq_length < 3:
-        raise UserError(f"--max_seq_length {args.max_seq_length}: must leave room for [CLS], a word piece and [SEP]")
     if len(set(args.seeds)) < len(args.seeds):
         raise UserError(f"--seeds {args.seeds}: name each seed once")
     return args
@@ -132,31 +158,31 @@ class StepClock:
         left = step * (steps_left + scorings_left / documents / 3)  # a forward pass is about a third of a step
         tqdm.write(
             f"{step:.2f} s a step: all seeds done in about {timedelta(seconds=round(left))}, "
-            f"{datetime.now() + timedelta(seconds=left):%A %H:%M}, on {describe_device(experiment.device)}"
+            f"{datetime.now() + timedelta(seconds=left):%a %d %b %Y, %H:%M}, on {describe_device(experiment.device)}"
         )
+
+
+def run_config(experiment: Experiment, seed: int) -> dict[str, Any]:
+    """The content of config.json: all that decides a run's numbers, and where it runs."""
+    return {
+        "seed": seed,
+        "settings": vars(experiment.args),
+        "loss": experiment.loss.describe(),
+        "precision": experiment.precision,
+        "data": {name: digest(split.path) for name, split in experiment.splits.items()},
+        "device": describe_device(experiment.device),
+        "environment": describe_environment(),
+    }
 
 
 def train_seed(experiment: Experiment, seed: int, clock: StepClock, seeds_left: int) -> dict[str, Any]:
     """Train one seed afresh, keep its best epoch by dev F1, score that on test; returns the content of scores.json."""
     args, splits = experiment.args, experiment.splits
-    folder = Path(args.output_dir) / f"seed_{seed}"
-    config = {
-        "seed": seed,
-        "settings": vars(args),
-        "loss": experiment.loss.describe(),
-        "precision": experiment.precision,
-        "data": {name: digest(split.path) for name, split in splits.items()},
-        "device": describe_device(experiment.device),
-        "environment": describe_environment(),
-    }
-    finished = finished_scores(folder, config)
-    if finished:
-        print(f"\nseed {seed}: finished before, in {folder}")
-        return finished
-
     set_seed(seed)
     model = DocREModel(args.model_name_or_path, len(experiment.rel2id), args.emb_size).to(experiment.device)
-    start_folder(folder, config)
+    check_length(model.model, max(len(f["input_ids"]) for split in splits.values() for f in split.features))
+    folder = make_folder(Path(args.output_dir) / f"seed_{seed}")
+    write_json(folder / "config.json", run_config(experiment, seed))
     write_json(folder / "rel2id.json", experiment.rel2id)
     save_run(folder, model, experiment.tokenizer)
     log = RunLog(folder, f"{Path(args.output_dir).name} seed {seed}", args.wandb_project)
@@ -169,7 +195,7 @@ def train_seed(experiment: Experiment, seed: int, clock: StepClock, seeds_left: 
         mark = ""
         if not best or scores["f1"] > best["dev"]["f1"]:
             best = {"seed": seed, "best_epoch": epoch, "dev": scores}
-            write_json(folder / "result_dev.json", predictions, indent=None)
+            write_json(folder / "result_dev.json", predictions, indent=0)
             save_weights(folder / "model.safetensors", model)
             mark = "  best"
         tqdm.write(
@@ -178,7 +204,7 @@ def train_seed(experiment: Experiment, seed: int, clock: StepClock, seeds_left: 
         )
     log.close()
     scores, predictions = score_split(experiment, load_run(folder).to(experiment.device), "test")
-    write_json(folder / "result.json", predictions, indent=None)
+    write_json(folder / "result.json", predictions, indent=0)
     result = {**best, "test": scores}
     write_json(folder / "scores.json", result)
     return result
@@ -217,7 +243,8 @@ def run_epochs(
             with autocast(device, experiment.precision):
                 scores = model(**batch)
             loss = experiment.loss(scores, labels)
-            scaler.scale(loss / batches_per_step).backward()
+            group = min(batches_per_step, len(loader) - (number - 1) // batches_per_step * batches_per_step)
+            scaler.scale(loss / group).backward()  # the last group of an epoch may be smaller
             recent.append((step + 1, titles, loss.detach()))
             if number % batches_per_step and number < len(loader):
                 continue
@@ -295,10 +322,26 @@ def score_split(experiment: Experiment, model: DocREModel, name: str) -> tuple[d
     return scores, predictions
 
 
+def train_seeds(experiment: Experiment) -> list[dict[str, Any]]:
+    """Train every seed that is not finished yet; returns all seeds' scores in the order asked for."""
+    args = experiment.args
+    folders = {seed: Path(args.output_dir) / f"seed_{seed}" for seed in args.seeds}
+    done = {seed: finished_scores(folder, run_config(experiment, seed)) for seed, folder in folders.items()}
+    missing = [seed for seed in args.seeds if not done[seed]]
+    if len(missing) < len(args.seeds):
+        print(f"finished before: seeds {', '.join(str(seed) for seed in args.seeds if done[seed])}")
+    clock = StepClock()
+    for seeds_left, seed in zip(reversed(range(len(missing))), missing, strict=True):
+        done[seed] = train_seed(experiment, seed, clock, seeds_left)
+    return [done[seed] for seed in args.seeds]
+
+
 def score_saved_run(experiment: Experiment) -> None:
     """--load_path: score a saved run on dev and test; with --output_dir, write predictions and scores there."""
     args = experiment.args
     model = load_run(args.load_path).to(experiment.device)
+    if args.output_dir:
+        make_folder(args.output_dir)
     if model.settings["num_classes"] != len(experiment.rel2id):
         raise UserError(f"{args.rel2id}: has {len(experiment.rel2id)} classes, the run {model.settings['num_classes']}")
     results: dict[str, Any] = {}
@@ -307,9 +350,8 @@ def score_saved_run(experiment: Experiment) -> None:
         print(f"\n{name}: {experiment.splits[name].path}")
         print(format_scores(results[name]) or "no labels to score against")
         if args.output_dir:
-            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
             file_name = "result.json" if name == "test" else "result_dev.json"
-            write_json(Path(args.output_dir) / file_name, predictions, indent=None)
+            write_json(Path(args.output_dir) / file_name, predictions, indent=0)
     if args.output_dir:
         write_json(Path(args.output_dir) / "scores.json", results)
 
@@ -323,8 +365,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if experiment.device.type == "cpu":
         print(f"no GPU: a step's time, and with it the end, is known after {STEPS_BEFORE_ESTIMATE} steps")
-    clock = StepClock()
-    results = [train_seed(experiment, seed, clock, len(args.seeds) - index) for index, seed in enumerate(args.seeds, 1)]
+    results = train_seeds(experiment)
     summary = summarise(experiment.loss.describe(), results)
     write_json(Path(args.output_dir) / "summary.json", summary)
     print_summary(summary)

@@ -6,8 +6,10 @@ import json
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +20,7 @@ import torch
 import ujson
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "opt_einsum", "ujson", "safetensors")
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -40,8 +43,13 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def first_line(error: Exception) -> str:
+    """An exception's message, its first line, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def read_json(path: str | Path) -> Any:
-    """Parse one JSON file. Raises UserError where it is missing, unreadable or broken."""
+    """Parse one JSON file, strictly. Raises UserError where it is missing, unreadable or broken."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -51,21 +59,40 @@ def read_json(path: str | Path) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
     try:
-        return ujson.loads(text)
-    except ValueError:
-        pass
-    try:  # ujson is fast but does not say where a file is broken
-        return json.loads(text)
+        value = json.loads(text)  # ujson is no faster here, and takes some broken JSON for numbers
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: broken JSON ({error}); repair the file or download it again") from None
+    if SURROGATE.search(text):  # an escaped half of a character pair is JSON, but no text
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start].encode("unicode_escape").decode()
+            raise UserError(f"{path}: holds {half}, half of a character; repair the text there") from None
+    return value
 
 
-def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
-    """Write a JSON file whole or not at all: to a temporary name, then renamed."""
+def write_json(path: str | Path, value: Any, indent: int = 2) -> None:
+    """Write a JSON file whole or not at all: to a temporary name, then renamed. Raises UserError where that fails."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        text = ujson.dumps(value, indent=indent, ensure_ascii=False, escape_forward_slashes=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+
+
+def make_folder(path: str | Path) -> Path:
+    """Create a folder and its parents. Raises UserError where that fails or the folder can't be written to."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written to ({error.strerror}); choose another place") from None
 
 
 def set_seed(seed: int) -> None:
@@ -81,8 +108,7 @@ def pick_device(name: str | None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name}: not usable here ({reason}); leave it out or pass cpu") from None
+        raise UserError(f"--device {name}: not usable here ({first_line(error)}); leave it out or pass cpu") from None
     return device
 
 

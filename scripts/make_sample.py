@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 SPLITS = {"train": 64, "dev": 24, "test": 24}
-LONG_EVERY = 16  # every so many documents, one is too long for a single encoder pass
+LONG_EVERY = 12  # one document of so many is too long for a single encoder pass
 
 NAMES = {
     "FIRST": "Anna Boris Clara David Elena Felix Greta Henry Irene Jonas Karin Leon Marta Nils Olga Peter Rosa Simon",
@@ -31,6 +31,7 @@ NAMES = {
     "MONTH": "January March April June July September October December",
     "BUSINESS": "Records Industries Press Motors",
 }
+REMARKS = ("X is remembered to this day .", "Much has been written about X .", "Some still speak of X now and then .")
 FILLER = (
     "It was a matter of some debate at the time .",
     "Many accounts of those years have survived , and most of them agree .",
@@ -82,6 +83,7 @@ STORIES: dict[str, list[tuple[str, list[tuple[str, str, str]]]]] = {
 }
 SUBJECT_TYPE = {"person": "PER", "film": "WORK", "album": "WORK", "company": "COMPANY", "river": "RIVER"}
 PRONOUN = {"person": "This person", "film": "It", "album": "It", "company": "It", "river": "It"}
+TYPES = ("PER", "WORK", "COMPANY", "SCHOOL", "BAND", "RIVER", "TIME", "COUNTRY", "CITY")
 DOCRED_TYPE = {"PER": "PER", "WORK": "MISC", "COMPANY": "ORG", "SCHOOL": "ORG", "BAND": "ORG", "TIME": "TIME"}
 
 
@@ -112,40 +114,51 @@ class Writer:
         self.labels: dict[tuple[str, str, str], list[int]] = {}  # (relation, head, tail) -> evidence
 
     def tell(self, kind: str) -> None:
-        """Append one story of some of its lines."""
+        """Append one story: its first line, some of the others, and remarks on who and what was named."""
         lines = STORIES[kind]
-        chosen = [lines[0], *(line for line in lines[1:] if self.rng.random() < 0.6)]
-        cast: dict[str, list[str]] = {}
-        for number, (text, facts) in enumerate(chosen):
-            sentence, named = self.sentence(text, kind, cast)
+        cast: dict[str, tuple[list[str], str]] = {}  # role -> (names, type)
+        first = len(self.sents)
+        for text, facts in [lines[0], *(line for line in lines[1:] if self.rng.random() < 0.6)]:
+            named = self.sentence(text, kind, cast)
             for relation, head, tail in facts:
                 if head in cast and tail in cast:
-                    evidence = {len(self.sents)} | ({len(self.sents) - number} if not {head, tail} <= named else set())
-                    self.labels[relation, cast[head][0], cast[tail][0]] = sorted(evidence)
-            self.sents.append(sentence)
+                    evidence = {len(self.sents) - 1} | ({first} if not {head, tail} <= named else set())
+                    self.labels[relation, cast[head][0][0], cast[tail][0][0]] = sorted(evidence)
+            if self.rng.random() < 0.4:
+                names, entity_type = self.rng.choice(list(cast.values()))
+                self.sentence(self.rng.choice(REMARKS), kind, {"X": (names[-1:], entity_type)}, names[0])
 
-    def sentence(self, text: str, kind: str, cast: dict[str, list[str]]) -> tuple[list[str], set[str]]:
-        """Fill in one template's roles; returns its tokens and the roles that it names."""
+    def sentence(
+        self, text: str, kind: str, cast: dict[str, tuple[list[str], str]], entity: str | None = None
+    ) -> set[str]:
+        """Append a template with its roles filled in, new ones added to the cast; returns the roles that it names."""
         tokens: list[str] = []
         named: set[str] = set()
         for word in text.split():
-            role = "S" if word in ("S", "s") else word
-            if not (role == "S" or (role.split(":")[0].isupper() and len(role) > 1)):
+            role = "S" if word == "s" else word
+            entity_type = SUBJECT_TYPE[kind] if role == "S" else role.split(":")[0]
+            if role not in cast and role != "S" and entity_type not in TYPES:
                 tokens.append(word)
                 continue
-            entity_type = SUBJECT_TYPE[kind] if role == "S" else role.split(":")[0]
             if role not in cast:
-                cast[role] = invent_names(entity_type, self.rng)
-                while cast[role][0] in self.entities and entity_type not in ("COUNTRY", "CITY"):
-                    cast[role] = invent_names(entity_type, self.rng)
-            if word == "s" and self.rng.random() < 0.5:
+                cast[role] = (self.new_names(entity_type), entity_type)
+            names, entity_type = cast[role]
+            if word == "s" and self.rng.random() < 0.3:
                 tokens += PRONOUN[kind].split()
                 continue
-            name = cast[role][-1] if word == "s" else cast[role][0]
-            self.mention(cast[role][0], name, len(tokens), entity_type)
+            name = names[-1] if word == "s" else names[0]
+            self.mention(entity or names[0], name, len(tokens), entity_type)
             named.add(role)
             tokens += name.split()
-        return tokens, named
+        self.sents.append(tokens)
+        return named
+
+    def new_names(self, entity_type: str) -> list[str]:
+        """Names that no entity of the document has; only places may come up again, as the same entity."""
+        names = invent_names(entity_type, self.rng)
+        while names[0] in self.entities and entity_type not in ("COUNTRY", "CITY"):
+            names = invent_names(entity_type, self.rng)
+        return names
 
     def mention(self, entity: str, name: str, start: int, entity_type: str) -> None:
         """Note a mention of an entity at a token of the sentence being written."""

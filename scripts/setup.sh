@@ -18,7 +18,7 @@ installed=.venv/installed.lock # the requirements.lock that .venv was filled fro
 if ! cmp -s requirements.lock "$installed"; then
     python=$(find_python) || exit 1
     echo "setting up .venv with $("$python" --version): a few minutes, once"
-    [ -x .venv/bin/python ] || "$python" -m venv .venv || exit 1
+    .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv || exit 1
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock || {
         echo "error: the packages of requirements.lock could not be installed; check the network and run this again" >&2
         exit 1
