@@ -230,7 +230,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         raise UserError(f"{path}: no such file; check the path") from None
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path}: not a whole safetensors file ({first_line(error)}); copy it again, or convert it if it is a .pt file"
+            f"{path}: not a whole safetensors file ({first_line(error)}); copy it again, or convert a .pt file"
         ) from None
     wanted = model.state_dict()
     # a buffer that older versions of transformers saved

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 SPLITS = {"train": 64, "dev": 24, "test": 24}
-LONG_EVERY = 12  # one document of so many is too long for a single encoder pass
+LONG_EVERY = 16  # one document of so many is too long for a single encoder pass
 
 NAMES = {
     "FIRST": "Anna Boris Clara David Elena Felix Greta Henry Irene Jonas Karin Leon Marta Nils Olga Peter Rosa Simon",
@@ -197,7 +197,7 @@ def make_sample(seed: int = 0) -> dict[str, list[dict[str, Any]]]:
     corpus: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     for split, count in SPLITS.items():
         for number in range(count):
-            stories, filler = (5, 18) if number % LONG_EVERY == 1 else (rng.randint(2, 4), 1)
+            stories, filler = (5, 12) if number % LONG_EVERY == 1 else (rng.randint(2, 4), 1)
             corpus[split].append(write_document(f"Sample {split} {number}", stories, filler, rng))
     return corpus
 

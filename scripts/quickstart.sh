@@ -17,8 +17,8 @@ python train.py \
     --loss_type hingeabl_released \
     --learning_rate 2e-4 \
     --classifier_lr 5e-4 \
-    --train_batch_size 2 \
-    --num_train_epochs 6 \
+    --train_batch_size 1 \
+    --num_train_epochs 5 \
     --seeds 1 5 \
     --output_dir runs/quickstart
 

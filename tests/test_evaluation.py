@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+import evaluation
 from evaluation import check_predictions, official_evaluate, prediction_patterns, prepare_gold
 from prepro import load_documents
 from utils import UserError
@@ -145,3 +146,14 @@ def test_four_gold_relations_in_the_right_ranks_are_crk():
     scores = torch.tensor([[9.0, 5, 6, 7, 8, 1]])
     assert prediction_patterns(scores, torch.tensor([[0, 1, 1, 1, 1, 0]]), scores[:, 0])["FN_CRK"] == 1
     assert prediction_patterns(scores, torch.tensor([[0, 1, 1, 1, 0, 1]]), scores[:, 0])["FN_IRK"] == 1
+
+
+@pytest.mark.parametrize("unlabelled", ["gold", "train"])
+def test_a_file_without_labels_is_not_scored_against(tmp_path, unlabelled, monkeypatch):
+    files = {"gold": GOLD, "train": TRAIN, "predictions": [prediction(0, 1, "P19")]}
+    files[unlabelled] = [{**files[unlabelled][0], "labels": []}]
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    monkeypatch.setattr("sys.argv", ["evaluation.py", *(f"--{n}={tmp_path}/{n}.json" for n in files)])
+    with pytest.raises(UserError, match=rf"{unlabelled}\.json: has no labels"):
+        evaluation.main()

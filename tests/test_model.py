@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from baseline import Baseline
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+import encoder
 import model as model_module
 from losses import get_loss
 from model import DocREModel, load_run, load_weights, save_run, save_weights
@@ -96,9 +98,9 @@ def real_shapes(tokenizer, rel2id, sizes):
 SIZES = [(1, 20), (2, 30), (20, 150), (42, 180), (20, 600), (2, 560)]
 
 
-@pytest.mark.parametrize("encoder", ["tiny_bert", "tiny_roberta", "tiny_distilbert"])
-def test_scores_and_gradients_equal_the_plain_computation(encoder, request, rel2id):
-    path = str(request.getfixturevalue(encoder))
+@pytest.mark.parametrize("family", ["tiny_bert", "tiny_roberta", "tiny_distilbert"])
+def test_scores_and_gradients_equal_the_plain_computation(family, request, rel2id):
+    path = str(request.getfixturevalue(family))
     features = real_shapes(AutoTokenizer.from_pretrained(path), rel2id, SIZES)
     lengths = [len(feature["input_ids"]) for feature in features]
     assert min(lengths) < 512 < max(lengths) <= 1024
@@ -128,28 +130,34 @@ def test_unknown_encoder_family_is_announced(tiny_distilbert, capsys):
     assert "distilbert" in capsys.readouterr().err
 
 
-def test_only_the_last_layer_computes_attention_in_full_and_only_while_training(tiny_bert, minilm_tokenizer, rel2id):
-    features = real_shapes(minilm_tokenizer, rel2id, [(3, 40)])
-    model = DocREModel(str(tiny_bert), emb_size=64)
-    batch = collate_fn(features)
+def test_attention_is_computed_at_mention_rows_only_and_in_full_in_the_last_training_layer(
+    tiny_bert, minilm_tokenizer, rel2id, monkeypatch
+):
+    batch = collate_fn(real_shapes(minilm_tokenizer, rel2id, [(3, 40)]))
     batch.pop("labels")
-    with torch.profiler.profile() as profile:
-        model.eval()(**batch)
-    names = [event.key for event in profile.key_averages()]
-    assert any("scaled_dot_product" in name for name in names)
-    softmaxes = [event.count for event in profile.key_averages() if event.key == "aten::softmax"]
-    assert sum(softmaxes) <= 2  # the rows that are read, and the CPU's own implementation of the last layer at most
+    [length], [mentions] = batch["lengths"], map(len, batch["mention_pos"])
+    model = DocREModel(str(tiny_bert), emb_size=64)
+    shapes = []
+
+    def spy(query, *rest):
+        shapes.append(tuple(query.shape[:3]))
+        return weights(query, *rest)
+
+    weights = encoder.attention_weights
+    monkeypatch.setattr(encoder, "attention_weights", spy)
+    model.eval()(**batch)
+    assert shapes == [(1, 4, mentions)]
+    model.train()(**batch)
+    assert shapes == [(1, 4, mentions), (1, 4, length)]
 
 
 def test_training_reads_attention_after_dropout(tiny_bert, minilm_tokenizer, rel2id):
-    from encoder import encode
-
     batch = collate_fn(real_shapes(minilm_tokenizer, rel2id, [(20, 150)]))
     model = DocREModel(str(tiny_bert), emb_size=64).train()
-    [(_, attention)] = encode(model.model, batch["input_ids"], batch["lengths"], batch["mention_pos"])
+    [(_, attention)] = encoder.encode(model.model, batch["input_ids"], batch["lengths"], batch["mention_pos"])
     share = (attention == 0).float().mean().item()
     assert 0.08 < share < 0.12  # dropout 0.1
-    [(_, attention)] = encode(model.eval().model, batch["input_ids"], batch["lengths"], batch["mention_pos"])
+    [(_, attention)] = encoder.encode(model.eval().model, batch["input_ids"], batch["lengths"], batch["mention_pos"])
     torch.testing.assert_close(attention.sum(-1), torch.ones_like(attention.sum(-1)))
 
 
@@ -222,9 +230,45 @@ def test_a_truncated_checkpoint_is_refused(tiny_bert, tmp_path):
         load_weights(model, path)
 
 
-def test_an_encoder_that_is_nowhere_is_named(tmp_path):
+def broken(folder, tmp_path, change):
+    """A copy of an encoder's folder with something broken in it."""
+    copied = shutil.copytree(folder, tmp_path / "encoder")
+    change(copied)
+    return str(copied)
+
+
+def rename_weights(folder):
+    weights = load_file(folder / "model.safetensors")
+    save_file({f"other.{name}": tensor for name, tensor in weights.items()}, folder / "model.safetensors")
+
+
+def cut_weights(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def widen_config(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
+
+
+def empty_config(folder):
+    (folder / "config.json").write_text("[]")
+
+
+@pytest.mark.parametrize("change", [shutil.rmtree, rename_weights, cut_weights, widen_config, empty_config])
+def test_an_encoder_that_cannot_be_loaded_whole_is_refused(tiny_bert, tmp_path, change):
     with pytest.raises(UserError, match="cannot be loaded"):
-        DocREModel(str(tmp_path / "nothing"))
+        DocREModel(broken(tiny_bert, tmp_path, change))
+
+
+def test_an_encoder_folder_without_its_vocabulary_is_refused(tiny_bert, tmp_path, rel2id):
+    def remove(folder):
+        for path in folder.glob("*token*"):
+            path.unlink()
+
+    with pytest.raises(UserError, match="tokenizer"):
+        featurize([], encoder.load_tokenizer(broken(tiny_bert, tmp_path, remove)), rel2id)
 
 
 @pytest.mark.parametrize("name", ["bert_of_1997", "docred"])

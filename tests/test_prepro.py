@@ -161,6 +161,8 @@ def test_two_documents_with_one_title_are_refused_only_where_scored(tmp_path, re
         ('[{"title": ', "broken JSON"),
         ('{"title": "no list"}', "must hold a list of documents"),
         ("[5]", "document 0: is not an object"),
+        ('[{"title": -}]', "broken JSON"),
+        ('[{"title": "\\ud800"}]', "half of a character"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path, text, expected):
@@ -182,6 +184,7 @@ def test_a_missing_file_is_named(tmp_path):
         ({"P17": 1, "P19": 2}, "class 0 is missing"),
         ({"Na": 0, "P17": 1, "P19": 3}, "class 2 is missing"),
         ({"Na": 0, "P17": 1, "P19": 1}, "class 1 stands there twice"),
+        ({"Na": 0}, "names no relation"),
         ({"Na": "0"}, "must map each relation"),
         (["Na"], "must map each relation"),
     ],

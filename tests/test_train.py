@@ -1,5 +1,6 @@
 """Training and scoring from end to end, on the sample corpus and tiny encoders."""
 
+import argparse
 import json
 import math
 import shutil
@@ -10,6 +11,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from safetensors.torch import load_file
 
 import train
 from losses import get_loss, loss_names
@@ -121,18 +123,32 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(finished,
     before = (finished / "seed_7" / "model.safetensors").stat().st_mtime_ns
     train.main(arguments(sample, tiny_bert, finished, "--loss_type", "hingeabl_released"))
     assert "finished before" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"margin None there, 3\.0 here"):
+    with pytest.raises(UserError, match=r"margin 5\.0 there, 3\.0 here"):
         train.main(arguments(sample, tiny_bert, finished, "--loss_type", "hingeabl_released", "--margin", "3"))
     assert (finished / "seed_7" / "model.safetensors").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_mixed_precision_trains_to_finite_weights(sample, tiny_bert, tmp_path, precision):
-    train.main(arguments(sample, tiny_bert, tmp_path, "--precision", precision, "--num_train_epochs", "1"))
-    from safetensors.torch import load_file
+def first_loss(folder):
+    return json.loads((folder / "seed_7" / "metrics.jsonl").read_text().splitlines()[0])["loss"]
 
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_trains_to_finite_weights(finished, sample, tiny_bert, tmp_path, precision, monkeypatch):
+    scalers = []
+
+    class Scaler(torch.amp.GradScaler):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            scalers.append(self)
+
+    monkeypatch.setattr(torch.amp, "GradScaler", Scaler)
+    more = ("--precision", precision, "--loss_type", "hingeabl_released")
+    train.main(arguments(sample, tiny_bert, tmp_path, *more))
     weights = load_file(tmp_path / "seed_7" / "model.safetensors")
     assert all(tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in weights.values())
+    assert [scaler.is_enabled() for scaler in scalers] == [precision == "fp16"]
+    assert first_loss(tmp_path) != first_loss(finished)
+    assert first_loss(tmp_path) == pytest.approx(first_loss(finished), rel=0.05)
 
 
 @pytest.mark.parametrize("loss", loss_names())
@@ -230,10 +246,10 @@ def test_bad_input_stops_before_anything_is_written(sample, tiny_bert, tmp_path)
         (["--loss_type", "hinge"], "no such loss"),
         (["--train_file", "absent.json"], r"absent\.json: no such file"),
         (["--model_name_or_path", "/no/such/encoder"], "cannot be loaded"),
-        (["--emb_size", "100"], "multiple of the block size"),
         (["--train_batch_size", "13"], "make no batch"),
         (["--seeds", "1", "1"], "each seed once"),
-        (["--num_train_epochs", "0"], "at least 1"),
+        (["--emb_size", "96"], "multiple of the block size"),
+        (["--wandb_project", "x"], "wandb is not installed"),
         (["--device", "cuda:99"], "not usable here"),
         (["--rel2id", "/no/such/rel2id.json"], "no such file"),
     ],
@@ -243,6 +259,81 @@ def test_bad_settings_are_refused_before_anything_is_written(sample, tiny_bert, 
     with pytest.raises(UserError, match=expected):
         train.main([*arguments(sample, tiny_bert, output), *more])
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--num_train_epochs", "0"), ("--seeds", "99999999999"), ("--learning_rate", "nan"), ("--warmup_ratio", "6")],
+)
+def test_numbers_out_of_range_are_refused(flag, value, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train.parse_args(["--output_dir", "x", flag, value])
+    assert stopped.value.code == 2 and f"argument {flag}" in capsys.readouterr().err
+
+
+def test_a_conflict_in_a_later_seeds_folder_stops_before_the_first_is_trained(sample, tiny_bert, tmp_path):
+    (tmp_path / "seed_8").mkdir()
+    (tmp_path / "seed_8" / "config.json").write_text('{"settings": {"num_train_epochs": 30}}')
+    with pytest.raises(UserError, match=r"seed_8: holds a run with other settings .*num_train_epochs 30 there, 2 here"):
+        train.main(arguments(sample, tiny_bert, tmp_path, "--seeds", "7", "8"))
+    assert not (tmp_path / "seed_7").exists()
+
+
+def test_a_runs_own_folder_is_not_scored_over(finished):
+    before = (finished / "seed_7" / "scores.json").read_text()
+    with pytest.raises(UserError, match="is the run itself"):
+        train.main(["--load_path", str(finished / "seed_7"), "--output_dir", str(finished / "seed_7")])
+    assert (finished / "seed_7" / "scores.json").read_text() == before
+
+
+def test_a_folder_that_holds_no_run_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="holds no settings"):
+        train.main(["--load_path", str(tmp_path)])
+
+
+def test_an_output_folder_that_is_a_file_is_refused(sample, tiny_bert, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(UserError, match="cannot be written to"):
+        train.main(arguments(sample, tiny_bert, tmp_path / "file" / "run"))
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_document_longer_than_two_windows_is_refused_before_anything_is_written(sample, tiny_bert, tmp_path):
+    data = shutil.copytree(sample, tmp_path / "data")
+    documents = json.loads((data / "test.json").read_text())
+    documents[2]["sents"].append(["word"] * 1100)
+    (data / "test.json").write_text(json.dumps(documents))
+    with pytest.raises(UserError, match="--max_seq_length 1024 or less"):
+        train.main(arguments(data, tiny_bert, tmp_path / "run", "--max_seq_length", "2000"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("documents", [[], [{"title": "A", "sents": [], "vertexSet": []}]])
+def test_a_dev_file_without_documents_or_labels_is_refused(sample, tiny_bert, tmp_path, documents):
+    data = shutil.copytree(sample, tmp_path / "data")
+    (data / "dev.json").write_text(json.dumps(documents))
+    with pytest.raises(UserError, match=r"dev\.json: .*(no documents|labels: is missing)"):
+        train.main(arguments(data, tiny_bert, tmp_path / "run"))
+
+
+def test_balanced_softmax_decides_against_zero_from_end_to_end(sample, tiny_bert, tmp_path, monkeypatch):
+    thresholds = []
+    patterns = train.prediction_patterns
+    monkeypatch.setattr(train, "prediction_patterns", lambda s, y, t: thresholds.append(t) or patterns(s, y, t))
+    train.main(arguments(sample, tiny_bert, tmp_path, "--loss_type", "balance_softmax", "--num_train_epochs", "1"))
+    assert thresholds and not any(threshold.any() for threshold in thresholds)
+
+
+def test_the_end_is_announced_once_after_fifty_steps(capsys):
+    clock = train.StepClock()
+    experiment = argparse.Namespace(
+        args=argparse.Namespace(train_batch_size=4, gradient_accumulation_steps=1), device=torch.device("cpu")
+    )
+    clock.start()
+    for step in range(120):
+        clock.tick(experiment, 1000 - step, 100)
+    assert capsys.readouterr().out.count("all seeds done in about") == 1
 
 
 def test_missing_output_folder_is_refused(sample, tiny_bert):

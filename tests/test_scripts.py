@@ -1,0 +1,66 @@
+"""The sample corpus, and the checks on what is fetched."""
+
+import hashlib
+import json
+
+import fetch
+import pytest
+from make_sample import make_sample
+
+from prepro import load_documents, read_docred, statistics
+from utils import UserError
+
+
+def test_the_sample_corpus_is_deterministic_and_like_real_documents(tmp_path, minilm_tokenizer, rel2id):
+    corpus = make_sample()
+    assert corpus == make_sample() and corpus != make_sample(seed=1)
+    titles = [document["title"] for documents in corpus.values() for document in documents]
+    assert len(set(titles)) == len(titles)
+    for split, documents in corpus.items():
+        path = tmp_path / f"{split}.json"
+        path.write_text(json.dumps(documents))
+        found = statistics(load_documents(path, rel2id, unique_titles=True))
+        assert 93 < found["NA %"] < 95 and found["relations seen"] >= 25 and found["most relations on one pair"] > 1
+        features = read_docred(path, minilm_tokenizer, rel2id)
+        lengths = [len(feature["input_ids"]) for feature in features]
+        assert 0 < sum(length > 512 for length in lengths) < len(lengths) / 5
+        mentions = sum(len(entity) for feature in features for entity in feature["entity_pos"])
+        assert mentions > 1.5 * sum(len(feature["entity_pos"]) for feature in features)
+        across = [
+            label
+            for document in documents
+            for label in document["labels"]
+            if not {m["sent_id"] for m in document["vertexSet"][label["h"]]}
+            & {m["sent_id"] for m in document["vertexSet"][label["t"]]}
+        ]
+        assert len(across) > 10
+
+
+def test_official_files_are_known_by_their_checksums(redocred, monkeypatch, tmp_path):
+    for name in ("dev_revised.json", "test_revised.json"):
+        assert fetch.has_checksum(redocred / name, fetch.CHECKSUMS[name])
+    text = tmp_path / "text"
+    text.write_bytes(b"hello\n")
+    assert fetch.has_checksum(text, "ce013625030ba8dba906f756967f9e9ca394464a")  # git hash-object
+    assert fetch.has_checksum(text, hashlib.sha256(b"hello\n").hexdigest())
+
+
+def test_a_file_of_other_content_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "ROOT", tmp_path)
+    monkeypatch.setattr(fetch, "REDOCRED", tmp_path / "redocred")
+    (tmp_path / "redocred").mkdir()
+    for name in fetch.CHECKSUMS:
+        (tmp_path / "redocred" / name).write_text("[]")
+    with pytest.raises(UserError, match=r"redocred/train_revised\.json: is not the official .* remove it"):
+        fetch.fetch_redocred()
+
+
+def test_without_network_the_remedy_is_named(tmp_path, monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise OSError("no route to the hub")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    monkeypatch.setattr(fetch, "ROOT", tmp_path)
+    monkeypatch.setattr(fetch, "REDOCRED", tmp_path / "redocred")
+    with pytest.raises(UserError, match=r"no route to the hub.*put train_revised\.json, .* into redocred/ by hand"):
+        fetch.fetch_redocred()
