@@ -65,7 +65,7 @@ def test_a_run_folder_holds_settings_metrics_weights_predictions_and_scores(fini
     }
     config = json.loads((folder / "config.json").read_text())
     assert config["settings"]["num_train_epochs"] == 2 and config["loss"]["margin"] == 5
-    assert config["environment"]["packages"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(config["environment"]["packages"]["torch"])
     titles = {document["title"] for document in json.loads((sample / "test.json").read_text())}
     for entry in json.loads((folder / "result.json").read_text()):
         assert set(entry) == {"title", "h_idx", "t_idx", "r"} and entry["title"] in titles
