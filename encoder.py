@@ -243,8 +243,8 @@ def groups_by_length(lengths: list[int]) -> list[list[int]]:
 
 def run_encoder(encoder: PreTrainedModel, windows: list[Tensor], rows: list[Tensor]) -> tuple[Tensor, Tensor]:
     """One pass over windows [length] of word pieces, padded to the longest: embeddings [windows, longest, hidden] and
-    the last layer's attention at each window's rows [mentions] (any row where one lies outside), both float32:
-    [windows, heads, most mentions, longest]."""
+    the last layer's attention [windows, heads, most mentions, longest] at each window's rows [mentions] (any row where
+    one lies outside), both float32."""
     ids = pad_sequence(windows, batch_first=True)
     sizes = torch.tensor([len(tokens) for tokens in windows])
     mask = (torch.arange(ids.shape[1]) < sizes[:, None]).to(ids.device, non_blocking=True)

@@ -83,9 +83,9 @@ def official_evaluate(
     return score_predictions(predictions, prepare_gold(gold, train_documents))
 
 
-def score_predictions(predictions: list[Prediction], gold: Gold) -> dict[str, float]:
-    """official_evaluate on a prepared split."""
-    check_predictions(predictions, gold, "predictions")
+def score_predictions(predictions: list[Prediction], gold: Gold, where: str = "predictions") -> dict[str, float]:
+    """official_evaluate on a prepared split; `where` opens the message about a bad prediction."""
+    check_predictions(predictions, gold, where)
     evidence: dict[Triple, frozenset[int]] = {}
     for entry in predictions:  # duplicates count once, with the first one's evidence
         triple = (entry["title"], entry["h_idx"], entry["t_idx"], entry["r"])
@@ -219,9 +219,7 @@ def main() -> None:
         if not any(document.get("labels") for document in found):
             raise UserError(f"{path}: has no labels; pass a labelled file")
     gold = prepare_gold(documents, train_documents)
-    predictions = read_json(args.predictions)
-    check_predictions(predictions, gold, args.predictions)
-    scores = score_predictions(predictions, gold)
+    scores = score_predictions(read_json(args.predictions), gold, args.predictions)
     print(format_scores(scores))
     if args.json:
         write_json(args.json, scores)

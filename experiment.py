@@ -56,12 +56,13 @@ def prepare(args: argparse.Namespace) -> Experiment:
         found = len(documents["train"])
         raise UserError(f"{paths['train']}: {found} documents make no batch; lower --train_batch_size")
     tokenizer = load_tokenizer(f"{args.load_path}/encoder" if args.load_path else args.model_name_or_path)
+    used = ("dev", "test") if args.load_path else ("train", "dev", "test")
     scored = [name for name in ("dev", "test") if is_labelled(documents[name])]
     splits = {
         name: Split(
             path,
             documents[name],
-            featurize(documents[name], tokenizer, rel2id, args.max_seq_length),
+            featurize(documents[name], tokenizer, rel2id, args.max_seq_length) if name in used else [],
             prepare_gold(documents[name], documents["train"]) if name in scored else None,
         )
         for name, path in paths.items()
@@ -81,6 +82,8 @@ def check_labels(path: Path, documents: list[Document], required: bool) -> None:
         raise UserError(
             f"{path}: document {missing[0]} ({title!r}): labels: is missing; add it, [] where there are no relations"
         )
+    if required and not any(document["labels"] for document in documents):
+        raise UserError(f"{path}: has no labels; pass a labelled file")
 
 
 def is_labelled(documents: list[Document]) -> bool:

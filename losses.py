@@ -75,7 +75,7 @@ _ALIASES: dict[str, str] = {}
 
 
 def register(*aliases: str, threshold: DecisionRule = threshold_class) -> Callable[[LossFunction], LossFunction]:
-    """Register a loss under its function's name (and aliases, the released program's names) with its decision rule."""
+    """Register a loss under its function's name and aliases, in any case, with its decision rule."""
 
     def add(function: LossFunction) -> LossFunction:
         _LOSSES[function.__name__] = (function, threshold)
@@ -128,7 +128,7 @@ def threshold_over_negatives(scores: Tensor, labels: Tensor) -> Tensor:
     return -log_softmax_over(scores, members)[:, 0]
 
 
-@register("ATL")
+@register()
 def atl(scores: Tensor, labels: Tensor) -> Tensor:
     """Adaptive Thresholding Loss, Eq. (3)-(5)."""
     members = labels > 0
@@ -137,7 +137,7 @@ def atl(scores: Tensor, labels: Tensor) -> Tensor:
     return positives_over_threshold + threshold_over_negatives(scores, labels)
 
 
-@register("balance_softmax", "balancedsoftmax", threshold=zero_threshold)
+@register("balance_softmax", threshold=zero_threshold)
 def balanced_softmax(scores: Tensor, labels: Tensor) -> Tensor:
     """Balanced Softmax: log(1 + sum_N e^s) + log(1 + sum_P e^-s) over all classes; the threshold is 0.
 
@@ -150,7 +150,7 @@ def balanced_softmax(scores: Tensor, labels: Tensor) -> Tensor:
     return torch.cat([zero, negatives], 1).logsumexp(1) + torch.cat([zero, positives], 1).logsumexp(1)
 
 
-@register("AFL")
+@register()
 def afl(scores: Tensor, labels: Tensor) -> Tensor:
     """Adaptive Focal Loss with focus 1: -(1 + p_0) log p_1 for positives, (p_1, p_0) = softmax(s_r, s_TH); Eq. (4)."""
     d, positive = distance(scores, labels)
@@ -158,28 +158,28 @@ def afl(scores: Tensor, labels: Tensor) -> Tensor:
     return focal.masked_fill(~positive, 0.0).sum(dim=1) + threshold_over_negatives(scores, labels)
 
 
-@register("AML")
+@register()
 def aml(scores: Tensor, labels: Tensor, margin: float = 1.0) -> Tensor:
     """Adaptive Margin Loss, Eq. (12): sum_R max(0, m - d_r)."""
     d, _ = distance(scores, labels)
     return F.relu(margin - d).sum(dim=1)
 
 
-@register("SAT")
+@register()
 def sat(scores: Tensor, labels: Tensor) -> Tensor:
     """Separate Adaptive Thresholding, Eq. (7). The paper's sigma is 1 / (1 + e^x): -log sigma(-d) = softplus(-d)."""
     d, _ = distance(scores, labels)
     return F.softplus(-d).sum(dim=1)
 
 
-@register("MeanSAT", "meansat")
+@register("MeanSAT")
 def mean_sat(scores: Tensor, labels: Tensor) -> Tensor:
     """MeanSAT, Eq. (11): SAT averaged over positives, plus SAT averaged over negatives; an empty side adds 0."""
     d, positive = distance(scores, labels)
     return sum_of_weighted_means(F.softplus(-d), torch.ones_like(d), [positive, ~positive])
 
 
-@register("HingeABL")
+@register()
 def hingeabl(scores: Tensor, labels: Tensor, margin: float = 5.0) -> Tensor:
     """Adaptive Hinge Balance Loss, Eq. (9)-(10): softplus(-d_r) weighted by max(0, m - d_r), the weights normalised
     over all relations of the pair. The gradient flows through the weights too (Eq. 19)."""
@@ -187,7 +187,7 @@ def hingeabl(scores: Tensor, labels: Tensor, margin: float = 5.0) -> Tensor:
     return sum_of_weighted_means(F.softplus(-d), F.relu(margin - d), [torch.ones_like(d, dtype=torch.bool)])
 
 
-@register("HingeABL_released")
+@register()
 def hingeabl_released(scores: Tensor, labels: Tensor, margin: float = 5.0) -> Tensor:
     """What the authors' program computes: HingeABL with positives and negatives each normalised over their own
     weights, and the two sums added."""

@@ -199,10 +199,14 @@ def save_run(folder: Path, model: DocREModel, tokenizer: PreTrainedTokenizerBase
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a model's state dict as safetensors, whole or not at all."""
+    """Write a model's state dict as safetensors, whole or not at all. Raises UserError where that fails."""
     temporary = path.with_name(path.name + ".tmp")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
-    temporary.replace(path)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
+        temporary.replace(path)
+    except (SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({first_line(error)}); make room or choose another place") from None
 
 
 def load_run(folder: str | Path) -> DocREModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -12,33 +13,42 @@ from torch.utils.tensorboard import SummaryWriter
 
 from utils import UserError, read_json
 
-# Settings that say where to run and write, not what: two runs that differ in these alone are the same experiment.
-NOT_THE_EXPERIMENT = ("load_path", "output_dir", "seeds", "device", "wandb_project", "data_dir")
+# Settings that do not decide a run's numbers, or do so as the loss, the precision and the data that config.json names.
+NOT_COMPARED = ("load_path", "output_dir", "seeds", "device", "wandb_project", "test_batch_size")
+NOT_COMPARED += ("loss_type", "margin", "precision", "data_dir", "rel2id")
 
 
 def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """The scores of a finished run in `folder`, None where there is none. Raises UserError if its settings differ."""
+    """The scores of a finished run in `folder`, None where there is none. Raises UserError for other settings."""
     if not (folder / "config.json").exists():
         return None
-    old, differences = read_json(folder / "config.json"), []
-    for part in ("settings", "loss", "precision", "data"):
-        was, now = (c.get(part) if isinstance(c, dict) else None for c in (old, config))
-        if not isinstance(was, dict) or not isinstance(now, dict):
-            was, now = {part: was}, {part: now}
-        differences += [
-            f"{name} {was.get(name)} there, {value} here"
-            for name, value in now.items()
-            if was.get(name) != value and name not in NOT_THE_EXPERIMENT
-        ]
+    old = read_json(folder / "config.json")
+    parts = ("settings", "loss", "data", "environment")
+    if not isinstance(old, dict) or not all(isinstance(old.get(part), dict) for part in parts):
+        raise UserError(f"{folder}/config.json: is no run's; remove the folder or pass another --output_dir")
+    differences = [
+        f"{name} {old['settings'].get(name)} there, {value} here"
+        for name, value in config["settings"].items()
+        if old["settings"].get(name) != value and name not in NOT_COMPARED
+    ]
+    differences += [
+        f"{name} {old.get(name)} there, {config[name]} here"
+        for name in ("loss", "precision")
+        if old.get(name) != config[name]
+    ]
+    differences += [f"another {name} file" for name, sum_ in config["data"].items() if old["data"].get(name) != sum_]
     if differences:
         raise UserError(
-            f"{folder}: holds a run with other settings ({'; '.join(differences)}); pass another --output_dir"
+            f"{folder}: holds a run with other settings ({'; '.join(differences)}); remove the folder or pass another "
+            "--output_dir"
         )
     if not (folder / "scores.json").exists():
         return None
     scores = read_json(folder / "scores.json")
     if not isinstance(scores, dict) or not {"seed", "best_epoch", "dev", "test"} <= scores.keys():
         raise UserError(f"{folder}/scores.json: does not hold a run's scores; remove it to train this seed again")
+    if old["environment"] != config["environment"]:
+        print(f"note: {folder} is kept, though made with other code or packages; remove it to run it again")
     return scores
 
 
@@ -53,6 +63,7 @@ class RunLog:
     def __init__(self, folder: Path, name: str, wandb_project: str | None) -> None:
         self.wandb = require_wandb().init(project=wandb_project, name=name, dir=str(folder)) if wandb_project else None
         self.file = (folder / "metrics.jsonl").open("w", encoding="utf-8", buffering=1)
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of an attempt that did not finish
         self.tensorboard = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, step: int, record: dict[str, Any]) -> None:

@@ -47,24 +47,26 @@ STEPS_PER_LOG = 10
 STEPS_BEFORE_ESTIMATE = 50
 
 
-def number(kind: type, name: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
+def number_type(kind: type, name: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
     """An argparse type: a `kind` that `fits`, called `name` in the error message."""
 
     def parse(text: str) -> Any:
-        value = kind(text)
-        if not fits(value):
-            raise ValueError
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not fits(value):
+            raise argparse.ArgumentTypeError(f"{text} is no {name}")
         return value
 
-    parse.__name__ = name
     return parse
 
 
-positive_int = number(int, "whole number above 0", lambda value: value > 0)
-sequence_length = number(int, "length (at least 3: [CLS], a word piece, [SEP])", lambda value: value >= 3)
-seed_number = number(int, "seed (0 to 2^32 - 1)", lambda value: 0 <= value < 2**32)
-finite_float = number(float, "finite number of at least 0", lambda value: 0 <= value < math.inf)
-share = number(float, "share (0 to 1)", lambda value: 0 <= value <= 1)
+positive_int = number_type(int, "whole number above 0", lambda value: value > 0)
+sequence_length = number_type(int, "length (at least 3: [CLS], a word piece, [SEP])", lambda value: value >= 3)
+seed_number = number_type(int, "seed (0 to 2^32 - 1)", lambda value: 0 <= value < 2**32)
+finite_float = number_type(float, "finite number of at least 0", lambda value: 0 <= value < math.inf)
+share = number_type(float, "share (0 to 1)", lambda value: 0 <= value <= 1)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -121,13 +123,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         texts = ("data_dir", "train_file", "dev_file", "test_file", "loss_type")
         if not isinstance(settings, dict) or not all(isinstance(settings.get(name), str) for name in texts):
             raise UserError(f"{args.load_path}/config.json: holds no settings; pass the folder of a seed")
-        own = {"output_dir": None, "rel2id": str(Path(args.load_path) / "rel2id.json")}
+        own = {"output_dir": None, "device": None, "wandb_project": None}
+        own["rel2id"] = str(Path(args.load_path) / "rel2id.json")
         parser.set_defaults(**settings | own)
         args = parser.parse_args(arguments)
-        if args.output_dir and Path(args.output_dir).resolve() == Path(args.load_path).resolve():
-            raise UserError(
-                f"--output_dir {args.output_dir}: is the run itself; choose another folder for its new scores"
-            )
+        if args.output_dir and (Path(args.output_dir) / "config.json").exists():
+            raise UserError(f"--output_dir {args.output_dir}: is a run's folder; choose another one for the new scores")
     elif not args.output_dir:
         raise UserError("--output_dir is missing; name the folder that the runs shall go to")
     if len(set(args.seeds)) < len(args.seeds):
@@ -164,23 +165,30 @@ class StepClock:
 
 def run_config(experiment: Experiment, seed: int) -> dict[str, Any]:
     """The content of config.json: all that decides a run's numbers, and where it runs."""
+    files = {name: split.path for name, split in experiment.splits.items()} | {"rel2id": Path(experiment.args.rel2id)}
     return {
         "seed": seed,
         "settings": vars(experiment.args),
         "loss": experiment.loss.describe(),
         "precision": experiment.precision,
-        "data": {name: digest(split.path) for name, split in experiment.splits.items()},
+        "data": {name: digest(path) for name, path in files.items()},
         "device": describe_device(experiment.device),
         "environment": describe_environment(),
     }
 
 
+def check_lengths(experiment: Experiment, model: DocREModel) -> None:
+    """Raise UserError if a document does not fit into two windows of the model's encoder."""
+    splits = experiment.splits.values()
+    check_length(model.model, max(len(feature["input_ids"]) for split in splits for feature in split.features))
+
+
 def train_seed(experiment: Experiment, seed: int, clock: StepClock, seeds_left: int) -> dict[str, Any]:
     """Train one seed afresh, keep its best epoch by dev F1, score that on test; returns the content of scores.json."""
-    args, splits = experiment.args, experiment.splits
+    args = experiment.args
     set_seed(seed)
     model = DocREModel(args.model_name_or_path, len(experiment.rel2id), args.emb_size).to(experiment.device)
-    check_length(model.model, max(len(f["input_ids"]) for split in splits.values() for f in split.features))
+    check_lengths(experiment, model)
     folder = make_folder(Path(args.output_dir) / f"seed_{seed}")
     write_json(folder / "config.json", run_config(experiment, seed))
     write_json(folder / "rel2id.json", experiment.rel2id)
@@ -340,10 +348,11 @@ def score_saved_run(experiment: Experiment) -> None:
     """--load_path: score a saved run on dev and test; with --output_dir, write predictions and scores there."""
     args = experiment.args
     model = load_run(args.load_path).to(experiment.device)
-    if args.output_dir:
-        make_folder(args.output_dir)
     if model.settings["num_classes"] != len(experiment.rel2id):
         raise UserError(f"{args.rel2id}: has {len(experiment.rel2id)} classes, the run {model.settings['num_classes']}")
+    check_lengths(experiment, model)
+    if args.output_dir:
+        make_folder(args.output_dir)
     results: dict[str, Any] = {}
     for name in ("dev", "test"):
         results[name], predictions = score_split(experiment, model, name)

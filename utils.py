@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -49,7 +50,7 @@ def first_line(error: Exception) -> str:
 
 
 def read_json(path: str | Path) -> Any:
-    """Parse one JSON file, strictly. Raises UserError where it is missing, unreadable or broken."""
+    """Parse one JSON file. Raises UserError where it is missing, unreadable or broken, NaN and Infinity included."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -59,7 +60,7 @@ def read_json(path: str | Path) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
     try:
-        value = json.loads(text)  # ujson is no faster here, and takes some broken JSON for numbers
+        value = json.loads(text, parse_constant=_refuse_constant)  # ujson is as fast but takes some broken JSON
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: broken JSON ({error}); repair the file or download it again") from None
     if SURROGATE.search(text):  # an escaped half of a character pair is JSON, but no text
@@ -71,8 +72,15 @@ def read_json(path: str | Path) -> Any:
     return value
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
 def write_json(path: str | Path, value: Any, indent: int = 2) -> None:
-    """Write a JSON file whole or not at all: to a temporary name, then renamed. Raises UserError where that fails."""
+    """Write a JSON file whole or not at all: to a temporary name, then renamed; indent 0 puts it on one line.
+
+    Raises UserError where that fails.
+    """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -80,7 +88,8 @@ def write_json(path: str | Path, value: Any, indent: int = 2) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
 
 
@@ -98,7 +107,7 @@ def make_folder(path: str | Path) -> Path:
 def set_seed(seed: int) -> None:
     """Seed every random generator that a training draws from."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed)
     torch.manual_seed(seed)
 
 

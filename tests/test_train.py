@@ -19,6 +19,8 @@ from model import DocREModel
 from prepro import read_docred
 from utils import UserError, collate_fn
 
+EMPTY = {"title": "A", "sents": [], "vertexSet": []}
+
 
 def arguments(sample, encoder, output, *more):
     """A one-seed training of two epochs on the tiny encoder."""
@@ -123,7 +125,7 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(finished,
     before = (finished / "seed_7" / "model.safetensors").stat().st_mtime_ns
     train.main(arguments(sample, tiny_bert, finished, "--loss_type", "hingeabl_released"))
     assert "finished before" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"margin 5\.0 there, 3\.0 here"):
+    with pytest.raises(UserError, match=r"loss .*5\.0.* there, .*3\.0.* here"):
         train.main(arguments(sample, tiny_bert, finished, "--loss_type", "hingeabl_released", "--margin", "3"))
     assert (finished / "seed_7" / "model.safetensors").stat().st_mtime_ns == before
 
@@ -271,19 +273,44 @@ def test_numbers_out_of_range_are_refused(flag, value, capsys):
     assert stopped.value.code == 2 and f"argument {flag}" in capsys.readouterr().err
 
 
-def test_a_conflict_in_a_later_seeds_folder_stops_before_the_first_is_trained(sample, tiny_bert, tmp_path):
-    (tmp_path / "seed_8").mkdir()
-    (tmp_path / "seed_8" / "config.json").write_text('{"settings": {"num_train_epochs": 30}}')
-    with pytest.raises(UserError, match=r"seed_8: holds a run with other settings .*num_train_epochs 30 there, 2 here"):
-        train.main(arguments(sample, tiny_bert, tmp_path, "--seeds", "7", "8"))
+def test_a_conflict_in_a_later_seeds_folder_stops_before_the_first_is_trained(finished, sample, tiny_bert, tmp_path):
+    shutil.copytree(finished / "seed_8", tmp_path / "seed_8")
+    more = ("--seeds", "7", "8", "--loss_type", "hingeabl_released", "--num_train_epochs", "3")
+    with pytest.raises(
+        UserError, match=r"seed_8: holds a run with other settings \(num_train_epochs 2 there, 3 here\)"
+    ):
+        train.main(arguments(sample, tiny_bert, tmp_path, *more))
     assert not (tmp_path / "seed_7").exists()
 
 
-def test_a_runs_own_folder_is_not_scored_over(finished):
-    before = (finished / "seed_7" / "scores.json").read_text()
-    with pytest.raises(UserError, match="is the run itself"):
-        train.main(["--load_path", str(finished / "seed_7"), "--output_dir", str(finished / "seed_7")])
-    assert (finished / "seed_7" / "scores.json").read_text() == before
+def test_a_folder_of_something_else_is_refused(sample, tiny_bert, tmp_path):
+    (tmp_path / "seed_7").mkdir()
+    (tmp_path / "seed_7" / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="is no run's"):
+        train.main(arguments(sample, tiny_bert, tmp_path))
+
+
+def test_the_same_experiment_in_other_words_is_known_as_finished(finished, sample, tiny_bert, tmp_path, capsys):
+    shutil.copy(train.DEFAULT_REL2ID, tmp_path / "copied.json")
+    more = ("--loss_type", "HingeABL_released", "--margin", "5", "--rel2id", str(tmp_path / "copied.json"))
+    train.main(arguments(sample, tiny_bert, finished, "--test_batch_size", "3", *more))
+    assert "finished before: seeds 7" in capsys.readouterr().out
+
+
+def test_another_numbering_of_the_relations_is_another_experiment(finished, sample, tiny_bert, tmp_path):
+    rel2id = json.loads(train.DEFAULT_REL2ID.read_text())
+    rel2id["P17"], rel2id["P131"] = rel2id["P131"], rel2id["P17"]
+    (tmp_path / "swapped.json").write_text(json.dumps(rel2id))
+    more = ("--loss_type", "hingeabl_released", "--rel2id", str(tmp_path / "swapped.json"))
+    with pytest.raises(UserError, match="another rel2id file"):
+        train.main(arguments(sample, tiny_bert, finished, *more))
+
+
+def test_a_runs_folder_is_not_scored_over(finished):
+    before = (finished / "seed_8" / "scores.json").read_text()
+    with pytest.raises(UserError, match="is a run's folder"):
+        train.main(["--load_path", str(finished / "seed_7"), "--output_dir", str(finished / "seed_8")])
+    assert (finished / "seed_8" / "scores.json").read_text() == before
 
 
 def test_a_folder_that_holds_no_run_is_refused(tmp_path):
@@ -309,11 +336,11 @@ def test_a_document_longer_than_two_windows_is_refused_before_anything_is_writte
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("documents", [[], [{"title": "A", "sents": [], "vertexSet": []}]])
+@pytest.mark.parametrize("documents", [[], [EMPTY], [{**EMPTY, "labels": []}]])
 def test_a_dev_file_without_documents_or_labels_is_refused(sample, tiny_bert, tmp_path, documents):
     data = shutil.copytree(sample, tmp_path / "data")
     (data / "dev.json").write_text(json.dumps(documents))
-    with pytest.raises(UserError, match=r"dev\.json: .*(no documents|labels: is missing)"):
+    with pytest.raises(UserError, match=r"dev\.json: .*(no documents|labels: is missing|no labels)"):
         train.main(arguments(data, tiny_bert, tmp_path / "run"))
 
 
