@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import load_file
 
 from losses import get_loss, loss_names
@@ -123,3 +124,8 @@ def test_predict_keeps_all_ties_at_the_last_place_and_marks_empty_rows():
 def test_class_0_takes_a_place_among_the_highest():
     scores = torch.tensor([[5.0, 4, 3, -1]])
     assert get_loss("balanced_softmax").predict(scores, max_labels=2)[0, 1:].tolist() == [1, 0, 0]
+
+
+def test_the_loss_that_the_readme_shows_is_the_one_in_the_code():
+    shown = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert shown in (ROOT / "losses.py").read_text()
