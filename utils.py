@@ -35,6 +35,9 @@ def run_command_line(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         sys.exit(_fail(str(error), 2))
+    except BrokenPipeError:  # whoever read our output, such as `head`, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted", 130))
 
