@@ -1,46 +1,35 @@
-"""The BERT- or RoBERTa-type encoder: documents longer than its window, and only the attention that is read.
+"""The BERT- or RoBERTa-type encoder, and documents longer than its window.
 
-Localized context pooling reads the last layer's attention, and there only the rows of the mentions' opening
-markers. So every layer runs torch's scaled_dot_product_attention, and the last one also returns those rows.
+The windows of a batch lie one behind the other in a single row of tokens, each attending to itself alone (see
+attention.py), so that no work is done on padding.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    AutoConfig,
-    AutoModel,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.masking_utils import sdpa_mask
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from utils import UserError, first_line
+from attention import ATTENTION, PackedWindow, replace_dropout
+from utils import UserError, first_line, recurring_size
 
 logging.disable_progress_bar()  # loading an encoder's weights takes a moment, and its bar would break ours
 
 WINDOW = 512  # tokens an encoder pass covers; two windows cover a document
-LENGTH_RATIO = 1.25  # windows encoded together differ at most this much in length, to spare work on padding
-ATTENTION = "sdpa_reading_mentions"  # the name under which transformers finds read_attention
 
 
 def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
     """An encoder from a hub name or a folder, in float32, with or without its weights; no code from a hub is run.
 
-    An encoder without `encoder.layer[-1].attention.self` (BERT's layout) computes every layer's attention in full,
-    and that is said on stderr. Raises UserError where it can't be found or loaded, lacks weights, or has no attention
-    over all tokens to read.
+    One that `takes_windows` refuses computes every layer's attention in full, and that is said on stderr. Raises
+    UserError where it can't be found or loaded, lacks weights, or has no attention over all tokens to read.
     """
     try:
         if pretrained:
@@ -55,8 +44,10 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
             f"encoder {name_or_path!r}: cannot be loaded ({first_line(error)}); pass a folder with config.json, "
             "model.safetensors and the tokenizer, or a hub name while the hub can be reached"
         ) from None
-    last = last_self_attention(encoder)
-    if last is None:
+    if takes_windows(encoder):
+        last_self_attention(encoder).reads_mentions = True
+        replace_dropout(encoder)
+    else:
         print(
             f"note: encoder type {encoder.config.model_type!r} is new to the fast path; "
             "every layer's attention is computed in full, which is slower",
@@ -64,10 +55,27 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
         )
         encoder.set_attn_implementation("eager")
         check_full_attention(encoder, name_or_path)
-    else:
-        encoder.set_attn_implementation(ATTENTION)
-        last.reads_mentions = True
     return encoder
+
+
+def takes_windows(encoder: PreTrainedModel) -> bool:
+    """Switch an encoder to `attend_in_windows`; False unless it has BERT's layout and a window's embeddings are the
+    same alone, at the places the encoder gives it, as behind another window."""
+    if last_self_attention(encoder) is None:
+        return False
+    encoder.set_attn_implementation(ATTENTION)
+    training = encoder.training
+    encoder.eval()
+    first, second, none = torch.arange(5, 8), torch.arange(8, 13), torch.arange(0)
+    try:
+        with torch.no_grad():
+            alone = encoder(input_ids=second[None], windows=[PackedWindow(5, 5, None, none)]).last_hidden_state[0]
+            behind = run_packed(encoder, [first, second], [none, none])[0][1]
+        return torch.allclose(alone, behind, atol=1e-4)
+    except Exception:  # whatever an encoder of an unknown type raises
+        return False
+    finally:
+        encoder.train(training)
 
 
 def check_full_attention(encoder: PreTrainedModel, name: str) -> None:
@@ -83,6 +91,19 @@ def check_full_attention(encoder: PreTrainedModel, name: str) -> None:
         raise UserError(
             f"encoder {name!r}: type {encoder.config.model_type} returns no full attention; use a BERT-type one"
         )
+
+
+def checkpoint_layers(encoder: PreTrainedModel) -> None:
+    """Gradient checkpointing: keep a layer's input only, and compute the layer again in the backward pass.
+
+    Raises UserError for an encoder whose layers are not found at `encoder.layer`.
+    """
+    if last_self_attention(encoder) is None:
+        raise UserError(
+            f"--gradient_checkpointing: layers of encoder type {encoder.config.model_type!r} are unknown here"
+        )
+    for layer in encoder.encoder.layer:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
@@ -103,52 +124,6 @@ def last_self_attention(encoder: PreTrainedModel) -> nn.Module | None:
     except (AttributeError, TypeError, IndexError):
         return None
     return last if getattr(encoder, "_supports_attention_backend", False) else None
-
-
-def read_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    mention_rows: Tensor | None = None,
-    **_: object,
-) -> tuple[Tensor, None]:
-    """transformers' attention function: query, key, value [windows, heads, length, head size], mask bool or None.
-
-    In the module that reads mentions, the attention [windows, heads, rows, length] of the query rows `mention_rows`
-    [windows, rows] is left in `module.mention_attention`, as the encoder used it: after dropout while training.
-    """
-    if not getattr(module, "reads_mentions", False):
-        output = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
-    elif dropout:  # the rows must show the same dropout as the output, so this one layer is computed in full
-        attention = F.dropout(attention_weights(query, key, attention_mask, scaling), dropout)
-        output = attention.to(value.dtype) @ value
-        module.mention_attention = gather_rows(attention, mention_rows)
-    else:
-        output = F.scaled_dot_product_attention(query, key, value, attention_mask, scale=scaling)
-        module.mention_attention = attention_weights(gather_rows(query, mention_rows), key, attention_mask, scaling)
-    return output.transpose(1, 2).contiguous(), None
-
-
-def attention_weights(query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float) -> Tensor:
-    """softmax(q k^T * scaling) over the keys that the mask allows, in float32: [windows, heads, rows, length]."""
-    scores = (query @ key.transpose(2, 3)).float() * scaling
-    if attention_mask is not None:  # the same keys for every query: padding is all that is masked
-        scores = scores.masked_fill(~attention_mask[:, :, :1], float("-inf"))
-    return scores.softmax(dim=-1)
-
-
-def gather_rows(values: Tensor, rows: Tensor) -> Tensor:
-    """values [windows, heads, length, n] at rows [windows, r] -> [windows, heads, r, n]."""
-    index = rows[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3])
-    return values.gather(2, index)
-
-
-AttentionInterface.register(ATTENTION, read_attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 @dataclass(frozen=True)
@@ -181,14 +156,17 @@ def window_tokens(tokens: Tensor, document: int, window: int, end_tokens: int) -
     ]
 
 
+def is_roberta(encoder: PreTrainedModel) -> bool:
+    """RoBERTa's family: positions count from behind the padding index, and two end tokens separate texts."""
+    return hasattr(getattr(encoder, "embeddings", None), "create_position_ids_from_input_ids")
+
+
 def max_window(encoder: PreTrainedModel) -> tuple[int, int]:
     """(tokens that one pass may hold, number of end tokens E) of an encoder."""
-    config = encoder.config
-    roberta = "roberta" in config.model_type or config.model_type == "camembert"
-    positions = getattr(config, "max_position_embeddings", WINDOW)
-    if roberta:  # its positions start after the padding index
-        positions -= config.pad_token_id + 1
-    return min(WINDOW, positions), 2 if roberta else 1
+    positions = getattr(encoder.config, "max_position_embeddings", WINDOW)
+    if is_roberta(encoder):
+        positions -= encoder.config.pad_token_id + 1
+    return min(WINDOW, positions), 2 if is_roberta(encoder) else 1
 
 
 def check_length(encoder: PreTrainedModel, length: int) -> None:
@@ -218,63 +196,75 @@ def encode(
         for document, length in enumerate(lengths)
         for part in window_tokens(input_ids[document, :length], document, window, end_tokens)
     ]
-    encoded: list[Any] = [None] * len(passes)
-    for group in groups_by_length([len(tokens) for tokens, _ in passes]):
-        rows = [mention_pos[place.document] - place.offset for _, place in (passes[number] for number in group)]
-        outputs = run_encoder(encoder, [passes[number][0] for number in group], rows)
-        for number, hidden, attention in zip(group, *outputs, strict=True):
-            encoded[number] = (passes[number][1], hidden, attention)
-    return [
-        merge_windows([part for part in encoded if part[0].document == document], length, mention_pos[document])
-        for document, length in enumerate(lengths)
+    rows = [  # of a mention outside its window any row: merge_windows leaves it out
+        (mention_pos[place.document] - place.offset).clamp(0, len(part) - 1) for part, place in passes
     ]
+    run = run_packed if encoder.config._attn_implementation == ATTENTION else run_each
+    parts: list[list[tuple[Window, Tensor, Tensor]]] = [[] for _ in lengths]
+    for (_, place), hidden, read in zip(passes, *run(encoder, [part for part, _ in passes], rows), strict=True):
+        parts[place.document].append((place, hidden.float(), read.float()))
+    return [merge_windows(*document) for document in zip(parts, lengths, mention_pos, strict=True)]
 
 
-def groups_by_length(lengths: list[int]) -> list[list[int]]:
-    """Indices of windows, grouped so that the longest of a group is at most LENGTH_RATIO times its shortest."""
-    groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if groups and lengths[index] <= LENGTH_RATIO * lengths[groups[-1][0]]:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
+def pack(windows: list[Tensor], rows: list[Tensor]) -> list[PackedWindow]:
+    """Lay windows one behind the other: on a GPU without padding; on the CPU with a little, see recurring_size."""
+    device = windows[0].device
+    sizes = [recurring_size(len(window), 32, device) for window in windows]
+    sizes[-1] += recurring_size(sum(sizes), 128, device) - sum(sizes)
+    packed = []
+    for window, size, wanted in zip(windows, sizes, rows, strict=True):
+        mask = torch.zeros(1, 1, size, device=device)
+        mask[:, :, len(window) :] = float("-inf")
+        packed.append(PackedWindow(len(window), size, mask if size > len(window) else None, wanted))
+    return packed
 
 
-def run_encoder(encoder: PreTrainedModel, windows: list[Tensor], rows: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """One pass over windows [length] of word pieces, padded to the longest: embeddings [windows, longest, hidden] and
-    the last layer's attention [windows, heads, most mentions, longest] at each window's rows [mentions] (any row where
-    one lies outside), both float32."""
-    ids = pad_sequence(windows, batch_first=True)
-    sizes = torch.tensor([len(tokens) for tokens in windows])
-    mask = (torch.arange(ids.shape[1]) < sizes[:, None]).to(ids.device, non_blocking=True)
-    padded_rows = pad_sequence(rows, batch_first=True).clamp(0, ids.shape[1] - 1)
+def run_packed(
+    encoder: PreTrainedModel, windows: list[Tensor], rows: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """One pass over all windows [length] of word pieces, and the rows [mentions] of each whose attention is read:
+    per window its embeddings [length, hidden] and the last layer's attention [heads, mentions, length]."""
+    packed = pack(windows, rows)
+    first = encoder.config.pad_token_id + 1 if is_roberta(encoder) else 0
+    ids, positions = [], []
+    for window, place in zip(windows, packed, strict=True):
+        padding = (0, place.size - place.length)
+        ids.append(F.pad(window, padding))
+        positions.append(F.pad(torch.arange(first, first + place.length, device=window.device), padding))
+    input_ids = torch.cat(ids)[None]
+    output = encoder(
+        input_ids=input_ids,
+        position_ids=torch.cat(positions)[None],
+        token_type_ids=torch.zeros_like(input_ids),
+        windows=packed,
+    )
     last = last_self_attention(encoder)
-    if last is None:
-        output = encoder(input_ids=ids, attention_mask=mask.long(), output_attentions=True)
-        attention = gather_rows(output.attentions[-1], padded_rows)
-    else:  # a ready mask [windows, 1, longest, longest]: transformers would look at a flat one, and make a GPU wait
-        keys = mask[:, None, None].expand(-1, 1, ids.shape[1], -1) if len(set(map(len, windows))) > 1 else None
-        output = encoder(input_ids=ids, attention_mask=keys, mention_rows=padded_rows)
-        attention, last.mention_attention = last.mention_attention, None
-    return output.last_hidden_state.float(), attention.float()
+    read, last.mention_attention = getattr(last, "mention_attention", rows), None
+    hidden = output.last_hidden_state[0].split([place.size for place in packed])
+    return [values[: place.length] for values, place in zip(hidden, packed, strict=True)], read
+
+
+def run_each(encoder: PreTrainedModel, windows: list[Tensor], rows: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """run_packed for an encoder that does not take windows: one after the other, with every layer's attention."""
+    outputs = [encoder(input_ids=window[None], output_attentions=True) for window in windows]
+    read = [output.attentions[-1][0].index_select(1, wanted) for output, wanted in zip(outputs, rows, strict=True)]
+    return [output.last_hidden_state[0] for output in outputs], read
 
 
 def merge_windows(
     parts: list[tuple[Window, Tensor, Tensor]], length: int, mention_pos: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A document's windows, each with embeddings [window, hidden] and attention [heads, padded mentions, window],
-    put at their true positions -> embeddings [length, hidden], attention [heads, mentions, length]."""
-    mentions = len(mention_pos)
+    """A document's windows, each with embeddings [window, hidden] and attention [heads, mentions, window], put at
+    their true positions -> embeddings [length, hidden], attention [heads, mentions, length]."""
     if len(parts) == 1:
-        _, hidden, attention = parts[0]
-        return hidden[:length], attention[:, :mentions, :length]
+        [(_, hidden, attention)] = parts
+        return hidden, attention
     embeddings, row_sums, times = 0, 0, 0
     for place, hidden, attention in parts:
         kept = slice(place.start - place.offset, place.stop - place.offset)
         around = (place.start, length - place.stop)  # columns before and after
         inside = (mention_pos >= place.start) & (mention_pos < place.stop)
         embeddings = embeddings + F.pad(hidden[kept], (0, 0, *around))
-        row_sums = row_sums + F.pad(attention[:, :mentions, kept] * inside[:, None], around)
+        row_sums = row_sums + F.pad(attention[:, :, kept] * inside[:, None], around)
         times = times + F.pad(hidden.new_ones(place.stop - place.start), around)
     return embeddings / times.clamp_min(1)[:, None], row_sums / (row_sums.sum(dim=-1, keepdim=True) + 1e-10)

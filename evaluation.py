@@ -8,11 +8,11 @@ docs/metrics.md defines every figure with a worked example.
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,22 +24,32 @@ from utils import UserError, read_json, run_command_line, write_json
 FREQUENT = frozenset("P17 P131 P27 P150 P175 P577 P463 P527 P495 P361".split())
 
 Prediction = dict[str, Any]
-Triple = tuple[str, int, int, str]  # title, head entity, tail entity, relation
+SHIFT = 16  # a triple's number: its pair's, shifted by so many bits, plus its relation's
 
 
 @dataclass(frozen=True)
 class Gold:
     """A split prepared for scoring, once for any number of predictions.
 
-    evidence          each gold triple's evidence sentences
-    in_train          the gold triples that the training file states of some names of the two entities
-    sentences         per title, per entity: the sentences of its mentions
-    total_evidence    evidence sentences of all labels
+    documents        number of each title's document
+    entities         int64 [documents]
+    first_pairs      int64 [documents]: pair (h, t) of a document has the number first_pairs + h * entities + t
+    same_sentence    bool [pairs]: whether a sentence mentions both entities
+    relations        number of each relation that has a gold triple
+    triples          int64 [triples], ascending: the gold triples' numbers
+    in_train         bool [triples]: whether the training file states it of some names of the two entities
+    evidence         [triples]: evidence sentences
+    total_evidence   evidence sentences of all labels
     """
 
-    evidence: dict[Triple, frozenset[int]]
-    in_train: frozenset[Triple]
-    sentences: dict[str, list[frozenset[int]]]
+    documents: dict[str, int]
+    entities: np.ndarray
+    first_pairs: np.ndarray
+    same_sentence: np.ndarray
+    relations: dict[str, int]
+    triples: np.ndarray
+    in_train: np.ndarray
+    evidence: list[frozenset[int]]
     total_evidence: int
 
 
@@ -53,22 +63,37 @@ def train_facts(documents: Iterable[Document]) -> set[tuple[str, str, str]]:
     return facts
 
 
-def prepare_gold(gold: list[Document], train_documents: list[Document]) -> Gold:
-    """Index a labelled split against the training file. Titles must be distinct."""
-    facts = train_facts(train_documents)
-    evidence: dict[Triple, frozenset[int]] = {}
-    in_train, sentences, total_evidence = set(), {}, 0
-    for document in gold:
-        title, entities = document["title"], document["vertexSet"]
-        sentences[title] = [frozenset(mention["sent_id"] for mention in entity) for entity in entities]
-        names = [{mention["name"] for mention in entity} for entity in entities]
-        for label in document.get("labels", []):
-            triple = (title, label["h"], label["t"], label["r"])
-            evidence[triple] = frozenset(label.get("evidence", ()))
-            total_evidence += len(label.get("evidence", ()))
-            if any((head, tail, label["r"]) in facts for head in names[label["h"]] for tail in names[label["t"]]):
-                in_train.add(triple)
-    return Gold(evidence, frozenset(in_train), sentences, total_evidence)
+def prepare_gold(gold: list[Document], facts: set[tuple[str, str, str]]) -> Gold:
+    """Index a labelled split against the training file's facts (train_facts). Titles must be distinct."""
+    entities = np.array([len(document["vertexSet"]) for document in gold], dtype=np.int64)
+    first_pairs = np.cumsum(entities**2) - entities**2
+    same_sentence: list[bool] = []
+    relations: dict[str, int] = {}
+    found: dict[int, tuple[bool, frozenset[int]]] = {}
+    total_evidence = 0
+    for document, first, count in zip(gold, first_pairs.tolist(), entities.tolist(), strict=True):
+        vertices, labels = document["vertexSet"], document.get("labels", [])
+        sentences = [{mention["sent_id"] for mention in entity} for entity in vertices]
+        same_sentence.extend(not head.isdisjoint(tail) for head in sentences for tail in sentences)
+        names = [{mention["name"] for mention in entity} for entity in vertices]
+        for label in labels:
+            relation = relations.setdefault(label["r"], len(relations))
+            stated = any((head, tail, label["r"]) in facts for head in names[label["h"]] for tail in names[label["t"]])
+            evidence = label.get("evidence", ())
+            found[first + label["h"] * count + label["t"] << SHIFT | relation] = stated, frozenset(evidence)
+            total_evidence += len(evidence)
+    triples = sorted(found)
+    return Gold(
+        {document["title"]: number for number, document in enumerate(gold)},
+        entities,
+        first_pairs,
+        np.array(same_sentence, dtype=bool),
+        relations,
+        np.array(triples, dtype=np.int64),
+        np.array([found[triple][0] for triple in triples], dtype=bool),
+        [found[triple][1] for triple in triples],
+        total_evidence,
+    )
 
 
 def official_evaluate(
@@ -80,27 +105,26 @@ def official_evaluate(
     precision_, recall_ and f1_ of freq, long_tail, intra and inter, macro_f1, macro_ign_f1; and n_predictions.
     Raises UserError for a prediction that is not one.
     """
-    return score_predictions(predictions, prepare_gold(gold, train_documents))
+    return score_predictions(predictions, prepare_gold(gold, train_facts(train_documents)))
 
 
 def score_predictions(predictions: list[Prediction], gold: Gold, where: str = "predictions") -> dict[str, float]:
     """official_evaluate on a prepared split; `where` opens the message about a bad prediction."""
-    check_predictions(predictions, gold, where)
-    evidence: dict[Triple, frozenset[int]] = {}
-    for entry in predictions:  # duplicates count once, with the first one's evidence
-        triple = (entry["title"], entry["h_idx"], entry["t_idx"], entry["r"])
-        evidence.setdefault(triple, frozenset(entry.get("evidence", ())))
+    numbers, relations = number_predictions(predictions, gold, where)
+    triples, first = np.unique(numbers, return_index=True)  # duplicates count once, with the first one's evidence
+    place = np.searchsorted(gold.triples, triples)
+    correct = np.append(gold.triples, np.iinfo(np.int64).max)[place] == triples
+    seen = np.append(gold.in_train, False)[place] & correct
+    known = triples >= 0  # of documents that are there
 
-    predicted = list(evidence)
-    correct = [triple for triple in predicted if triple in gold.evidence]
-    seen = [triple for triple in correct if triple in gold.in_train]
-
-    precision, recall, f1 = precision_recall_f1(len(correct), len(predicted), len(gold.evidence))
-    ign_precision = (len(correct) - len(seen)) / (len(predicted) - len(seen) + 1e-5)
-    correct_evidence = sum(len(evidence[triple] & gold.evidence[triple]) for triple in correct)
-    known_evidence = sum(len(sentences) for triple, sentences in evidence.items() if triple[0] in gold.sentences)
+    precision, recall, f1 = precision_recall_f1(correct.sum(), len(triples), len(gold.triples))
+    ign_precision = (correct.sum() - seen.sum()) / (len(triples) - seen.sum() + 1e-5)
+    correct_evidence = known_evidence = 0
+    if any("evidence" in entry for entry in predictions):
+        evidence = [frozenset(predictions[index].get("evidence", ())) for index in first]
+        correct_evidence = sum(len(evidence[index] & gold.evidence[place[index]]) for index in np.flatnonzero(correct))
+        known_evidence = sum(len(evidence[index]) for index in np.flatnonzero(known))
     scores = {
-        "n_predictions": len(predictions),
         "precision": precision,
         "recall": recall,
         "f1": f1,
@@ -109,36 +133,56 @@ def score_predictions(predictions: list[Prediction], gold: Gold, where: str = "p
         "evidence_f1": precision_recall_f1(correct_evidence, known_evidence, gold.total_evidence + 1)[2],
     }
 
-    def by_frequency(triple: Triple) -> str:
-        return "freq" if triple[3] in FREQUENT else "long_tail"
-
-    def by_distance(triple: Triple) -> str:
-        entities = gold.sentences[triple[0]]
-        return "inter" if entities[triple[1]].isdisjoint(entities[triple[2]]) else "intra"
-
-    known = [triple for triple in predicted if triple[0] in gold.sentences]
-    for groups, group_of in ((("freq", "long_tail"), by_frequency), (("intra", "inter"), by_distance)):
-        counts = [Counter(map(group_of, triples)) for triples in (correct, known, gold.evidence)]
-        for group in groups:
-            figures = precision_recall_f1(*(count[group] for count in counts))
+    frequent = np.array([relation in FREQUENT for relation in relations], dtype=bool)
+    relation_of, gold_relation_of = (numbers & (1 << SHIFT) - 1 for numbers in (triples, gold.triples))
+    for yes, no, of_known, of_gold in (
+        ("freq", "long_tail", frequent[relation_of[known]], frequent[gold_relation_of]),
+        ("intra", "inter", gold.same_sentence[triples[known] >> SHIFT], gold.same_sentence[gold.triples >> SHIFT]),
+    ):
+        for group, members, gold_members in ((yes, of_known, of_gold), (no, ~of_known, ~of_gold)):
+            figures = precision_recall_f1((correct[known] & members).sum(), members.sum(), gold_members.sum())
             scores.update(zip((f"precision_{group}", f"recall_{group}", f"f1_{group}"), figures, strict=True))
-    return scores | macro_scores(correct, seen, predicted, list(gold.evidence))
+
+    chosen = (relation_of[correct], relation_of[seen], relation_of, gold_relation_of)
+    scores |= macro_scores(*(np.bincount(numbers, minlength=len(relations)) for numbers in chosen))
+    return {"n_predictions": len(predictions)} | {name: float(value) for name, value in scores.items()}
 
 
-def macro_scores(
-    correct: list[Triple], seen: list[Triple], predicted: list[Triple], gold: list[Triple]
-) -> dict[str, float]:
-    """Unweighted mean of F1 and Ign F1 over the relations that have a gold triple."""
-    correct_of, seen_of, predicted_of, gold_of = (
-        Counter(triple[3] for triple in triples) for triples in (correct, seen, predicted, gold)
-    )
+def number_predictions(predictions: list[Prediction], gold: Gold, where: str) -> tuple[np.ndarray, list[str]]:
+    """The numbers int64 [predictions] of the predicted triples, as in Gold, negative for unknown titles; and the
+    relations in the order of their numbers, those of Gold first. Raises UserError as check_predictions does."""
+    try:
+        titles, heads, tails, named = (
+            [entry[field] for entry in predictions] for field in ("title", "h_idx", "t_idx", "r")
+        )
+        plain = all(set(map(type, values)) <= {str} for values in (titles, named))
+        plain &= all(set(map(type, values)) <= {int} for values in (heads, tails))
+    except (TypeError, KeyError):
+        plain = False
+    if not plain or any("evidence" in entry for entry in predictions):
+        check_predictions(predictions, gold, where)
+    relations = dict(gold.relations)
+    relation = np.array([relations.setdefault(name, len(relations)) for name in named], dtype=np.int64)
+    document = np.array([gold.documents.get(title, -1) for title in titles], dtype=np.int64)
+    head, tail = np.array(heads, dtype=np.int64), np.array(tails, dtype=np.int64)
+    entities = np.append(gold.entities, np.iinfo(np.int64).max)[document]  # the last for an unknown title
+    if (np.minimum(head, tail) < 0).any() or (np.maximum(head, tail) >= entities).any():
+        check_predictions(predictions, gold, where)
+    pair = np.append(gold.first_pairs, 0)[document] + head * np.where(document < 0, 0, entities) + tail
+    unknown: dict[tuple[str, int, int], int] = {}
+    for index in np.flatnonzero(document < 0):
+        pair[index] = -1 - unknown.setdefault((titles[index], heads[index], tails[index]), len(unknown))
+    return pair << SHIFT | relation, list(relations)
+
+
+def macro_scores(correct: np.ndarray, seen: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> dict[str, float]:
+    """Unweighted mean of F1 and Ign F1 over the relations that have a gold triple, from counts [relations]."""
     f1, ign_f1 = [], []
-    for relation, total in gold_of.items():
-        right, known = correct_of[relation], seen_of[relation]
-        f1.append(precision_recall_f1(right, predicted_of[relation], total)[2])
-        ign_precision = (right - known) / (predicted_of[relation] - known + 1e-5)
-        ign_f1.append(harmonic_mean(ign_precision, right / total))
-    count = max(len(gold_of), 1)
+    for right, known, guessed, total in zip(*(n.tolist() for n in (correct, seen, predicted, gold)), strict=True):
+        if total:
+            f1.append(precision_recall_f1(right, guessed, total)[2])
+            ign_f1.append(harmonic_mean((right - known) / (guessed - known + 1e-5), right / total))
+    count = max(len(f1), 1)
     return {"macro_f1": sum(f1) / count, "macro_ign_f1": sum(ign_f1) / count}
 
 
@@ -161,11 +205,12 @@ def check_predictions(predictions: Any, gold: Gold, where: str) -> None:
     for index, entry in enumerate(predictions):
         if not (isinstance(entry, dict) and isinstance(entry.get("title"), str) and isinstance(entry.get("r"), str)):
             raise UserError(f"{where}: entry {index}: needs title and r as strings, h_idx and t_idx as entity numbers")
-        entities = gold.sentences.get(entry["title"])
+        document = gold.documents.get(entry["title"])
+        entities = None if document is None else int(gold.entities[document])
         for field in ("h_idx", "t_idx"):
             number = entry.get(field)
-            if type(number) is not int or number < 0 or (entities is not None and number >= len(entities)):
-                has = "" if entities is None else f" of a document that has {len(entities)}"
+            if type(number) is not int or number < 0 or (entities is not None and number >= entities):
+                has = "" if entities is None else f" of a document that has {entities}"
                 raise UserError(
                     f"{where}: entry {index} ({entry['title']!r}): {field}: {number!r} is no entity{has}; "
                     "score predictions against the file they were made from"
@@ -218,7 +263,7 @@ def main() -> None:
     for path, found in ((args.gold, documents), (args.train, train_documents)):
         if not any(document.get("labels") for document in found):
             raise UserError(f"{path}: has no labels; pass a labelled file")
-    gold = prepare_gold(documents, train_documents)
+    gold = prepare_gold(documents, train_facts(train_documents))
     scores = score_predictions(read_json(args.predictions), gold, args.predictions)
     print(format_scores(scores))
     if args.json:

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from cache import pieces_path
 from encoder import load_tokenizer
-from evaluation import Gold, prepare_gold
+from evaluation import Gold, prepare_gold, train_facts
 from losses import Loss, get_loss
 from prepro import Document, Feature, featurize, load_documents, load_rel2id
 from runs import require_wandb
-from utils import UserError, describe_device, pick_device, pick_precision
+from utils import UserError, describe_device, garbage_collection_paused, pick_device, pick_precision
 
 
 @dataclass
@@ -49,6 +50,17 @@ def prepare(args: argparse.Namespace) -> Experiment:
     device = pick_device(args.device)
     rel2id = load_rel2id(args.rel2id)
     paths = {name: Path(args.data_dir) / getattr(args, f"{name}_file") for name in ("train", "dev", "test")}
+    with garbage_collection_paused():
+        splits, tokenizer = read_splits(args, paths, rel2id)
+    experiment = Experiment(args, loss, rel2id, tokenizer, splits, device, pick_precision(args.precision, device))
+    announce(experiment)
+    return experiment
+
+
+def read_splits(
+    args: argparse.Namespace, paths: dict[str, Path], rel2id: dict[str, int]
+) -> tuple[dict[str, Split], PreTrainedTokenizerBase]:
+    """Read and check the three files; returns the splits and the encoder's tokenizer."""
     documents = {name: load_documents(path, rel2id, unique_titles=name != "train") for name, path in paths.items()}
     for name in documents:
         check_labels(paths[name], documents[name], required=not args.load_path and name != "test")
@@ -58,18 +70,17 @@ def prepare(args: argparse.Namespace) -> Experiment:
     tokenizer = load_tokenizer(f"{args.load_path}/encoder" if args.load_path else args.model_name_or_path)
     used = ("dev", "test") if args.load_path else ("train", "dev", "test")
     scored = [name for name in ("dev", "test") if is_labelled(documents[name])]
-    splits = {
-        name: Split(
-            path,
-            documents[name],
-            featurize(documents[name], tokenizer, rel2id, args.max_seq_length) if name in used else [],
-            prepare_gold(documents[name], documents["train"]) if name in scored else None,
-        )
-        for name, path in paths.items()
-    }
-    experiment = Experiment(args, loss, rel2id, tokenizer, splits, device, pick_precision(args.precision, device))
-    announce(experiment)
-    return experiment
+    facts = train_facts(documents["train"])
+
+    splits = {}
+    for name, path in paths.items():
+        features = []
+        if name in used:
+            cache_file = pieces_path(Path(args.cache_dir), path, tokenizer, args.max_seq_length)
+            features = featurize(documents[name], tokenizer, rel2id, args.max_seq_length, cache_file)
+        gold = prepare_gold(documents[name], facts) if name in scored else None
+        splits[name] = Split(path, documents[name], features, gold)
+    return splits, tokenizer
 
 
 def check_labels(path: Path, documents: list[Document], required: bool) -> None:

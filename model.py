@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from encoder import encode, load_encoder
-from utils import UserError, first_line, read_json, write_json
-
-PAIRS_PER_SLICE = 128
+from utils import UserError, first_line, read_json, recurring_size, write_json
 
 
 class DocREModel(nn.Module):
@@ -82,9 +80,12 @@ class DocREModel(nn.Module):
 
     def classify(self, head: Tensor, tail: Tensor, context: Tensor) -> Tensor:
         """Entity and context vectors, each [pairs, hidden] -> scores float32 [pairs, classes]."""
+        pairs = len(head)
+        padding = (0, 0, 0, recurring_size(pairs, 128, head.device) - pairs)
+        head, tail, context = (nn.functional.pad(vectors, padding) for vectors in (head, tail, context))
         head = torch.tanh(self.head_extractor(torch.cat([head, context], dim=1)))  # [pairs, emb_size]
         tail = torch.tanh(self.tail_extractor(torch.cat([tail, context], dim=1)))
-        return grouped_bilinear(head, tail, self.bilinear, self.settings["block_size"])
+        return grouped_bilinear(head, tail, self.bilinear, self.settings["block_size"])[:pairs]
 
 
 def pool_mentions(
@@ -120,75 +121,63 @@ def localized_context_pooling(entity_attention: Tensor, tokens: Tensor) -> Tenso
 def grouped_bilinear(head: Tensor, tail: Tensor, classifier: nn.Linear, block_size: int) -> Tensor:
     """Eq. (2) with W_r block-diagonal: head, tail [pairs, emb_size] -> scores float32 [pairs, classes].
 
-    Both are split into blocks of `block_size`; the outer products of each pair of blocks, flattened with the head
-    index slowest, [pairs, emb_size * block_size], go through the linear classifier.
+    Both are split into groups of `block_size`; the outer products of the groups of head and tail, flattened with the
+    head index slowest, [pairs, emb_size * block_size], go through the linear classifier.
     """
     device = head.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.dtype
-    scores = SlicedBilinear.apply(head, tail, classifier.weight, block_size, dtype)
-    return scores + classifier.bias
+    head, tail, weight = (rows.to(dtype) for rows in (head, tail, classifier.weight))
+    return GroupedBilinear.apply(head, tail, weight, block_size) + classifier.bias
 
 
-class SlicedBilinear(torch.autograd.Function):
-    """The grouped bilinear product in slices of pairs, so that the outer products of one slice alone are in memory.
+class GroupedBilinear(torch.autograd.Function):
+    """The grouped bilinear product, one group at a time: of the outer products [pairs, emb_size * block_size], 49,152
+    numbers a pair in the paper's setting, one group's 4,096 are in memory.
 
-    With x = outer(head, tail) [pairs, groups * block * block] and scores = x W^T, the gradient g of the scores gives
-    dW = g^T x, and dx = g W, of which dhead_gi = sum_j dx_gij tail_gj and dtail_gj = sum_i dx_gij head_gi.
-    Each slice's x is built again in the backward pass.
+    With group k's outer products x = head_k (x) tail_k [pairs, block * block] and weights W [classes, block * block],
+    scores = sum_k x W^T. The gradient g of the scores then gives dW = g^T x and dx = g W, and of dx, seen as [pairs,
+    block, block], dhead_i = sum_j dx_ij tail_j and dtail_j = sum_i dx_ij head_i. Backward builds x again.
 
-    Every slice has exactly PAIRS_PER_SLICE rows, the last one padded with zeros. One shape for every product means
-    that a pair's scores do not depend on how many pairs there are; and oneDNN's bfloat16 kernel, which kills the
-    process at 32 rows, 49,152 inputs and 97 outputs on AMX machines, never sees that shape.
+    Groups, not slices of pairs: oneDNN's bfloat16 product of 32 pairs with all 49,152 inputs kills the process on CPUs
+    with AMX, one group's 4,096 do not.
     """
 
     @staticmethod
-    def forward(ctx: Any, head: Tensor, tail: Tensor, weight: Tensor, block_size: int, dtype: torch.dtype) -> Tensor:
-        """head, tail [pairs, emb_size], weight [classes, emb_size * block_size] -> [pairs, classes] in head's dtype."""
-        ctx.save_for_backward(head, tail, weight)
-        ctx.block_size, ctx.dtype = block_size, dtype
-        low, heads, tails = weight.to(dtype), slices(head, block_size, dtype), slices(tail, block_size, dtype)
-        outer = low.new_empty(PAIRS_PER_SLICE, weight.shape[1])  # one slice's, used again for the next
-        scores = [outer_product(h, t, outer) @ low.T for h, t in zip(heads, tails, strict=True)]
-        return join_slices(scores, head.new_empty(len(head), len(weight)))
+    def forward(ctx: Any, head: Tensor, tail: Tensor, weight: Tensor, block_size: int) -> Tensor:
+        """head, tail [pairs, emb_size], weight [classes, emb_size * block_size], all of one dtype -> [pairs, classes]
+        in at least float32."""
+        heads, tails = head.unflatten(1, (-1, block_size)), tail.unflatten(1, (-1, block_size))
+        weights = weight.unflatten(1, (-1, block_size**2))  # [classes, groups, block * block]
+        ctx.save_for_backward(heads, tails, weights)
+        outer = head.new_empty(len(head), block_size**2)  # one group's, used again for the next
+        scores = head.new_zeros(len(head), len(weight), dtype=torch.promote_types(head.dtype, torch.float32))
+        for group in range(heads.shape[1]):
+            scores += outer_product(heads[:, group], tails[:, group], outer) @ weights[:, group].T
+        return scores
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """grad [pairs, classes] -> gradients of head, tail and weight; the weight's is summed in its own dtype."""
-        head, tail, weight = ctx.saved_tensors
-        low = weight.to(ctx.dtype)
-        outer, grad_outer = low.new_empty(2, PAIRS_PER_SLICE, weight.shape[1])
-        grad_head, grad_tail, grad_weight = [], [], torch.zeros_like(weight)
-        for h, t, g in zip(
-            slices(head, ctx.block_size, ctx.dtype),
-            slices(tail, ctx.block_size, ctx.dtype),
-            slices(grad, grad.shape[1], ctx.dtype),
-            strict=True,
-        ):
-            g = g.flatten(1)  # [slice, classes]
-            grad_weight += g.T @ outer_product(h, t, outer)
-            blocks = torch.mm(g, low, out=grad_outer).view(*h.shape, ctx.block_size)  # [slice, groups, block, block]
-            grad_head.append(contract("pgij,pgj->pgi", blocks, t).flatten(1))
-            grad_tail.append(contract("pgij,pgi->pgj", blocks, h).flatten(1))
-        grad_head, grad_tail = join_slices(grad_head, head), join_slices(grad_tail, tail)
-        return grad_head, grad_tail, grad_weight, None, None
-
-
-def slices(rows: Tensor, block_size: int, dtype: torch.dtype) -> list[Tensor]:
-    """[pairs, groups * block] -> tensors [PAIRS_PER_SLICE, groups, block] in `dtype`, the last padded with zeros."""
-    missing = -len(rows) % PAIRS_PER_SLICE
-    padded = nn.functional.pad(rows.to(dtype), (0, 0, 0, missing))
-    return list(padded.unflatten(1, (-1, block_size)).split(PAIRS_PER_SLICE)) if len(rows) else []
+        """grad [pairs, classes] -> gradients of head, tail and weight."""
+        heads, tails, weights = ctx.saved_tensors
+        grad = grad.to(heads.dtype)
+        grad_transposed = grad.T.contiguous()  # which products with many rows on the right take faster
+        outer, grad_outer = heads.new_empty(2, len(heads), weights.shape[2])
+        grad_heads, grad_tails, grad_weights = map(torch.empty_like, (heads, tails, weights))
+        for group in range(heads.shape[1]):
+            head, tail = heads[:, group], tails[:, group]  # [pairs, block]
+            grad_weights[:, group] = grad_transposed @ outer_product(head, tail, outer)
+            torch.mm(grad, weights[:, group], out=grad_outer)
+            blocks = grad_outer.view(len(head), head.shape[1], tail.shape[1])  # [pairs, block, block]
+            grad_heads[:, group] = (blocks @ tail.unsqueeze(2)).squeeze(2)
+            grad_tails[:, group] = (head.unsqueeze(1) @ blocks).squeeze(1)
+        return grad_heads.flatten(1), grad_tails.flatten(1), grad_weights.flatten(1), None
 
 
 def outer_product(head: Tensor, tail: Tensor, out: Tensor) -> Tensor:
-    """[pairs, groups, block] twice -> [pairs, groups * block * block], the head index slowest within a block."""
-    torch.mul(head.unsqueeze(3), tail.unsqueeze(2), out=out.view(*head.shape, -1))
+    """[pairs, block] twice -> [pairs, block * block], the head index slowest."""
+    # twice as fast as a broadcast product
+    torch.bmm(head.unsqueeze(2), tail.unsqueeze(1), out=out.view(len(head), head.shape[1], tail.shape[1]))
     return out
-
-
-def join_slices(parts: list[Tensor], like: Tensor) -> Tensor:
-    """Tensors [PAIRS_PER_SLICE, n] -> one of the shape and dtype of `like`, without the padding."""
-    return torch.cat(parts)[: len(like)].to(like.dtype) if parts else torch.zeros_like(like)
 
 
 def save_run(folder: Path, model: DocREModel, tokenizer: PreTrainedTokenizerBase) -> None:

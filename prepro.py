@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from utils import UserError, read_json, run_command_line
+from cache import Encoded, load_pieces, pieces_path, save_pieces
+from utils import UserError, garbage_collection_paused, read_json, run_command_line
 
 ENTITY_MARKER = "*"
 DEFAULT_REL2ID = Path(__file__).parent / "meta" / "rel2id.json"
@@ -141,13 +142,27 @@ def _check_label(label: Any, entities: int, lengths: list[int], rel2id: dict[str
         raise UserError(f"{where}.evidence: {evidence!r} must be a list of sentence numbers under {len(lengths)}")
 
 
-def read_docred(path: str | Path, tokenizer: Any, rel2id: dict[str, int], max_seq_length: int = 1024) -> list[Feature]:
-    """Read a file in DocRED's schema into features; see load_documents and featurize."""
-    return featurize(load_documents(path, rel2id), tokenizer, rel2id, max_seq_length)
+def read_docred(
+    path: str | Path,
+    tokenizer: Any,
+    rel2id: dict[str, int],
+    max_seq_length: int = 1024,
+    cache_dir: str | Path | None = None,
+) -> list[Feature]:
+    """Read a file in DocRED's schema into features; see load_documents and featurize. With `cache_dir`, its word pieces
+    are kept there."""
+    with garbage_collection_paused():
+        documents = load_documents(path, rel2id)
+        cache_file = pieces_path(Path(cache_dir), Path(path), tokenizer, max_seq_length) if cache_dir else None
+        return featurize(documents, tokenizer, rel2id, max_seq_length, cache_file)
 
 
 def featurize(
-    documents: list[Document], tokenizer: Any, rel2id: dict[str, int], max_seq_length: int = 1024
+    documents: list[Document],
+    tokenizer: Any,
+    rel2id: dict[str, int],
+    max_seq_length: int = 1024,
+    cache_file: Path | None = None,
 ) -> list[Feature]:
     """Checked documents -> one dict each (ATLOP's features):
 
@@ -159,8 +174,33 @@ def featurize(
     labels      uint8 array [pairs, classes], 1 for each relation of the pair, in column 0 for no relation;
                 absent without labels
 
-    Each token is split into word pieces on its own (with a byte-level tokenizer without a leading space).
-    Raises UserError for a tokenizer without the two special tokens or without `*`.
+    The first two come from `cache_file` if they are there (see cache.py), else they are written to it.
+    """
+    encoded = load_pieces(cache_file, documents) if cache_file else None
+    if encoded is None:
+        encoded = encode_documents(documents, tokenizer, max_seq_length)
+        if cache_file:
+            save_pieces(cache_file, encoded)
+    features = []
+    for document, (input_ids, entity_pos) in zip(documents, encoded, strict=True):
+        entities = len(document["vertexSet"])
+        feature = {
+            "title": document["title"],
+            "input_ids": input_ids,
+            "entity_pos": entity_pos,
+            "hts": all_pairs(entities),
+        }
+        if "labels" in document:
+            feature["labels"] = label_rows(document["labels"], entities, rel2id)
+        features.append(feature)
+    return features
+
+
+def encode_documents(documents: list[Document], tokenizer: Any, max_seq_length: int) -> list[Encoded]:
+    """input_ids and entity_pos of each document.
+
+    Each token is split into word pieces on its own (with a byte-level tokenizer without a leading space). Raises
+    UserError for a tokenizer without the two special tokens or without `*`.
     """
     marker = tokenizer.convert_tokens_to_ids(ENTITY_MARKER)
     if None in (tokenizer.cls_token_id, tokenizer.sep_token_id, marker) or marker == tokenizer.unk_token_id:
@@ -170,20 +210,11 @@ def featurize(
         )
     tokens = {token for document in documents for sentence in document["sents"] for token in sentence}
     pieces_of = word_pieces(tokens, tokenizer)
-    features = []
-    for document in tqdm(documents, desc="features", unit="doc", leave=False, disable=len(documents) < 2):
+    encoded = []
+    for document in tqdm(documents, desc="word pieces", unit="doc", leave=False, disable=len(documents) < 2):
         pieces, entity_pos = mark_entities(document, pieces_of, marker)
-        entities = len(document["vertexSet"])
-        feature = {
-            "title": document["title"],
-            "input_ids": [tokenizer.cls_token_id, *pieces[: max_seq_length - 2], tokenizer.sep_token_id],
-            "entity_pos": entity_pos,
-            "hts": all_pairs(entities),
-        }
-        if "labels" in document:
-            feature["labels"] = label_rows(document["labels"], entities, rel2id)
-        features.append(feature)
-    return features
+        encoded.append(([tokenizer.cls_token_id, *pieces[: max_seq_length - 2], tokenizer.sep_token_id], entity_pos))
+    return encoded
 
 
 def word_pieces(tokens: set[str], tokenizer: Any) -> dict[str, list[int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import statistics
@@ -15,7 +14,7 @@ from utils import UserError, read_json
 
 # Settings that do not decide a run's numbers, or do so as the loss, the precision and the data that config.json names.
 NOT_COMPARED = ("load_path", "output_dir", "seeds", "device", "wandb_project", "test_batch_size")
-NOT_COMPARED += ("loss_type", "margin", "precision", "data_dir", "rel2id")
+NOT_COMPARED += ("loss_type", "margin", "precision", "data_dir", "rel2id", "cache_dir", "gradient_checkpointing")
 
 
 def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
@@ -50,11 +49,6 @@ def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | No
     if old["environment"] != config["environment"]:
         print(f"note: {folder} is kept, though made with other code or packages; remove it to run it again")
     return scores
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class RunLog:

@@ -22,19 +22,21 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
-from encoder import check_length
-from evaluation import format_scores, prediction_patterns, score_predictions
+from encoder import check_length, checkpoint_layers
+from evaluation import format_scores, score_predictions
 from experiment import Experiment, prepare
+from inference import predict
 from losses import loss_names
 from model import DocREModel, load_run, save_run, save_weights
-from prepro import DEFAULT_REL2ID
-from runs import RunLog, digest, finished_scores, print_summary, summarise
+from prepro import DEFAULT_REL2ID, Feature
+from runs import RunLog, finished_scores, print_summary, summarise
 from utils import (
     UserError,
     autocast,
     collate_fn,
     describe_device,
     describe_environment,
+    digest,
     make_folder,
     read_json,
     run_command_line,
@@ -79,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--test_file", default="test_revised.json", help="without labels it is only predicted")
     data.add_argument("--rel2id", default=str(DEFAULT_REL2ID), help="relation inventory; sets the number of classes")
     data.add_argument("--max_seq_length", type=sequence_length, default=1024, help="longest document in word pieces")
+    data.add_argument("--cache_dir", default="dataset/cache", help="where word pieces are kept for later runs")
     model = parser.add_argument_group("model")
     model.add_argument("--model_name_or_path", default="bert-base-cased", help="encoder: hub name or folder")
     model.add_argument("--emb_size", type=positive_int, default=768, help="size of the head and tail vectors")
@@ -92,7 +95,10 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument("--num_train_epochs", type=positive_int, default=30)
     training.add_argument("--train_batch_size", type=positive_int, default=4, help="documents")
     training.add_argument(
-        "--test_batch_size", type=positive_int, default=8, help="documents; scores do not depend on it"
+        "--test_batch_size",
+        type=positive_int,
+        default=8,
+        help="documents of --max_seq_length scored at once, or more shorter ones; scores do not depend on it",
     )
     training.add_argument("--gradient_accumulation_steps", type=positive_int, default=1)
     training.add_argument("--learning_rate", type=finite_float, default=5e-5, help="of the encoder; 3e-5 for RoBERTa")
@@ -104,6 +110,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("fp32", "bf16", "fp16"),
         help="None is fp16 on CUDA, bf16 on a CPU that has it, else fp32",
+    )
+    training.add_argument(
+        "--gradient_checkpointing", action="store_true", help="less memory: compute encoder layers again in backward"
     )
     training.add_argument("--device", help="None is CUDA where there is one, else the CPU")
     output = parser.add_argument_group("output")
@@ -189,6 +198,8 @@ def train_seed(experiment: Experiment, seed: int, clock: StepClock, seeds_left: 
     set_seed(seed)
     model = DocREModel(args.model_name_or_path, len(experiment.rel2id), args.emb_size).to(experiment.device)
     check_lengths(experiment, model)
+    if args.gradient_checkpointing:
+        checkpoint_layers(model.model)
     folder = make_folder(Path(args.output_dir) / f"seed_{seed}")
     write_json(folder / "config.json", run_config(experiment, seed))
     write_json(folder / "rel2id.json", experiment.rel2id)
@@ -229,9 +240,11 @@ def run_epochs(
         args.train_batch_size,
         shuffle=True,
         drop_last=True,
-        collate_fn=lambda features: (collate_fn(features), [feature["title"] for feature in features]),
+        collate_fn=collate_with_titles,
         generator=torch.Generator().manual_seed(seed),
         pin_memory=device.type == "cuda",
+        num_workers=2 if device.type == "cuda" else 0,  # on the CPU the step itself needs the cores
+        persistent_workers=device.type == "cuda",
     )
     batches_per_step = args.gradient_accumulation_steps
     steps_per_epoch = math.ceil(len(loader) / batches_per_step)
@@ -269,6 +282,11 @@ def run_epochs(
         yield epoch, step
 
 
+def collate_with_titles(features: list[Feature]) -> tuple[dict[str, Any], list[str]]:
+    """A batch, and its documents' titles for messages."""
+    return collate_fn(features), [feature["title"] for feature in features]
+
+
 def build_optimizer(model: DocREModel, args: argparse.Namespace) -> torch.optim.AdamW:
     """AdamW without weight decay, the encoder and the new layers each at their own rate."""
     encoder = [parameter for name, parameter in model.named_parameters() if name.startswith("model.")]
@@ -304,28 +322,20 @@ def mean_loss(recent: list[tuple[int, list[str], Tensor]]) -> float:
     return sum(values) / len(values)
 
 
-@torch.no_grad()
 def score_split(experiment: Experiment, model: DocREModel, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Predict dev or test: (the evaluator's figures and the pattern counts, {} without labels; the predictions)."""
-    args, loss, split = experiment.args, experiment.loss, experiment.splits[name]
-    relations = {index: relation for relation, index in experiment.rel2id.items()}
-    model.eval()
-    predictions: list[dict[str, Any]] = []
-    patterns: dict[str, int] = {}
-    starts = range(0, len(split.features), args.test_batch_size)
-    for start in tqdm(starts, desc=name, unit="batch", leave=False):
-        features = split.features[start : start + args.test_batch_size]
-        batch = to_device(collate_fn(features), experiment.device)
-        labels = batch.pop("labels", None)
-        with autocast(experiment.device, experiment.precision):
-            scores = model(**batch)
-        pairs = [(feature["title"], *pair) for feature in features for pair in feature["hts"]]
-        for row, column in loss.predict(scores, args.num_labels)[:, 1:].nonzero().tolist():
-            title, head, tail = pairs[row]
-            predictions.append({"title": title, "h_idx": head, "t_idx": tail, "r": relations[column + 1]})
-        if split.gold:
-            counts = prediction_patterns(scores, labels, loss.threshold(scores))
-            patterns = {pattern: patterns.get(pattern, 0) + count for pattern, count in counts.items()}
+    args, split = experiment.args, experiment.splits[name]
+    predictions, patterns = predict(
+        model,
+        split.features,
+        experiment.loss,
+        {index: relation for relation, index in experiment.rel2id.items()},
+        experiment.device,
+        experiment.precision,
+        args.num_labels,
+        args.test_batch_size * args.max_seq_length,
+        title=name,
+    )
     scores = score_predictions(predictions, split.gold) | patterns if split.gold else {}
     return scores, predictions
 

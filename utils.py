@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import hashlib
 import json
+import math
 import os
 import platform
 import random
@@ -11,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -96,6 +99,27 @@ def write_json(path: str | Path, value: Any, indent: int = 2) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
 
 
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+@contextlib.contextmanager
+def garbage_collection_paused() -> Iterator[None]:
+    """For reading a corpus: it makes a million objects, none of them garbage, which Python would walk again and again.
+
+    What is there at the end stays out of later walks too.
+    """
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if running:
+            gc.enable()
+
+
 def make_folder(path: str | Path) -> Path:
     """Create a folder and its parents. Raises UserError where that fails or the folder can't be written to."""
     path = Path(path)
@@ -137,6 +161,12 @@ def pick_precision(name: str | None, device: torch.device) -> str:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """torch.autocast for one of "fp32" (off), "bf16", "fp16"."""
     return torch.autocast(device.type, AUTOCAST_DTYPE.get(precision), enabled=precision != "fp32")
+
+
+def recurring_size(count: int, multiple: int, device: torch.device) -> int:
+    """On a GPU `count`; on the CPU `count` rounded up to a multiple, so that the sizes of products recur: for each new
+    one oneDNN compiles a bfloat16 kernel, which takes 1 to 7 ms, several times as long as the product itself."""
+    return count if device.type == "cuda" else math.ceil(count / multiple) * multiple
 
 
 def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,76 +1,259 @@
-"""ATLOP written out plainly: every layer's attention in full, one document, entity, mention and pair at a time.
+"""ATLOP written out plainly, doing its work as the released program does: the oracle that the fast path is tested
+against, and what bench.py times beside it.
 
-The oracle that the fast path is tested against. It takes the weights of a DocREModel and does the same work.
+Every layer's attention is kept in full, a batch is padded to its longest document, entities and mentions are taken
+one at a time, every pair's attention is written out per head, and the outer product of all pairs is one tensor. The
+functions for features and scores at the end do theirs token by token and fact by fact.
 """
 
+import json
+from pathlib import Path
+from typing import Any
+
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from opt_einsum import contract
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel
 
+from evaluation import FREQUENT
 from model import DocREModel
 
 
-class Baseline:
-    """The plain computation with a DocREModel's own parameters."""
+class Baseline(nn.Module):
+    """The plain computation with a DocREModel's own parameters (and so its gradients)."""
 
     def __init__(self, model: DocREModel, encoder_path: str) -> None:
-        self.model = model
+        """`encoder_path`: where the encoder's configuration lies; its weights are the model's."""
+        super().__init__()
         self.encoder = AutoModel.from_pretrained(encoder_path, attn_implementation="eager", dtype=torch.float32)
-        self.encoder.train(model.training)
         for (name, parameter), ours in zip(self.encoder.named_parameters(), model.model.parameters(), strict=True):
             owner = self.encoder.get_submodule(name.rpartition(".")[0])
             assert parameter.shape == ours.shape
-            setattr(owner, name.rpartition(".")[2], ours)  # share the parameters, and with them the gradients
+            setattr(owner, name.rpartition(".")[2], ours)
+        self.head_extractor, self.tail_extractor, self.bilinear = (
+            model.head_extractor,
+            model.tail_extractor,
+            model.bilinear,
+        )
+        self.block_size = model.settings["block_size"]
+        self.train(model.training)
 
-    def __call__(self, features: list[dict]) -> Tensor:
-        """Scores [pairs, classes], document after document."""
-        return torch.cat([self.score_document(feature) for feature in features])
+    def forward(self, features: list[dict[str, Any]]) -> Tensor:
+        """Features as prepro.featurize makes them -> scores [pairs, classes], document after document."""
+        device = self.bilinear.weight.device
+        ids = [torch.tensor(feature["input_ids"]) for feature in features]
+        embeddings, attention = self.encode(ids, device)
+        heads, tails = [], []
+        for number, feature in enumerate(features):
+            head, tail = self.pair_vectors(embeddings, attention, number, feature)
+            heads.append(head)
+            tails.append(tail)
+        head = torch.tanh(self.head_extractor(torch.cat(heads))).unflatten(1, (-1, self.block_size))
+        tail = torch.tanh(self.tail_extractor(torch.cat(tails))).unflatten(1, (-1, self.block_size))
+        return self.bilinear((head.unsqueeze(3) * tail.unsqueeze(2)).flatten(1)).float()
 
-    def encode(self, input_ids: list[int]) -> tuple[Tensor, Tensor]:
-        """One document: embeddings [length, hidden] and attention [heads, length, length]."""
-        ids = torch.tensor(input_ids)
-        length = len(ids)
-        if length <= 512:
-            output = self.encoder(input_ids=ids[None], output_attentions=True)
-            return output.last_hidden_state[0], output.attentions[-1][0]
+    def encode(self, ids: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Token ids [length] of each document -> embeddings [documents, longest, hidden] and the last layer's
+        attention [documents, heads, longest, longest]."""
+        longest = max(map(len, ids))
+        if longest <= 512:
+            return self.run_encoder(ids, device)
         end = 2 if "roberta" in self.encoder.config.model_type else 1
-        first = torch.cat([ids[: 512 - end], ids[-1:].repeat(end)])
-        second = torch.cat([ids[:1], ids[length - 511 :]])
-        output = self.encoder(input_ids=torch.stack([first, second]), output_attentions=True)
-        hidden, attention = output.last_hidden_state, output.attentions[-1]
-        embeddings = torch.zeros(length, hidden.shape[2])
-        times = torch.zeros(length, 1)
-        maps = torch.zeros(attention.shape[1], length, length)
-        for window, inside, outside in (
-            (0, slice(0, 512 - end), slice(0, 512 - end)),
-            (1, slice(1, 512), slice(length - 511, length)),
-        ):
-            embeddings[outside] += hidden[window, inside]
-            times[outside] += 1
-            maps[:, outside, outside] += attention[window, :, inside, inside]
-        return embeddings / (times + 1e-10), maps / (maps.sum(-1, keepdim=True) + 1e-10)
+        windows, places = [], []  # a place: document, its tokens, and the window's tokens that they come from
+        for number, tokens in enumerate(ids):
+            length = len(tokens)
+            if length <= 512:
+                windows.append(tokens)
+                places.append((number, slice(0, length), slice(0, length)))
+                continue
+            windows.append(torch.cat([tokens[: 512 - end], tokens[-1:].repeat(end)]))
+            places.append((number, slice(0, 512 - end), slice(0, 512 - end)))
+            windows.append(torch.cat([tokens[:1], tokens[length - 511 :]]))
+            places.append((number, slice(length - 511, length), slice(1, 512)))
+        hidden, attention = self.run_encoder(windows, device)
+        embeddings, maps = [], []
+        for number, tokens in enumerate(ids):
+            vectors, rows, times = 0, 0, 0
+            for window, (owner, outside, inside) in enumerate(places):
+                if owner == number:
+                    around = (outside.start, longest - outside.stop)
+                    vectors = vectors + F.pad(hidden[window, inside], (0, 0, *around))
+                    rows = rows + F.pad(attention[window, :, inside, inside], (*around, *around))
+                    times = times + F.pad(torch.ones(outside.stop - outside.start, device=device), around)
+            if len(tokens) > 512:
+                vectors = vectors / (times + 1e-10)[:, None]
+                rows = rows / (rows.sum(-1, keepdim=True) + 1e-10)
+            embeddings.append(vectors)
+            maps.append(rows)
+        return torch.stack(embeddings), torch.stack(maps)
 
-    def score_document(self, feature: dict) -> Tensor:
-        """Scores [pairs, classes] of one document."""
-        tokens, attention = self.encode(feature["input_ids"])
+    def run_encoder(self, windows: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+        """One pass over all windows, padded to the longest, with the attention of every layer."""
+        ids = pad_sequence(windows, batch_first=True).to(device)
+        mask = pad_sequence([torch.ones_like(tokens) for tokens in windows], batch_first=True).to(device)
+        output = self.encoder(input_ids=ids, attention_mask=mask, output_attentions=True)
+        return output.last_hidden_state, output.attentions[-1]
+
+    def pair_vectors(
+        self, embeddings: Tensor, attention: Tensor, number: int, feature: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """What goes into the two extractors for the batch's document of this number, each [pairs, 2 * hidden].
+
+        Each mention is taken from the batch's embeddings [documents, longest, hidden] and attention [documents, heads,
+        longest, longest], and its gradient goes back to all of it.
+        """
+        tokens = embeddings[number]
         entities, entity_attention = [], []
         for mentions in feature["entity_pos"]:
-            places = [start + 1 for start, _ in mentions if start + 1 < len(tokens) - 1]
+            places = [start + 1 for start, _ in mentions if start + 1 < len(feature["input_ids"]) - 1]
             if not places:
-                entities.append(torch.zeros(tokens.shape[1]))
-                entity_attention.append(torch.zeros(attention.shape[0], len(tokens)))
+                entities.append(tokens.new_zeros(tokens.shape[1]))
+                entity_attention.append(attention.new_zeros(attention.shape[1], attention.shape[3]))
                 continue
-            entities.append(torch.logsumexp(torch.stack([tokens[place] for place in places]), dim=0))
-            entity_attention.append(torch.stack([attention[:, place] for place in places]).mean(dim=0))
-        heads, tails = [], []
-        for head, tail in feature["hts"]:
-            weights = (entity_attention[head] * entity_attention[tail]).mean(dim=0)
-            context = (weights / (weights.sum() + 1e-5)) @ tokens
-            heads.append(torch.cat([entities[head], context]))
-            tails.append(torch.cat([entities[tail], context]))
-        if not heads:
-            return torch.zeros(0, self.model.bilinear.out_features)
-        block = self.model.settings["block_size"]
-        head = torch.tanh(self.model.head_extractor(torch.stack(heads))).unflatten(1, (-1, block))
-        tail = torch.tanh(self.model.tail_extractor(torch.stack(tails))).unflatten(1, (-1, block))
-        return self.model.bilinear((head.unsqueeze(3) * tail.unsqueeze(2)).flatten(1))
+            of_mentions = [embeddings[number, place] for place in places]
+            entities.append(torch.logsumexp(torch.stack(of_mentions), dim=0))
+            entity_attention.append(torch.stack([attention[number, :, place] for place in places]).mean(dim=0))
+        if len(entities) < 2:
+            return tokens.new_zeros(2, 0, 2 * tokens.shape[1]).unbind()
+        head, tail = torch.tensor(feature["hts"], device=tokens.device).T
+        entity, seen = torch.stack(entities), torch.stack(entity_attention)
+        weights = (seen.index_select(0, head) * seen.index_select(0, tail)).mean(dim=1)  # [pairs, longest]
+        weights = weights / (weights.sum(dim=1, keepdim=True) + 1e-5)
+        context = contract("ld,rl->rd", tokens, weights)
+        return (
+            torch.cat([entity.index_select(0, head), context], dim=1),
+            torch.cat([entity.index_select(0, tail), context], dim=1),
+        )
+
+
+def plain_features(
+    path: str | Path, tokenizer: Any, rel2id: dict[str, int], max_seq_length: int = 1024
+) -> list[dict[str, Any]]:
+    """prepro.read_docred token by token and pair by pair, label rows as lists."""
+    features = []
+    for document in json.loads(Path(path).read_text()):
+        mentions = [mention for entity in document["vertexSet"] for mention in entity]
+        starts = [(mention["sent_id"], mention["pos"][0]) for mention in mentions]
+        ends = [(mention["sent_id"], mention["pos"][1] - 1) for mention in mentions]
+        pieces, place_of = [], []
+        for number, sentence in enumerate(document["sents"]):
+            places = {}
+            for position, token in enumerate(sentence):
+                places[position] = len(pieces)
+                split = tokenizer.tokenize(token)
+                if (number, position) in starts:
+                    split = ["*", *split]
+                if (number, position) in ends:
+                    split = [*split, "*"]
+                pieces.extend(split)
+            places[len(sentence)] = len(pieces)
+            place_of.append(places)
+        relations_of: dict[tuple[int, int], list[int]] = {}
+        for label in document.get("labels", []):
+            if label["h"] != label["t"]:
+                relations_of.setdefault((label["h"], label["t"]), []).append(rel2id[label["r"]])
+        entities = len(document["vertexSet"])
+        hts, labels = [], []
+        for head in range(entities):
+            for tail in range(entities):
+                if head == tail:
+                    continue
+                row = [0] * len(rel2id)
+                for relation in relations_of.get((head, tail), [0]):
+                    row[relation] = 1
+                hts.append([head, tail])
+                labels.append(row)
+        ids = tokenizer.convert_tokens_to_ids(pieces[: max_seq_length - 2])
+        features.append(
+            {
+                "title": document["title"],
+                "input_ids": [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id],
+                "entity_pos": [
+                    [[place_of[mention["sent_id"]][place] for place in mention["pos"]] for mention in entity]
+                    for entity in document["vertexSet"]
+                ],
+                "hts": hts,
+                "labels": labels,
+            }
+        )
+    return features
+
+
+def plain_scores(predictions: list[dict[str, Any]], gold_path: str | Path, train_path: str | Path) -> dict[str, float]:
+    """The official evaluator's figures, triple by triple; as there, a call reads both files and builds the facts."""
+    gold, train = (json.loads(Path(path).read_text()) for path in (gold_path, train_path))
+    in_train_file = set()
+    for document in train:
+        for label in document["labels"]:
+            for head in document["vertexSet"][label["h"]]:
+                for tail in document["vertexSet"][label["t"]]:
+                    in_train_file.add((head["name"], tail["name"], label["r"]))
+    truth, vertices, total_evidence = {}, {}, 0
+    for document in gold:
+        vertices[document["title"]] = document["vertexSet"]
+        for label in document["labels"]:
+            truth[document["title"], label["r"], label["h"], label["t"]] = set(label["evidence"])
+            total_evidence += len(label["evidence"])
+    ordered = sorted(predictions, key=lambda entry: (entry["title"], entry["h_idx"], entry["t_idx"], entry["r"]))
+    distinct = []
+    for entry in ordered:
+        key = (entry["title"], entry["h_idx"], entry["t_idx"], entry["r"])
+        if not distinct or key != tuple(distinct[-1][field] for field in ("title", "h_idx", "t_idx", "r")):
+            distinct.append(entry)
+    correct = seen = correct_evidence = predicted_evidence = 0
+    groups = {name: {"correct": 0, "predicted": 0, "gold": 0} for name in ("freq", "long_tail", "intra", "inter")}
+    by_relation: dict[str, dict[str, int]] = {}
+
+    def groups_of(title: str, relation: str, head: int, tail: int) -> list[dict[str, int]]:
+        distance = min(
+            abs(first["sent_id"] - second["sent_id"])
+            for first in vertices[title][head]
+            for second in vertices[title][tail]
+        )
+        own = by_relation.setdefault(relation, {"correct": 0, "predicted": 0, "gold": 0})
+        frequency = "freq" if relation in FREQUENT else "long_tail"
+        return [groups[frequency], groups["inter" if distance else "intra"], own]
+
+    for title, relation, head, tail in truth:
+        for group in groups_of(title, relation, head, tail):
+            group["gold"] += 1
+    for entry in distinct:
+        title, relation, head, tail = (entry[field] for field in ("title", "r", "h_idx", "t_idx"))
+        if title not in vertices:
+            continue
+        mine = groups_of(title, relation, head, tail)
+        for group in mine:
+            group["predicted"] += 1
+        evidence = set(entry.get("evidence", []))
+        predicted_evidence += len(evidence)
+        if (title, relation, head, tail) in truth:
+            correct += 1
+            correct_evidence += len(truth[title, relation, head, tail] & evidence)
+            for group in mine:
+                group["correct"] += 1
+            known = False
+            for first in vertices[title][head]:
+                for second in vertices[title][tail]:
+                    if (first["name"], second["name"], relation) in in_train_file:
+                        known = True
+            if known:
+                seen += 1
+
+    def f1(right: float, predicted: float, of: float) -> float:
+        precision, recall = right / predicted if predicted else 0.0, right / of if of else 0.0
+        return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+    ign_precision = (correct - seen) / (len(distinct) - seen + 1e-5)
+    recall = correct / len(truth)
+    return {
+        "precision": correct / len(distinct) if distinct else 0.0,
+        "recall": recall,
+        "f1": f1(correct, len(distinct), len(truth)),
+        "ign_f1": 2 * ign_precision * recall / (ign_precision + recall) if ign_precision + recall else 0.0,
+        "evidence_f1": f1(correct_evidence, predicted_evidence, total_evidence + 1),
+        **{f"f1_{name}": f1(*groups[name].values()) for name in ("freq", "long_tail", "intra", "inter")},
+        "macro_f1": sum(f1(*c.values()) for c in by_relation.values() if c["gold"])
+        / sum(1 for c in by_relation.values() if c["gold"]),
+    }

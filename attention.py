@@ -1,0 +1,155 @@
+"""Attention within windows that lie one behind the other, read only where mentions open; and dropout that is cheap.
+
+Localized context pooling reads the last layer's attention at the mentions' opening markers. Those rows are all that is
+handed out; the other layers keep nothing for anyone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "windows_reading_mentions"  # the name under which transformers finds attend_in_windows
+
+
+@dataclass(frozen=True)
+class PackedWindow:
+    """A window's place in a packed row: `length` tokens and padding up to `size`, a mask [1, 1, size] of 0 and, where
+    there is padding, -inf (None without), and the rows whose attention is read."""
+
+    length: int
+    size: int
+    mask: Tensor | None
+    rows: Tensor
+
+
+def attend_in_windows(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    windows: list[PackedWindow],
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """transformers' attention function: query, key, value [1, heads, tokens, head size], `windows` one behind the
+    other.
+
+    The module that reads mentions leaves each window's attention float32 [heads, rows, length] at the rows of its
+    mentions in `module.mention_attention`, as the encoder used it: after dropout while training.
+    """
+    if attention_mask is not None:
+        raise ValueError("windows lie one behind the other, there is no padding to mask; call encode()")
+    reads = getattr(module, "reads_mentions", False)
+    outputs, read = [], []
+    sizes = [window.size for window in windows]
+    packed = zip(windows, *(tensor[0].split(sizes, dim=1) for tensor in (query, key, value)), strict=True)
+    with torch.autocast(query.device.type, enabled=False):  # the rows are computed in float32, the rest as it comes
+        for window, q, k, v in packed:  # [heads, size, head size]
+            keep = None
+            if dropout and (reads or not q.is_cuda):  # torch's own dropout: slow on the CPU, and it shows no rows
+                keep = keep_mask((q.shape[0], window.size, window.size), dropout, q)
+                output = DroppedAttention.apply(q, k, v, window.mask, keep, scaling, dropout)
+            else:
+                mask = None if window.mask is None else window.mask[None].to(q.dtype)
+                output = F.scaled_dot_product_attention(q[None], k[None], v[None], mask, dropout, scale=scaling)[0]
+            outputs.append(output)
+            if reads:
+                weights = attention(q.index_select(1, window.rows).float(), k.float(), window.mask, scaling)
+                if keep is not None:
+                    weights = weights * keep.index_select(1, window.rows) / (1 - dropout)
+                read.append(weights[:, :, : window.length])
+    if reads:
+        module.mention_attention = read
+    return torch.cat(outputs, dim=1).transpose(0, 1).unsqueeze(0), None
+
+
+def attention(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    """softmax(q k^T * scaling + mask): query [heads, rows, head size], key [heads, size, head size], mask [1, 1, size]
+    -> [heads, rows, size]."""
+    mask = query.new_zeros(1, 1, 1) if mask is None else mask.to(query.dtype)
+    return torch.baddbmm(mask, query, key.mT, alpha=scaling).softmax(dim=-1)
+
+
+class DroppedAttention(torch.autograd.Function):
+    """One window's attention with dropout, of a mask that is given. autograd would also keep the mask.
+
+    With the softmax P, the dropped D = P * keep and v' = v / (1 - dropout), output = D v'. The gradient g of the output
+    gives dv = D^T g / (1 - dropout) and dD = g v'^T. The softmax's gradient P * (dP - rowsum(dP * P)), dP being
+    dD * keep, is dS = D * dD - P * rowsum(g * output), from which dq = dS k * scaling and dk = dS^T q * scaling.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        keep: Tensor,
+        scaling: float,
+        dropout: float,
+    ) -> Tensor:
+        """query, key, value [heads, size, head size], mask [1, 1, size], keep [heads, size, size] of 0 and 1 ->
+        [heads, size, head size]."""
+        weights = attention(query, key, mask, scaling)
+        dropped = weights * keep
+        value = value / (1 - dropout)
+        output = dropped @ value
+        ctx.save_for_backward(query, key, value, weights, dropped, output)
+        ctx.scaling, ctx.dropout = scaling, dropout
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """grad [heads, size, head size] -> gradients of query, key and value."""
+        query, key, value, weights, dropped, output = ctx.saved_tensors
+        grad_value = dropped.mT @ grad / (1 - ctx.dropout)
+        row_sums = (grad * output).sum(dim=-1, keepdim=True)
+        grad_scores = (grad @ value.mT).mul_(dropped).addcmul_(weights, row_sums, value=-1)
+        return grad_scores @ key * ctx.scaling, grad_scores.mT @ query * ctx.scaling, grad_value, None, None, None, None
+
+
+def keep_mask(shape: tuple[int, ...], dropout: float, like: Tensor) -> Tensor:
+    """Dropout's mask [..., n] in the dtype and on the device of `like`: 0 with probability `dropout`, else 1.
+
+    Each entry is a random byte, eight of them from one draw of torch's generator, and kept where it reaches a
+    threshold. `dropout` * 256 is no whole number (25.6 for 0.1), so each row [n] draws its threshold from the two next
+    to it, such that the probability is `dropout` exactly; beyond that the entries are independent. On the CPU this
+    takes a tenth of bernoulli_'s time.
+    """
+    count = math.prod(shape)
+    bits = torch.empty((count + 7) // 8, dtype=torch.int64, device=like.device).random_(-(2**63), None)
+    threshold = (torch.rand(*shape[:-1], 1, device=like.device) + dropout * 256).to(torch.uint8)
+    return bits.view(torch.uint8)[:count].view(shape).ge_(threshold).to(like.dtype)
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout, its mask on the CPU drawn by keep_mask."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Values of any shape, some of them zero and the rest scaled up while training."""
+        if not self.training or not self.p or values.is_cuda:
+            return super().forward(values)
+        return values * keep_mask(values.shape, self.p, values) / (1 - self.p)
+
+
+def replace_dropout(encoder: nn.Module) -> None:
+    """Put our Dropout in the place of every nn.Dropout."""
+    for module in list(encoder.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Dropout:
+                setattr(module, name, Dropout(child.p))
+
+
+AttentionInterface.register(ATTENTION, attend_in_windows)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # None where nothing is masked

@@ -1,0 +1,309 @@
+"""Times beside a plain baseline: preprocessing, training steps, the evaluation pass, the evaluator; and peak memory.
+
+    python bench.py --data FILE --model_name_or_path ENCODER [--device cuda] [--output bench.json]
+
+The baseline (tests/baseline.py) does the work as the released program does. Each of the two has a process of its own,
+started in the same way; they take turns, one working while the other waits, so that both see the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+sys.path.append(str(Path(__file__).parent / "tests"))
+
+from baseline import Baseline, plain_features, plain_scores
+
+from encoder import load_tokenizer
+from evaluation import prepare_gold, score_predictions, train_facts
+from inference import predict
+from losses import get_loss
+from model import DocREModel
+from prepro import load_documents, load_rel2id, read_docred
+from train import build_optimizer
+from utils import (
+    autocast,
+    collate_fn,
+    describe_device,
+    describe_environment,
+    pick_device,
+    pick_precision,
+    run_command_line,
+    set_seed,
+    to_device,
+    write_json,
+)
+
+SIDES = ("baseline", "ours")
+
+
+def parse_args() -> argparse.Namespace:
+    """The file and encoder to time with, and how often."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="labelled file in DocRED's schema")
+    parser.add_argument("--model_name_or_path", required=True, help="encoder: hub name or folder")
+    parser.add_argument("--loss_type", default="hingeabl_released")
+    parser.add_argument("--batch_size", type=int, default=4, help="documents of a training step (default: 4)")
+    parser.add_argument("--steps", type=int, default=30, help="training steps that are timed (default: 30)")
+    parser.add_argument("--warmup", type=int, default=40, help="training steps before those (default: 40)")
+    parser.add_argument("--repeats", type=int, default=3, help="of everything else (default: 3)")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: as in train.py")
+    parser.add_argument("--device", help="default: CUDA where there is one")
+    parser.add_argument("--output", default="bench.json", help="where the figures go (default: bench.json)")
+    return parser.parse_args()
+
+
+class Clock:
+    """Seconds between marks: wall time on the CPU, CUDA events on a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self.marks: list[Any] = []
+        self.mark()
+
+    def mark(self) -> None:
+        """Note the time now."""
+        if self.cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+        self.marks.append(event if self.cuda else time.perf_counter())
+
+    def seconds(self) -> list[float]:
+        """What lies between the marks, one after the other."""
+        if not self.cuda:
+            return [end - start for start, end in zip(self.marks, self.marks[1:], strict=False)]
+        torch.cuda.synchronize()
+        return [start.elapsed_time(end) / 1000 for start, end in zip(self.marks, self.marks[1:], strict=False)]
+
+
+def memory(device: torch.device, reset: bool = False) -> tuple[float, float]:
+    """(bytes held now, most bytes held since the last reset): allocated on a GPU, resident on Linux else."""
+    if device.type == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return tuple(1024 * float(status[name].split()[0]) for name in ("VmRSS", "VmHWM"))
+
+
+def make_predictions(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As many predictions as there are labels, about half of them right."""
+    chance = random.Random(0)
+    relations = sorted({label["r"] for document in documents for label in document["labels"]})
+    predictions = []
+    for document in documents:
+        for label in document["labels"]:
+            right = chance.random() < 0.5
+            entities = chance.sample(range(len(document["vertexSet"])), 2)
+            head, tail = (label["h"], label["t"]) if right else entities
+            relation = label["r"] if right else chance.choice(relations)
+            predictions.append({"title": document["title"], "h_idx": head, "t_idx": tail, "r": relation})
+    return predictions
+
+
+def build_tasks(side: str, args: argparse.Namespace) -> dict[str, Callable[..., Any]]:
+    """What one side can be asked to do, each task returning its seconds (or bytes)."""
+    device = pick_device(args.device)
+    precision = pick_precision(args.precision, device)
+    set_seed(0)
+    torch.set_flush_denormal(True)
+    rel2id = load_rel2id()
+    relations = {number: name for name, number in rel2id.items()}
+    tokenizer = load_tokenizer(args.model_name_or_path)
+    loss = get_loss(args.loss_type)
+    model = DocREModel(args.model_name_or_path, len(rel2id)).to(device).train()
+    ours = side == "ours"
+    network = model if ours else Baseline(model, args.model_name_or_path).to(device)
+    rates = argparse.Namespace(learning_rate=5e-5, classifier_lr=1e-4, adam_epsilon=1e-6)
+    optimizer = build_optimizer(model, rates)
+    if not ours:  # the released program's is a loop over parameters
+        groups = [{"params": group["params"], "lr": group["lr"]} for group in optimizer.param_groups]
+        optimizer = torch.optim.AdamW(groups, eps=1e-6, weight_decay=0.0, foreach=False, fused=False)
+    documents = load_documents(args.data, rel2id, unique_titles=True)
+    gold, predictions = prepare_gold(documents, train_facts(documents)), make_predictions(documents)
+    features = (read_docred if ours else plain_features)(args.data, tokenizer, rel2id)
+
+    def preprocess(cached: bool) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            if cached:
+                read_docred(args.data, tokenizer, rel2id, cache_dir=folder)
+            clock = Clock(torch.device("cpu"))
+            if ours:
+                read_docred(args.data, tokenizer, rel2id, cache_dir=folder)
+            else:
+                plain_features(args.data, tokenizer, rel2id)
+            clock.mark()
+        return sum(clock.seconds())
+
+    def train_step(chosen: list[int]) -> list[float]:
+        batch = [features[index] for index in chosen]
+        network.train()
+        clock = Clock(device)
+        if ours:
+            inputs = to_device(collate_fn(batch), device)
+            labels = inputs.pop("labels")
+        else:
+            labels = torch.cat([torch.tensor(feature["labels"]) for feature in batch]).float().to(device)
+        with autocast(device, precision):
+            scores = network(**inputs) if ours else network(batch)
+        if not ours:
+            loss.predict(scores, 4)  # the released program decides at each training step too
+        value = loss(scores, labels)
+        clock.mark()
+        value.backward()
+        clock.mark()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        clock.mark()
+        return clock.seconds()
+
+    @torch.no_grad()
+    def evaluate() -> float:
+        network.eval()
+        clock = Clock(device)
+        if ours:
+            predict(model, features, loss, relations, device, precision, 4, 8 * 1024)
+        else:
+            for start in range(0, len(features), 8):
+                batch = features[start : start + 8]
+                with autocast(device, precision):
+                    scores = network(batch)
+                pairs = [(feature["title"], *pair) for feature in batch for pair in feature["hts"]]
+                decided = loss.predict(scores, 4).cpu().numpy()
+                [(*pairs[row], relations[column]) for row, column in zip(*decided[:, 1:].nonzero(), strict=True)]
+        clock.mark()
+        return sum(clock.seconds())
+
+    def score() -> float:
+        clock = Clock(torch.device("cpu"))
+        if ours:
+            score_predictions(predictions, gold)
+        else:
+            plain_scores(predictions, args.data, args.data)
+        clock.mark()
+        return sum(clock.seconds())
+
+    return {
+        "memory": partial(memory, device),
+        "preprocess": preprocess,
+        "train_step": train_step,
+        "evaluate": evaluate,
+        "score": score,
+        "documents": lambda: len(documents),
+    }
+
+
+def serve(connection: Connection, side: str, args: argparse.Namespace) -> None:
+    """A side's process: do what is asked for, send back what it returns."""
+    tasks = build_tasks(side, args)
+    connection.send(None)  # ready
+    while request := connection.recv():
+        task, arguments = request
+        connection.send(tasks[task](*arguments))
+
+
+def take_turns(ask: Callable[..., Any], turn: int, task: str, *arguments: object) -> dict[str, Any]:
+    """Have both sides do a task, who goes first changing from turn to turn: {side: what it returned}."""
+    return {side: ask(side, task, *arguments) for side in (SIDES if turn % 2 else SIDES[::-1])}
+
+
+def measure(ask: Callable[..., Any], args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
+    """All timings, {what: {side: seconds of each turn}}, and the peak memory of training above what was held before."""
+    timings: dict[str, dict[str, list[float]]] = {}
+
+    def note(what: str, results: dict[str, float]) -> None:
+        for side, value in results.items():
+            timings.setdefault(what, {name: [] for name in SIDES})[side].append(value)
+
+    count = ask("ours", "documents")
+    order = list(range(count))
+    random.Random(0).shuffle(order)
+    needed = args.batch_size * (args.warmup + args.steps)
+    order = (order * (needed // count + 1))[:needed]
+    before = {side: ask(side, "memory", True)[0] for side in SIDES}
+    for turn in tqdm(range(args.warmup + args.steps), desc="training steps", unit="step", leave=False):
+        chosen = order[turn * args.batch_size : (turn + 1) * args.batch_size]
+        results = take_turns(ask, turn, "train_step", chosen)
+        if turn < args.warmup:
+            continue
+        for position, part in enumerate(("forward", "backward", "optimizer")):
+            note(part, {side: seconds[position] for side, seconds in results.items()})
+        note("training step", {side: sum(seconds) for side, seconds in results.items()})
+    note("peak memory of training", {side: ask(side, "memory")[1] - before[side] for side in SIDES})
+    tasks = {
+        "evaluation pass": ("evaluate",),
+        "preprocessing": ("preprocess", False),
+        "preprocessing, cached": ("preprocess", True),
+        "evaluator": ("score",),
+    }
+    for what, task in tasks.items():
+        for turn in tqdm(range(args.repeats), desc=what, leave=False):
+            note(what, take_turns(ask, turn, *task))
+    return timings
+
+
+def print_table(timings: dict[str, dict[str, list[float]]]) -> None:
+    """Medians of both sides and their ratio."""
+    print(f"{'median':<26}{'baseline':>12}{'ours':>12}{'ratio':>9}")
+    for what, sides in timings.items():
+        baseline, ours = (statistics.median(sides[side]) for side in SIDES)
+        form = (lambda value: f"{value / 2**20:,.0f} MiB") if "memory" in what else (lambda value: f"{value:.4g} s")
+        print(f"{what:<26}{form(baseline):>12}{form(ours):>12}{baseline / ours:>8.1f}x")
+
+
+def main() -> None:
+    """Start both sides, measure, print the table, write the JSON."""
+    args = parse_args()
+    device = pick_device(args.device)
+    context = multiprocessing.get_context("spawn")
+    connections: dict[str, Connection] = {}
+    for side in SIDES:
+        connections[side], other = context.Pipe()
+        context.Process(target=serve, args=(other, side, args), daemon=True).start()
+
+    def ask(side: str, task: str, *arguments: object) -> Any:
+        time.sleep(0.05)  # the other side's threads wait busily for a moment before they sleep
+        connections[side].send((task, arguments))
+        return connections[side].recv()
+
+    for connection in connections.values():
+        connection.recv()
+    timings = measure(ask, args)
+    for connection in connections.values():
+        connection.send(None)
+    precision = pick_precision(args.precision, device)
+    cpu = next((line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")), "")
+    machine = f"{describe_device(device)}, {precision}, {cpu or platform.processor()}"
+    print(f"{machine}\nbatches of {args.batch_size} documents of {args.data}, {args.steps} steps, {args.loss_type}\n")
+    print_table(timings)
+    settings = {**vars(args), "precision": precision}
+    result = {"machine": machine, "settings": settings, "environment": describe_environment(), "timings": timings}
+    write_json(args.output, result)
+    print(f"\nwritten: {args.output}")
+
+
+def _cpu_lines() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+if __name__ == "__main__":
+    run_command_line(main)

@@ -1,0 +1,83 @@
+"""Word pieces on disk, so that seeds, losses and later runs split a file's tokens once.
+
+A cache file is named after what its content follows from, and made again where it is missing or broken. It is
+safetensors: nothing in it is run when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from utils import digest
+
+VERSION = "1"  # of the word pieces' rules in prepro.py and of this file's format: a new one leaves older files behind
+
+Encoded = tuple[list[int], list[list[list[int]]]]  # a document's input_ids and entity_pos, as in prepro.featurize
+
+
+def pieces_path(folder: Path, path: Path, tokenizer: Any, max_seq_length: int) -> Path | None:
+    """Where the word pieces of a data file belong: named after the file's content, the tokenizer and the settings.
+
+    None for a tokenizer without a description of itself to name them after.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    state = json.loads(backend.to_str())
+    state.update(truncation=None, padding=None)  # these change with every call
+    parts = [VERSION, digest(path), state, tokenizer.cls_token_id, tokenizer.sep_token_id, max_seq_length]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return folder / f"{path.stem}_{key[:32]}.safetensors"
+
+
+def save_pieces(path: Path, encoded: list[Encoded]) -> None:
+    """Write documents' word pieces, whole or not at all; where that fails, say so on stderr and go on without."""
+    positions = [mention for _, entity_pos in encoded for entity in entity_pos for mention in entity]
+    arrays = {
+        "input_ids": np.array([piece for pieces, _ in encoded for piece in pieces], dtype=np.int32),
+        "lengths": np.array([len(pieces) for pieces, _ in encoded], dtype=np.int32),
+        "entity_pos": np.array(positions, dtype=np.int32).reshape(-1, 2),
+    }
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, temporary, metadata={"sha256": _checksum(arrays)})
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        print(f"note: {path}: the cache cannot be written ({error}); going on without it", file=sys.stderr)
+
+
+def load_pieces(path: Path, documents: list[dict[str, Any]]) -> list[Encoded] | None:
+    """The word pieces of `documents` as save_pieces wrote them; None where the file is missing or broken."""
+    try:
+        with safe_open(path, "np") as stored:
+            arrays = {name: stored.get_tensor(name) for name in ("input_ids", "lengths", "entity_pos")}
+            intact = (stored.metadata() or {}).get("sha256") == _checksum(arrays)
+    except (OSError, SafetensorError):
+        return None
+    mentions = sum(len(entity) for document in documents for entity in document["vertexSet"])
+    if not intact or len(arrays["lengths"]) != len(documents) or len(arrays["entity_pos"]) != mentions:
+        return None
+    pieces, positions = iter(arrays["input_ids"].tolist()), iter(arrays["entity_pos"].tolist())
+    return [
+        (
+            list(itertools.islice(pieces, length)),
+            [list(itertools.islice(positions, len(entity))) for entity in document["vertexSet"]],
+        )
+        for length, document in zip(arrays["lengths"].tolist(), documents, strict=True)
+    ]
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> str:
+    return hashlib.sha256(b"".join(arrays[name].tobytes() for name in sorted(arrays))).hexdigest()

@@ -1,0 +1,70 @@
+"""Scoring documents: large batches of similar length, without a gradient."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from evaluation import prediction_patterns
+from losses import Loss
+from model import DocREModel
+from prepro import Feature
+from utils import autocast, collate_fn, to_device
+
+
+def batches_by_size(features: list[Feature], budget: int) -> list[list[int]]:
+    """Indices of documents, the longest first, in batches whose tokens and pairs together stay within `budget`, or of
+    a single document that exceeds it."""
+    batches: list[list[int]] = []
+    left = 0
+    for index in sorted(range(len(features)), key=lambda index: -len(features[index]["input_ids"])):
+        size = len(features[index]["input_ids"]) + len(features[index]["hts"])
+        if not batches or size > left:
+            batches.append([])
+            left = budget
+        batches[-1].append(index)
+        left -= size
+    return batches
+
+
+@torch.no_grad()
+def predict(
+    model: DocREModel,
+    features: list[Feature],
+    loss: Loss,
+    relations: dict[int, str],
+    device: torch.device,
+    precision: str,
+    num_labels: int,
+    budget: int,
+    title: str = "",
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Predictions [{title, h_idx, t_idx, r}, ...] in the documents' order, and the counts of prediction patterns, {}
+    where a document has no labels.
+
+    `relations` names the classes, `num_labels` limits the relations of a pair, `budget` the tokens and pairs of a batch
+    (the result does not depend on it), `title` stands before the progress bar.
+    """
+    model.eval()
+    found: list[list[dict[str, Any]]] = [[] for _ in features]
+    patterns: Counter[str] = Counter()
+    with tqdm(total=len(features), desc=title, unit="doc", leave=False) as progress:
+        for indices in batches_by_size(features, budget):
+            chosen = [features[index] for index in indices]
+            batch = to_device(collate_fn(chosen), device)
+            labels = batch.pop("labels", None)
+            with autocast(device, precision):
+                scores = model(**batch)
+            pairs = [(index, head, tail) for index in indices for head, tail in features[index]["hts"]]
+            for row, column in loss.predict(scores, num_labels)[:, 1:].nonzero().tolist():
+                index, head, tail = pairs[row]
+                entry = {"title": features[index]["title"], "h_idx": head, "t_idx": tail, "r": relations[column + 1]}
+                found[index].append(entry)
+            if labels is not None:
+                patterns.update(prediction_patterns(scores, labels, loss.threshold(scores)))
+            progress.update(len(indices))
+    labelled = all("labels" in feature for feature in features)
+    return [entry for entries in found for entry in entries], dict(patterns) if labelled else {}
