@@ -123,7 +123,6 @@ def build_tasks(side: str, args: argparse.Namespace) -> dict[str, Callable[..., 
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
     set_seed(0)
-    torch.set_flush_denormal(True)
     rel2id = load_rel2id()
     relations = {number: name for name, number in rel2id.items()}
     tokenizer = load_tokenizer(args.model_name_or_path)

@@ -6,6 +6,7 @@ safetensors: nothing in it is run when it is read.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -54,7 +55,8 @@ def save_pieces(path: Path, encoded: list[Encoded]) -> None:
         save_file(arrays, temporary, metadata={"sha256": _checksum(arrays)})
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         print(f"note: {path}: the cache cannot be written ({error}); going on without it", file=sys.stderr)
 
 

@@ -5,9 +5,10 @@ import json
 
 import pytest
 import torch
+from baseline import plain_scores
 
 import evaluation
-from evaluation import check_predictions, official_evaluate, prediction_patterns, prepare_gold
+from evaluation import check_predictions, official_evaluate, prediction_patterns, prepare_gold, train_facts
 from prepro import load_documents
 from utils import UserError
 
@@ -110,7 +111,7 @@ def test_scores_of_a_worked_example():
 )
 def test_a_bad_prediction_is_named(entry, expected):
     with pytest.raises(UserError, match=expected):
-        check_predictions([entry], prepare_gold(GOLD, TRAIN), "result.json")
+        check_predictions([entry], prepare_gold(GOLD, train_facts(TRAIN)), "result.json")
 
 
 def count_patterns(scores, labels, threshold):
@@ -157,3 +158,17 @@ def test_a_file_without_labels_is_not_scored_against(tmp_path, unlabelled, monke
     monkeypatch.setattr("sys.argv", ["evaluation.py", *(f"--{n}={tmp_path}/{n}.json" for n in files)])
     with pytest.raises(UserError, match=rf"{unlabelled}\.json: has no labels"):
         evaluation.main()
+
+
+def test_scores_equal_the_plain_transcription(sample):
+    gold = load_documents(sample / "test.json")
+    labels = [{"title": d["title"], "h_idx": x["h"], "t_idx": x["t"], "r": x["r"]} for d in gold for x in d["labels"]]
+    predictions = labels[::2] + labels[::4]  # some twice
+    predictions += [{**entry, "h_idx": entry["t_idx"], "t_idx": entry["h_idx"]} for entry in labels[::3]]
+    predictions += [{**entry, "title": "unknown"} for entry in labels[:5] + labels[:2]]
+    predictions += [{**entry, "r": "P0", "evidence": [0, 1]} for entry in labels[:4]]
+    predictions += [{**entry, "evidence": [0, 1]} for entry in labels[1:30:2]]
+    scores = official_evaluate(predictions, gold, load_documents(sample / "train.json"))
+    plain = plain_scores(predictions, sample / "test.json", sample / "train.json")
+    assert {name: scores[name] for name in plain} == pytest.approx(plain, abs=1e-12)
+    assert 0 < scores["ign_f1"] < scores["f1"] < 1 and scores["evidence_f1"] > 0

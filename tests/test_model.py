@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ from baseline import Baseline
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+import attention
 import encoder
 import model as model_module
 from losses import get_loss
@@ -95,7 +97,7 @@ def real_shapes(tokenizer, rel2id, sizes):
     return featurize(documents, tokenizer, rel2id)
 
 
-SIZES = [(1, 20), (2, 30), (20, 150), (42, 180), (20, 600), (2, 560)]
+SIZES = [(1, 20), (2, 30), (20, 150), (42, 180), (1, 560), (2, 560), (20, 600), (42, 700)]
 
 
 @pytest.mark.parametrize("family", ["tiny_bert", "tiny_roberta", "tiny_distilbert"])
@@ -130,25 +132,103 @@ def test_unknown_encoder_family_is_announced(tiny_distilbert, capsys):
     assert "distilbert" in capsys.readouterr().err
 
 
-def test_attention_is_computed_at_mention_rows_only_and_in_full_in_the_last_training_layer(
+def test_the_fast_path_computes_attention_in_full_in_training_only_and_hands_out_mention_rows(
     tiny_bert, minilm_tokenizer, rel2id, monkeypatch
 ):
     batch = collate_fn(real_shapes(minilm_tokenizer, rel2id, [(3, 40)]))
     batch.pop("labels")
     [length], [mentions] = batch["lengths"], map(len, batch["mention_pos"])
     model = DocREModel(str(tiny_bert), emb_size=64)
-    shapes = []
+    rows = []
 
     def spy(query, *rest):
-        shapes.append(tuple(query.shape[:3]))
+        rows.append(query.shape[1])
         return weights(query, *rest)
 
-    weights = encoder.attention_weights
-    monkeypatch.setattr(encoder, "attention_weights", spy)
+    weights = attention.attention
+    monkeypatch.setattr(attention, "attention", spy)
     model.eval()(**batch)
-    assert shapes == [(1, 4, mentions)]
-    model.train()(**batch)
-    assert shapes == [(1, 4, mentions), (1, 4, length)]
+    assert rows == [mentions]
+    model.train()
+    [(_, read)] = encoder.encode(model.model, batch["input_ids"], batch["lengths"], batch["mention_pos"])
+    assert rows[1:3] == [rows[1]] * 2 and rows[1] >= length and rows[3:] == [mentions]
+    assert read.shape == (4, mentions, length)
+
+
+def test_the_attention_function_refuses_padding_that_it_would_not_mask(tiny_bert):
+    model = DocREModel(str(tiny_bert), emb_size=64)
+    ids = torch.ones(1, 6, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"call encode\(\)"):
+        model.model(input_ids=ids, attention_mask=torch.tensor([[1, 1, 1, 1, 0, 0]]), windows=[])
+
+
+def test_an_encoder_whose_windows_see_each_other_leaves_the_fast_path(tiny_bert, monkeypatch, capsys):
+    def one_window(module, query, key, value, *rest, windows, **kwargs):
+        whole = [attention.PackedWindow(query.shape[2], query.shape[2], None, windows[0].rows)]
+        return attention.attend_in_windows(module, query, key, value, None, whole, **kwargs)
+
+    attention.AttentionInterface.register(attention.ATTENTION, one_window)
+    try:
+        model = DocREModel(str(tiny_bert), emb_size=64)
+    finally:
+        attention.AttentionInterface.register(attention.ATTENTION, attention.attend_in_windows)
+    assert "new to the fast path" in capsys.readouterr().err
+    assert model.model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("family", ["tiny_bert", "tiny_roberta"])
+def test_bert_and_roberta_take_the_fast_path(family, request, capsys):
+    DocREModel(str(request.getfixturevalue(family)), emb_size=64)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_masks_have_the_statistics_of_independent_draws(dropout, dtype):
+    torch.manual_seed(0)
+    dropped = 1 - attention.keep_mask((40, 200, 250), dropout, torch.empty(0, dtype=dtype)).double()
+    assert set(dropped.unique().tolist()) == {0, 1}
+    count, variance = dropped.numel(), dropout * (1 - dropout)
+    assert abs(dropped.mean().item() - dropout) < 5 * math.sqrt(variance / count)
+    for axis in range(3):  # neighbours along any axis fall together as often as independent ones do
+        first, second = (
+            dropped.narrow(axis, 0, dropped.shape[axis] - 1),
+            dropped.narrow(axis, 1, dropped.shape[axis] - 1),
+        )
+        together = (first * second).mean().item()
+        assert abs(together - dropout**2) < 6 * math.sqrt(dropout**2 / first.numel())
+
+
+def test_dropped_attention_gradients_equal_finite_differences():
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    mask = torch.tensor([0, 0, 0, 0, -math.inf], dtype=torch.float64).view(1, 1, 5)
+    keep = attention.keep_mask((2, 5, 5), 0.4, query)
+    apply = attention.DroppedAttention.apply
+    assert torch.autograd.gradcheck(lambda q, k, v: apply(q, k, v, mask, keep, 0.7, 0.4), (query, key, value))
+    expected = (query @ key.mT * 0.7 + mask).softmax(-1) * keep / 0.6 @ value
+    torch.testing.assert_close(apply(query, key, value, mask, keep, 0.7, 0.4), expected)
+
+
+def test_gradient_checkpointing_changes_no_gradient(tiny_bert, minilm_tokenizer, rel2id):
+    batch = collate_fn(real_shapes(minilm_tokenizer, rel2id, [(5, 60), (4, 600)]))
+    labels = batch.pop("labels")
+    gradients = []
+    for wanted in (False, True):
+        torch.manual_seed(0)
+        model = DocREModel(str(tiny_bert), emb_size=64).train()
+        if wanted:
+            encoder.checkpoint_layers(model.model)
+        torch.manual_seed(1)  # the same dropout
+        get_loss("atl")(model(**batch), labels).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+
+
+def test_gradient_checkpointing_of_an_unknown_encoder_is_refused(tiny_distilbert):
+    with pytest.raises(UserError, match="--gradient_checkpointing"):
+        encoder.checkpoint_layers(DocREModel(str(tiny_distilbert), emb_size=64).model)
 
 
 def test_training_reads_attention_after_dropout(tiny_bert, minilm_tokenizer, rel2id):
@@ -183,14 +263,15 @@ def test_an_entity_whose_mentions_were_cut_off_has_zero_embedding(tiny_bert, min
     torch.testing.assert_close(scores, Baseline(model, str(tiny_bert))([cut]).detach(), rtol=0, atol=1e-5)
 
 
-def test_sliced_bilinear_gradients_equal_finite_differences(monkeypatch):
-    monkeypatch.setattr(model_module, "PAIRS_PER_SLICE", 2)
+def test_grouped_bilinear_equals_the_whole_outer_product_and_finite_differences():
     torch.manual_seed(0)
     head, tail, weight = (
         torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in [(5, 6), (5, 6), (4, 18)]
     )
-    apply = model_module.SlicedBilinear.apply
-    assert torch.autograd.gradcheck(lambda h, t, w: apply(h, t, w, 3, torch.float64), (head, tail, weight))
+    apply = model_module.GroupedBilinear.apply
+    assert torch.autograd.gradcheck(lambda h, t, w: apply(h, t, w, 3), (head, tail, weight))
+    outer = (head.unflatten(1, (2, 3, 1)) * tail.unflatten(1, (2, 1, 3))).flatten(1)
+    torch.testing.assert_close(apply(head, tail, weight, 3), outer @ weight.T)
 
 
 def test_documents_longer_than_two_windows_are_refused(tiny_bert):

@@ -4,6 +4,8 @@ import copy
 import json
 
 import pytest
+from baseline import plain_features
+from transformers import AutoTokenizer
 
 from prepro import featurize, load_documents, load_rel2id, read_docred, statistics
 from utils import UserError
@@ -65,8 +67,6 @@ def test_documents_are_cut_at_max_seq_length(minilm_tokenizer, rel2id):
 
 
 def test_byte_level_pieces_have_no_leading_space(tiny_roberta, rel2id):
-    from transformers import AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(tiny_roberta)
     [feature] = featurize([DOCUMENT], tokenizer, rel2id)
     pieces = tokenizer.convert_ids_to_tokens(feature["input_ids"])
@@ -195,3 +195,12 @@ def test_a_bad_inventory_is_refused(tmp_path, content, expected):
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=expected):
         load_rel2id(path)
+
+
+@pytest.mark.parametrize("family", ["tiny_bert", "tiny_roberta"])
+def test_features_equal_the_plain_token_by_token_way(sample, family, request, rel2id):
+    tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue(family))
+    for name in ("train.json", "dev.json"):
+        features = read_docred(sample / name, tokenizer, rel2id)
+        for feature, plain in zip(features, plain_features(sample / name, tokenizer, rel2id), strict=True):
+            assert feature | {"labels": feature["labels"].tolist()} == plain

@@ -7,12 +7,14 @@ import shutil
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
+import inference
 import train
 from losses import get_loss, loss_names
 from model import DocREModel
@@ -43,6 +45,8 @@ def arguments(sample, encoder, output, *more):
             "1e-2",
             "--output_dir",
             str(output),
+            "--cache_dir",
+            str(Path(output).parent / "cache"),
             "--precision",
             "fp32",
             *more,
@@ -346,8 +350,8 @@ def test_a_dev_file_without_documents_or_labels_is_refused(sample, tiny_bert, tm
 
 def test_balanced_softmax_decides_against_zero_from_end_to_end(sample, tiny_bert, tmp_path, monkeypatch):
     thresholds = []
-    patterns = train.prediction_patterns
-    monkeypatch.setattr(train, "prediction_patterns", lambda s, y, t: thresholds.append(t) or patterns(s, y, t))
+    patterns = inference.prediction_patterns
+    monkeypatch.setattr(inference, "prediction_patterns", lambda s, y, t: thresholds.append(t) or patterns(s, y, t))
     train.main(arguments(sample, tiny_bert, tmp_path, "--loss_type", "balance_softmax", "--num_train_epochs", "1"))
     assert thresholds and not any(threshold.any() for threshold in thresholds)
 
@@ -382,3 +386,10 @@ def test_original_docred_as_training_file_is_warned_of(sample, tiny_bert, tmp_pa
     assert captured.out.startswith(
         "loss           hingeabl_released (margin 5), decided against threshold class\ntrain "
     )
+
+
+def test_gradient_checkpointing_changes_no_score(sample, tiny_bert, finished, tmp_path):
+    more = ("--loss_type", "hingeabl_released", "--gradient_checkpointing")
+    train.main(arguments(sample, tiny_bert, tmp_path / "run", *more))
+    scores = [json.loads((f / "seed_7" / "scores.json").read_text()) for f in (finished, tmp_path / "run")]
+    assert scores[0] == scores[1]

@@ -1,0 +1,122 @@
+"""What makes it fast changes no result: the cache, large evaluation batches; and the benchmark runs."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+import prepro
+from cache import pieces_path
+from encoder import load_tokenizer
+from inference import batches_by_size, predict
+from losses import get_loss
+from model import DocREModel
+from prepro import read_docred
+
+
+@pytest.fixture
+def no_tokenizing(monkeypatch):
+    """Fails where word pieces are split again."""
+
+    def refuse(*_):
+        raise AssertionError("the tokens were split again")
+
+    return lambda: monkeypatch.setattr(prepro, "encode_documents", refuse)
+
+
+def equal(first, second):
+    return all(
+        {**a, "labels": a["labels"].tolist()} == {**b, "labels": b["labels"].tolist()}
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def test_a_second_run_takes_its_word_pieces_from_the_cache(sample, minilm_tokenizer, rel2id, tmp_path, no_tokenizing):
+    first = read_docred(sample / "train.json", minilm_tokenizer, rel2id, cache_dir=tmp_path)
+    no_tokenizing()
+    assert equal(first, read_docred(sample / "train.json", minilm_tokenizer, rel2id, cache_dir=tmp_path))
+
+
+def test_the_cache_knows_content_settings_and_tokenizer(sample, minilm_tokenizer, tiny_roberta, tmp_path):
+    changed = tmp_path / "train.json"
+    changed.write_text((sample / "train.json").read_text().replace("the", "a", 1))
+    roberta = load_tokenizer(str(tiny_roberta))
+    paths = {
+        pieces_path(tmp_path, sample / "train.json", minilm_tokenizer, 1024),
+        pieces_path(tmp_path, sample / "train.json", minilm_tokenizer, 512),
+        pieces_path(tmp_path, sample / "train.json", roberta, 1024),
+        pieces_path(tmp_path, changed, minilm_tokenizer, 1024),
+    }
+    assert len(paths) == 4
+    minilm_tokenizer(["a"], truncation=True, max_length=3)  # leaves its mark on the tokenizer, not on the name
+    assert pieces_path(tmp_path, sample / "train.json", minilm_tokenizer, 1024) in paths
+
+
+@pytest.mark.parametrize("break_it", ["empty", "cut", "flip", "other documents"])
+def test_a_broken_cache_file_is_made_again(sample, minilm_tokenizer, rel2id, tmp_path, break_it):
+    first = read_docred(sample / "train.json", minilm_tokenizer, rel2id, cache_dir=tmp_path)
+    [path] = tmp_path.iterdir()
+    whole = path.read_bytes()
+    if break_it == "other documents":
+        read_docred(sample / "dev.json", minilm_tokenizer, rel2id, cache_dir=tmp_path)
+        [other] = set(tmp_path.iterdir()) - {path}
+        path.write_bytes(other.read_bytes())
+    else:
+        flipped = whole[:-40] + bytes([whole[-40] ^ 1]) + whole[-39:]
+        path.write_bytes({"empty": b"", "cut": whole[:-100], "flip": flipped}[break_it])
+    assert equal(first, read_docred(sample / "train.json", minilm_tokenizer, rel2id, cache_dir=tmp_path))
+    assert path.read_bytes() == whole
+
+
+def test_a_cache_that_cannot_be_written_is_gone_without(sample, minilm_tokenizer, rel2id, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    features = read_docred(sample / "dev.json", minilm_tokenizer, rel2id, cache_dir=tmp_path / "file")
+    assert len(features) == 5
+    assert "the cache cannot be written" in capsys.readouterr().err
+
+
+def test_predictions_do_not_depend_on_the_batch_budget(sample, tiny_bert, minilm_tokenizer, rel2id):
+    features = read_docred(sample / "train.json", minilm_tokenizer, rel2id)
+    torch.manual_seed(0)
+    model = DocREModel(str(tiny_bert), emb_size=64)
+    relations = {number: name for name, number in rel2id.items()}
+    results = [
+        predict(model, features, get_loss("atl"), relations, torch.device("cpu"), "fp32", 4, budget)
+        for budget in (1, 2000, 10**9)
+    ]
+    assert results[0] == results[1] == results[2]
+    predictions, patterns = results[0]
+    assert sum(patterns.values()) == sum(len(feature["hts"]) for feature in features)
+    titles = [entry["title"] for entry in predictions]
+    order = [feature["title"] for feature in features]
+    assert titles == sorted(titles, key=order.index) and len(set(titles)) > 1
+
+
+def test_batches_hold_every_document_once_the_longest_first_within_the_budget(sample, minilm_tokenizer, rel2id):
+    features = read_docred(sample / "train.json", minilm_tokenizer, rel2id)
+    sizes = [len(feature["input_ids"]) + len(feature["hts"]) for feature in features]
+    for budget in (1, 1500, 10**9):
+        batches = batches_by_size(features, budget)
+        assert sorted(index for batch in batches for index in batch) == list(range(len(features)))
+        lengths = [len(features[index]["input_ids"]) for batch in batches for index in batch]
+        assert lengths == sorted(lengths, reverse=True)
+        assert all(len(batch) == 1 or sum(sizes[index] for index in batch) <= budget for batch in batches)
+    assert len(batches_by_size(features, 1)) == len(features) and len(batches_by_size(features, 10**9)) == 1
+
+
+def test_the_benchmark_times_both_sides_and_writes_json(sample, tiny_bert, tmp_path):
+    command = [sys.executable, "bench.py", "--data", sample / "dev.json", "--model_name_or_path", tiny_bert]
+    command += ["--steps", "2", "--warmup", "1", "--repeats", "1", "--batch_size", "2", "--precision", "fp32"]
+    command += ["--output", tmp_path / "bench.json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
+    assert done.returncode == 0, done.stderr
+    timings = json.loads((tmp_path / "bench.json").read_text())["timings"]
+    assert {len(timings["training step"][side]) for side in ("baseline", "ours")} == {2}
+    for what in ("forward", "backward", "optimizer", "evaluation pass", "preprocessing", "evaluator"):
+        assert all(value > 0 for side in timings[what].values() for value in side)
+        assert what in done.stdout
+    assert timings["peak memory of training"]["ours"][0] > 0
