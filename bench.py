@@ -29,7 +29,7 @@ sys.path.append(str(Path(__file__).parent / "tests"))
 
 from baseline import Baseline, plain_features, plain_scores
 
-from encoder import load_tokenizer
+from encoder import WINDOW, load_tokenizer
 from evaluation import prepare_gold, score_predictions, train_facts
 from inference import predict
 from losses import get_loss
@@ -61,7 +61,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=4, help="documents of a training step (default: 4)")
     parser.add_argument("--steps", type=int, default=30, help="training steps that are timed (default: 30)")
     parser.add_argument("--warmup", type=int, default=40, help="training steps before those (default: 40)")
-    parser.add_argument("--repeats", type=int, default=3, help="of everything else (default: 3)")
+    parser.add_argument("--repeats", type=int, default=2, help="of everything else (default: 2)")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: as in train.py")
     parser.add_argument("--device", help="default: CUDA where there is one")
     parser.add_argument("--output", default="bench.json", help="where the figures go (default: bench.json)")
@@ -179,7 +179,7 @@ def build_tasks(side: str, args: argparse.Namespace) -> dict[str, Callable[..., 
         network.eval()
         clock = Clock(device)
         if ours:
-            predict(model, features, loss, relations, device, precision, 4, 8 * 1024)
+            predict(model, features, loss, relations, device, precision, 4, 8 * WINDOW)
         else:
             for start in range(0, len(features), 8):
                 batch = features[start : start + 8]

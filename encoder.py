@@ -6,6 +6,7 @@ attention.py), so that no work is done on padding.
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -213,9 +214,10 @@ def pack(windows: list[Tensor], rows: list[Tensor]) -> list[PackedWindow]:
     sizes[-1] += recurring_size(sum(sizes), 128, device) - sum(sizes)
     packed = []
     for window, size, wanted in zip(windows, sizes, rows, strict=True):
-        mask = torch.zeros(1, 1, size, device=device)
-        mask[:, :, len(window) :] = float("-inf")
-        packed.append(PackedWindow(len(window), size, mask if size > len(window) else None, wanted))
+        mask = None
+        if size > len(window):
+            mask = F.pad(torch.zeros(1, 1, len(window), device=device), (0, size - len(window)), value=-math.inf)
+        packed.append(PackedWindow(len(window), size, mask, wanted))
     return packed
 
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
-from encoder import check_length, checkpoint_layers
+from encoder import WINDOW, check_length, checkpoint_layers
 from evaluation import format_scores, score_predictions
 from experiment import Experiment, prepare
 from inference import predict
@@ -98,7 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--test_batch_size",
         type=positive_int,
         default=8,
-        help="documents of --max_seq_length scored at once, or more shorter ones; scores do not depend on it",
+        help="documents of 512 tokens and pairs scored at once, or more shorter ones; scores do not depend on it",
     )
     training.add_argument("--gradient_accumulation_steps", type=positive_int, default=1)
     training.add_argument("--learning_rate", type=finite_float, default=5e-5, help="of the encoder; 3e-5 for RoBERTa")
@@ -333,7 +333,7 @@ def score_split(experiment: Experiment, model: DocREModel, name: str) -> tuple[d
         experiment.device,
         experiment.precision,
         args.num_labels,
-        args.test_batch_size * args.max_seq_length,
+        args.test_batch_size * WINDOW,
         title=name,
     )
     scores = score_predictions(predictions, split.gold) | patterns if split.gold else {}
