@@ -59,9 +59,11 @@ def attend_in_windows(
             if dropout and (reads or not q.is_cuda):  # torch's own dropout: slow on the CPU, and it shows no rows
                 keep = keep_mask((q.shape[0], window.size, window.size), dropout, q)
                 output = DroppedAttention.apply(q, k, v, window.mask, keep, scaling, dropout)
-            else:
+            elif q.is_cuda:
                 mask = None if window.mask is None else window.mask[None].to(q.dtype)
                 output = F.scaled_dot_product_attention(q[None], k[None], v[None], mask, dropout, scale=scaling)[0]
+            else:  # in bfloat16 1.5 times as fast as torch's fused kernel for the CPU
+                output = attention(q, k, window.mask, scaling) @ v
             outputs.append(output)
             if reads:
                 weights = attention(q.index_select(1, window.rows).float(), k.float(), window.mask, scaling)

@@ -6,7 +6,7 @@ source "$(dirname "$0")/setup.sh"
 python scripts/fetch.py encoder
 python scripts/make_sample.py dataset/sample
 
-# The sample is small: the rates are higher than the paper's, batches and head are smaller.
+# The sample is small: the new layers' rate is ten times the paper's, batches and head are smaller.
 python train.py \
     --data_dir dataset/sample \
     --train_file train.json \
@@ -15,10 +15,10 @@ python train.py \
     --model_name_or_path dataset/encoders/all-MiniLM-L6-v2 \
     --emb_size 256 \
     --loss_type hingeabl_released \
-    --learning_rate 2e-4 \
-    --classifier_lr 5e-4 \
+    --learning_rate 5e-5 \
+    --classifier_lr 1e-3 \
     --train_batch_size 1 \
-    --num_train_epochs 5 \
+    --num_train_epochs 8 \
     --seeds 1 5 \
     --output_dir runs/quickstart \
     "$@"

@@ -132,7 +132,7 @@ def test_unknown_encoder_family_is_announced(tiny_distilbert, capsys):
     assert "distilbert" in capsys.readouterr().err
 
 
-def test_the_fast_path_computes_attention_in_full_in_training_only_and_hands_out_mention_rows(
+def test_the_fast_path_hands_out_the_last_layers_attention_at_mention_rows_alone(
     tiny_bert, minilm_tokenizer, rel2id, monkeypatch
 ):
     batch = collate_fn(real_shapes(minilm_tokenizer, rel2id, [(3, 40)]))
@@ -147,12 +147,13 @@ def test_the_fast_path_computes_attention_in_full_in_training_only_and_hands_out
 
     weights = attention.attention
     monkeypatch.setattr(attention, "attention", spy)
-    model.eval()(**batch)
-    assert rows == [mentions]
-    model.train()
-    [(_, read)] = encoder.encode(model.model, batch["input_ids"], batch["lengths"], batch["mention_pos"])
-    assert rows[1:3] == [rows[1]] * 2 and rows[1] >= length and rows[3:] == [mentions]
-    assert read.shape == (4, mentions, length)
+    for training in (False, True):
+        rows.clear()
+        model.train(training)
+        [(_, read)] = encoder.encode(model.model, batch["input_ids"], batch["lengths"], batch["mention_pos"])
+        first, second, last = rows  # two layers, and the rows of the second
+        assert first == second >= length and last == mentions
+        assert read.shape == (4, mentions, length)
 
 
 def test_the_attention_function_refuses_padding_that_it_would_not_mask(tiny_bert):
