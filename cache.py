@@ -26,7 +26,9 @@ VERSION = "1"  # of the word pieces' rules in prepro.py and of this file's forma
 Encoded = tuple[list[int], list[list[list[int]]]]  # a document's input_ids and entity_pos, as in prepro.featurize
 
 
-def pieces_path(folder: Path, path: Path, tokenizer: Any, max_seq_length: int) -> Path | None:
+def pieces_path(
+    folder: Path, path: Path, tokenizer: Any, max_seq_length: int, entity_marker: str = "asterisk"
+) -> Path | None:
     """Where the word pieces of a data file belong: named after the file's content, the tokenizer and the settings.
 
     None for a tokenizer without a description of itself to name them after.
@@ -36,7 +38,8 @@ def pieces_path(folder: Path, path: Path, tokenizer: Any, max_seq_length: int) -
         return None
     state = json.loads(backend.to_str())
     state.update(truncation=None, padding=None)  # these change with every call
-    parts = [VERSION, digest(path), state, tokenizer.cls_token_id, tokenizer.sep_token_id, max_seq_length]
+    settings = [tokenizer.cls_token_id, tokenizer.sep_token_id, max_seq_length, entity_marker]
+    parts = [VERSION, digest(path), state, *settings]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return folder / f"{path.stem}_{key[:32]}.safetensors"
 

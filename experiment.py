@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from cache import pieces_path
+from distill import WithTeacherScores
 from encoder import load_tokenizer
 from evaluation import Gold, prepare_gold, train_facts
 from losses import Loss, get_loss
@@ -38,6 +41,7 @@ class Experiment:
     rel2id: dict[str, int]
     tokenizer: PreTrainedTokenizerBase
     splits: dict[str, Split]
+    train_set: Sequence[Feature] | Dataset  # what is trained on: train's features, with a teacher's scores if asked for
     device: torch.device
     precision: str
 
@@ -52,7 +56,12 @@ def prepare(args: argparse.Namespace) -> Experiment:
     paths = {name: Path(args.data_dir) / getattr(args, f"{name}_file") for name in ("train", "dev", "test")}
     with garbage_collection_paused():
         splits, tokenizer = read_splits(args, paths, rel2id)
-    experiment = Experiment(args, loss, rel2id, tokenizer, splits, device, pick_precision(args.precision, device))
+    train = splits["train"]
+    train_set: Sequence[Feature] | Dataset = train.features
+    if args.teacher_scores and not args.load_path:
+        train_set = WithTeacherScores(train.features, args.teacher_scores, train.path, rel2id)
+    precision = pick_precision(args.precision, device)
+    experiment = Experiment(args, loss, rel2id, tokenizer, splits, train_set, device, precision)
     announce(experiment)
     return experiment
 
@@ -61,7 +70,8 @@ def read_splits(
     args: argparse.Namespace, paths: dict[str, Path], rel2id: dict[str, int]
 ) -> tuple[dict[str, Split], PreTrainedTokenizerBase]:
     """Read and check the three files; returns the splits and the encoder's tokenizer."""
-    documents = {name: load_documents(path, rel2id, unique_titles=name != "train") for name, path in paths.items()}
+    typed = args.entity_marker == "typed"
+    documents = {name: load_documents(path, rel2id, name != "train", typed) for name, path in paths.items()}
     for name in documents:
         check_labels(paths[name], documents[name], required=not args.load_path and name != "test")
     if not args.load_path and len(documents["train"]) < args.train_batch_size:
@@ -76,8 +86,9 @@ def read_splits(
     for name, path in paths.items():
         features = []
         if name in used:
-            cache_file = pieces_path(Path(args.cache_dir), path, tokenizer, args.max_seq_length)
-            features = featurize(documents[name], tokenizer, rel2id, args.max_seq_length, cache_file)
+            settings = (args.max_seq_length, args.entity_marker)
+            cache_file = pieces_path(Path(args.cache_dir), path, tokenizer, *settings)
+            features = featurize(documents[name], tokenizer, rel2id, *settings, cache_file)
         gold = prepare_gold(documents[name], facts) if name in scored else None
         splits[name] = Split(path, documents[name], features, gold)
     return splits, tokenizer

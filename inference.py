@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from evaluation import prediction_patterns
@@ -31,6 +33,25 @@ def batches_by_size(features: list[Feature], budget: int) -> list[list[int]]:
 
 
 @torch.no_grad()
+def score(
+    model: DocREModel, features: list[Feature], device: torch.device, precision: str, budget: int, title: str = ""
+) -> Iterator[tuple[list[int], Tensor, Tensor | None]]:
+    """Score documents in batches: yields (their indices, scores [pairs, classes], labels [pairs, classes] or None).
+
+    `budget` limits the tokens and pairs of a batch (the scores do not depend on it), `title` stands before the progress
+    bar.
+    """
+    model.eval()
+    with tqdm(total=len(features), desc=title, unit="doc", leave=False) as progress:
+        for indices in batches_by_size(features, budget):
+            batch = to_device(collate_fn([features[index] for index in indices]), device)
+            labels = batch.pop("labels", None)
+            with autocast(device, precision):
+                scores = model(**batch)
+            yield indices, scores, labels
+            progress.update(len(indices))
+
+
 def predict(
     model: DocREModel,
     features: list[Feature],
@@ -45,26 +66,17 @@ def predict(
     """Predictions [{title, h_idx, t_idx, r}, ...] in the documents' order, and the counts of prediction patterns, {}
     where a document has no labels.
 
-    `relations` names the classes, `num_labels` limits the relations of a pair, `budget` the tokens and pairs of a batch
-    (the result does not depend on it), `title` stands before the progress bar.
+    `relations` names the classes, `num_labels` limits the relations of a pair; the rest as in `score`.
     """
-    model.eval()
     found: list[list[dict[str, Any]]] = [[] for _ in features]
     patterns: Counter[str] = Counter()
-    with tqdm(total=len(features), desc=title, unit="doc", leave=False) as progress:
-        for indices in batches_by_size(features, budget):
-            chosen = [features[index] for index in indices]
-            batch = to_device(collate_fn(chosen), device)
-            labels = batch.pop("labels", None)
-            with autocast(device, precision):
-                scores = model(**batch)
-            pairs = [(index, head, tail) for index in indices for head, tail in features[index]["hts"]]
-            for row, column in loss.predict(scores, num_labels)[:, 1:].nonzero().tolist():
-                index, head, tail = pairs[row]
-                entry = {"title": features[index]["title"], "h_idx": head, "t_idx": tail, "r": relations[column + 1]}
-                found[index].append(entry)
-            if labels is not None:
-                patterns.update(prediction_patterns(scores, labels, loss.threshold(scores)))
-            progress.update(len(indices))
+    for indices, scores, labels in score(model, features, device, precision, budget, title):
+        pairs = [(index, head, tail) for index in indices for head, tail in features[index]["hts"]]
+        for row, column in loss.predict(scores, num_labels)[:, 1:].nonzero().tolist():
+            index, head, tail = pairs[row]
+            entry = {"title": features[index]["title"], "h_idx": head, "t_idx": tail, "r": relations[column + 1]}
+            found[index].append(entry)
+        if labels is not None:
+            patterns.update(prediction_patterns(scores, labels, loss.threshold(scores)))
     labelled = all("labels" in feature for feature in features)
     return [entry for entries in found for entry in entries], dict(patterns) if labelled else {}

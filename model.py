@@ -1,26 +1,62 @@
-"""ATLOP: entity embeddings, localized context pooling, grouped bilinear classifier."""
+"""Entity embeddings, localized context pooling, the grouped bilinear product, and the three representation modules that
+are made of them: ATLOP, DocuNet and KD-DocRE."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from opt_einsum import contract
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from encoder import encode, load_encoder
-from utils import UserError, first_line, read_json, recurring_size, write_json
+from layers import AxialTransformer, UNet
+from utils import UserError, recurring_size
+
+MAP_SIZE = 42  # entity slots along each side of a document's map of pairs; Re-DocRED's largest document fills it
+
+
+@dataclass
+class Entities:
+    """A document as representation modules see it, float32.
+
+    embeddings [entities, hidden], context [entities, entities, hidden] of every ordered pair, self pairs included, and
+    pairs int64 [pairs, 2], the (head, tail) to be scored.
+    """
+
+    embeddings: Tensor
+    context: Tensor
+    pairs: Tensor
 
 
 class DocREModel(nn.Module):
-    """Scores of every relation for every entity pair of a batch of documents (Eq. 1 and 2).
+    """Scores of every relation for every entity pair of a batch of documents.
 
-    The encoder is `model`, as in the checkpoints of ATLOP and its descendants.
+    What all share: the encoder, `model`, entity embeddings, localized context pooling and the grouped bilinear product.
+    A representation module is a subclass, and `DocREModel(..., backbone="docunet")` makes an object of the one with
+    that name: its `add_layers` makes what it has beyond the encoder, its `score_pairs` goes from Entities to scores.
     """
+
+    backbones: ClassVar[dict[str, type[DocREModel]]] = {}
+    backbone: ClassVar[str]
+    module_layers: ClassVar[tuple[str, ...]] = ()  # layers that train at a rate of their own, --module_lr
+    unused_layers: ClassVar[tuple[str, ...]] = ()  # layers of released checkpoints that nothing reads
+
+    def __init_subclass__(cls, backbone: str) -> None:
+        super().__init_subclass__()
+        cls.backbone = backbone
+        DocREModel.backbones[backbone] = cls
+
+    def __new__(cls, *_: Any, backbone: str = "atlop", **__: Any) -> DocREModel:
+        """An object of the subclass that `backbone` names. Raises UserError for an unknown one."""
+        if cls is not DocREModel:
+            return super().__new__(cls)
+        if backbone not in cls.backbones:
+            known = ", ".join(cls.backbones)
+            raise UserError(f"--backbone {backbone}: no such representation module; choose from {known}")
+        return super().__new__(cls.backbones[backbone])
 
     def __init__(
         self,
@@ -28,24 +64,52 @@ class DocREModel(nn.Module):
         num_classes: int = 97,
         emb_size: int = 768,
         block_size: int = 64,
+        *,
         backbone: str = "atlop",
+        unet_channels: int = 256,
+        axial_layers: int = 6,
         pretrained: bool = True,
     ) -> None:
-        """`pretrained=False` leaves the encoder's weights random, for a checkpoint to fill.
+        """`unet_channels` is DocuNet's d and `axial_layers` KD-DocRE's depth. `pretrained=False` leaves the encoder's
+        weights random, for a checkpoint to fill.
 
         Raises UserError for an unknown backbone, sizes that do not fit, or an encoder that can't be loaded.
         """
         super().__init__()
-        if backbone != "atlop":
-            raise UserError(f"--backbone {backbone}: no such representation module; choose from atlop")
         if block_size < 1 or emb_size < 1 or emb_size % block_size:
             raise UserError(f"--emb_size {emb_size}: must be a multiple of the block size {block_size}")
-        self.settings = dict(num_classes=num_classes, emb_size=emb_size, block_size=block_size, backbone=backbone)
+        self.settings = dict(
+            num_classes=num_classes,
+            emb_size=emb_size,
+            block_size=block_size,
+            backbone=self.backbone,
+            unet_channels=unet_channels,
+            axial_layers=axial_layers,
+        )
         self.model = load_encoder(encoder_name_or_path, pretrained)
-        hidden = self.model.config.hidden_size
-        self.head_extractor = nn.Linear(2 * hidden, emb_size)
-        self.tail_extractor = nn.Linear(2 * hidden, emb_size)
-        self.bilinear = nn.Linear(emb_size * block_size, num_classes)
+        self.add_layers(self.model.config.hidden_size, **self.settings)
+
+    def add_layers(self, hidden: int, **settings: Any) -> None:
+        """Make the layers beyond the encoder, whose embeddings have `hidden` numbers; `settings` as in __init__."""
+        raise NotImplementedError
+
+    def score_pairs(self, documents: list[Entities]) -> Tensor:
+        """Scores float32 [pairs of all documents, classes]."""
+        raise NotImplementedError
+
+    def adopt_names(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Released checkpoints' names -> ours: the encoder, `bert_model` in DocuNet's, is `model`; layers that nothing
+        reads are left out, and so is the buffer of positions that older versions of transformers saved."""
+        unused = tuple(f"{name}." for name in self.unused_layers)
+        return {
+            f"model.{name.removeprefix('bert_model.')}" if name.startswith("bert_model.") else name: tensor
+            for name, tensor in weights.items()
+            if not name.endswith(".position_ids") and not name.startswith(unused)
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+        """nn.Module's, which also takes the names of released checkpoints."""
+        return super().load_state_dict(self.adopt_names(state_dict), strict, assign)
 
     def forward(
         self,
@@ -57,35 +121,151 @@ class DocREModel(nn.Module):
         hts: list[Tensor],
     ) -> Tensor:
         """A batch as collate_fn builds it -> scores float32 [pairs, classes], in the order of hts."""
-        heads, tails, contexts = [], [], []
-        documents = zip(
-            encode(self.model, input_ids, lengths, mention_pos),
-            mention_pos,
-            mention_entity,
-            num_entities,
-            hts,
-            strict=True,
-        )
+        encoded = encode(self.model, input_ids, lengths, mention_pos)
+        documents = []
         with torch.autocast(input_ids.device.type, enabled=False):  # products of attention vanish in half precision
-            for (tokens, attention), positions, entity_of, entities, pairs in documents:
-                embeddings, entity_attention = pool_mentions(
-                    tokens.index_select(0, positions), attention, entity_of, entities
-                )
-                context = localized_context_pooling(entity_attention, tokens)  # [entities, entities, hidden]
-                head, tail = pairs[:, 0], pairs[:, 1]
-                heads.append(embeddings.index_select(0, head))  # on the CPU, [head] would sum gradients in any order
-                tails.append(embeddings.index_select(0, tail))
-                contexts.append(context[head, tail])
-        return self.classify(torch.cat(heads), torch.cat(tails), torch.cat(contexts))
+            for (tokens, attention), positions, entity_of, entities, pairs in zip(
+                encoded, mention_pos, mention_entity, num_entities, hts, strict=True
+            ):
+                embeddings, attention = pool_mentions(tokens.index_select(0, positions), attention, entity_of, entities)
+                documents.append(Entities(embeddings, self.pool_context(attention, tokens), pairs))
+        return self.score_pairs(documents)
 
-    def classify(self, head: Tensor, tail: Tensor, context: Tensor) -> Tensor:
-        """Entity and context vectors, each [pairs, hidden] -> scores float32 [pairs, classes]."""
+    def pool_context(self, entity_attention: Tensor, tokens: Tensor) -> Tensor:
+        """Context vectors [entities, entities, hidden] of all ordered pairs."""
+        return localized_context_pooling(entity_attention, tokens)
+
+    def add_extractors(self, size: int, emb_size: int) -> None:
+        """head_extractor and tail_extractor, from `size` numbers (entity and context) to `emb_size`."""
+        self.head_extractor = nn.Linear(size, emb_size)
+        self.tail_extractor = nn.Linear(size, emb_size)
+
+    def combine(self, head: Tensor, tail: Tensor, context: Tensor, output: nn.Linear) -> Tensor:
+        """Eq. (1) and the grouped bilinear product of Eq. (2), through the linear map `output`: head and tail [pairs,
+        hidden], context [pairs, its size] -> float32 [pairs, output's size]."""
         pairs = len(head)
         padding = (0, 0, 0, recurring_size(pairs, 128, head.device) - pairs)
         head, tail, context = (nn.functional.pad(vectors, padding) for vectors in (head, tail, context))
         head = torch.tanh(self.head_extractor(torch.cat([head, context], dim=1)))  # [pairs, emb_size]
         tail = torch.tanh(self.tail_extractor(torch.cat([tail, context], dim=1)))
-        return grouped_bilinear(head, tail, self.bilinear, self.settings["block_size"])[:pairs]
+        return grouped_bilinear(head, tail, output, self.settings["block_size"])[:pairs]
+
+
+class ATLOP(DocREModel, backbone="atlop"):
+    """Zhou et al. (2021): a pair is its entities' embeddings and its context vector."""
+
+    def add_layers(self, hidden: int, num_classes: int, emb_size: int, block_size: int, **_: Any) -> None:
+        """Extractors from [entity; context], the classifier of Eq. (2)."""
+        self.add_extractors(2 * hidden, emb_size)
+        self.bilinear = nn.Linear(emb_size * block_size, num_classes)
+
+    def score_pairs(self, documents: list[Entities]) -> Tensor:
+        """Scores float32 [pairs, classes]."""
+        contexts = [document.context[tuple(document.pairs.T)] for document in documents]
+        return self.combine(*pair_entities(documents), torch.cat(contexts), self.bilinear)
+
+
+class DocuNet(DocREModel, backbone="docunet"):
+    """Zhang et al. (2021): the context vectors of a document's pairs are an image, and a U-Net looks at it.
+
+    Slots past the last entity repeat it. The image of a document with more than MAP_SIZE entities is as large as it
+    needs.
+    """
+
+    module_layers = ("liner", "segmentation_net")
+    features = 256  # numbers that the U-Net gives a pair
+
+    def add_layers(
+        self, hidden: int, num_classes: int, emb_size: int, block_size: int, unet_channels: int, **_: Any
+    ) -> None:
+        """ATLOP's layers with the U-Net's features in place of the context, and the U-Net."""
+        self.add_extractors(hidden + self.features, emb_size)
+        self.bilinear = nn.Linear(emb_size * block_size, num_classes)
+        self.liner = nn.Linear(hidden, 3)
+        self.segmentation_net = UNet(unet_channels, self.features)
+
+    def score_pairs(self, documents: list[Entities]) -> Tensor:
+        """Scores float32 [pairs, classes]."""
+        features: dict[int, Tensor] = {}
+        sizes = [max(MAP_SIZE, len(document.embeddings)) for document in documents]
+        for size in sorted(set(sizes)):
+            chosen = [number for number, own in enumerate(sizes) if own == size]
+            images = [self.image(documents[number].context, size) for number in chosen]
+            for number, image in zip(chosen, self.segmentation_net(torch.cat(images)), strict=True):
+                head, tail = documents[number].pairs.T
+                features[number] = image[:, head, tail].T  # [pairs, features]
+        contexts = torch.cat([features[number] for number in range(len(documents))])
+        return self.combine(*pair_entities(documents), contexts.float(), self.bilinear)
+
+    def image(self, context: Tensor, size: int) -> Tensor:
+        """context [entities, entities, hidden] -> [1, 3, size, size]."""
+        image = self.liner(context).float().permute(2, 0, 1)[None]
+        missing = size - len(context)
+        return nn.functional.pad(image, (0, missing, 0, missing), mode="replicate")
+
+
+class KDDocRE(DocREModel, backbone="kd_docre"):
+    """Tan et al. (2022): the pairs of a document attend to those with the same head and to those with the same tail.
+
+    The map has at least MAP_SIZE slots along each side, and the empty ones take part. In the released program their
+    entity and context vectors are zero, so that in evaluation the extractors' biases remain; while training, the empty
+    slots are zero themselves. All are equal, so one row and one column stand for them here (see AxialTransformer).
+    """
+
+    module_layers = ("axial_transformer",)
+    unused_layers = ("bilinear",)
+
+    def add_layers(
+        self, hidden: int, num_classes: int, emb_size: int, block_size: int, axial_layers: int, **_: Any
+    ) -> None:
+        """ATLOP's extractors, the grouped product's projection, the axial transformer, the classifier."""
+        self.add_extractors(2 * hidden, emb_size)
+        self.projection = nn.Linear(emb_size * block_size, hidden, bias=False)
+        self.axial_transformer = AxialTransformer(hidden, axial_layers)
+        self.classifier = nn.Linear(hidden, num_classes)
+
+    def pool_context(self, entity_attention: Tensor, tokens: Tensor) -> Tensor:
+        """As ATLOP's, of the sum over heads divided by (its sum over tokens + 1e-10)."""
+        return localized_context_pooling(entity_attention, tokens, 1e-10 / entity_attention.shape[1])
+
+    def score_pairs(self, documents: list[Entities]) -> Tensor:
+        """Scores float32 [pairs, classes]."""
+        maps, counts = self.pair_maps(documents)
+        maps = maps + self.axial_transformer(maps, counts)  # [documents, n, n, hidden]
+        pairs = [slots[tuple(document.pairs.T)] for slots, document in zip(maps, documents, strict=True)]
+        return self.classifier(torch.cat(pairs)).float()
+
+    def pair_maps(self, documents: list[Entities]) -> tuple[Tensor, Tensor]:
+        """Every pair's vector, self pairs included: maps float32 [documents, n, n, hidden], n one more than the most
+        entities; and how many slots each index stands for, float32 [documents, n]: an entity for 1, the one behind the
+        last entity for all empty ones, the rest for none."""
+        empty = documents[0].embeddings.new_zeros(1, documents[0].embeddings.shape[1])
+        heads, tails, contexts = [empty], [empty], [empty]
+        for document in documents:
+            context = document.context  # [entities, entities, hidden]
+            heads.append(document.embeddings[:, None].expand_as(context).flatten(0, 1))
+            tails.append(document.embeddings[None].expand_as(context).flatten(0, 1))
+            contexts.append(context.flatten(0, 1))
+        vectors = self.combine(torch.cat(heads), torch.cat(tails), torch.cat(contexts), self.projection)
+        entities = [len(document.embeddings) for document in documents]
+        empty, *slots = vectors.split([1, *(count**2 for count in entities)])
+        empty = torch.zeros_like(empty) if self.training else empty
+        size = max(entities) + 1
+        maps, counts = [], []
+        for count, vector in zip(entities, slots, strict=True):
+            columns = torch.cat([vector.view(count, count, -1), empty.expand(count, size - count, -1)], dim=1)
+            maps.append(torch.cat([columns, empty.expand(size - count, size, -1)]))
+            place = torch.arange(size, device=vector.device)
+            counts.append((place < count).float() + (place == count) * max(MAP_SIZE - count, 0))
+        return torch.stack(maps), torch.stack(counts)
+
+
+def pair_entities(documents: list[Entities]) -> tuple[Tensor, Tensor]:
+    """Embeddings of the heads and of the tails of all pairs, each [pairs, hidden]."""
+    # index_select: on the CPU, embeddings[head] would sum gradients in any order
+    heads = [document.embeddings.index_select(0, document.pairs[:, 0]) for document in documents]
+    tails = [document.embeddings.index_select(0, document.pairs[:, 1]) for document in documents]
+    return torch.cat(heads), torch.cat(tails)
 
 
 def pool_mentions(
@@ -107,27 +287,28 @@ def pool_mentions(
     return embeddings, attention
 
 
-def localized_context_pooling(entity_attention: Tensor, tokens: Tensor) -> Tensor:
+def localized_context_pooling(entity_attention: Tensor, tokens: Tensor, epsilon: float = 1e-5) -> Tensor:
     """ATLOP's context vector of every ordered pair of entities.
 
     entity_attention [entities, heads, length], tokens [length, hidden] -> [entities, entities, hidden]: the tokens
-    weighted by the mean over heads of the product of head's and tail's attention, divided by (its sum + 1e-5).
+    weighted by the mean over heads of the product of head's and tail's attention, divided by (its sum + epsilon).
     """
     weights = contract("shl,ohl->sol", entity_attention, entity_attention) / entity_attention.shape[1]
-    weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-5)
+    weights = weights / (weights.sum(dim=-1, keepdim=True) + epsilon)
     return contract("sol,ld->sod", weights, tokens)
 
 
-def grouped_bilinear(head: Tensor, tail: Tensor, classifier: nn.Linear, block_size: int) -> Tensor:
-    """Eq. (2) with W_r block-diagonal: head, tail [pairs, emb_size] -> scores float32 [pairs, classes].
+def grouped_bilinear(head: Tensor, tail: Tensor, output: nn.Linear, block_size: int) -> Tensor:
+    """Eq. (2) with W_r block-diagonal: head, tail [pairs, emb_size] -> float32 [pairs, classes].
 
     Both are split into groups of `block_size`; the outer products of the groups of head and tail, flattened with the
-    head index slowest, [pairs, emb_size * block_size], go through the linear classifier.
+    head index slowest, [pairs, emb_size * block_size], go through the linear map `output`.
     """
     device = head.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.dtype
-    head, tail, weight = (rows.to(dtype) for rows in (head, tail, classifier.weight))
-    return GroupedBilinear.apply(head, tail, weight, block_size) + classifier.bias
+    head, tail, weight = (rows.to(dtype) for rows in (head, tail, output.weight))
+    product = GroupedBilinear.apply(head, tail, weight, block_size)
+    return product if output.bias is None else product + output.bias
 
 
 class GroupedBilinear(torch.autograd.Function):
@@ -178,67 +359,3 @@ def outer_product(head: Tensor, tail: Tensor, out: Tensor) -> Tensor:
     # twice as fast as a broadcast product
     torch.bmm(head.unsqueeze(2), tail.unsqueeze(1), out=out.view(len(head), head.shape[1], tail.shape[1]))
     return out
-
-
-def save_run(folder: Path, model: DocREModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write all but the weights that load_run needs: model.json, and encoder/ with its config and tokenizer."""
-    model.model.config.save_pretrained(folder / "encoder")
-    tokenizer.save_pretrained(folder / "encoder")
-    write_json(folder / "model.json", model.settings)
-
-
-def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a model's state dict as safetensors, whole or not at all. Raises UserError where that fails."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
-        temporary.replace(path)
-    except (SafetensorError, OSError) as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({first_line(error)}); make room or choose another place") from None
-
-
-def load_run(folder: str | Path) -> DocREModel:
-    """The model of a run folder, from that folder alone. Raises UserError where files are missing or do not fit."""
-    folder = Path(folder)
-    settings = read_json(folder / "model.json")
-    try:
-        model = DocREModel(str(folder / "encoder"), **settings, pretrained=False)
-    except TypeError as error:
-        raise UserError(
-            f"{folder}/model.json: does not hold a model's settings ({error}); copy the run again"
-        ) from None
-    load_weights(model, folder / "model.safetensors")
-    return model
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load safetensors weights into a model; names as in the checkpoints that the authors of ATLOP released.
-
-    Raises UserError, naming what is missing, left over or of another shape, and changes nothing then.
-    """
-    try:
-        weights = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check the path") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: not a whole safetensors file ({first_line(error)}); copy it again, or convert a .pt file"
-        ) from None
-    wanted = model.state_dict()
-    # a buffer that older versions of transformers saved
-    weights = {name: tensor for name, tensor in weights.items() if not name.endswith(".position_ids")}
-    problems = [f"{name} is missing" for name in wanted if name not in weights]
-    problems += [f"{name} is left over" for name in weights if name not in wanted]
-    problems += [
-        f"{name} has shape {list(weights[name].shape)}, not {list(wanted[name].shape)}"
-        for name in wanted
-        if name in weights and weights[name].shape != wanted[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(
-            f"{path}: does not fit the model: {'; '.join(problems[:3])}{more}; "
-            "use the encoder, emb_size and rel2id that the checkpoint was trained with"
-        )
-    model.load_state_dict(weights)

@@ -13,6 +13,7 @@ import argparse
 import functools
 import itertools
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from tqdm import tqdm
 from cache import Encoded, load_pieces, pieces_path, save_pieces
 from utils import UserError, garbage_collection_paused, read_json, run_command_line
 
-ENTITY_MARKER = "*"
+ENTITY_MARKERS = ("asterisk", "typed")
+MARKED_TYPES = {"ORG": 1, "LOC": 3, "TIME": 5, "PER": 7, "MISC": 9, "NUM": 11}  # DocuNet's: [unused1] opens an ORG ...
+CLOSING = 50  # ... and [unused51] closes it
 DEFAULT_REL2ID = Path(__file__).parent / "meta" / "rel2id.json"
 
 Document = dict[str, Any]
@@ -51,13 +54,13 @@ def load_rel2id(path: str | Path = DEFAULT_REL2ID) -> dict[str, int]:
 
 
 def load_documents(
-    path: str | Path, rel2id: dict[str, int] | None = None, unique_titles: bool = False
+    path: str | Path, rel2id: dict[str, int] | None = None, unique_titles: bool = False, typed: bool = False
 ) -> list[Document]:
     """Read and check one file in DocRED's schema; returns its documents as they stand there.
 
-    Labels must name relations of `rel2id` where it is given. `unique_titles` is for files that are
-    scored, where the title tells documents apart. A label with h = t is dropped, and the number of
-    those is printed. Raises UserError with file, document, field and remedy.
+    Labels must name relations of `rel2id` where it is given. `unique_titles` is for files that are scored, where the
+    title tells documents apart; `typed` for typed entity markers, which need each mention's type. A label with h = t is
+    dropped, and the number of those is printed. Raises UserError with file, document, field and remedy.
     """
     documents = read_json(path)
     if not isinstance(documents, list):
@@ -67,6 +70,8 @@ def load_documents(
     for index, document in enumerate(documents):
         check_document(document, f"{path}: document {index}", rel2id)
         title = document["title"]
+        if typed:
+            check_types(document, f"{path}: document {index} ({title!r})")
         if unique_titles and title in seen:
             raise UserError(
                 f"{path}: documents {seen[title]} and {index}: both have the title {title!r}, "
@@ -106,6 +111,18 @@ def check_document(document: Any, where: str, rel2id: dict[str, int] | None = No
             raise UserError(f"{where}: labels: must be a list; leave the field out where there are none")
         for number, label in enumerate(document["labels"]):
             _check_label(label, len(document["vertexSet"]), lengths, rel2id, f"{where}: labels[{number}]")
+
+
+def check_types(document: Document, where: str) -> None:
+    """Raise UserError, opening with `where`, at the first mention whose type no marker is for."""
+    for entity, mentions in enumerate(document["vertexSet"]):
+        for number, mention in enumerate(mentions):
+            entity_type = mention.get("type")
+            if not isinstance(entity_type, str) or entity_type not in MARKED_TYPES:
+                raise UserError(
+                    f"{where}: vertexSet[{entity}][{number}].type: {entity_type!r} is none of "
+                    f"{', '.join(MARKED_TYPES)}; correct it, or pass --entity_marker asterisk"
+                )
 
 
 def _check_mention(mention: Any, lengths: list[int], where: str) -> None:
@@ -148,13 +165,15 @@ def read_docred(
     rel2id: dict[str, int],
     max_seq_length: int = 1024,
     cache_dir: str | Path | None = None,
+    entity_marker: str = "asterisk",
 ) -> list[Feature]:
     """Read a file in DocRED's schema into features; see load_documents and featurize. With `cache_dir`, its word pieces
     are kept there."""
     with garbage_collection_paused():
-        documents = load_documents(path, rel2id)
-        cache_file = pieces_path(Path(cache_dir), Path(path), tokenizer, max_seq_length) if cache_dir else None
-        return featurize(documents, tokenizer, rel2id, max_seq_length, cache_file)
+        documents = load_documents(path, rel2id, typed=entity_marker == "typed")
+        settings = (max_seq_length, entity_marker)
+        cache_file = pieces_path(Path(cache_dir), Path(path), tokenizer, *settings) if cache_dir else None
+        return featurize(documents, tokenizer, rel2id, *settings, cache_file)
 
 
 def featurize(
@@ -162,6 +181,7 @@ def featurize(
     tokenizer: Any,
     rel2id: dict[str, int],
     max_seq_length: int = 1024,
+    entity_marker: str = "asterisk",
     cache_file: Path | None = None,
 ) -> list[Feature]:
     """Checked documents -> one dict each (ATLOP's features):
@@ -169,7 +189,7 @@ def featurize(
     title       str
     input_ids   list of int: [CLS], word pieces cut at max_seq_length - 2, [SEP]
     entity_pos  per entity, per mention: [start, end] in word pieces, counted without [CLS]; `start` is
-                the mention's opening `*`, `end` the piece after its closing one; mentions past the cut stay
+                the mention's opening marker, `end` the piece after its closing one; mentions past the cut stay
     hts         [[h, t], ...], every ordered pair h != t, row by row
     labels      uint8 array [pairs, classes], 1 for each relation of the pair, in column 0 for no relation;
                 absent without labels
@@ -178,7 +198,7 @@ def featurize(
     """
     encoded = load_pieces(cache_file, documents) if cache_file else None
     if encoded is None:
-        encoded = encode_documents(documents, tokenizer, max_seq_length)
+        encoded = encode_documents(documents, tokenizer, max_seq_length, entity_marker)
         if cache_file:
             save_pieces(cache_file, encoded)
     features = []
@@ -196,25 +216,50 @@ def featurize(
     return features
 
 
-def encode_documents(documents: list[Document], tokenizer: Any, max_seq_length: int) -> list[Encoded]:
+def encode_documents(
+    documents: list[Document], tokenizer: Any, max_seq_length: int, entity_marker: str
+) -> list[Encoded]:
     """input_ids and entity_pos of each document.
 
     Each token is split into word pieces on its own (with a byte-level tokenizer without a leading space). Raises
-    UserError for a tokenizer without the two special tokens or without `*`.
+    UserError for a tokenizer without the two special tokens or without the markers.
     """
-    marker = tokenizer.convert_tokens_to_ids(ENTITY_MARKER)
-    if None in (tokenizer.cls_token_id, tokenizer.sep_token_id, marker) or marker == tokenizer.unk_token_id:
+    if None in (tokenizer.cls_token_id, tokenizer.sep_token_id):
         raise UserError(
-            f"tokenizer {tokenizer.name_or_path}: has no {ENTITY_MARKER!r}, [CLS] or [SEP]; use a BERT- or RoBERTa-"
-            "type encoder, its vocabulary files beside its config.json"
+            f"tokenizer {tokenizer.name_or_path}: has no [CLS] or [SEP]; use a BERT- or RoBERTa-type encoder, its "
+            "vocabulary files beside its config.json"
         )
+    markers = marker_pieces(tokenizer, entity_marker)
     tokens = {token for document in documents for sentence in document["sents"] for token in sentence}
     pieces_of = word_pieces(tokens, tokenizer)
     encoded = []
     for document in tqdm(documents, desc="word pieces", unit="doc", leave=False, disable=len(documents) < 2):
-        pieces, entity_pos = mark_entities(document, pieces_of, marker)
+        pieces, entity_pos = mark_entities(document, pieces_of, markers)
         encoded.append(([tokenizer.cls_token_id, *pieces[: max_seq_length - 2], tokenizer.sep_token_id], entity_pos))
     return encoded
+
+
+def marker_pieces(tokenizer: Any, entity_marker: str) -> Callable[[dict[str, Any]], tuple[int, int]]:
+    """A function from a mention to the pieces before and behind it: `*` twice (ATLOP), or by the mention's type, from
+    the unused part of BERT's vocabulary (DocuNet). Raises UserError for a vocabulary without them."""
+
+    def piece(text: str) -> int:
+        number = tokenizer.convert_tokens_to_ids(text)
+        if number is None or number == tokenizer.unk_token_id:
+            raise UserError(
+                f"tokenizer {tokenizer.name_or_path}: has no {text!r}, which --entity_marker {entity_marker} takes; "
+                "use another marker or a BERT- or RoBERTa-type encoder, its vocabulary files beside its config.json"
+            )
+        return number
+
+    if entity_marker == "asterisk":
+        both = piece("*"), piece("*")
+        return lambda mention: both
+    pieces = {
+        name: (piece(f"[unused{number}]"), piece(f"[unused{number + CLOSING}]"))
+        for name, number in MARKED_TYPES.items()
+    }
+    return lambda mention: pieces[mention["type"]]
 
 
 def word_pieces(tokens: set[str], tokenizer: Any) -> dict[str, list[int]]:
@@ -229,15 +274,18 @@ def word_pieces(tokens: set[str], tokenizer: Any) -> dict[str, list[int]]:
 
 
 def mark_entities(
-    document: Document, pieces_of: dict[str, list[int]], marker: int
+    document: Document, pieces_of: dict[str, list[int]], markers: Callable[[dict[str, Any]], tuple[int, int]]
 ) -> tuple[list[int], list[list[list[int]]]]:
-    """Word pieces of a document with `*` around its mentions, and each mention's [start, end].
+    """Word pieces of a document with markers around its mentions, and each mention's [start, end].
 
-    A token that starts (ends) several mentions gets one opening (closing) marker.
+    A token that starts (ends) several mentions gets one opening (closing) marker, that of the first, entity by entity.
     """
-    mentions = [mention for entity in document["vertexSet"] for mention in entity]
-    starts = {(mention["sent_id"], mention["pos"][0]) for mention in mentions}
-    ends = {(mention["sent_id"], mention["pos"][1] - 1) for mention in mentions}
+    starts: dict[tuple[int, int], int] = {}
+    ends: dict[tuple[int, int], int] = {}
+    for mention in itertools.chain.from_iterable(document["vertexSet"]):
+        opening, closing = markers(mention)
+        starts.setdefault((mention["sent_id"], mention["pos"][0]), opening)
+        ends.setdefault((mention["sent_id"], mention["pos"][1] - 1), closing)
     pieces: list[int] = []
     place_of: list[list[int]] = []  # place_of[sentence][token]: where the token, or its marker, begins
     for number, sentence in enumerate(document["sents"]):
@@ -245,10 +293,10 @@ def mark_entities(
         for position, token in enumerate(sentence):
             places.append(len(pieces))
             if (number, position) in starts:
-                pieces.append(marker)
+                pieces.append(starts[number, position])
             pieces.extend(pieces_of[token])
             if (number, position) in ends:
-                pieces.append(marker)
+                pieces.append(ends[number, position])
         places.append(len(pieces))
         place_of.append(places)
     entity_pos = [

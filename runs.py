@@ -15,6 +15,7 @@ from utils import UserError, read_json
 # Settings that do not decide a run's numbers, or do so as the loss, the precision and the data that config.json names.
 NOT_COMPARED = ("load_path", "output_dir", "seeds", "device", "wandb_project", "test_batch_size")
 NOT_COMPARED += ("loss_type", "margin", "precision", "data_dir", "rel2id", "cache_dir", "gradient_checkpointing")
+NOT_COMPARED += ("init_from", "teacher_scores")
 
 
 def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
@@ -35,7 +36,8 @@ def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | No
         for name in ("loss", "precision")
         if old.get(name) != config[name]
     ]
-    differences += [f"another {name} file" for name, sum_ in config["data"].items() if old["data"].get(name) != sum_]
+    files = {**old["data"], **config["data"]}
+    differences += [f"other {name}" for name in files if old["data"].get(name) != config["data"].get(name)]
     if differences:
         raise UserError(
             f"{folder}: holds a run with other settings ({'; '.join(differences)}); remove the folder or pass another "

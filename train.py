@@ -11,25 +11,28 @@ import argparse
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
+from checkpoints import load_run, load_weights, save_run, save_weights, weights_of
+from distill import teacher_file
 from encoder import WINDOW, check_length, checkpoint_layers
 from evaluation import format_scores, score_predictions
 from experiment import Experiment, prepare
 from inference import predict
-from losses import loss_names
-from model import DocREModel, load_run, save_run, save_weights
-from prepro import DEFAULT_REL2ID, Feature
+from model import DocREModel
+from prepro import Feature
 from runs import RunLog, finished_scores, print_summary, summarise
+from settings import parse_args
 from utils import (
     UserError,
     autocast,
@@ -38,7 +41,6 @@ from utils import (
     describe_environment,
     digest,
     make_folder,
-    read_json,
     run_command_line,
     set_seed,
     to_device,
@@ -47,102 +49,6 @@ from utils import (
 
 STEPS_PER_LOG = 10
 STEPS_BEFORE_ESTIMATE = 50
-
-
-def number_type(kind: type, name: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
-    """An argparse type: a `kind` that `fits`, called `name` in the error message."""
-
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not fits(value):
-            raise argparse.ArgumentTypeError(f"{text} is no {name}")
-        return value
-
-    return parse
-
-
-positive_int = number_type(int, "whole number above 0", lambda value: value > 0)
-sequence_length = number_type(int, "length (at least 3: [CLS], a word piece, [SEP])", lambda value: value >= 3)
-seed_number = number_type(int, "seed (0 to 2^32 - 1)", lambda value: 0 <= value < 2**32)
-finite_float = number_type(float, "finite number of at least 0", lambda value: 0 <= value < math.inf)
-share = number_type(float, "share (0 to 1)", lambda value: 0 <= value <= 1)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Every setting of a training, with the paper's values as defaults."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    data = parser.add_argument_group("data")
-    data.add_argument("--data_dir", default="dataset/redocred", help="folder of the three files")
-    data.add_argument("--train_file", default="train_revised.json", help="also the file whose facts Ign F1 ignores")
-    data.add_argument("--dev_file", default="dev_revised.json", help="its F1 picks the checkpoint")
-    data.add_argument("--test_file", default="test_revised.json", help="without labels it is only predicted")
-    data.add_argument("--rel2id", default=str(DEFAULT_REL2ID), help="relation inventory; sets the number of classes")
-    data.add_argument("--max_seq_length", type=sequence_length, default=1024, help="longest document in word pieces")
-    data.add_argument("--cache_dir", default="dataset/cache", help="where word pieces are kept for later runs")
-    model = parser.add_argument_group("model")
-    model.add_argument("--model_name_or_path", default="bert-base-cased", help="encoder: hub name or folder")
-    model.add_argument("--emb_size", type=positive_int, default=768, help="size of the head and tail vectors")
-    model.add_argument("--loss_type", default="hingeabl_released", help=f"one of {', '.join(loss_names())}")
-    model.add_argument("--margin", type=finite_float, help="margin of a margin loss; None is the loss's own")
-    model.add_argument("--num_labels", type=positive_int, default=4, help="most relations predicted for a pair")
-    training = parser.add_argument_group("training")
-    training.add_argument(
-        "--seeds", "--seed", type=seed_number, nargs="+", default=[1, 5, 42, 66, 233], help="a run for each"
-    )
-    training.add_argument("--num_train_epochs", type=positive_int, default=30)
-    training.add_argument("--train_batch_size", type=positive_int, default=4, help="documents")
-    training.add_argument(
-        "--test_batch_size",
-        type=positive_int,
-        default=8,
-        help="documents of 512 tokens and pairs scored at once, or more shorter ones; scores do not depend on it",
-    )
-    training.add_argument("--gradient_accumulation_steps", type=positive_int, default=1)
-    training.add_argument("--learning_rate", type=finite_float, default=5e-5, help="of the encoder; 3e-5 for RoBERTa")
-    training.add_argument("--classifier_lr", type=finite_float, default=1e-4, help="of every new layer")
-    training.add_argument("--adam_epsilon", type=finite_float, default=1e-6)
-    training.add_argument("--warmup_ratio", type=share, default=0.06, help="share of the steps")
-    training.add_argument("--max_grad_norm", type=finite_float, default=1.0)
-    training.add_argument(
-        "--precision",
-        choices=("fp32", "bf16", "fp16"),
-        help="None is fp16 on CUDA, bf16 on a CPU that has it, else fp32",
-    )
-    training.add_argument(
-        "--gradient_checkpointing", action="store_true", help="less memory: compute encoder layers again in backward"
-    )
-    training.add_argument("--device", help="None is CUDA where there is one, else the CPU")
-    output = parser.add_argument_group("output")
-    output.add_argument("--output_dir", help="folder of the runs; required to train")
-    output.add_argument("--load_path", help="a finished run's seed folder: score it instead of training")
-    output.add_argument("--wandb_project", help="also log to Weights & Biases, if it is installed")
-    return parser
-
-
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Command-line settings; with --load_path, those of the loaded run where the command line gives none."""
-    parser = build_parser()
-    args = parser.parse_args(arguments)
-    if args.load_path:
-        config = read_json(Path(args.load_path) / "config.json")
-        settings = config.get("settings") if isinstance(config, dict) else None
-        texts = ("data_dir", "train_file", "dev_file", "test_file", "loss_type")
-        if not isinstance(settings, dict) or not all(isinstance(settings.get(name), str) for name in texts):
-            raise UserError(f"{args.load_path}/config.json: holds no settings; pass the folder of a seed")
-        own = {"output_dir": None, "device": None, "wandb_project": None}
-        own["rel2id"] = str(Path(args.load_path) / "rel2id.json")
-        parser.set_defaults(**settings | own)
-        args = parser.parse_args(arguments)
-        if args.output_dir and (Path(args.output_dir) / "config.json").exists():
-            raise UserError(f"--output_dir {args.output_dir}: is a run's folder; choose another one for the new scores")
-    elif not args.output_dir:
-        raise UserError("--output_dir is missing; name the folder that the runs shall go to")
-    if len(set(args.seeds)) < len(args.seeds):
-        raise UserError(f"--seeds {args.seeds}: name each seed once")
-    return args
 
 
 class StepClock:
@@ -174,10 +80,15 @@ class StepClock:
 
 def run_config(experiment: Experiment, seed: int) -> dict[str, Any]:
     """The content of config.json: all that decides a run's numbers, and where it runs."""
-    files = {name: split.path for name, split in experiment.splits.items()} | {"rel2id": Path(experiment.args.rel2id)}
+    args = experiment.args
+    files = {name: split.path for name, split in experiment.splits.items()} | {"rel2id": Path(args.rel2id)}
+    if args.init_from:
+        files["initial weights"] = weights_of(args.init_from)
+    if args.teacher_scores:
+        files["teacher scores"] = teacher_file(args.teacher_scores)
     return {
         "seed": seed,
-        "settings": vars(experiment.args),
+        "settings": vars(args),
         "loss": experiment.loss.describe(),
         "precision": experiment.precision,
         "data": {name: digest(path) for name, path in files.items()},
@@ -196,8 +107,11 @@ def train_seed(experiment: Experiment, seed: int, clock: StepClock, seeds_left: 
     """Train one seed afresh, keep its best epoch by dev F1, score that on test; returns the content of scores.json."""
     args = experiment.args
     set_seed(seed)
-    model = DocREModel(args.model_name_or_path, len(experiment.rel2id), args.emb_size).to(experiment.device)
+    model = DocREModel(args.model_name_or_path, len(experiment.rel2id), args.emb_size, backbone=args.backbone)
     check_lengths(experiment, model)
+    if args.init_from:
+        load_weights(model, weights_of(args.init_from))
+    model.to(experiment.device)
     if args.gradient_checkpointing:
         checkpoint_layers(model.model)
     folder = make_folder(Path(args.output_dir) / f"seed_{seed}")
@@ -236,10 +150,10 @@ def run_epochs(
     loss is not finite."""
     args, device = experiment.args, experiment.device
     loader = DataLoader(
-        experiment.splits["train"].features,
+        experiment.train_set,
         args.train_batch_size,
         shuffle=True,
-        drop_last=True,
+        drop_last=not args.keep_last_batch,
         collate_fn=collate_with_titles,
         generator=torch.Generator().manual_seed(seed),
         pin_memory=device.type == "cuda",
@@ -260,10 +174,12 @@ def run_epochs(
         progress = tqdm(loader, desc=f"epoch {epoch}/{args.num_train_epochs}", unit="batch", leave=False)
         for number, (batch, titles) in enumerate(progress, start=1):
             batch = to_device(batch, device)
-            labels = batch.pop("labels")
+            labels, teacher_scores = batch.pop("labels"), batch.pop("teacher_scores", None)
             with autocast(device, experiment.precision):
                 scores = model(**batch)
             loss = experiment.loss(scores, labels)
+            if teacher_scores is not None:
+                loss = loss + F.mse_loss(scores, teacher_scores)  # KD-DocRE's knowledge distillation
             group = min(batches_per_step, len(loader) - (number - 1) // batches_per_step * batches_per_step)
             scaler.scale(loss / group).backward()  # the last group of an epoch may be smaller
             recent.append((step + 1, titles, loss.detach()))
@@ -275,9 +191,11 @@ def run_epochs(
             clock.tick(experiment, total_steps * (seeds_left + 1) - step, epochs_left * dev + (seeds_left + 1) * test)
             if step % STEPS_PER_LOG == 0 or number == len(loader):
                 mean = mean_loss(recent)
-                encoder_rate, new_layer_rate = scheduler.get_last_lr()
-                log.write(step, {"loss": mean, "learning_rate": encoder_rate, "classifier_lr": new_layer_rate})
-                progress.set_postfix(loss=f"{mean:.4f}", lr=f"{encoder_rate:.1e}")
+                rates = dict(
+                    zip(("learning_rate", "classifier_lr", "module_lr"), scheduler.get_last_lr(), strict=False)
+                )
+                log.write(step, {"loss": mean, **rates})
+                progress.set_postfix(loss=f"{mean:.4f}", lr=f"{rates['learning_rate']:.1e}")
                 recent = []
         yield epoch, step
 
@@ -288,11 +206,16 @@ def collate_with_titles(features: list[Feature]) -> tuple[dict[str, Any], list[s
 
 
 def build_optimizer(model: DocREModel, args: argparse.Namespace) -> torch.optim.AdamW:
-    """AdamW without weight decay, the encoder and the new layers each at their own rate."""
-    encoder = [parameter for name, parameter in model.named_parameters() if name.startswith("model.")]
-    new = [parameter for name, parameter in model.named_parameters() if not name.startswith("model.")]
-    groups = [{"params": encoder, "lr": args.learning_rate}, {"params": new, "lr": args.classifier_lr}]
-    return torch.optim.AdamW(groups, eps=args.adam_epsilon, weight_decay=0.0, fused=True)
+    """AdamW without weight decay: the encoder, the new layers and, where there are any, the representation module's own
+    layers, each at their rate."""
+    groups: dict[str, list[torch.nn.Parameter]] = {"encoder": [], "new": [], "module": []}
+    for name, parameter in model.named_parameters():
+        layer = name.split(".")[0]
+        groups["encoder" if layer == "model" else "module" if layer in model.module_layers else "new"].append(parameter)
+    rates = {"encoder": args.learning_rate, "new": args.classifier_lr}
+    rates["module"] = args.classifier_lr if args.module_lr is None else args.module_lr
+    parameters = [{"params": group, "lr": rates[name]} for name, group in groups.items() if group]
+    return torch.optim.AdamW(parameters, eps=args.adam_epsilon, weight_decay=0.0, fused=True)
 
 
 def optimizer_step(

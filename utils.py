@@ -100,8 +100,15 @@ def write_json(path: str | Path, value: Any, indent: int = 2) -> None:
 
 
 def digest(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    """SHA-256 of a file. Raises UserError where it cannot be read."""
+    result = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            while chunk := file.read(2**20):
+                result.update(chunk)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    return result.hexdigest()
 
 
 @contextlib.contextmanager
@@ -179,6 +186,7 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
     num_entities    list of int
     hts             list of int64 [pairs, 2]: (head entity, tail entity)
     labels          float32 [pairs of all documents, classes]
+    teacher_scores  the same shape, where all features have them
 
     A mention whose opening marker was cut off at max_seq_length is left out.
     """
@@ -207,6 +215,8 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
     }
     if all("labels" in feature for feature in features):
         batch["labels"] = torch.from_numpy(np.concatenate([feature["labels"] for feature in features])).float()
+    if all("teacher_scores" in feature for feature in features):
+        batch["teacher_scores"] = torch.cat([feature["teacher_scores"] for feature in features]).float()
     return batch
 
 

@@ -202,11 +202,21 @@ def make_sample(seed: int = 0) -> dict[str, list[dict[str, Any]]]:
     return corpus
 
 
+def thin_labels(documents: list[dict[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
+    """Documents with about half of their labels left out: what stands for distantly labelled ones."""
+    rng = random.Random(seed)
+    return [
+        {**document, "labels": [label for label in document["labels"] if rng.random() < 0.5]} for document in documents
+    ]
+
+
 def main() -> None:
-    """Write train.json, dev.json and test.json."""
+    """Write train.json, dev.json, test.json and train_distant.json."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1] / "dataset" / "sample")
     folder.mkdir(parents=True, exist_ok=True)
-    for split, documents in make_sample().items():
+    corpus = make_sample()
+    corpus["train_distant"] = thin_labels(corpus["train"])
+    for split, documents in corpus.items():
         (folder / f"{split}.json").write_text(json.dumps(documents, indent=1) + "\n", encoding="utf-8")
     print(f"sample corpus: {', '.join(f'{count} {split}' for split, count in SPLITS.items())} documents in {folder}")
 

@@ -8,54 +8,28 @@ import shutil
 import pytest
 import torch
 from baseline import Baseline
+from helpers import real_shapes, released_model, released_scores, score
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import attention
 import encoder
 import model as model_module
+from checkpoints import load_run, load_weights, save_run, save_weights
 from losses import get_loss
-from model import DocREModel, load_run, load_weights, save_run, save_weights
-from prepro import featurize, read_docred
-from utils import UserError, autocast, collate_fn
-
-CPU = torch.device("cpu")
-
-
-def score(model, features, precision="fp32"):
-    """Scores [pairs, classes] of features, without a gradient."""
-    batch = collate_fn(features)
-    batch.pop("labels", None)
-    with torch.no_grad(), autocast(CPU, precision):
-        return model(**batch)
+from model import DocREModel
+from prepro import featurize
+from utils import UserError, collate_fn
 
 
 @pytest.fixture(scope="module")
 def atlop(minilm, released):
-    """The released program's model: its head on the small encoder."""
-    model = DocREModel(str(minilm), emb_size=128).eval()
-    unexpected = model.load_state_dict(load_file(released / "atlop_head.safetensors"), strict=False).unexpected_keys
-    assert not unexpected
-    return model
+    return released_model("atlop", minilm, released)
 
 
 @pytest.fixture(scope="module")
 def documents(released, redocred, minilm_tokenizer, rel2id):
-    """[(features, the released program's scores in the order of hts)] of seven real documents."""
-    features = {f["title"]: f for f in read_docred(redocred / "dev_revised.json", minilm_tokenizer, rel2id)}
-    stored = load_file(released / "atlop_logits.safetensors")
-    found = []
-    for title in (document["title"] for document in json.loads((released / "features.json").read_text())):
-        rows = dict(zip(map(tuple, stored[f"pairs/{title}"].tolist()), stored[f"logits/{title}"], strict=True))
-        found.append((features[title], torch.stack([rows[tuple(pair)] for pair in features[title]["hts"]])))
-    return found
-
-
-def test_scores_equal_the_released_program_alone_and_batched(atlop, documents):
-    for feature, expected in documents:
-        assert (score(atlop, [feature]) - expected).abs().max() < 1e-5
-    batched = score(atlop, [feature for feature, _ in documents])
-    assert (batched - torch.cat([expected for _, expected in documents])).abs().max() < 1e-5
+    return released_scores("atlop", released, redocred, minilm_tokenizer, rel2id)
 
 
 def test_bf16_scores_are_close_to_the_released_program(atlop, documents):
@@ -77,24 +51,6 @@ def test_scores_do_not_depend_on_batch_mates(atlop, documents, pairs, precision,
     batched = score(atlop, features, precision)[before : before + pairs]
     assert single.shape == (pairs, 97)
     assert (single - batched).abs().max() < (tolerance or 0.03 * single.abs().max())
-
-
-def real_shapes(tokenizer, rel2id, sizes):
-    """Documents of given numbers of entities and tokens, with two mentions for every other entity."""
-    documents = []
-    for number, (entities, length) in enumerate(sizes):
-        sentence = [f"w{i % 7}" if i % 3 else "river" for i in range(length)]
-        step = max(length // (2 * entities + 1), 1)
-        vertices = [
-            [
-                {"name": "x", "sent_id": 0, "pos": [place, place + 1]}
-                for place in ([2 * e * step, (2 * e + 1) * step] if e % 2 else [2 * e * step])
-            ]
-            for e in range(entities)
-        ]
-        labels = [{"h": 0, "t": 1, "r": "P17", "evidence": []}] if entities > 1 else []
-        documents.append({"title": str(number), "sents": [sentence], "vertexSet": vertices, "labels": labels})
-    return featurize(documents, tokenizer, rel2id)
 
 
 SIZES = [(1, 20), (2, 30), (20, 150), (42, 180), (1, 560), (2, 560), (20, 600), (42, 700)]

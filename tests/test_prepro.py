@@ -52,6 +52,35 @@ def test_a_token_that_starts_several_mentions_gets_one_marker(minilm_tokenizer, 
     assert [words[start + 1] for mentions in feature["entity_pos"] for start, _ in mentions] == ["*"] * 4
 
 
+TYPES = [["PER", "ORG"], ["LOC"], ["MISC"]]  # of DOCUMENT's mentions
+TYPED = copy.deepcopy(DOCUMENT)
+for _mentions, _types in zip(TYPED["vertexSet"], TYPES, strict=True):
+    for _mention, _type in zip(_mentions, _types, strict=True):
+        _mention["type"] = _type
+
+
+def test_typed_markers_are_the_first_mentions_where_several_share_a_token(minilm_tokenizer, rel2id):
+    [feature] = featurize([TYPED], minilm_tokenizer, rel2id, entity_marker="typed")
+    text = " ".join(minilm_tokenizer.convert_ids_to_tokens(feature["input_ids"])).replace(" ##", "")
+    assert text == (
+        "[CLS] [unused7] anna abel [unused57] left [unused3] kirona [unused53] . "
+        "she and [unused1] abel [unused51] anna [unused59] met . [SEP]"
+    )
+    [plain] = featurize([TYPED], minilm_tokenizer, rel2id)
+    assert feature["entity_pos"] == plain["entity_pos"]
+
+
+def test_typed_markers_need_types_and_a_vocabulary_that_has_them(tmp_path, minilm_tokenizer, tiny_roberta, rel2id):
+    untyped = copy.deepcopy(TYPED)
+    untyped["vertexSet"][0][1]["type"] = "BAND"
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([TYPED, untyped]))
+    with pytest.raises(UserError, match=r"data\.json: document 1 .*vertexSet\[0\]\[1\]\.type: 'BAND' is none of ORG"):
+        read_docred(path, minilm_tokenizer, rel2id, entity_marker="typed")
+    with pytest.raises(UserError, match=r"has no '\[unused1\]', which --entity_marker typed takes"):
+        featurize([TYPED], AutoTokenizer.from_pretrained(tiny_roberta), rel2id, entity_marker="typed")
+
+
 def test_every_ordered_pair_has_a_label_row(minilm_tokenizer, rel2id):
     [feature] = featurize([DOCUMENT], minilm_tokenizer, rel2id)
     assert feature["hts"] == [[0, 1], [0, 2], [1, 0], [1, 2], [2, 0], [2, 1]]

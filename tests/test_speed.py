@@ -48,10 +48,11 @@ def test_the_cache_knows_content_settings_and_tokenizer(sample, minilm_tokenizer
     paths = {
         pieces_path(tmp_path, sample / "train.json", minilm_tokenizer, 1024),
         pieces_path(tmp_path, sample / "train.json", minilm_tokenizer, 512),
+        pieces_path(tmp_path, sample / "train.json", minilm_tokenizer, 1024, "typed"),
         pieces_path(tmp_path, sample / "train.json", roberta, 1024),
         pieces_path(tmp_path, changed, minilm_tokenizer, 1024),
     }
-    assert len(paths) == 4
+    assert len(paths) == 5
     minilm_tokenizer(["a"], truncation=True, max_length=3)  # leaves its mark on the tokenizer, not on the name
     assert pieces_path(tmp_path, sample / "train.json", minilm_tokenizer, 1024) in paths
 

@@ -13,12 +13,14 @@ import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 import inference
 import train
 from losses import get_loss, loss_names
 from model import DocREModel
 from prepro import read_docred
+from settings import build_parser, parse_args
 from utils import UserError, collate_fn
 
 EMPTY = {"title": "A", "sents": [], "vertexSet": []}
@@ -158,15 +160,15 @@ def test_mixed_precision_trains_to_finite_weights(finished, sample, tiny_bert, t
 
 
 @pytest.mark.parametrize("loss", loss_names())
-@pytest.mark.parametrize("encoder", ["tiny_bert", "tiny_roberta"])
-def test_every_loss_falls_on_a_fixed_batch(loss, encoder, request, sample, rel2id):
-    from transformers import AutoTokenizer
-
+@pytest.mark.parametrize("encoder", ["minilm", "tiny_roberta"])
+@pytest.mark.parametrize("backbone", DocREModel.backbones)
+def test_every_loss_falls_on_a_fixed_batch_under_every_backbone(loss, encoder, backbone, request, sample, rel2id):
     path = str(request.getfixturevalue(encoder))
-    features = read_docred(sample / "train.json", AutoTokenizer.from_pretrained(path), rel2id)[2:5]
+    features = read_docred(sample / "train.json", AutoTokenizer.from_pretrained(path), rel2id)[2:4]
     torch.manual_seed(0)
-    model = DocREModel(path, emb_size=64)
-    args = train.build_parser().parse_args(["--learning_rate", "1e-3", "--classifier_lr", "1e-3"])
+    model = DocREModel(path, emb_size=64, backbone=backbone, unet_channels=16, axial_layers=2)
+    rate = "1e-3" if encoder == "tiny_roberta" else "1e-4"
+    args = build_parser().parse_args(["--learning_rate", rate, "--classifier_lr", "1e-3"])
     optimizer = train.build_optimizer(model, args)
     batch = collate_fn(features)
     labels = batch.pop("labels")
@@ -180,9 +182,32 @@ def test_every_loss_falls_on_a_fixed_batch(loss, encoder, request, sample, rel2i
     assert values[-1] < 0.95 * values[0]
 
 
+@pytest.mark.parametrize(
+    ("backbone", "own"), [("docunet", {"liner", "segmentation_net"}), ("kd_docre", {"axial_transformer"})]
+)
+def test_a_modules_own_layers_train_at_their_own_rate(tiny_bert, backbone, own):
+    model = DocREModel(str(tiny_bert), emb_size=64, backbone=backbone, unet_channels=16, axial_layers=1)
+    names = {id(parameter): name.split(".")[0] for name, parameter in model.named_parameters()}
+    optimizer = train.build_optimizer(model, build_parser().parse_args(["--module_lr", "4e-4"]))
+    encoder, new, module = optimizer.param_groups
+    assert (encoder["lr"], new["lr"], module["lr"]) == (5e-5, 1e-4, 4e-4)
+    assert {names[id(p)] for p in encoder["params"]} == {"model"}
+    assert {names[id(p)] for p in module["params"]} == own
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+    same_rate = train.build_optimizer(model, build_parser().parse_args([]))
+    assert [group["lr"] for group in same_rate.param_groups] == [5e-5, 1e-4, 1e-4]
+
+
+@pytest.mark.parametrize("flag", [[], ["--keep_last_batch"]])
+def test_the_last_smaller_batch_is_kept_if_asked_for(sample, tiny_bert, tmp_path, flag):
+    train.main(arguments(sample, tiny_bert, tmp_path / "runs", "--train_batch_size", "5", *flag))
+    records = [json.loads(line) for line in (tmp_path / "runs/seed_7/metrics.jsonl").read_text().splitlines()]
+    assert max(record["step"] for record in records) == 2 * (3 if flag else 2)  # twelve documents, two epochs
+
+
 def test_new_layers_have_their_own_rate_and_nothing_decays(tiny_bert):
     model = DocREModel(str(tiny_bert), emb_size=64)
-    optimizer = train.build_optimizer(model, train.build_parser().parse_args([]))
+    optimizer = train.build_optimizer(model, build_parser().parse_args([]))
     encoder, new = optimizer.param_groups
     assert (encoder["lr"], new["lr"], encoder["eps"]) == (5e-5, 1e-4, 1e-6)
     assert encoder["weight_decay"] == new["weight_decay"] == 0
@@ -192,7 +217,7 @@ def test_new_layers_have_their_own_rate_and_nothing_decays(tiny_bert):
 
 
 def test_defaults_are_the_papers():
-    args = train.build_parser().parse_args([])
+    args = build_parser().parse_args([])
     assert (args.num_train_epochs, args.train_batch_size, args.test_batch_size) == (30, 4, 8)
     assert args.seeds == [1, 5, 42, 66, 233] and args.warmup_ratio == 0.06 and args.max_grad_norm == 1.0
 
@@ -258,6 +283,9 @@ def test_bad_input_stops_before_anything_is_written(sample, tiny_bert, tmp_path)
         (["--wandb_project", "x"], "wandb is not installed"),
         (["--device", "cuda:99"], "not usable here"),
         (["--rel2id", "/no/such/rel2id.json"], "no such file"),
+        (["--backbone", "other"], "choose from atlop, docunet, kd_docre"),
+        (["--init_from", "/no/such/model.safetensors"], "cannot be read"),
+        (["--teacher_scores", "/no/such/scores"], "no such file"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(sample, tiny_bert, tmp_path, more, expected):
@@ -273,7 +301,7 @@ def test_bad_settings_are_refused_before_anything_is_written(sample, tiny_bert, 
 )
 def test_numbers_out_of_range_are_refused(flag, value, capsys):
     with pytest.raises(SystemExit) as stopped:
-        train.parse_args(["--output_dir", "x", flag, value])
+        parse_args(["--output_dir", "x", flag, value])
     assert stopped.value.code == 2 and f"argument {flag}" in capsys.readouterr().err
 
 
@@ -378,9 +406,9 @@ def test_original_docred_as_training_file_is_warned_of(sample, tiny_bert, tmp_pa
     for document in documents:
         document["labels"] = document["labels"][::3]
     (data / "train.json").write_text(json.dumps(documents))
-    train.prepare(train.parse_args(arguments(data, tiny_bert, tmp_path / "run")))
+    train.prepare(parse_args(arguments(data, tiny_bert, tmp_path / "run")))
     assert "original DocRED" in capsys.readouterr().err
-    train.prepare(train.parse_args(arguments(sample, tiny_bert, tmp_path / "run")))
+    train.prepare(parse_args(arguments(sample, tiny_bert, tmp_path / "run")))
     captured = capsys.readouterr()
     assert "original DocRED" not in captured.err
     assert captured.out.startswith(

@@ -1,0 +1,100 @@
+"""A run's model on disk, and checkpoints: safetensors, or what the authors of the three modules released.
+
+Nothing in a file is run when it is read: .pt files are read as tensors only.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from model import DocREModel
+from utils import UserError, first_line, read_json, write_json
+
+
+def save_run(folder: Path, model: DocREModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write all but the weights that load_run needs: model.json, and encoder/ with its config and tokenizer."""
+    model.model.config.save_pretrained(folder / "encoder")
+    tokenizer.save_pretrained(folder / "encoder")
+    write_json(folder / "model.json", model.settings)
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write a model's state dict as safetensors, whole or not at all. Raises UserError where that fails."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
+        temporary.replace(path)
+    except (SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({first_line(error)}); make room or choose another place") from None
+
+
+def load_run(folder: str | Path) -> DocREModel:
+    """The model of a run folder, from that folder alone. Raises UserError where files are missing or do not fit."""
+    folder = Path(folder)
+    settings = read_json(folder / "model.json")
+    try:
+        model = DocREModel(str(folder / "encoder"), **settings, pretrained=False)
+    except TypeError as error:
+        raise UserError(
+            f"{folder}/model.json: does not hold a model's settings ({error}); copy the run again"
+        ) from None
+    load_weights(model, folder / "model.safetensors")
+    return model
+
+
+def weights_of(path: str | Path) -> Path:
+    """The weights of a seed's folder, or the checkpoint itself."""
+    path = Path(path)
+    return path / "model.safetensors" if path.is_dir() else path
+
+
+def load_weights(model: DocREModel, path: str | Path) -> None:
+    """Load a checkpoint's weights into a model: safetensors, or a file that torch.save wrote; names as ours, or as in
+    the checkpoints that the authors of ATLOP, DocuNet and KD-DocRE released (see DocREModel.adopt_names).
+
+    Raises UserError, naming what is missing, left over or of another shape, and changes nothing then.
+    """
+    weights = model.adopt_names(read_weights(Path(path)))
+    wanted = model.state_dict()
+    problems = [f"{name} is missing" for name in wanted if name not in weights]
+    problems += [f"{name} is left over" for name in weights if name not in wanted]
+    problems += [
+        f"{name} has shape {list(weights[name].shape)}, not {list(wanted[name].shape)}"
+        for name in wanted
+        if name in weights and weights[name].shape != wanted[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(
+            f"{path}: does not fit the model: {'; '.join(problems[:3])}{more}; "
+            "use the backbone, encoder, emb_size and rel2id that the checkpoint was trained with"
+        )
+    model.load_state_dict(weights)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A checkpoint's tensors by name; of a .pt file, those under its key "checkpoint" where it has one.
+
+    Raises UserError for a file that is missing or broken, or that holds anything but tensors.
+    """
+    torch_file = path.suffix in (".pt", ".pth", ".bin")
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True) if torch_file else load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check the path") from None
+    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        kind = "file of tensors from torch.save" if torch_file else "safetensors file"
+        raise UserError(f"{path}: not a whole {kind} ({first_line(error)}); copy it again") from None
+    if isinstance(weights, dict):
+        weights = weights.get("checkpoint", weights)
+    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise UserError(f"{path}: holds something else than named tensors; pass a model's state dict")
+    return weights

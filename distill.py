@@ -1,0 +1,163 @@
+"""Knowledge distillation, as KD-DocRE does it: a teacher's scores of a distantly labelled file, for a student to match.
+
+    python distill.py --load_path runs/teacher/seed_66 --data_file train_distant.json --output_dir scores
+    python train.py --train_file train_distant.json --teacher_scores scores ...
+
+The scores go into files of SHARD documents each, so that memory holds no more than one; a stopped program goes on with
+the first that is missing. scripts/run_kd_docre_distill.sh has the whole procedure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from checkpoints import load_run
+from encoder import WINDOW, check_length, load_tokenizer
+from inference import score
+from model import DocREModel
+from prepro import Feature, featurize, load_documents, load_rel2id
+from settings import read_settings
+from utils import (
+    UserError,
+    digest,
+    first_line,
+    garbage_collection_paused,
+    make_folder,
+    pick_device,
+    pick_precision,
+    read_json,
+    run_command_line,
+    write_json,
+)
+
+SHARD = 1000  # documents
+BUDGET = 8 * WINDOW  # tokens and pairs scored at once
+
+
+def teacher_file(folder: str | Path) -> Path:
+    """What describes a folder of scores; written last."""
+    return Path(folder) / "teacher.json"
+
+
+def shard_file(folder: str | Path, number: int) -> Path:
+    """Where the scores of documents [SHARD * number, SHARD * (number + 1)) are: a tensor "scores", float16 [pairs,
+    classes], in the order of those documents' hts."""
+    return Path(folder) / f"scores_{number:05}.safetensors"
+
+
+class WithTeacherScores(Dataset):
+    """Features, each with the teacher's scores: `teacher_scores` float16 [pairs, classes], read when it is needed."""
+
+    def __init__(self, features: list[Feature], folder: str | Path, data_file: Path, rel2id: dict[str, int]) -> None:
+        """Raises UserError unless the folder holds scores of these features' file, for these classes."""
+        about = read_json(teacher_file(folder))
+        if not isinstance(about, dict) or about.get("data_file") != digest(data_file):
+            raise UserError(f"{folder}: holds scores of another file than {data_file}; run distill.py for this one")
+        if about.get("rel2id") != rel2id:
+            raise UserError(f"{folder}: the teacher's classes are not those of --rel2id; pass its rel2id.json")
+        self.features = features
+        self.places: list[tuple[Path, int, int]] = []  # file, first row, behind the last row
+        for first in range(0, len(features), SHARD):
+            path, start = shard_file(folder, first // SHARD), 0
+            for feature in features[first : first + SHARD]:
+                self.places.append((path, start, start + len(feature["hts"])))
+                start += len(feature["hts"])
+            if not is_written(path, about["key"], start):
+                raise UserError(f"{path}: is missing; run distill.py again")
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: int) -> Feature:
+        path, start, stop = self.places[index]
+        with safe_open(path, "pt") as file:
+            return {**self.features[index], "teacher_scores": file.get_slice("scores")[start:stop]}
+
+
+def is_written(path: Path, key: str, pairs: int) -> bool:
+    """Whether a file of scores is there. Raises UserError for one that is broken or holds others than `key` names."""
+    if not path.exists():
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("key") == key and file.get_slice("scores").get_shape()[0] == pairs:
+                return True
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: is broken ({first_line(error)}); remove it and run distill.py again") from None
+    raise UserError(f"{path}: holds other scores; remove the folder or pass another one")
+
+
+def write_scores(args: argparse.Namespace) -> None:
+    """Score the data file with the teacher, a shard at a time, and describe the folder when all are there."""
+    settings = read_settings(args.load_path)
+    rel2id = load_rel2id(Path(args.load_path) / "rel2id.json")
+    tokenizer = load_tokenizer(f"{args.load_path}/encoder")
+    device = pick_device(args.device)
+    precision = pick_precision(args.precision, device)
+    model = load_run(args.load_path).to(device)
+    with garbage_collection_paused():
+        documents = load_documents(args.data_file, rel2id, typed=settings["entity_marker"] == "typed")
+    about = {
+        "data_file": digest(args.data_file),
+        "teacher": digest(Path(args.load_path) / "model.safetensors"),
+        "precision": precision,
+        "rel2id": rel2id,
+    }
+    about["key"] = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+    folder = make_folder(args.output_dir)
+    for first in tqdm(range(0, len(documents), SHARD), desc="files of scores", unit="file"):
+        chosen = documents[first : first + SHARD]
+        path = shard_file(folder, first // SHARD)
+        if is_written(path, about["key"], sum(len(d["vertexSet"]) * (len(d["vertexSet"]) - 1) for d in chosen)):
+            continue
+        features = featurize(chosen, tokenizer, rel2id, settings["max_seq_length"], settings["entity_marker"])
+        check_length(model.model, max(len(feature["input_ids"]) for feature in features))
+        write_shard(path, about["key"], score_documents(model, features, device, precision))
+    write_json(teacher_file(folder), about)
+    print(f"scores of {len(documents):,} documents: {folder}")
+
+
+def score_documents(model: DocREModel, features: list[Feature], device: torch.device, precision: str) -> Tensor:
+    """Scores float16 [pairs of all documents, classes], in the documents' order."""
+    found: dict[int, Tensor] = {}
+    unlabelled = [{name: value for name, value in feature.items() if name != "labels"} for feature in features]
+    for indices, scores, _ in score(model, unlabelled, device, precision, BUDGET):
+        parts = scores.half().cpu().split([len(features[index]["hts"]) for index in indices])
+        found.update(zip(indices, parts, strict=True))
+    return torch.cat([found[index] for index in range(len(features))])
+
+
+def write_shard(path: Path, key: str, scores: Tensor) -> None:
+    """Write a file of scores, whole or not at all. Raises UserError where that fails."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        save_file({"scores": scores}, temporary, metadata={"key": key})
+        temporary.replace(path)
+    except (SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({first_line(error)}); make room or choose another place") from None
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write a teacher's scores; `arguments` default to the command line's."""
+    parser = argparse.ArgumentParser(description="Write a teacher's scores of a distantly labelled file.")
+    parser.add_argument("--load_path", required=True, help="the teacher: a finished run's seed folder")
+    parser.add_argument("--data_file", required=True, help="file in DocRED's schema")
+    parser.add_argument("--output_dir", required=True, help="folder for the scores")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: as in train.py")
+    parser.add_argument("--device", help="default: CUDA where there is one")
+    write_scores(parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    run_command_line(main)

@@ -1,0 +1,24 @@
+# Sourced behind setup.sh by the scripts that run at two sizes: fetches what is needed, and sets RUNS, the folder of the
+# runs, and SIZE_ARGS, what train.py gets besides the experiment's own settings. SIZE=full is the default; SIZE=sample is
+# the same in miniature, on the sample corpus with the small encoder, to see it work.
+case ${SIZE:-full} in
+full)
+    python scripts/fetch.py redocred
+    RUNS=runs
+    SIZE_ARGS=(--seeds 1 5 42 66 233)
+    ;;
+sample)
+    python scripts/fetch.py encoder
+    python scripts/make_sample.py dataset/sample
+    RUNS=runs/sample
+    SIZE_ARGS=(
+        --data_dir dataset/sample --train_file train.json --dev_file dev.json --test_file test.json
+        --model_name_or_path dataset/encoders/all-MiniLM-L6-v2 --emb_size 128
+        --num_train_epochs 1 --seeds 1 5
+    )
+    ;;
+*)
+    echo "error: SIZE=$SIZE: choose full or sample" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,160 @@
+"""The three representation modules: against the released programs' scores, on large documents, from checkpoints."""
+
+import copy
+import re
+from collections import OrderedDict
+
+import pytest
+import torch
+from conftest import ROOT
+from helpers import real_shapes, released_model, released_scores, score
+
+from checkpoints import load_run, load_weights, save_run, save_weights
+from losses import get_loss
+from model import MAP_SIZE, DocREModel, KDDocRE
+from utils import UserError, collate_fn
+
+BACKBONES = ("atlop", "docunet", "kd_docre")
+SMALL = {"emb_size": 64, "unet_channels": 16, "axial_layers": 2}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_scores_equal_the_released_programs_alone_and_batched(
+    backbone, minilm, released, redocred, minilm_tokenizer, rel2id
+):
+    model = released_model(backbone, minilm, released)
+    documents = released_scores(backbone, released, redocred, minilm_tokenizer, rel2id)
+    assert len(documents) == 7
+    for feature, expected in documents:
+        assert (score(model, [feature]) - expected).abs().max() < 1e-5
+    batched = score(model, [feature for feature, _ in documents])
+    assert (batched - torch.cat([expected for _, expected in documents])).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_sixty_entities_train_and_predict_and_leave_batch_mates_alone(backbone, tiny_bert, minilm_tokenizer, rel2id):
+    features = real_shapes(minilm_tokenizer, rel2id, [(5, 60), (60, 400), (7, 60)])
+    torch.manual_seed(0)
+    model = DocREModel(str(tiny_bert), backbone=backbone, **SMALL)
+    batch = collate_fn(features)
+    labels = batch.pop("labels")
+    get_loss("hingeabl_released")(model(**batch), labels).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    unused = {name for name, p in model.named_parameters() if p.grad is None}
+    assert all(name.startswith("model.pooler.") for name in unused)
+    model.eval()
+    alone = torch.cat([score(model, [feature]) for feature in features])
+    torch.testing.assert_close(score(model, features), alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_folded_map_of_kd_docre_equals_the_whole_one(training, tiny_bert, minilm_tokenizer, rel2id, monkeypatch):
+    """One row and one column in the place of all empty slots: the same scores and gradients as with all of them."""
+    torch.manual_seed(0)
+    model = DocREModel(str(tiny_bert), backbone="kd_docre", **SMALL).eval()
+    features = real_shapes(minilm_tokenizer, rel2id, [(3, 60), (42, 200), (50, 200)])
+    batch = collate_fn(features)
+    labels = batch.pop("labels")
+    pair_maps = KDDocRE.pair_maps
+
+    def folded(self, documents):
+        self.training = training  # of the map alone: no dropout
+        maps, counts = pair_maps(self, documents)
+        self.training = False
+        return maps, counts
+
+    def whole(self, documents):
+        maps, _ = folded(self, documents)
+        size = max(MAP_SIZE, maps.shape[1] - 1)
+        unfolded, counts = [], []
+        for slots, document in zip(maps, documents, strict=True):
+            entities = len(document.embeddings)
+            own = max(MAP_SIZE, entities)
+            index = torch.arange(size).clamp(max=entities)  # all empty slots are the one behind the last entity
+            unfolded.append(slots[index][:, index])
+            counts.append((torch.arange(size) < own).float())
+        return torch.stack(unfolded), torch.stack(counts)
+
+    results = []
+    for way in (folded, whole):
+        monkeypatch.setattr(KDDocRE, "pair_maps", way)
+        model.zero_grad()
+        scores = model(**batch)
+        get_loss("afl")(scores, labels).backward()
+        results.append((scores.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+    (scores, gradients), (expected, expected_gradients) = results
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+    assert gradients.keys() == expected_gradients.keys()
+    largest = max(gradient.norm() for gradient in expected_gradients.values())
+    for name, gradient in gradients.items():
+        assert (gradient - expected_gradients[name]).norm() < 1e-4 * expected_gradients[name].norm() + 1e-6 * largest
+
+
+@pytest.mark.parametrize("backbone", BACKBONES[1:])
+def test_a_run_loads_with_its_backbone(backbone, tiny_bert, minilm_tokenizer, rel2id, tmp_path):
+    features = real_shapes(minilm_tokenizer, rel2id, [(5, 60)])
+    model = DocREModel(str(tiny_bert), backbone=backbone, **SMALL).eval()
+    save_run(tmp_path, model, minilm_tokenizer)
+    save_weights(tmp_path / "model.safetensors", model)
+    loaded = load_run(tmp_path).eval()
+    assert type(loaded) is type(model) is type(copy.deepcopy(model))
+    assert torch.equal(score(loaded, features), score(model, features))
+
+
+def test_released_names_and_torch_files_load(tiny_bert, tmp_path):
+    torch.manual_seed(0)
+    source, target = (DocREModel(str(tiny_bert), backbone="docunet", **SMALL) for _ in range(2))
+    names = {"model." + name: tensor for name, tensor in source.model.state_dict().items()}
+    released = OrderedDict((name.replace("model.", "bert_model.", 1), tensor + 1) for name, tensor in names.items())
+    released["bert_model.embeddings.position_ids"] = torch.arange(3)
+    rest = {name: tensor for name, tensor in source.state_dict().items() if name not in names}
+    released.update(rest)
+    torch.save({"checkpoint": released, "epoch": torch.tensor(3)}, tmp_path / "docunet.pt")
+    load_weights(target, tmp_path / "docunet.pt")
+    for name, tensor in target.state_dict().items():
+        assert torch.equal(tensor, source.state_dict()[name] + (name in names))
+    with pytest.raises(UserError, match=r"model\.embeddings.* is missing.*use the backbone"):
+        torch.save(rest, tmp_path / "rest.pt")
+        load_weights(target, tmp_path / "rest.pt")
+    kd_docre = DocREModel(str(tiny_bert), backbone="kd_docre", **SMALL)
+    stored = {**kd_docre.state_dict(), "bilinear.weight": torch.zeros(97, 64 * 64), "bilinear.bias": torch.zeros(97)}
+    torch.save(stored, tmp_path / "kd_docre.pt")
+    load_weights(kd_docre, tmp_path / "kd_docre.pt")
+
+
+class Malicious:
+    """What a pickle may hold: a call."""
+
+    def __reduce__(self):
+        return print, ("this ran",)
+
+
+@pytest.mark.parametrize("content", [{"model": Malicious()}, [torch.zeros(1)], {"step": 3}])
+def test_a_torch_file_of_anything_but_tensors_is_refused_and_not_run(content, tiny_bert, tmp_path, capsys):
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(UserError, match=r"model\.pt: "):
+        load_weights(DocREModel(str(tiny_bert), emb_size=64), tmp_path / "model.pt")
+    assert "this ran" not in capsys.readouterr().out
+
+
+def test_an_unknown_backbone_is_refused_with_the_known_ones(tiny_bert):
+    with pytest.raises(UserError, match=r"--backbone other: no such .*choose from atlop, docunet, kd_docre"):
+        DocREModel(str(tiny_bert), backbone="other")
+
+
+def test_the_readmes_fourth_module_trains(tiny_bert, minilm_tokenizer, rel2id, monkeypatch):
+    monkeypatch.setattr(DocREModel, "backbones", dict(DocREModel.backbones))
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    [example] = [block for block in blocks if "(DocREModel, backbone=" in block]
+    assert len(example.splitlines()) <= 12
+    import model as model_module
+
+    exec(example, vars(model_module) | {})
+    [name] = set(DocREModel.backbones) - set(BACKBONES)
+    model = DocREModel(str(tiny_bert), emb_size=64, backbone=name)
+    batch = collate_fn(real_shapes(minilm_tokenizer, rel2id, [(5, 60), (3, 60)]))
+    labels = batch.pop("labels")
+    scores = model(**batch)
+    assert scores.shape == labels.shape and scores.dtype == torch.float32
+    get_loss("atl")(scores, labels).backward()
+    assert model.head_extractor.weight.grad.norm() > 0
