@@ -130,7 +130,7 @@ def build_tasks(side: str, args: argparse.Namespace) -> dict[str, Callable[..., 
     model = DocREModel(args.model_name_or_path, len(rel2id)).to(device).train()
     ours = side == "ours"
     network = model if ours else Baseline(model, args.model_name_or_path).to(device)
-    rates = argparse.Namespace(learning_rate=5e-5, classifier_lr=1e-4, adam_epsilon=1e-6)
+    rates = argparse.Namespace(learning_rate=5e-5, classifier_lr=1e-4, module_lr=None, adam_epsilon=1e-6)
     optimizer = build_optimizer(model, rates)
     if not ours:  # the released program's is a loop over parameters
         groups = [{"params": group["params"], "lr": group["lr"]} for group in optimizer.param_groups]

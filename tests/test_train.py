@@ -19,7 +19,7 @@ import inference
 import train
 from losses import get_loss, loss_names
 from model import DocREModel
-from prepro import read_docred
+from prepro import DEFAULT_REL2ID, read_docred
 from settings import build_parser, parse_args
 from utils import UserError, collate_fn
 
@@ -323,14 +323,14 @@ def test_a_folder_of_something_else_is_refused(sample, tiny_bert, tmp_path):
 
 
 def test_the_same_experiment_in_other_words_is_known_as_finished(finished, sample, tiny_bert, tmp_path, capsys):
-    shutil.copy(train.DEFAULT_REL2ID, tmp_path / "copied.json")
+    shutil.copy(DEFAULT_REL2ID, tmp_path / "copied.json")
     more = ("--loss_type", "HingeABL_released", "--margin", "5", "--rel2id", str(tmp_path / "copied.json"))
     train.main(arguments(sample, tiny_bert, finished, "--test_batch_size", "3", *more))
     assert "finished before: seeds 7" in capsys.readouterr().out
 
 
 def test_another_numbering_of_the_relations_is_another_experiment(finished, sample, tiny_bert, tmp_path):
-    rel2id = json.loads(train.DEFAULT_REL2ID.read_text())
+    rel2id = json.loads(DEFAULT_REL2ID.read_text())
     rel2id["P17"], rel2id["P131"] = rel2id["P131"], rel2id["P17"]
     (tmp_path / "swapped.json").write_text(json.dumps(rel2id))
     more = ("--loss_type", "hingeabl_released", "--rel2id", str(tmp_path / "swapped.json"))
