@@ -122,7 +122,8 @@ def announce(experiment: Experiment) -> None:
         print(f"{name:<15}{split.path} ({len(split.documents):,} documents)")
     print(f"encoder        {args.load_path or args.model_name_or_path}, {len(experiment.rel2id)} classes")
     print(f"device         {describe_device(experiment.device)}, {experiment.precision}")
-    warn_of_docred(splits)
+    if not args.teacher_scores:  # with them, labels are known to be missing
+        warn_of_docred(splits)
 
 
 def warn_of_docred(splits: dict[str, Split]) -> None:

@@ -37,7 +37,7 @@ def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | No
         if old.get(name) != config[name]
     ]
     files = {**old["data"], **config["data"]}
-    differences += [f"other {name}" for name in files if old["data"].get(name) != config["data"].get(name)]
+    differences += [f"another {name} file" for name in files if old["data"].get(name) != config["data"].get(name)]
     if differences:
         raise UserError(
             f"{folder}: holds a run with other settings ({'; '.join(differences)}); remove the folder or pass another "

@@ -7,7 +7,11 @@
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 source scripts/size.sh
-[ "${SIZE:-full}" = full ] && DATA=dataset/redocred || DATA=dataset/sample
+DATA=dataset/redocred
+if [ "${SIZE:-full}" = sample ]; then
+    DATA=dataset/sample
+    SIZE_ARGS+=(--seeds 1) # three minutes in all
+fi
 DISTANT=$(realpath "${DISTANT:-$DATA/train_distant.json}")
 if [ ! -f "$DISTANT" ]; then
     echo "error: $DISTANT: no such file; get DocRED's train_distant.json and name it: DISTANT=/path/to/train_distant.json" >&2

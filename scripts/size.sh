@@ -1,6 +1,6 @@
 # Sourced behind setup.sh by the scripts that run at two sizes: fetches what is needed, and sets RUNS, the folder of the
 # runs, and SIZE_ARGS, what train.py gets besides the experiment's own settings. SIZE=full is the default; SIZE=sample is
-# the same in miniature, on the sample corpus with the small encoder, to see it work.
+# the same in miniature, on the sample corpus with the small encoder at the rates of quickstart.sh, to see it work.
 case ${SIZE:-full} in
 full)
     python scripts/fetch.py redocred
@@ -14,7 +14,8 @@ sample)
     SIZE_ARGS=(
         --data_dir dataset/sample --train_file train.json --dev_file dev.json --test_file test.json
         --model_name_or_path dataset/encoders/all-MiniLM-L6-v2 --emb_size 128
-        --num_train_epochs 1 --seeds 1 5
+        --learning_rate 5e-5 --classifier_lr 1e-3 --train_batch_size 1 --gradient_accumulation_steps 1
+        --num_train_epochs 3 --seeds 1 5
     )
     ;;
 *)

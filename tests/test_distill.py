@@ -101,7 +101,7 @@ def test_a_student_learns_from_the_teacher_and_goes_on_with_annotated_data(
     capsys.readouterr()
     train.main(student(corpus, tiny_bert, tmp_path / "student", scores))
     assert "finished before: seeds 7" in capsys.readouterr().out
-    with pytest.raises(UserError, match="other initial weights"):
+    with pytest.raises(UserError, match="another initial weights file"):
         train.main(arguments(corpus, tiny_bert, tmp_path / "finetuned", *KD_DOCRE, *still[2:]))
 
 
