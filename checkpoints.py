@@ -27,9 +27,14 @@ def save_run(folder: Path, model: DocREModel, tokenizer: PreTrainedTokenizerBase
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write a model's state dict as safetensors, whole or not at all. Raises UserError where that fails."""
+    save_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write safetensors, whole or not at all. Raises UserError where that fails."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
+        save_file(tensors, temporary, metadata)
         temporary.replace(path)
     except (SafetensorError, OSError) as error:
         temporary.unlink(missing_ok=True)
@@ -85,16 +90,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises UserError for a file that is missing or broken, or that holds anything but tensors.
     """
-    torch_file = path.suffix in (".pt", ".pth", ".bin")
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True) if torch_file else load_file(path)
+        if path.suffix in (".pt", ".pth", ".bin"):
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            weights = load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        kind = "file of tensors from torch.save" if torch_file else "safetensors file"
-        raise UserError(f"{path}: not a whole {kind} ({first_line(error)}); copy it again") from None
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: is broken, or holds something else than tensors, which is not loaded") from None
+    except Exception as error:  # torch and safetensors each raise what they like on a broken file
+        raise UserError(f"{path}: not a whole checkpoint ({first_line(error)}); copy it again") from None
     if isinstance(weights, dict):
         weights = weights.get("checkpoint", weights)
-    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+    fits = isinstance(weights, dict) and all(isinstance(name, str) for name in weights)
+    if not fits or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise UserError(f"{path}: holds something else than named tensors; pass a model's state dict")
     return weights

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from checkpoints import load_run
+from checkpoints import load_run, save_tensors
 from encoder import WINDOW, check_length, load_tokenizer
 from inference import score
 from model import DocREModel
@@ -122,7 +121,12 @@ def write_scores(args: argparse.Namespace) -> None:
             continue
         features = featurize(chosen, tokenizer, rel2id, settings["max_seq_length"], settings["entity_marker"])
         check_length(model.model, max(len(feature["input_ids"]) for feature in features))
-        write_shard(path, about["key"], score_documents(model, features, device, precision))
+        scores = score_documents(model, features, device, precision)
+        if not scores.isfinite().all():
+            raise UserError(
+                f"{args.load_path}: the teacher's scores of {args.data_file} do not fit float16; train it again"
+            )
+        save_tensors(path, {"scores": scores}, {"key": about["key"]})
     write_json(teacher_file(folder), about)
     print(f"scores of {len(documents):,} documents: {folder}")
 
@@ -135,17 +139,6 @@ def score_documents(model: DocREModel, features: list[Feature], device: torch.de
         parts = scores.half().cpu().split([len(features[index]["hts"]) for index in indices])
         found.update(zip(indices, parts, strict=True))
     return torch.cat([found[index] for index in range(len(features))])
-
-
-def write_shard(path: Path, key: str, scores: Tensor) -> None:
-    """Write a file of scores, whole or not at all. Raises UserError where that fails."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        save_file({"scores": scores}, temporary, metadata={"key": key})
-        temporary.replace(path)
-    except (SafetensorError, OSError) as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({first_line(error)}); make room or choose another place") from None
 
 
 def main(arguments: list[str] | None = None) -> None:

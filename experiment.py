@@ -74,7 +74,7 @@ def read_splits(
     documents = {name: load_documents(path, rel2id, name != "train", typed) for name, path in paths.items()}
     for name in documents:
         check_labels(paths[name], documents[name], required=not args.load_path and name != "test")
-    if not args.load_path and len(documents["train"]) < args.train_batch_size:
+    if not (args.load_path or args.keep_last_batch) and len(documents["train"]) < args.train_batch_size:
         found = len(documents["train"])
         raise UserError(f"{paths['train']}: {found} documents make no batch; lower --train_batch_size")
     tokenizer = load_tokenizer(f"{args.load_path}/encoder" if args.load_path else args.model_name_or_path)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils import UserError
+
 
 def double_conv(channels: int, out_channels: int) -> nn.ModuleDict:
     """Two 3x3 convolutions, each with batch norm and ReLU."""
@@ -65,10 +67,12 @@ class SelfAttention(nn.Module):
     """Multi-head attention along one axis of a map, without positions."""
 
     def __init__(self, hidden: int, heads: int) -> None:
-        """Raises ValueError unless `heads` divides `hidden`."""
+        """Raises UserError unless `heads` divides `hidden`."""
         super().__init__()
         if hidden % heads:
-            raise ValueError(f"a hidden size of {hidden} cannot be split into {heads} heads")
+            raise UserError(
+                f"--backbone kd_docre: the encoder's hidden size {hidden} is no multiple of {heads}; use another"
+            )
         self.heads = heads
         self.to_q = nn.Linear(hidden, hidden, bias=False)
         self.to_kv = nn.Linear(hidden, 2 * hidden, bias=False)
@@ -81,7 +85,7 @@ class SelfAttention(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(2, 3)  # [documents, n, heads, n, hidden / heads]
             for part in (self.to_q(rows), *self.to_kv(rows).chunk(2, dim=-1))
         )
-        scores = query @ key.mT * query.shape[-1] ** -0.5 + log_counts[:, None, None, None]
+        scores = (query * query.shape[-1] ** -0.5) @ key.mT + log_counts[:, None, None, None]
         return self.to_out((scores.softmax(dim=-1).to(value.dtype) @ value).transpose(2, 3).flatten(3))
 
 
@@ -92,7 +96,7 @@ class AxialTransformer(nn.Module):
     """
 
     def __init__(self, hidden: int, layers: int, heads: int = 8) -> None:
-        """Raises ValueError unless `heads` divides `hidden`."""
+        """Raises UserError unless `heads` divides `hidden`."""
         super().__init__()
         self.axial_attns = nn.ModuleList(
             nn.ModuleDict(

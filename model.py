@@ -46,6 +46,8 @@ class DocREModel(nn.Module):
 
     def __init_subclass__(cls, backbone: str) -> None:
         super().__init_subclass__()
+        if backbone in DocREModel.backbones:
+            raise ValueError(f"two representation modules are called {backbone!r}")
         cls.backbone = backbone
         DocREModel.backbones[backbone] = cls
 
@@ -198,8 +200,10 @@ class DocuNet(DocREModel, backbone="docunet"):
         return self.combine(*pair_entities(documents), contexts.float(), self.bilinear)
 
     def image(self, context: Tensor, size: int) -> Tensor:
-        """context [entities, entities, hidden] -> [1, 3, size, size]."""
+        """context [entities, entities, hidden] -> [1, 3, size, size]; of a document without entities, zeros."""
         image = self.liner(context).float().permute(2, 0, 1)[None]
+        if not len(context):
+            return image.new_zeros(1, 3, size, size)
         missing = size - len(context)
         return nn.functional.pad(image, (0, missing, 0, missing), mode="replicate")
 
@@ -233,7 +237,8 @@ class KDDocRE(DocREModel, backbone="kd_docre"):
         maps, counts = self.pair_maps(documents)
         maps = maps + self.axial_transformer(maps, counts)  # [documents, n, n, hidden]
         pairs = [slots[tuple(document.pairs.T)] for slots, document in zip(maps, documents, strict=True)]
-        return self.classifier(torch.cat(pairs)).float()
+        with torch.autocast(maps.device.type, enabled=False):  # in half precision, scores would tie with the threshold
+            return self.classifier(torch.cat(pairs).float())
 
     def pair_maps(self, documents: list[Entities]) -> tuple[Tensor, Tensor]:
         """Every pair's vector, self pairs included: maps float32 [documents, n, n, hidden], n one more than the most
@@ -253,7 +258,9 @@ class KDDocRE(DocREModel, backbone="kd_docre"):
         size = max(entities) + 1
         maps, counts = [], []
         for count, vector in zip(entities, slots, strict=True):
-            columns = torch.cat([vector.view(count, count, -1), empty.expand(count, size - count, -1)], dim=1)
+            columns = torch.cat(
+                [vector.view(count, count, vector.shape[1]), empty.expand(count, size - count, -1)], dim=1
+            )
             maps.append(torch.cat([columns, empty.expand(size - count, size, -1)]))
             place = torch.arange(size, device=vector.device)
             counts.append((place < count).float() + (place == count) * max(MAP_SIZE - count, 0))

@@ -15,7 +15,7 @@ from utils import UserError, read_json
 # Settings that do not decide a run's numbers, or do so as the loss, the precision and the data that config.json names.
 NOT_COMPARED = ("load_path", "output_dir", "seeds", "device", "wandb_project", "test_batch_size")
 NOT_COMPARED += ("loss_type", "margin", "precision", "data_dir", "rel2id", "cache_dir", "gradient_checkpointing")
-NOT_COMPARED += ("init_from", "teacher_scores")
+NOT_COMPARED += ("init_from", "teacher_scores", "train_file", "dev_file", "test_file")
 
 
 def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:

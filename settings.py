@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument("--keep_last_batch", action="store_true", help="train on an epoch's last, smaller batch too")
     training.add_argument("--gradient_accumulation_steps", type=positive_int, default=1)
     training.add_argument("--learning_rate", type=finite_float, default=5e-5, help="of the encoder; 3e-5 for RoBERTa")
-    training.add_argument("--classifier_lr", type=finite_float, default=1e-4, help="of every new layer")
+    training.add_argument("--classifier_lr", type=finite_float, default=1e-4, help="of the new layers")
     training.add_argument(
         "--module_lr",
         type=finite_float,
@@ -109,14 +109,14 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     """The settings of a seed's folder. Raises UserError where it holds none."""
     config = read_json(Path(folder) / "config.json")
     settings = config.get("settings") if isinstance(config, dict) else None
-    texts = ("data_dir", "train_file", "dev_file", "test_file", "loss_type", "entity_marker")
+    texts = ("data_dir", "train_file", "dev_file", "test_file", "loss_type")
     if (
         not isinstance(settings, dict)
         or not all(isinstance(settings.get(name), str) for name in texts)
         or not isinstance(settings.get("max_seq_length"), int)
     ):
         raise UserError(f"{folder}/config.json: holds no settings; pass the folder of a seed")
-    return settings
+    return {"entity_marker": "asterisk", **settings}
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -179,7 +179,7 @@ def run_epochs(
                 scores = model(**batch)
             loss = experiment.loss(scores, labels)
             if teacher_scores is not None:
-                loss = loss + F.mse_loss(scores, teacher_scores)  # KD-DocRE's knowledge distillation
+                loss = loss + distillation_loss(scores, teacher_scores)
             group = min(batches_per_step, len(loader) - (number - 1) // batches_per_step * batches_per_step)
             scaler.scale(loss / group).backward()  # the last group of an epoch may be smaller
             recent.append((step + 1, titles, loss.detach()))
@@ -200,6 +200,11 @@ def run_epochs(
         yield epoch, step
 
 
+def distillation_loss(scores: Tensor, teacher_scores: Tensor) -> Tensor:
+    """KD-DocRE's knowledge distillation: mean squared difference over pairs and classes, 0 for no pairs."""
+    return F.mse_loss(scores, teacher_scores, reduction="sum") / max(scores.numel(), 1)
+
+
 def collate_with_titles(features: list[Feature]) -> tuple[dict[str, Any], list[str]]:
     """A batch, and its documents' titles for messages."""
     return collate_fn(features), [feature["title"] for feature in features]
@@ -208,13 +213,13 @@ def collate_with_titles(features: list[Feature]) -> tuple[dict[str, Any], list[s
 def build_optimizer(model: DocREModel, args: argparse.Namespace) -> torch.optim.AdamW:
     """AdamW without weight decay: the encoder, the new layers and, where there are any, the representation module's own
     layers, each at their rate."""
-    groups: dict[str, list[torch.nn.Parameter]] = {"encoder": [], "new": [], "module": []}
+    groups: dict[str, list[torch.nn.Parameter]] = {"learning_rate": [], "classifier_lr": [], "module_lr": []}
     for name, parameter in model.named_parameters():
         layer = name.split(".")[0]
-        groups["encoder" if layer == "model" else "module" if layer in model.module_layers else "new"].append(parameter)
-    rates = {"encoder": args.learning_rate, "new": args.classifier_lr}
-    rates["module"] = args.classifier_lr if args.module_lr is None else args.module_lr
-    parameters = [{"params": group, "lr": rates[name]} for name, group in groups.items() if group]
+        own = "module_lr" if layer in model.module_layers else "classifier_lr"
+        groups["learning_rate" if layer == "model" else own].append(parameter)
+    rates = vars(args) | {"module_lr": args.classifier_lr if args.module_lr is None else args.module_lr}
+    parameters = [{"params": group, "lr": rates[name], "name": name} for name, group in groups.items() if group]
     return torch.optim.AdamW(parameters, eps=args.adam_epsilon, weight_decay=0.0, fused=True)
 
 

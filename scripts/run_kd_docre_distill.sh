@@ -5,6 +5,7 @@
 # DISTANT names the distantly labelled file; SIZE=sample takes the sample corpus, half of its labels left out.
 # Each step is skipped when it is finished, so a stopped script goes on where it was.
 set -euo pipefail
+[ -z "${DISTANT:-}" ] || DISTANT=$(realpath -m "$DISTANT")
 source "$(dirname "$0")/setup.sh"
 source scripts/size.sh
 DATA=dataset/redocred
@@ -12,7 +13,7 @@ if [ "${SIZE:-full}" = sample ]; then
     DATA=dataset/sample
     SIZE_ARGS+=(--seeds 1) # three minutes in all
 fi
-DISTANT=$(realpath "${DISTANT:-$DATA/train_distant.json}")
+DISTANT=${DISTANT:-$PWD/$DATA/train_distant.json}
 if [ ! -f "$DISTANT" ]; then
     echo "error: $DISTANT: no such file; get DocRED's train_distant.json and name it: DISTANT=/path/to/train_distant.json" >&2
     exit 2
@@ -33,6 +34,7 @@ python train.py "${COMMON[@]}" \
 echo; echo "2/4  its scores of the distantly labelled documents"
 python distill.py --load_path "$FOLDER/teacher/seed_$SEED" --data_file "$DISTANT" --output_dir "$FOLDER/scores"
 
+# Ign F1 of this step leaves out the facts of the distant file, not of the annotated one: it compares with no other.
 echo; echo "3/4  the student: distant labels and the teacher's scores"
 python train.py "${COMMON[@]}" \
     --learning_rate 1e-5 --classifier_lr 5e-5 --module_lr 1e-5 \

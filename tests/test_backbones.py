@@ -10,9 +10,10 @@ from conftest import ROOT
 from helpers import real_shapes, released_model, released_scores, score
 
 from checkpoints import load_run, load_weights, save_run, save_weights
+from layers import AxialTransformer
 from losses import get_loss
-from model import MAP_SIZE, DocREModel, KDDocRE
-from utils import UserError, collate_fn
+from model import MAP_SIZE, DocREModel, Entities, KDDocRE
+from utils import AUTOCAST_DTYPE, UserError, collate_fn
 
 BACKBONES = ("atlop", "docunet", "kd_docre")
 SMALL = {"emb_size": 64, "unet_channels": 16, "axial_layers": 2}
@@ -29,6 +30,20 @@ def test_scores_equal_the_released_programs_alone_and_batched(
         assert (score(model, [feature]) - expected).abs().max() < 1e-5
     batched = score(model, [feature for feature, _ in documents])
     assert (batched - torch.cat([expected for _, expected in documents])).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_half_precision_scores_are_close_to_the_released_programs_and_not_rounded(
+    backbone, precision, minilm, released, redocred, minilm_tokenizer, rel2id
+):
+    model = released_model(backbone, minilm, released)
+    documents = released_scores(backbone, released, redocred, minilm_tokenizer, rel2id)
+    for feature, expected in documents:
+        scores = score(model, [feature], precision)
+        assert (scores - expected).abs().max() < 0.05 * expected.abs().max()
+        rounded = scores.to(AUTOCAST_DTYPE[precision]).float()  # such scores would tie with the threshold
+        assert (scores != rounded).float().mean() > 0.8
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -90,6 +105,41 @@ def test_the_folded_map_of_kd_docre_equals_the_whole_one(training, tiny_bert, mi
         assert (gradient - expected_gradients[name]).norm() < 1e-4 * expected_gradients[name].norm() + 1e-6 * largest
 
 
+def test_kd_docres_empty_slots_are_zero_in_training_only(tiny_bert):
+    torch.manual_seed(0)
+    model = DocREModel(str(tiny_bert), backbone="kd_docre", **SMALL)
+    document = Entities(torch.randn(3, 32), torch.randn(3, 3, 32), torch.zeros(0, 2, dtype=torch.long))
+    for training in (True, False):
+        maps, counts = model.train(training).pair_maps([document])
+        assert maps.shape == (1, 4, 4, 32) and counts.tolist() == [[1, 1, 1, MAP_SIZE - 3]]
+        empty = torch.cat([maps[0, 3], maps[0, :3, 3]])
+        assert (empty == 0).all() == training and (empty == empty[0]).all()
+        assert (maps[0, :3, :3] != 0).any(dim=-1).all()
+
+
+def test_axial_attention_adds_a_slots_column_and_row():
+    """One layer at one slot, written out: the first attention runs along the head index, the second along the tail."""
+    torch.manual_seed(0)
+    transformer = AxialTransformer(hidden=8, layers=1, heads=2).double()
+    maps = torch.randn(1, 5, 5, 8, dtype=torch.float64)
+    counts = torch.tensor([[1.0, 1, 1, 3, 0]], dtype=torch.float64)
+    found = transformer(maps, counts)[0, 2, 1]
+    lines = maps[0, :, 1], maps[0, 2]  # the slots with the same tail, those with the same head
+    x = maps[0, 2, 1]
+    attended = torch.zeros(8, dtype=torch.float64)
+    for axis, line in zip(transformer.axial_attns[0]["axial_attentions"], lines, strict=True):
+        line = torch.cat([line[:4], line[3:4], line[3:4]])  # the fourth stands for three, the fifth for none
+        layers = axis["fn"]
+        query, (key, value) = layers.to_q(x), layers.to_kv(line).chunk(2, dim=-1)
+        heads = []
+        for part in (slice(0, 4), slice(4, 8)):
+            weights = torch.softmax(key[:, part] @ query[part] / 2, dim=0)  # sqrt(8 / 2) = 2
+            heads.append(weights @ value[:, part])
+        attended = attended + layers.to_out(torch.cat(heads))
+    expected = transformer.lns[0](transformer.ffns[0](x + attended))
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("backbone", BACKBONES[1:])
 def test_a_run_loads_with_its_backbone(backbone, tiny_bert, minilm_tokenizer, rel2id, tmp_path):
     features = real_shapes(minilm_tokenizer, rel2id, [(5, 60)])
@@ -129,12 +179,20 @@ class Malicious:
         return print, ("this ran",)
 
 
-@pytest.mark.parametrize("content", [{"model": Malicious()}, [torch.zeros(1)], {"step": 3}])
+@pytest.mark.parametrize("content", [{"model": Malicious()}, [torch.zeros(1)], {"step": 3}, {0: torch.zeros(1)}])
 def test_a_torch_file_of_anything_but_tensors_is_refused_and_not_run(content, tiny_bert, tmp_path, capsys):
     torch.save(content, tmp_path / "model.pt")
-    with pytest.raises(UserError, match=r"model\.pt: "):
+    with pytest.raises(UserError, match=r"model\.pt: .*than (named )?tensors"):
         load_weights(DocREModel(str(tiny_bert), emb_size=64), tmp_path / "model.pt")
     assert "this ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world", b"PK\x03\x04 cut"])
+def test_a_broken_torch_file_is_refused_in_one_line(content, tiny_bert, tmp_path):
+    (tmp_path / "model.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.pt: (is broken|not a whole checkpoint)") as error:
+        load_weights(DocREModel(str(tiny_bert), emb_size=64), tmp_path / "model.pt")
+    assert "weights_only" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_an_unknown_backbone_is_refused_with_the_known_ones(tiny_bert):

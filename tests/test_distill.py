@@ -92,7 +92,7 @@ def test_a_student_learns_from_the_teacher_and_goes_on_with_annotated_data(
     alone = [argument for argument in student(corpus, tiny_bert, tmp_path / "alone", scores) if argument != str(scores)]
     alone.remove("--teacher_scores")
     train.main(alone)
-    assert first_loss(tmp_path / "student") > 1.01 * first_loss(tmp_path / "alone")  # a squared error was added
+    assert first_loss(tmp_path / "student") > 1.01 * first_loss(tmp_path / "alone")
     start = str(tmp_path / "student" / "seed_7")
     still = ("--init_from", start, "--learning_rate", "0", "--classifier_lr", "0")
     train.main(arguments(corpus, tiny_bert, tmp_path / "finetuned", *KD_DOCRE, *still))
@@ -103,6 +103,12 @@ def test_a_student_learns_from_the_teacher_and_goes_on_with_annotated_data(
     assert "finished before: seeds 7" in capsys.readouterr().out
     with pytest.raises(UserError, match="another initial weights file"):
         train.main(arguments(corpus, tiny_bert, tmp_path / "finetuned", *KD_DOCRE, *still[2:]))
+
+
+def test_the_distillation_loss_is_the_mean_squared_difference_and_zero_without_pairs():
+    scores = torch.tensor([[1.0, 2.0], [3.0, 5.0]], requires_grad=True)
+    assert train.distillation_loss(scores, torch.tensor([[1.0, 0.0], [3.0, 1.0]])).item() == (4 + 16) / 4
+    assert train.distillation_loss(scores[:0], torch.zeros(0, 2)).item() == 0
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,6 @@ def documents(released, redocred, minilm_tokenizer, rel2id):
     return released_scores("atlop", released, redocred, minilm_tokenizer, rel2id)
 
 
-def test_bf16_scores_are_close_to_the_released_program(atlop, documents):
-    for feature, expected in documents:
-        assert (score(atlop, [feature], "bf16") - expected).abs().max() < 0.05 * expected.abs().max()
-
-
 @pytest.mark.parametrize("pairs", [30, 32, 33, 129])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", None)])
 def test_scores_do_not_depend_on_batch_mates(atlop, documents, pairs, precision, tolerance):
@@ -199,8 +194,9 @@ def test_training_reads_attention_after_dropout(tiny_bert, minilm_tokenizer, rel
 
 
 @pytest.mark.parametrize("sizes", [[(0, 10)], [(1, 10)], [(0, 10), (5, 50), (1, 10)]])
-def test_documents_without_pairs_go_through_training(tiny_bert, minilm_tokenizer, rel2id, sizes):
-    model = DocREModel(str(tiny_bert), emb_size=64).train()
+@pytest.mark.parametrize("backbone", DocREModel.backbones)
+def test_documents_without_pairs_go_through_training(tiny_bert, minilm_tokenizer, rel2id, sizes, backbone):
+    model = DocREModel(str(tiny_bert), emb_size=64, backbone=backbone, unet_channels=16, axial_layers=1).train()
     batch = collate_fn(real_shapes(minilm_tokenizer, rel2id, sizes))
     labels = batch.pop("labels")
     scores = model(**batch)
@@ -264,7 +260,7 @@ def test_a_truncated_checkpoint_is_refused(tiny_bert, tmp_path):
     save_weights(tmp_path / "model.safetensors", model)
     path = tmp_path / "half.safetensors"
     path.write_bytes((tmp_path / "model.safetensors").read_bytes()[:1000])
-    with pytest.raises(UserError, match="not a whole safetensors file"):
+    with pytest.raises(UserError, match="not a whole checkpoint"):
         load_weights(model, path)
 
 
