@@ -1,0 +1,109 @@
+"""Is one loss better than another? Tests on micro F1 that take the documents and the seeds into account."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import permutation_test
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What micro F1 is made of: correct and predicted int64 [seeds, documents], gold int64 [documents] triples."""
+
+    correct: np.ndarray
+    predicted: np.ndarray
+    gold: np.ndarray
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The difference of mean F1 of two losses, second minus first, its 95 % interval, and the p-value."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def micro_f1(correct: np.ndarray, predicted: np.ndarray, gold: np.ndarray | int) -> np.ndarray:
+    """F1 of sums of triples: 2 correct / (predicted + gold), 0 where there are none."""
+    total = predicted + gold
+    return 2 * correct / np.where(total == 0, 1, total)
+
+
+def compare(first: Counts, second: Counts, seed: int = 0) -> Comparison:
+    """Compare two losses on the same documents; the number of seeds may differ.
+
+    The p-value is of the null hypothesis that, document by document, the two could change places: a paired permutation
+    test over documents that computes both micro F1 anew for each reassignment, from the counts' means over seeds. The
+    interval is of a bootstrap that draws documents, and each loss's seeds, with replacement.
+    """
+    return Comparison(mean_f1(second) - mean_f1(first), *interval(first, second, seed), p_value(first, second, seed))
+
+
+def mean_f1(counts: Counts) -> float:
+    """Mean over seeds of micro F1."""
+    return float(micro_f1(counts.correct.sum(axis=1), counts.predicted.sum(axis=1), counts.gold.sum()).mean())
+
+
+def p_value(first: Counts, second: Counts, seed: int) -> float:
+    """Two-sided p-value of the paired permutation test over documents."""
+    count, gold = len(first.gold), first.gold.sum()
+    correct = np.concatenate([first.correct.mean(axis=0), second.correct.mean(axis=0)])
+    predicted = np.concatenate([first.predicted.mean(axis=0), second.predicted.mean(axis=0)])
+
+    def difference(left: np.ndarray, right: np.ndarray, axis: int) -> np.ndarray:
+        scores = [
+            micro_f1(correct[place].sum(axis=axis), predicted[place].sum(axis=axis), gold)
+            for place in (left.astype(np.int64), right.astype(np.int64))
+        ]
+        return scores[1] - scores[0]
+
+    places = np.arange(count), np.arange(count) + count  # an observation is a document's place in the two arrays
+    result = permutation_test(
+        places,
+        difference,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=500,
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def interval(first: Counts, second: Counts, seed: int) -> tuple[float, float]:
+    """95 % bootstrap interval of the difference, documents and seeds drawn anew."""
+    chance = np.random.default_rng(seed)
+    count = len(first.gold)
+    differences = []
+    for _ in range(RESAMPLES):
+        weight = np.bincount(chance.integers(count, size=count), minlength=count)  # times each document was drawn
+        gold = first.gold @ weight
+        scores = []
+        for counts in (first, second):
+            seeds = chance.integers(len(counts.correct), size=len(counts.correct))
+            scores.append(micro_f1(counts.correct[seeds] @ weight, counts.predicted[seeds] @ weight, gold).mean())
+        differences.append(scores[1] - scores[0])
+    low, high = np.quantile(differences, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Holm's correction for many comparisons: adjusted p-values in the same order."""
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, p_values[index] * (len(p_values) - rank)))
+        adjusted[index] = highest
+    return adjusted
+
+
+def smallest_p(first_seeds: int, second_seeds: int) -> float:
+    """The smallest two-sided p-value that a permutation test over so many seeds alone could reach."""
+    return min(1.0, 2 / math.comb(first_seeds + second_seeds, first_seeds))

@@ -1,0 +1,292 @@
+"""The figures of the paper's tables from finished runs and data files; report.py prints them."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation import prepare_gold, triples_by_document
+from losses import loss_names
+from prepro import load_documents
+from prepro import statistics as data_statistics
+from significance import Comparison, Counts, compare, holm, smallest_p
+from utils import UserError, digest, read_json
+
+PAPER = Path(__file__).parent / "meta" / "paper_results.json"
+BACKBONES = ("atlop", "docunet", "kd_docre")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A table's column: its key in meta/paper_results.json, its name, the digits the paper prints, whether more is
+    better (None for neither), and how it follows from a run's scores."""
+
+    key: str
+    name: str
+    digits: int
+    higher: bool | None
+    value: Callable[[dict[str, float]], float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, backbone, loss, seed, settings and scores."""
+
+    folder: Path
+    backbone: str
+    loss: str
+    seed: int
+    config: dict[str, Any]
+    scores: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean and standard deviation of a figure over seeds (None for one seed), the paper's value (None without)."""
+
+    mean: float
+    std: float | None
+    paper: float | None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A table's row: name, seeds behind it, cells by key."""
+
+    name: str
+    seeds: list[int]
+    cells: dict[str, Cell]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper with our figures."""
+
+    number: int
+    title: str
+    setting: str  # split, and encoder here and in the paper
+    figures: tuple[Figure, ...]
+    rows: list[Row]
+    comparisons: list[tuple[str, str, Comparison, float]]  # names, comparison, corrected p-value
+    notes: list[str]
+
+
+def percent(key: str, name: str, higher: bool = True) -> Figure:
+    """A score that the evaluator gives as a share."""
+    return Figure(key, name, 2, higher, lambda scores: 100 * scores[key])
+
+
+def pattern_share(part: tuple[str, ...], whole: tuple[str, ...]) -> Callable[[dict[str, float]], float]:
+    """100 * the pairs of some patterns / the pairs of others."""
+
+    def share(scores: dict[str, float]) -> float:
+        total = sum(scores[name] for name in whole)
+        return 100 * sum(scores[name] for name in part) / total if total else 0.0
+
+    return share
+
+
+FN = ("FN_CRK", "FN_IRK")
+WRONG = ("FP", *FN)
+FIGURES: dict[int, tuple[str, tuple[Figure, ...]]] = {  # split and columns of each table
+    1: ("dev", tuple(Figure(name, name, 0, None, lambda scores, name=name: scores[name]) for name in WRONG)),
+    2: ("test", (percent("f1", "F1"), percent("ign_f1", "Ign F1"))),
+    3: ("test", (percent("f1", "F1"), percent("ign_f1", "Ign F1"))),
+    4: (
+        "dev",
+        (
+            Figure("wrong", "F/(T+F) %", 2, False, pattern_share(WRONG, (*WRONG, "correct"))),
+            Figure("fn_of_wrong", "FN/F %", 2, None, pattern_share(FN, WRONG)),
+            Figure("crk_of_fn", "FN_CRK/FN %", 2, False, pattern_share(("FN_CRK",), FN)),
+        ),
+    ),
+    7: ("test", (percent("macro_f1", "macro F1"), percent("macro_ign_f1", "macro Ign F1"))),
+}
+
+
+def read_runs(folders: list[str]) -> tuple[list[Run], list[Path]]:
+    """Every run at or below the folders: (the finished ones, the folders of the others).
+
+    Raises UserError for a folder without runs, or two runs of one backbone, loss and seed.
+    """
+    runs: dict[tuple[str, str, int], Run] = {}
+    unfinished = []
+    for folder in folders:
+        configs = sorted(Path(folder).rglob("config.json")) if Path(folder).is_dir() else []
+        configs = [path for path in configs if path.parent.name.startswith("seed_")]
+        if not configs:
+            raise UserError(f"{folder}: holds no runs; pass the --output_dir of train.py, or a folder of such")
+        for path in configs:
+            if not (path.parent / "scores.json").exists():
+                unfinished.append(path.parent)
+                continue
+            run = read_run(path.parent)
+            key = (run.backbone, run.loss, run.seed)
+            if key in runs and runs[key].folder.resolve() != run.folder.resolve():
+                raise UserError(
+                    f"{run.folder} and {runs[key].folder}: both hold {run.backbone} with {run.loss}, seed {run.seed}; "
+                    "pass one of them"
+                )
+            runs[key] = run
+    return list(runs.values()), unfinished
+
+
+def read_run(folder: Path) -> Run:
+    """A finished run. Raises UserError where its files are not a run's."""
+    config, scores = read_json(folder / "config.json"), read_json(folder / "scores.json")
+    try:
+        settings, loss = config["settings"], config["loss"]["name"]
+        scores["dev"], scores["test"], config["data"]["test"]
+        return Run(folder, settings.get("backbone", "atlop"), loss, config["seed"], config, scores)
+    except (KeyError, TypeError):
+        raise UserError(f"{folder}: its config.json or scores.json is not a run's; remove the folder") from None
+
+
+def same_experiment(runs: list[Run]) -> None:
+    """Raise UserError unless all runs have the same data and encoder: else a table would compare what differs."""
+
+    def sameness(run: Run) -> tuple[Any, ...]:
+        return run.config["settings"].get("model_name_or_path"), *sorted(run.config["data"].items())
+
+    for run in runs[1:]:
+        if sameness(run) != sameness(runs[0]):
+            raise UserError(f"{runs[0].folder} and {run.folder}: differ in encoder or data; pass runs that share both")
+
+
+def table_of_runs(number: int, runs: list[Run], unfinished: list[Path]) -> Table:
+    """One of tables 1 to 4 and 7. Raises UserError where no run belongs in it."""
+    split, figures = FIGURES[number]
+    paper = read_json(PAPER)["tables"][str(number)]
+    groups: dict[str, list[Run]] = {}
+    for backbone, loss in itertools.product(BACKBONES, loss_names()):
+        chosen = [run for run in runs if (run.backbone, run.loss) == (backbone, loss) and run.scores[split]]
+        name = f"{backbone}/{loss}" if number == 2 else loss
+        if chosen and (number == 2 or backbone == "atlop") and (number != 1 or loss == "atl"):
+            groups[name] = sorted(chosen, key=lambda run: run.seed)
+    if not groups:
+        raise UserError(f"table {number}: none of the runs belongs in it; it takes " + what_belongs(number))
+    same_experiment([run for group in groups.values() for run in group])
+    rows = [make_row(name, group, split, figures, paper["rows"].get(name, {})) for name, group in groups.items()]
+    notes = [f"not finished, left out: {folder}" for folder in unfinished]
+    comparisons, more = compare_groups(number, groups) if number in (2, 3) else ([], [])
+    encoder = Path(next(iter(groups.values()))[0].config["settings"]["model_name_or_path"]).name
+    setting = f"{split}, {encoder} (the paper's: {paper['encoder']})"
+    return Table(number, paper["title"], setting, figures, mark_best(rows, figures), comparisons, notes + more)
+
+
+def what_belongs(number: int) -> str:
+    """Which runs a table takes, for a message."""
+    return {1: "ATLOP with loss atl", 2: "any backbone and loss"}.get(number, "ATLOP with any loss")
+
+
+def make_row(name: str, runs: list[Run], split: str, figures: tuple[Figure, ...], paper: dict[str, float]) -> Row:
+    """Mean and standard deviation of every figure over the runs' seeds."""
+    cells = {}
+    for figure in figures:
+        values = [figure.value(run.scores[split]) for run in runs]
+        std = statistics.stdev(values) if len(values) > 1 else None
+        cells[figure.key] = Cell(statistics.mean(values), std, paper.get(figure.key))
+    return Row(name, [run.seed for run in runs], cells)
+
+
+def mark_best(rows: list[Row], figures: tuple[Figure, ...]) -> list[Row]:
+    """The rows, with the best cell of every column marked where there are several."""
+    if len(rows) < 2:
+        return rows
+    marked = [Row(row.name, row.seeds, dict(row.cells)) for row in rows]
+    for figure in figures:
+        if figure.higher is None:
+            continue
+        means = [row.cells[figure.key].mean for row in rows]
+        best = max(means) if figure.higher else min(means)
+        for row in marked:
+            cell = row.cells[figure.key]
+            row.cells[figure.key] = Cell(cell.mean, cell.std, cell.paper, cell.mean == best)
+    return marked
+
+
+def compare_groups(
+    number: int, groups: dict[str, list[Run]]
+) -> tuple[list[tuple[str, str, Comparison, float]], list[str]]:
+    """Every pair of rows compared on test F1 (in table 2, of rows that share a backbone), and notes to print."""
+    pairs = [
+        (first, second)
+        for first, second in itertools.combinations(groups, 2)
+        if number != 2 or first.split("/")[0] == second.split("/")[0]
+    ]
+    if not pairs:
+        return [], []
+    run = next(iter(groups.values()))[0]
+    settings = run.config["settings"]
+    path = Path(settings["data_dir"]) / settings["test_file"]
+    if not path.exists() or digest(path) != run.config["data"]["test"]:
+        return [], [f"differences not tested: {path}, the runs' test file, is not there or has changed"]
+    gold = prepare_gold(load_documents(path, unique_titles=True), set())
+    counts = {}
+    for name, runs in groups.items():
+        both = [triples_by_document(read_json(run.folder / "result.json"), gold) for run in runs]
+        counts[name] = Counts(np.array([b[0] for b in both]), np.array([b[1] for b in both]), both[0][2])
+    found = [compare(counts[first], counts[second]) for first, second in pairs]
+    corrected = holm([comparison.p_value for comparison in found])
+    fewest = sorted(len(runs) for runs in groups.values())[:2]
+    notes = [
+        "p: paired permutation test over documents, micro F1 computed anew, Holm's correction for "
+        f"{len(pairs)} comparison(s); interval: bootstrap over documents and seeds, 95 %.",
+        f"With {fewest[0]} and {fewest[-1]} seeds, a test over seeds alone could not reach a p below "
+        f"{smallest_p(fewest[0], fewest[-1]):.3g}.",
+    ]
+    results = [(*pair, comparison, p) for pair, comparison, p in zip(pairs, found, corrected, strict=True)]
+    return results, notes
+
+
+def verdict(comparison: Comparison, p_value: float) -> str:
+    """Whether a difference is more than noise: p under 0.05 after correction, and 0 outside the interval."""
+    if p_value < 0.05 and (comparison.low > 0 or comparison.high < 0):
+        return "higher" if comparison.difference > 0 else "lower"
+    return "within the noise"
+
+
+DATA_FIGURES = {  # row of tables 5 and 6: its name, the digits the paper prints, and how it follows from the statistics
+    "documents": ("# Documents", 0, lambda found: found["documents"]),
+    "relations": ("# Relations", 0, lambda found: found["relations seen"]),
+    "words": ("Avg. # Words", 1, lambda found: found["words / doc"]),
+    "entities": ("Avg. # Entities", 1, lambda found: found["entities / doc"]),
+    "pairs": ("Avg. # Entity Pairs", 1, lambda found: found["ordered pairs"] / max(found["documents"], 1)),
+    "na": ("NA %", 0, lambda found: found["NA %"]),
+    "triples": ("Avg. # Triples", 1, lambda found: found["triples / doc"]),
+    "sentences": ("Avg. # Sentences", 1, lambda found: found["sentences / doc"]),
+}
+
+
+def table_of_data(number: int, paths: list[str]) -> Table:
+    """Table 5 or 6 of data files: a row for each file (the paper has columns), and in table 5 one for all together.
+
+    A file's paper figures are those of the split that its name begins with.
+    """
+    paper = read_json(PAPER)["tables"][str(number)]
+    keys = list(next(iter(paper["columns"].values())))
+    figures = tuple(Figure(key, DATA_FIGURES[key][0], DATA_FIGURES[key][1], None, DATA_FIGURES[key][2]) for key in keys)
+    documents = {Path(path).name: load_documents(path) for path in paths}
+    if len(documents) < len(paths):
+        raise UserError(f"table {number}: two files have the same name; pass files of different names")
+    rows = []
+    for name, found in documents.items():
+        split = next((split for split in paper["columns"] if name.startswith(split)), "")
+        rows.append(data_row(name, found, figures, paper["columns"].get(split, {})))
+    if number == 5:
+        together = list(itertools.chain.from_iterable(documents.values()))
+        rows.append(data_row("all of these", together, figures, paper["columns"]["all"]))
+    return Table(number, paper["title"], ", ".join(documents), figures, rows, [], [])
+
+
+def data_row(name: str, documents: list[Any], figures: tuple[Figure, ...], paper: dict[str, float]) -> Row:
+    """Statistics of documents as a row."""
+    found = data_statistics(documents)
+    return Row(name, [], {figure.key: Cell(figure.value(found), None, paper.get(figure.key)) for figure in figures})

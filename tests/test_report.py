@@ -1,0 +1,226 @@
+"""The paper's tables from run folders, and the tests of differences."""
+
+import csv
+import io
+import json
+import random
+import re
+
+import numpy as np
+import pytest
+
+import report
+import tables
+from evaluation import prepare_gold, score_predictions, train_facts, triples_by_document
+from losses import loss_names
+from prepro import load_documents
+from runs import summarise
+from significance import Counts, compare, holm, smallest_p
+from utils import UserError, digest
+
+PATTERNS = {"correct": 900, "FP": 40, "FN_CRK": 30, "FN_IRK": 30}
+
+
+def make_run(folder, sample, loss, seed, quality, backbone="atlop", encoder="small"):
+    """A finished run whose predictions are the gold ones with a share of them replaced: `quality` is what is left."""
+    folder = folder / f"{backbone}_{loss}" / f"seed_{seed}"
+    folder.mkdir(parents=True)
+    documents = load_documents(sample / "test.json")
+    chance = random.Random(f"{seed} {quality}")
+    predictions = [
+        {"title": d["title"], "h_idx": x["h"], "t_idx": x["t"], "r": x["r"] if chance.random() < quality else "P0"}
+        for d in documents
+        for x in d["labels"]
+    ]
+    gold = prepare_gold(documents, train_facts(load_documents(sample / "train.json")))
+    scores = score_predictions(predictions, gold) | PATTERNS
+    settings = {"data_dir": str(sample), "test_file": "test.json", "backbone": backbone, "model_name_or_path": encoder}
+    data = {"test": digest(sample / "test.json")}
+    (folder / "config.json").write_text(
+        json.dumps({"seed": seed, "settings": settings, "loss": {"name": loss}, "data": data})
+    )
+    (folder / "scores.json").write_text(json.dumps({"seed": seed, "best_epoch": 1, "dev": scores, "test": scores}))
+    (folder / "result.json").write_text(json.dumps(predictions))
+    return folder.parent
+
+
+@pytest.fixture
+def runs(sample, tmp_path):
+    """A folder with every loss, two seeds each."""
+    for number, loss in enumerate(loss_names()):
+        for seed in (1, 5):
+            make_run(tmp_path / "runs", sample, loss, seed, 0.4 + 0.05 * number)
+    return tmp_path / "runs"
+
+
+def printed(capsys, *arguments):
+    report.main([str(argument) for argument in arguments])
+    return capsys.readouterr().out
+
+
+def summary_of(runs, loss):
+    results = [json.loads(path.read_text()) for path in sorted((runs / f"atlop_{loss}").glob("seed_*/scores.json"))]
+    return summarise({"name": loss}, results)["test"]["f1"]
+
+
+def test_every_format_of_table_3_agrees_with_the_summary(runs, capsys):
+    found = {name: printed(capsys, "--table", 3, runs, "--format", name) for name in report.WRITERS}
+    rows = {row["name"]: row for row in json.loads(found["json"])["rows"]}
+    lines = {row["name"]: row for row in csv.DictReader(io.StringIO(found["csv"]))}
+    assert set(rows) == set(lines) == set(loss_names())
+    for loss in loss_names():
+        f1 = summary_of(runs, loss)
+        assert rows[loss]["f1"]["mean"] == pytest.approx(100 * f1["mean"], abs=1e-9)
+        assert rows[loss]["f1"]["std"] == pytest.approx(100 * f1["std"], abs=1e-9)
+        assert float(lines[loss]["f1_mean"]) == rows[loss]["f1"]["mean"] and lines[loss]["seeds"] == "1 5"
+        shown = f"{100 * f1['mean']:.2f} {{}} {100 * f1['std']:.2f}"
+        assert re.search(rf"\n{loss} .*{re.escape(shown.format('±'))}", found["text"])
+        assert re.search(rf"\n\| {loss} \| 2 \| \**{re.escape(shown.format('±'))}", found["markdown"])
+        assert shown.format(r"$\pm$") in found["latex"] and loss.replace("_", r"\_") in found["latex"]
+
+
+def test_the_papers_figure_and_the_difference_stand_beside_ours(runs, capsys):
+    table = printed(capsys, "--table", 3, runs)
+    ours = 100 * summary_of(runs, "afl")["mean"]
+    rows = [line for line in table.splitlines() if "against" not in line]
+    [line] = [line for line in rows if line.startswith("afl ")]
+    assert "74.15" in line and f"{round(ours, 2) - 74.15:+.2f}" in line
+    assert "test, small (the paper's: BERT-base), seeds 1, 5" in table
+    [line] = [line for line in rows if line.startswith("hingeabl ")]
+    assert "75.15" not in line  # Eq. (10) to the letter has no row in the paper
+
+
+def test_the_best_of_each_column_is_marked_once(runs, capsys):
+    found = json.loads(printed(capsys, "--table", 3, runs, "--format", "json"))
+    for key in ("f1", "ign_f1"):
+        best = [row for row in found["rows"] if row[key]["best"]]
+        assert len(best) == 1 and best[0][key]["mean"] == max(row[key]["mean"] for row in found["rows"])
+
+
+def test_pattern_tables_count_as_the_paper_does(runs, capsys):
+    [row] = json.loads(printed(capsys, "--table", 1, runs, "--format", "json"))["rows"]
+    assert row["name"] == "atl" and [row[key]["mean"] for key in ("FP", "FN_CRK", "FN_IRK")] == [40, 30, 30]
+    assert row["FN_CRK"]["paper"] == 3192
+    rows = json.loads(printed(capsys, "--table", 4, runs, "--format", "json"))["rows"]
+    for row in rows:
+        assert [row[key]["mean"] for key in ("wrong", "fn_of_wrong", "crk_of_fn")] == [10, 60, 50]
+
+
+def test_table_2_compares_within_a_backbone_alone(sample, tmp_path, capsys):
+    for backbone, loss in [("atlop", "atl"), ("docunet", "balanced_softmax"), ("kd_docre", "afl")]:
+        make_run(tmp_path, sample, loss, 1, 0.5, backbone)
+        make_run(tmp_path, sample, "hingeabl_released", 1, 0.9, backbone)
+    found = json.loads(printed(capsys, "--table", 2, tmp_path, "--format", "json"))
+    assert [(c["first"], c["second"]) for c in found["comparisons"]] == [
+        ("atlop/atl", "atlop/hingeabl_released"),
+        ("docunet/balanced_softmax", "docunet/hingeabl_released"),
+        ("kd_docre/afl", "kd_docre/hingeabl_released"),
+    ]
+    assert {row["name"]: row["f1"]["paper"] for row in found["rows"]}["docunet/hingeabl_released"] == 79.43
+
+
+def test_tables_5_and_6_equal_the_papers_where_the_data_is_the_papers(redocred, capsys):
+    files = redocred / "dev_revised.json", redocred / "test_revised.json"
+    rows = json.loads(printed(capsys, "--table", 6, *files, "--format", "json"))["rows"]
+    for row in rows:
+        for key in ("documents", "entities", "triples", "sentences"):
+            assert round(row[key]["mean"], 1) == row[key]["paper"], (row["name"], key)
+    *own, together = json.loads(printed(capsys, "--table", 5, *files, "--format", "json"))["rows"]
+    assert [row["name"] for row in own] == ["dev_revised.json", "test_revised.json"]
+    assert together["pairs"]["mean"] == pytest.approx((193232 + 198670) / 1000)
+
+
+def counts(sample, *quality):
+    """Counts of runs on the sample's test documents, one for each quality."""
+    documents = load_documents(sample / "test.json") * 12  # sixty documents
+    documents = [{**document, "title": str(number)} for number, document in enumerate(documents)]
+    gold = prepare_gold(documents, set())
+    correct, predicted = [], []
+    for seed, share in enumerate(quality):
+        chance = random.Random(seed)
+        predictions = [
+            {"title": d["title"], "h_idx": x["h"], "t_idx": x["t"], "r": x["r"] if chance.random() < share else "P0"}
+            for d in documents
+            for x in d["labels"]
+        ]
+        by_document = triples_by_document(predictions, gold)
+        f1 = score_predictions(predictions, gold)["f1"]
+        total = by_document[1].sum() + by_document[2].sum()
+        assert 2 * by_document[0].sum() / total == pytest.approx(f1, abs=1e-12)
+        correct.append(by_document[0])
+        predicted.append(by_document[1])
+    return Counts(np.array(correct), np.array(predicted), by_document[2])
+
+
+def test_two_copies_of_a_run_do_not_differ_and_a_corrupted_copy_does(sample):
+    run, corrupted = counts(sample, 0.8, 0.8), counts(sample, 0.5, 0.5)
+    same = compare(run, run)
+    assert same.difference == 0 and same.p_value == 1 and same.low <= 0 <= same.high
+    assert tables.verdict(same, same.p_value) == "within the noise"
+    worse = compare(run, corrupted)
+    assert worse.difference < -0.2 and worse.high < 0 and worse.p_value < 0.01
+    assert tables.verdict(worse, worse.p_value) == "lower"
+    assert tables.verdict(compare(corrupted, run), 0.001) == "higher"
+
+
+def test_the_p_value_is_that_of_all_reassignments(sample):
+    """Six documents: every one of the 64 ways to exchange them, counted."""
+    chance = np.random.default_rng(3)
+    gold = chance.integers(3, 9, size=6)
+    first, second = (Counts(chance.integers(0, 4, (1, 6)), chance.integers(4, 9, (1, 6)), gold) for _ in range(2))
+
+    def f1(parts):
+        return 2 * sum(c for c, _ in parts) / (sum(p for _, p in parts) + gold.sum())
+
+    left, right = (list(zip(side.correct[0], side.predicted[0], strict=True)) for side in (first, second))
+    differences = []
+    for way in range(64):
+        a = [right[i] if way >> i & 1 else left[i] for i in range(6)]
+        b = [left[i] if way >> i & 1 else right[i] for i in range(6)]
+        differences.append(f1(b) - f1(a))
+    expected = np.mean(np.abs(differences) >= abs(differences[0]) - 1e-12)
+    assert compare(first, second).p_value == pytest.approx(expected)
+
+
+def test_holms_correction_and_the_smallest_p():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.9]) == [1.0, 1.0] and holm([]) == []
+    assert smallest_p(5, 5) == pytest.approx(2 / 252) and smallest_p(1, 1) == 1.0
+
+
+def test_differences_are_not_tested_where_the_test_file_is_gone(runs, sample, capsys, tmp_path):
+    for path in runs.rglob("config.json"):
+        config = json.loads(path.read_text())
+        config["settings"]["test_file"] = "gone.json"
+        path.write_text(json.dumps(config))
+    table = printed(capsys, "--table", 3, runs)
+    assert "differences not tested" in table and "gone.json" in table and "Differences of test F1" not in table
+
+
+def test_unfinished_runs_are_named_and_left_out(runs, capsys):
+    (runs / "atlop_afl" / "seed_5" / "scores.json").unlink()
+    found = printed(capsys, "--table", 7, runs)
+    assert "not finished, left out: " in found and "atlop_afl/seed_5" in found
+    assert re.search(r"\nafl +1 ", found)
+
+
+@pytest.mark.parametrize(
+    ("harm", "expected"),
+    [
+        (lambda runs, sample: make_run(runs / "again", sample, "atl", 1, 0.5), r"both hold atlop with atl, seed 1"),
+        (lambda runs, sample: make_run(runs, sample, "atl", 66, 0.5, encoder="big"), "differ in encoder or data"),
+        (lambda runs, sample: (runs / "atlop_atl/seed_1/scores.json").write_text("[]"), "is not a run's"),
+        (lambda runs, sample: (runs / "atlop_atl/seed_1/result.json").unlink(), r"result\.json: no such file"),
+    ],
+)
+def test_runs_that_do_not_go_together_are_refused(runs, sample, capsys, harm, expected):
+    harm(runs, sample)
+    with pytest.raises(UserError, match=expected):
+        report.main(["--table", "3", str(runs)])
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no runs"):
+        report.main(["--table", "3", str(tmp_path)])
+    with pytest.raises(UserError, match="holds no runs"):
+        report.main(["--table", "3", str(tmp_path / "absent")])
