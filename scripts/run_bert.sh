@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
-# A row of the paper's Table 3 at full size: ATLOP on BERT-base-cased with any loss, five seeds (Appendix B).
+# A row of the paper's Table 3: ATLOP on BERT-base-cased with any loss, five seeds (Appendix B).
 #     bash scripts/run_bert.sh LOSS [more arguments of train.py]
 set -euo pipefail
 LOSS=${1:?usage: bash scripts/run_bert.sh LOSS; the losses are listed by: python train.py --help}
 source "$(dirname "$0")/setup.sh"
-python scripts/fetch.py redocred
+source scripts/size.sh
 
 python train.py \
-    --data_dir dataset/redocred \
     --model_name_or_path bert-base-cased \
     --loss_type "$LOSS" \
     --learning_rate 5e-5 \
@@ -16,6 +15,5 @@ python train.py \
     --test_batch_size 8 \
     --num_train_epochs 30 \
     --warmup_ratio 0.06 \
-    --seeds 1 5 42 66 233 \
-    --output_dir "runs/bert_$LOSS" \
-    "${@:2}"
+    --output_dir "$RUNS/bert_$LOSS" \
+    "${SIZE_ARGS[@]}" "${@:2}"

@@ -1,16 +1,19 @@
-# Sourced behind setup.sh by the scripts that run at two sizes: fetches what is needed, and sets RUNS, the folder of the
-# runs, and SIZE_ARGS, what train.py gets besides the experiment's own settings. SIZE=full is the default; SIZE=sample is
-# the same in miniature, on the sample corpus with the small encoder at the rates of quickstart.sh, to see it work.
+# Sourced behind setup.sh by the scripts that run at two sizes. SIZE=full is the default; SIZE=sample is the same in
+# miniature, on the sample corpus with the small encoder at the rates of quickstart.sh, to see it work. Fetches what is
+# needed, and sets RUNS, the folder of the runs, DATA_FILES, and SIZE_ARGS, what train.py gets besides the experiment's
+# own settings.
 case ${SIZE:-full} in
 full)
     python scripts/fetch.py redocred
     RUNS=runs
+    DATA_FILES=(dataset/redocred/{train,dev,test}_revised.json)
     SIZE_ARGS=(--seeds 1 5 42 66 233)
     ;;
 sample)
     python scripts/fetch.py encoder
     python scripts/make_sample.py dataset/sample
     RUNS=runs/sample
+    DATA_FILES=(dataset/sample/{train,dev,test}.json)
     SIZE_ARGS=(
         --data_dir dataset/sample --train_file train.json --dev_file dev.json --test_file test.json
         --model_name_or_path dataset/encoders/all-MiniLM-L6-v2 --emb_size 128
