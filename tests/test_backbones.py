@@ -43,7 +43,7 @@ def test_half_precision_scores_are_close_to_the_released_programs_and_not_rounde
         scores = score(model, [feature], precision)
         assert (scores - expected).abs().max() < 0.05 * expected.abs().max()
         rounded = scores.to(AUTOCAST_DTYPE[precision]).float()  # such scores would tie with the threshold
-        assert (scores != rounded).float().mean() > 0.8
+        assert (scores != rounded).float().mean() > 0.5
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
