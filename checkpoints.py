@@ -5,7 +5,9 @@ Nothing in a file is run when it is read: .pt files are read as tensors only.
 
 from __future__ import annotations
 
+import argparse
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from encoder import load_tokenizer
 from model import DocREModel
+from prepro import load_rel2id
+from settings import parse_args
 from utils import UserError, first_line, read_json, write_json
 
 
@@ -53,6 +58,28 @@ def load_run(folder: str | Path) -> DocREModel:
         ) from None
     load_weights(model, folder / "model.safetensors")
     return model
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run to score documents with; `settings` are those it was trained with, as train.py knows them."""
+
+    folder: Path
+    settings: argparse.Namespace
+    rel2id: dict[str, int]
+    tokenizer: PreTrainedTokenizerBase
+    model: DocREModel
+
+
+def open_run(folder: str | Path, device: torch.device) -> TrainedRun:
+    """A seed's folder, its model on `device`. Raises UserError where files are missing or do not fit."""
+    folder = Path(folder)
+    settings = parse_args([f"--load_path={folder}"])
+    rel2id = load_rel2id(folder / "rel2id.json")
+    model = load_run(folder).to(device)
+    if model.settings["num_classes"] != len(rel2id):
+        raise UserError(f"{folder}/rel2id.json: has {len(rel2id)} classes, the model {model.settings['num_classes']}")
+    return TrainedRun(folder, settings, rel2id, load_tokenizer(str(folder / "encoder")), model)
 
 
 def weights_of(path: str | Path) -> Path:

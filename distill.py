@@ -20,12 +20,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from checkpoints import load_run, save_tensors
-from encoder import WINDOW, check_length, load_tokenizer
+from checkpoints import open_run, save_tensors
+from encoder import WINDOW, check_length
 from inference import score
 from model import DocREModel
-from prepro import Feature, featurize, load_documents, load_rel2id
-from settings import read_settings
+from prepro import Feature, featurize, load_documents
 from utils import (
     UserError,
     digest,
@@ -98,19 +97,17 @@ def is_written(path: Path, key: str, pairs: int) -> bool:
 
 def write_scores(args: argparse.Namespace) -> None:
     """Score the data file with the teacher, a shard at a time, and describe the folder when all are there."""
-    settings = read_settings(args.load_path)
-    rel2id = load_rel2id(Path(args.load_path) / "rel2id.json")
-    tokenizer = load_tokenizer(f"{args.load_path}/encoder")
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
-    model = load_run(args.load_path).to(device)
+    run = open_run(args.load_path, device)
+    typed = run.settings.entity_marker == "typed"
     with garbage_collection_paused():
-        documents = load_documents(args.data_file, rel2id, typed=settings["entity_marker"] == "typed")
+        documents = load_documents(args.data_file, run.rel2id, typed=typed)
     about = {
         "data_file": digest(args.data_file),
         "teacher": digest(Path(args.load_path) / "model.safetensors"),
         "precision": precision,
-        "rel2id": rel2id,
+        "rel2id": run.rel2id,
     }
     about["key"] = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     folder = make_folder(args.output_dir)
@@ -119,13 +116,12 @@ def write_scores(args: argparse.Namespace) -> None:
         path = shard_file(folder, first // SHARD)
         if is_written(path, about["key"], sum(len(d["vertexSet"]) * (len(d["vertexSet"]) - 1) for d in chosen)):
             continue
-        features = featurize(chosen, tokenizer, rel2id, settings["max_seq_length"], settings["entity_marker"])
-        check_length(model.model, max(len(feature["input_ids"]) for feature in features))
-        scores = score_documents(model, features, device, precision)
+        settings = (run.settings.max_seq_length, run.settings.entity_marker)
+        features = featurize(chosen, run.tokenizer, run.rel2id, *settings)
+        check_length(run.model.model, max(len(feature["input_ids"]) for feature in features))
+        scores = score_documents(run.model, features, device, precision)
         if not scores.isfinite().all():
-            raise UserError(
-                f"{args.load_path}: the teacher's scores of {args.data_file} do not fit float16; train it again"
-            )
+            raise UserError(f"{args.load_path}: gives scores of {args.data_file} beyond float16; train it again")
         save_tensors(path, {"scores": scores}, {"key": about["key"]})
     write_json(teacher_file(folder), about)
     print(f"scores of {len(documents):,} documents: {folder}")

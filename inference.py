@@ -14,7 +14,7 @@ from evaluation import prediction_patterns
 from losses import Loss
 from model import DocREModel
 from prepro import Feature
-from utils import autocast, collate_fn, to_device
+from utils import UserError, autocast, collate_fn, to_device
 
 
 def batches_by_size(features: list[Feature], budget: int) -> list[list[int]]:
@@ -62,21 +62,45 @@ def predict(
     num_labels: int,
     budget: int,
     title: str = "",
+    with_scores: bool = False,
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Predictions [{title, h_idx, t_idx, r}, ...] in the documents' order, and the counts of prediction patterns, {}
     where a document has no labels.
 
-    `relations` names the classes, `num_labels` limits the relations of a pair; the rest as in `score`.
+    `relations` names the classes, `num_labels` limits the relations of a pair; the rest as in `score`. `with_scores`
+    adds {score, threshold, margin} to each, margin being score - threshold; then UserError names a document whose
+    scores are not finite.
     """
     found: list[list[dict[str, Any]]] = [[] for _ in features]
     patterns: Counter[str] = Counter()
     for indices, scores, labels in score(model, features, device, precision, budget, title):
         pairs = [(index, head, tail) for index in indices for head, tail in features[index]["hts"]]
-        for row, column in loss.predict(scores, num_labels)[:, 1:].nonzero().tolist():
+        chosen = loss.predict(scores, num_labels)[:, 1:].nonzero()
+        details: list[dict[str, float]] = [{}] * len(chosen)
+        if with_scores:
+            check_finite(scores, [features[index]["title"] for index, _, _ in pairs])
+            details = margins(scores, loss.threshold(scores), chosen)
+        for (row, column), detail in zip(chosen.tolist(), details, strict=True):
             index, head, tail = pairs[row]
             entry = {"title": features[index]["title"], "h_idx": head, "t_idx": tail, "r": relations[column + 1]}
-            found[index].append(entry)
+            found[index].append(entry | detail)
         if labels is not None:
             patterns.update(prediction_patterns(scores, labels, loss.threshold(scores)))
     labelled = all("labels" in feature for feature in features)
     return [entry for entries in found for entry in entries], dict(patterns) if labelled else {}
+
+
+def check_finite(scores: Tensor, titles: list[str]) -> None:
+    """Raise UserError naming the first document with a score [pairs, classes] that is NaN or infinite; `titles` holds
+    each pair's."""
+    finite = scores.isfinite().all(dim=1).tolist()
+    if not all(finite):
+        raise UserError(f"document {titles[finite.index(False)]!r}: a score is not finite; pass --precision fp32")
+
+
+def margins(scores: Tensor, threshold: Tensor, chosen: Tensor) -> list[dict[str, float]]:
+    """{score, threshold, margin} of chosen relations, int64 [chosen, 2]: a pair and a relation, counted from 0 for
+    class 1. Scores [pairs, classes], threshold [pairs]; margin is score - threshold."""
+    rows, columns = chosen.unbind(1)
+    found = zip(scores[rows, columns + 1].tolist(), threshold[rows].tolist(), strict=True)
+    return [{"score": score, "threshold": limit, "margin": score - limit} for score, limit in found]

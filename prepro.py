@@ -27,6 +27,7 @@ ENTITY_MARKERS = ("asterisk", "typed")
 MARKED_TYPES = {"ORG": 1, "LOC": 3, "TIME": 5, "PER": 7, "MISC": 9, "NUM": 11}  # DocuNet's: [unused1] opens an ORG ...
 CLOSING = 50  # ... and [unused51] closes it
 DEFAULT_REL2ID = Path(__file__).parent / "meta" / "rel2id.json"
+RELATION_NAMES = Path(__file__).parent / "meta" / "relation_names.json"  # Wikidata's property -> its English name
 
 Document = dict[str, Any]
 Feature = dict[str, Any]
@@ -121,7 +122,7 @@ def check_types(document: Document, where: str) -> None:
             if not isinstance(entity_type, str) or entity_type not in MARKED_TYPES:
                 raise UserError(
                     f"{where}: vertexSet[{entity}][{number}].type: {entity_type!r} is none of "
-                    f"{', '.join(MARKED_TYPES)}; correct it, or pass --entity_marker asterisk"
+                    f"{', '.join(MARKED_TYPES)}; correct it, or train with --entity_marker asterisk"
                 )
 
 

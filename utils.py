@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -65,16 +65,21 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    return parse_json(text, str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Parse JSON text. Raises UserError, opening with `where`, for broken JSON, NaN and Infinity included."""
     try:
         value = json.loads(text, parse_constant=_refuse_constant)  # ujson is as fast but takes some broken JSON
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: broken JSON ({error}); repair the file or download it again") from None
+        raise UserError(f"{where}: broken JSON ({error}); repair the file or download it again") from None
     if SURROGATE.search(text):  # an escaped half of a character pair is JSON, but no text
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             half = error.object[error.start].encode("unicode_escape").decode()
-            raise UserError(f"{path}: holds {half}, half of a character; repair the text there") from None
+            raise UserError(f"{where}: holds {half}, half of a character; repair the text there") from None
     return value
 
 
@@ -87,16 +92,28 @@ def write_json(path: str | Path, value: Any, indent: int = 2) -> None:
 
     Raises UserError where that fails.
     """
+    with whole_file(path) as file:
+        file.write(ujson.dumps(value, indent=indent, ensure_ascii=False, escape_forward_slashes=False) + "\n")
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[TextIO]:
+    """A text file to write, whole or not at all: under a temporary name, renamed at the end, removed on any exception.
+
+    Raises UserError where it cannot be written.
+    """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
-        text = ujson.dumps(value, indent=indent, ensure_ascii=False, escape_forward_slashes=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            yield file
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+        if isinstance(error, OSError):
+            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+        raise
 
 
 def digest(path: str | Path) -> str:

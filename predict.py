@@ -1,0 +1,183 @@
+"""A trained run on new documents: their relations, by name, with scores, thresholds and margins.
+
+    python predict.py --load_path runs/quickstart/seed_1 --input docs.json --output predictions.json
+    python predict.py --load_path runs/quickstart/seed_1 --input - < document.json
+
+Memory holds GROUP documents and their predictions, however large the file is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+from tqdm import tqdm
+
+from checkpoints import TrainedRun, open_run
+from encoder import WINDOW, max_window
+from inference import predict
+from losses import Loss, get_loss
+from prepro import RELATION_NAMES, Document, featurize
+from settings import positive_int
+from stream import stream_documents
+from utils import UserError, pick_device, pick_precision, read_json, run_command_line, whole_file
+
+GROUP = 500  # documents read and scored at a time: as many as Re-DocRED's dev file has, so batched as in its evaluation
+
+
+class Predictor:
+    """A run, ready to predict: `documents` and `cut` count what it was given and what was longer than it reads."""
+
+    def __init__(self, run: TrainedRun, precision: str | None = None, test_batch_size: int | None = None) -> None:
+        """`precision` and `test_batch_size` default to the run's own, as in train.py --load_path."""
+        self.run = run
+        self.loss: Loss = get_loss(run.settings.loss_type, run.settings.margin)
+        self.relations = {index: relation for relation, index in run.rel2id.items()}
+        self.names: dict[str, str] = read_json(RELATION_NAMES)
+        self.device = next(run.model.parameters()).device
+        self.precision = pick_precision(precision or run.settings.precision, self.device)
+        self.budget = (test_batch_size or run.settings.test_batch_size) * WINDOW
+        self.max_seq_length = min(run.settings.max_seq_length, 2 * max_window(run.model.model)[0])
+        self.documents = self.cut = 0
+
+    def __call__(self, documents: list[Document]) -> list[dict[str, Any]]:
+        """Predictions [{title, h_idx, t_idx, r, relation, score, threshold, margin}, ...] of checked documents without
+        labels, in their order: `relation` is r's name, or r where it has none; margin is score - threshold, above 0.
+        Raises UserError for scores that are not finite.
+        """
+        settings = self.run.settings
+        features = featurize(
+            documents, self.run.tokenizer, self.run.rel2id, self.max_seq_length, settings.entity_marker
+        )
+        self.documents += len(features)
+        self.cut += sum(len(feature["input_ids"]) == self.max_seq_length for feature in features)
+        found, _ = predict(
+            self.run.model,
+            features,
+            self.loss,
+            self.relations,
+            self.device,
+            self.precision,
+            settings.num_labels,
+            self.budget,
+            title="scoring",
+            with_scores=True,
+        )
+        return [self.with_name(entry) for entry in found]
+
+    def with_name(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """The prediction with its relation's name, behind the relation."""
+        scores = {field: entry.pop(field) for field in ("score", "threshold", "margin")}
+        return {**entry, "relation": self.names.get(entry["r"], entry["r"]), **scores}
+
+
+def predict_stream(predictor: Predictor, file: BinaryIO, name: str, output: TextIO) -> int:
+    """Write the predictions of a file's documents to `output`, a JSON list, as they come; returns their number."""
+    typed = predictor.run.settings.entity_marker == "typed"
+    documents, count = stream_documents(file, name, typed), 0
+    size = file_size(file)
+    output.write("[")
+    with tqdm(total=size, desc="documents", unit="B", unit_scale=True, leave=False) as progress:
+        while group := list(itertools.islice(documents, GROUP)):
+            for entry in predictor(group):
+                output.write(",\n" if count else "\n")
+                output.write(json.dumps(entry, ensure_ascii=False))
+                count += 1
+            group.clear()  # else it would stay while the next one is read
+            if size:
+                progress.update(file.tell() - progress.n)
+            progress.set_postfix(read=predictor.documents)
+    output.write("\n]\n" if count else "]\n")
+    return count
+
+
+def file_size(file: BinaryIO) -> int | None:
+    """Bytes of a regular file, None for a pipe or a terminal."""
+    try:
+        found = os.fstat(file.fileno())
+    except OSError:  # a file in memory has no number
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def open_input(name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    """The file, or standard input for "-". Raises UserError where it cannot be opened."""
+    if name == "-":
+        return contextlib.nullcontext(sys.stdin.buffer)
+    try:
+        return open(name, "rb")
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file; check the path") from None
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror}); check the path and its permissions") from None
+
+
+@contextlib.contextmanager
+def open_output(name: str) -> Iterator[TextIO]:
+    """A file written whole or not at all; so is standard output, for "-". Raises UserError where that fails."""
+    if name != "-":
+        with whole_file(name) as file:
+            yield file
+        return
+    try:
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+            yield file
+            file.seek(0)
+            shutil.copyfileobj(file.buffer, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"standard output: cannot be written ({error.strerror}); pass --output FILE") from None
+
+
+def check_output(output: str, input_name: str) -> None:
+    """Raise UserError for an output that is the input, or that is there and is no file."""
+    path = Path(output)
+    if output == "-" or not path.exists():
+        return
+    if not path.is_file():
+        raise UserError(f"--output {output}: is no file; name one, or - for standard output")
+    if input_name != "-" and Path(input_name).exists() and path.samefile(input_name):
+        raise UserError(f"--output {output}: is the input; name another file")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Predict; `arguments` default to the command line's."""
+    parser = argparse.ArgumentParser(description="Predict the relations of new documents with a trained run.")
+    parser.add_argument("--load_path", required=True, help="a finished run's seed folder")
+    parser.add_argument(
+        "--input", required=True, help="documents in DocRED's schema: a list, one, or one a line; - is standard input"
+    )
+    parser.add_argument("--output", default="-", help="file for the predictions; default: - for standard output")
+    parser.add_argument("--test_batch_size", type=positive_int, help="as in train.py; default: the run's")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the run's, as in train.py")
+    parser.add_argument("--device", help="default: CUDA where there is one")
+    args = parser.parse_args(arguments)
+    check_output(args.output, args.input)
+    with open_input(args.input) as file, open_output(args.output) as output:
+        run = open_run(args.load_path, pick_device(args.device))
+        predictor = Predictor(run, args.precision, args.test_batch_size)
+        count = predict_stream(predictor, file, "standard input" if args.input == "-" else args.input, output)
+    if predictor.cut:
+        print(
+            f"note: {predictor.cut:,} documents fill the {predictor.max_seq_length:,} word pieces that are read of "
+            "each; what lies behind is left out",
+            file=sys.stderr,
+        )
+    if args.output != "-":
+        print(f"{count:,} predictions for {predictor.documents:,} documents: {args.output}")
+
+
+if __name__ == "__main__":
+    run_command_line(main)

@@ -1,0 +1,120 @@
+"""Documents from a JSON file as a stream, one at a time, however large the file is.
+
+A file holds a list of documents in DocRED's schema, one document, or documents one behind the other (JSON Lines).
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from prepro import Document, check_document, check_types
+from utils import UserError, parse_json
+
+CHUNK = 2**20  # bytes read at once
+LARGEST = 2**24  # characters: more of them without an end mean that a quote or a bracket is missing
+SPACE = re.compile(r"[ \t\r\n]*")
+TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\]]', re.DOTALL)  # a string, the opening of a cut one, a bracket
+
+
+class JsonText:
+    """A file's text, of which no more is held than the object that is read and the chunk that its end is in."""
+
+    def __init__(self, file: BinaryIO, name: str, chunk: int = CHUNK) -> None:
+        """`name` opens messages, `chunk` is how many bytes are read at once."""
+        self.file, self.name, self.chunk = file, name, chunk
+        self.decode = codecs.getincrementaldecoder("utf-8")().decode
+        self.read = 0  # bytes
+        self.text = ""
+        self.place = 0  # of the next character in the text; those before it are dropped when more is read
+
+    def read_more(self) -> bool:
+        """Add a chunk to the text; False at the file's end. Raises UserError where it can't be read or is not UTF-8."""
+        try:
+            data = self.file.read(self.chunk)
+            self.read += len(data)
+            more = self.decode(data, not data)
+        except UnicodeDecodeError as error:
+            byte = self.read - len(error.object) + error.start
+            raise UserError(f"{self.name}: not UTF-8 text ({error.reason} at byte {byte}); save it as UTF-8") from None
+        except OSError as error:
+            raise UserError(f"{self.name}: cannot be read ({error.strerror}); check the path") from None
+        self.text = self.text[self.place :] + more
+        self.place = 0
+        return bool(data)
+
+    def peek(self) -> str:
+        """The next character that is no white space, "" at the file's end."""
+        while True:
+            self.place = SPACE.match(self.text, self.place).end()
+            if self.place < len(self.text):
+                return self.text[self.place]
+            if not self.read_more():
+                return ""
+
+    def skip(self, character: str) -> bool:
+        """Whether that is the next character, which is then behind us."""
+        found = self.peek() == character
+        self.place += found
+        return found
+
+    def take_object(self, where: str) -> str:
+        """The text from here to the bracket that closes what opens here. Raises UserError, opening with `where`, at the
+        file's end."""
+        depth = seen = 0  # `seen` characters are looked through
+        while True:
+            for token in TOKEN.finditer(self.text, self.place + seen):
+                kind = token[0]
+                if kind == '"':
+                    break
+                seen = token.end() - self.place
+                if kind in "{[":
+                    depth += 1
+                elif kind in "}]":
+                    depth -= 1
+                    if not depth:
+                        found = self.text[self.place : self.place + seen]
+                        self.place += seen
+                        return found
+            if len(self.text) - self.place > LARGEST:
+                raise UserError(f"{where}: has no end within {LARGEST:,} characters; is a quote or bracket missing?")
+            if not self.read_more():
+                raise UserError(f"{where}: broken JSON (the file ends there); repair the file or download it again")
+
+
+def read_objects(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator[Any]:
+    """The objects of a JSON list, or those that stand one behind the other, as they are read.
+
+    `name` opens messages, `chunk` is how many bytes are read at once. Raises UserError for anything else.
+    """
+    text = JsonText(file, name, chunk)
+    if not text.peek():
+        raise UserError(f"{name}: is empty; it must hold a list of documents, like DocRED's files, or one document")
+    listed, number = text.skip("["), 0
+    goes_on = not (listed and text.peek() == "]")
+    while goes_on:
+        where = f"{name}: document {number}"
+        if text.peek() not in ("{", ""):
+            raise UserError(f"{where}: is not an object with title, sents and vertexSet; {text.peek()!r} stands there")
+        yield parse_json(text.take_object(where), where)
+        number += 1
+        goes_on = text.skip(",") if listed else bool(text.peek())
+    if listed and not text.skip("]"):
+        found = repr(text.peek()) if text.peek() else "the file ends"
+        raise UserError(f"{name}: broken JSON ({found} where , or ] must follow document {number - 1}); is it whole?")
+    if text.peek():
+        raise UserError(f"{name}: broken JSON ({text.peek()!r} behind the list's end); remove what stands there")
+
+
+def stream_documents(file: BinaryIO, name: str, typed: bool = False, chunk: int = CHUNK) -> Iterator[Document]:
+    """Checked documents without their labels, as they are read; `typed` is for typed entity markers, which need each
+    mention's type. Raises UserError with file, document, field and remedy."""
+    for number, document in enumerate(read_objects(file, name, chunk)):
+        document.pop("labels", None)
+        where = f"{name}: document {number}"
+        check_document(document, where)
+        if typed:
+            check_types(document, f"{where} ({document['title']!r})")
+        yield document
