@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from settings import build_parser
 from utils import UserError, read_json
 
 # Settings that do not decide a run's numbers, or do so as the loss, the precision and the data that config.json names.
@@ -26,10 +27,11 @@ def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | No
     parts = ("settings", "loss", "data", "environment")
     if not isinstance(old, dict) or not all(isinstance(old.get(part), dict) for part in parts):
         raise UserError(f"{folder}/config.json: is no run's; remove the folder or pass another --output_dir")
+    settings = vars(build_parser().parse_args([])) | old["settings"]  # those that were not there yet had their defaults
     differences = [
-        f"{name} {old['settings'].get(name)} there, {value} here"
+        f"{name} {settings[name]} there, {value} here"
         for name, value in config["settings"].items()
-        if old["settings"].get(name) != value and name not in NOT_COMPARED
+        if settings[name] != value and name not in NOT_COMPARED
     ]
     differences += [
         f"{name} {old.get(name)} there, {config[name]} here"

@@ -329,6 +329,17 @@ def test_the_same_experiment_in_other_words_is_known_as_finished(finished, sampl
     assert "finished before: seeds 7" in capsys.readouterr().out
 
 
+def test_a_run_from_before_a_setting_was_there_had_its_default(finished, sample, tiny_bert, tmp_path, capsys):
+    output = shutil.copytree(finished, tmp_path / "runs")
+    config = json.loads((output / "seed_7" / "config.json").read_text())
+    del config["settings"]["backbone"]
+    (output / "seed_7" / "config.json").write_text(json.dumps(config))
+    train.main(arguments(sample, tiny_bert, output, "--loss_type", "hingeabl_released"))
+    assert "finished before: seeds 7" in capsys.readouterr().out
+    with pytest.raises(UserError, match="backbone atlop there, docunet here"):
+        train.main(arguments(sample, tiny_bert, output, "--loss_type", "hingeabl_released", "--backbone", "docunet"))
+
+
 def test_another_numbering_of_the_relations_is_another_experiment(finished, sample, tiny_bert, tmp_path):
     rel2id = json.loads(DEFAULT_REL2ID.read_text())
     rel2id["P17"], rel2id["P131"] = rel2id["P131"], rel2id["P17"]
