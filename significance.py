@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import permutation_test
 
-RESAMPLES = 2000
+PERMUTATIONS = 10_000
+RESAMPLES = 2000  # of the bootstrap
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def p_value(first: Counts, second: Counts, seed: int) -> float:
         difference,
         permutation_type="samples",
         vectorized=True,
-        n_resamples=RESAMPLES,
+        n_resamples=PERMUTATIONS,
         batch=500,
         rng=np.random.default_rng(seed),
     )
