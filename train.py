@@ -191,9 +191,7 @@ def run_epochs(
             clock.tick(experiment, total_steps * (seeds_left + 1) - step, epochs_left * dev + (seeds_left + 1) * test)
             if step % STEPS_PER_LOG == 0 or number == len(loader):
                 mean = mean_loss(recent)
-                rates = dict(
-                    zip(("learning_rate", "classifier_lr", "module_lr"), scheduler.get_last_lr(), strict=False)
-                )
+                rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
                 log.write(step, {"loss": mean, **rates})
                 progress.set_postfix(loss=f"{mean:.4f}", lr=f"{rates['learning_rate']:.1e}")
                 recent = []
