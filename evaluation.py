@@ -24,6 +24,7 @@ from utils import UserError, read_json, run_command_line, write_json
 FREQUENT = frozenset("P17 P131 P27 P150 P175 P577 P463 P527 P495 P361".split())
 
 Prediction = dict[str, Any]
+PATTERNS = ("correct", "FP", "FN_CRK", "FN_IRK")  # of an ordered pair (Figure 2), see pattern_of_each
 SHIFT = 16  # a triple's number: its pair's, shifted by so many bits, plus its relation's
 
 
@@ -235,8 +236,9 @@ def check_predictions(predictions: Any, gold: Gold, where: str) -> None:
             raise UserError(f"{where}: entry {index} ({entry['title']!r}): evidence: must list sentence numbers")
 
 
-def prediction_patterns(scores: Tensor, labels: Tensor, threshold: Tensor | float) -> dict[str, int]:
-    """Count the patterns of Figure 2 over ordered pairs, from scores [pairs, classes] against a threshold [pairs].
+def pattern_of_each(scores: Tensor, labels: Tensor, threshold: Tensor | float) -> Tensor:
+    """The pattern of Figure 2 that each ordered pair shows: int64 [pairs], places in PATTERNS; from scores and labels
+    [pairs, classes] and a threshold [pairs].
 
     Relations are classes 1 on; one is predicted where its score exceeds the threshold, without a limit on their number.
     correct: the predicted set is the gold set. FN: nothing is predicted for a pair with gold relations; FN_CRK where
@@ -250,12 +252,17 @@ def prediction_patterns(scores: Tensor, labels: Tensor, threshold: Tensor | floa
     lowest_gold = relations.masked_fill(~positive, float("inf")).amin(dim=1)
     highest_other = relations.masked_fill(positive, float("-inf")).amax(dim=1)
     ranked = lowest_gold > highest_other
-    return {
-        "correct": int(correct.sum()),
-        "FP": int((~correct & ~false_negative).sum()),
-        "FN_CRK": int((false_negative & ranked).sum()),
-        "FN_IRK": int((false_negative & ~ranked).sum()),
-    }
+    found = torch.full_like(correct, PATTERNS.index("FP"), dtype=torch.int64)
+    found[false_negative & ranked] = PATTERNS.index("FN_CRK")
+    found[false_negative & ~ranked] = PATTERNS.index("FN_IRK")
+    found[correct] = PATTERNS.index("correct")
+    return found
+
+
+def prediction_patterns(scores: Tensor, labels: Tensor, threshold: Tensor | float) -> dict[str, int]:
+    """How many pairs show each of PATTERNS; arguments as in pattern_of_each."""
+    counts = pattern_of_each(scores, labels, threshold).bincount(minlength=len(PATTERNS))
+    return dict(zip(PATTERNS, counts.tolist(), strict=True))
 
 
 def format_scores(scores: dict[str, float]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,20 @@ from losses import Loss
 from model import DocREModel
 from prepro import Feature
 from utils import UserError, autocast, collate_fn, to_device
+
+
+class Predictions(NamedTuple):
+    """What `predict` finds in documents.
+
+    entries   [{title, h_idx, t_idx, r}, ...] in the documents' order
+    patterns  the counts of prediction patterns, {} where a document has no labels
+    pairs     of each pair with a gold or a predicted relation, in the documents' order: "document" int32 [n], its place
+              in the list; "entities" int32 [n, 2], head and tail; "scores" float32 [n, classes]
+    """
+
+    entries: list[dict[str, Any]]
+    patterns: dict[str, int]
+    pairs: dict[str, Tensor]
 
 
 def batches_by_size(features: list[Feature], budget: int) -> list[list[int]]:
@@ -63,31 +77,50 @@ def predict(
     budget: int,
     title: str = "",
     with_scores: bool = False,
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Predictions [{title, h_idx, t_idx, r}, ...] in the documents' order, and the counts of prediction patterns, {}
-    where a document has no labels.
+) -> Predictions:
+    """The relations of documents, and the scores behind them.
 
     `relations` names the classes, `num_labels` limits the relations of a pair; the rest as in `score`. `with_scores`
-    adds {score, threshold, margin} to each, margin being score - threshold; then UserError names a document whose
+    adds {score, threshold, margin} to each entry, margin being score - threshold; then UserError names a document whose
     scores are not finite.
     """
     found: list[list[dict[str, Any]]] = [[] for _ in features]
     patterns: Counter[str] = Counter()
+    related: list[tuple[Tensor, Tensor]] = []
     for indices, scores, labels in score(model, features, device, precision, budget, title):
         pairs = [(index, head, tail) for index in indices for head, tail in features[index]["hts"]]
+        threshold = loss.threshold(scores)
         chosen = loss.predict(scores, num_labels)[:, 1:].nonzero()
         details: list[dict[str, float]] = [{}] * len(chosen)
         if with_scores:
             check_finite(scores, [features[index]["title"] for index, _, _ in pairs])
-            details = margins(scores, loss.threshold(scores), chosen)
+            details = margins(scores, threshold, chosen)
         for (row, column), detail in zip(chosen.tolist(), details, strict=True):
             index, head, tail = pairs[row]
             entry = {"title": features[index]["title"], "h_idx": head, "t_idx": tail, "r": relations[column + 1]}
             found[index].append(entry | detail)
+        positive = (scores[:, 1:] > threshold[:, None]).any(dim=1)
         if labels is not None:
-            patterns.update(prediction_patterns(scores, labels, loss.threshold(scores)))
+            patterns.update(prediction_patterns(scores, labels, threshold))
+            positive |= labels[:, 1:].any(dim=1)
+        related.append((torch.tensor(pairs, dtype=torch.int32).reshape(-1, 3)[positive.cpu()], scores[positive].cpu()))
     labelled = all("labels" in feature for feature in features)
-    return [entry for entries in found for entry in entries], dict(patterns) if labelled else {}
+    entries = [entry for document in found for entry in document]
+    return Predictions(entries, dict(patterns) if labelled else {}, in_order(related))
+
+
+def in_order(parts: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """Predictions.pairs from the batches' (document, head and tail) int32 [n, 3] and scores [n, classes]."""
+    if not parts:
+        return {}
+    pairs, scores = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    order = pairs[:, 0].argsort(stable=True)
+    pairs = pairs[order]
+    return {
+        "document": pairs[:, 0].contiguous(),
+        "entities": pairs[:, 1:].contiguous(),
+        "scores": scores[order].float(),
+    }
 
 
 def check_finite(scores: Tensor, titles: list[str]) -> None:

@@ -61,7 +61,7 @@ class Predictor:
         )
         self.documents += len(features)
         self.cut += sum(len(feature["input_ids"]) == self.max_seq_length for feature in features)
-        found, _ = predict(
+        found = predict(
             self.run.model,
             features,
             self.loss,
@@ -73,7 +73,7 @@ class Predictor:
             title="scoring",
             with_scores=True,
         )
-        return [self.with_name(entry) for entry in found]
+        return [self.with_name(entry) for entry in found.entries]
 
     def with_name(self, entry: dict[str, Any]) -> dict[str, Any]:
         """The prediction with its relation's name, behind the relation."""

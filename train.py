@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
-from checkpoints import load_run, load_weights, save_run, save_weights, weights_of
+from checkpoints import load_run, load_weights, save_run, save_tensors, save_weights, weights_of
 from distill import teacher_file
 from encoder import WINDOW, check_length, checkpoint_layers
 from evaluation import format_scores, score_predictions
 from experiment import Experiment, prepare
-from inference import predict
+from inference import Predictions, predict
 from model import DocREModel
 from prepro import Feature
 from runs import RunLog, finished_scores, print_summary, summarise
@@ -123,12 +123,12 @@ def train_seed(experiment: Experiment, seed: int, clock: StepClock, seeds_left: 
     best: dict[str, Any] = {}
     steps = 0
     for epoch, steps in run_epochs(experiment, model, seed, clock, seeds_left, log):
-        scores, predictions = score_split(experiment, model, "dev")
+        scores, found = score_split(experiment, model, "dev")
         log.write(steps, {"epoch": epoch, "dev": scores})
         mark = ""
         if not best or scores["f1"] > best["dev"]["f1"]:
             best = {"seed": seed, "best_epoch": epoch, "dev": scores}
-            write_json(folder / "result_dev.json", predictions, indent=0)
+            save_predictions(folder, "dev", found)
             save_weights(folder / "model.safetensors", model)
             mark = "  best"
         tqdm.write(
@@ -136,8 +136,8 @@ def train_seed(experiment: Experiment, seed: int, clock: StepClock, seeds_left: 
             f"P {100 * scores['precision']:6.2f}  R {100 * scores['recall']:6.2f}{mark}"
         )
     log.close()
-    scores, predictions = score_split(experiment, load_run(folder).to(experiment.device), "test")
-    write_json(folder / "result.json", predictions, indent=0)
+    scores, found = score_split(experiment, load_run(folder).to(experiment.device), "test")
+    save_predictions(folder, "test", found)
     result = {**best, "test": scores}
     write_json(folder / "scores.json", result)
     return result
@@ -248,10 +248,10 @@ def mean_loss(recent: list[tuple[int, list[str], Tensor]]) -> float:
     return sum(values) / len(values)
 
 
-def score_split(experiment: Experiment, model: DocREModel, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Predict dev or test: (the evaluator's figures and the pattern counts, {} without labels; the predictions)."""
+def score_split(experiment: Experiment, model: DocREModel, name: str) -> tuple[dict[str, Any], Predictions]:
+    """Predict dev or test: (the evaluator's figures and the pattern counts, {} without labels; what was predicted)."""
     args, split = experiment.args, experiment.splits[name]
-    predictions, patterns = predict(
+    found = predict(
         model,
         split.features,
         experiment.loss,
@@ -262,8 +262,13 @@ def score_split(experiment: Experiment, model: DocREModel, name: str) -> tuple[d
         args.test_batch_size * WINDOW,
         title=name,
     )
-    scores = score_predictions(predictions, split.gold) | patterns if split.gold else {}
-    return scores, predictions
+    return score_predictions(found.entries, split.gold) | found.patterns if split.gold else {}, found
+
+
+def save_predictions(folder: Path, name: str, found: Predictions) -> None:
+    """Write a split's predictions, and the scores of the pairs that have a gold or a predicted relation."""
+    write_json(folder / ("result.json" if name == "test" else "result_dev.json"), found.entries, indent=0)
+    save_tensors(folder / f"pair_scores_{name}.safetensors", found.pairs)
 
 
 def train_seeds(experiment: Experiment) -> list[dict[str, Any]]:
@@ -291,12 +296,11 @@ def score_saved_run(experiment: Experiment) -> None:
         make_folder(args.output_dir)
     results: dict[str, Any] = {}
     for name in ("dev", "test"):
-        results[name], predictions = score_split(experiment, model, name)
+        results[name], found = score_split(experiment, model, name)
         print(f"\n{name}: {experiment.splits[name].path}")
         print(format_scores(results[name]) or "no labels to score against")
         if args.output_dir:
-            file_name = "result.json" if name == "test" else "result_dev.json"
-            write_json(Path(args.output_dir) / file_name, predictions, indent=0)
+            save_predictions(Path(args.output_dir), name, found)
     if args.output_dir:
         write_json(Path(args.output_dir) / "scores.json", results)
 

@@ -349,6 +349,6 @@ def test_all_of_redocred_is_predicted_as_evaluation_does(run, redocred, tmp_path
     features = read_docred(redocred / f"{split}_revised.json", opened.tokenizer, opened.rel2id)
     loss, relations = get_loss(read_settings(run)["loss_type"]), {i: r for r, i in opened.rel2id.items()}
     budget = opened.settings.test_batch_size * 512
-    expected, _ = inference.predict(opened.model, features, loss, relations, CPU, "fp32", 4, budget)
+    expected = inference.predict(opened.model, features, loss, relations, CPU, "fp32", 4, budget).entries
     found = predict_file(run, json.loads((redocred / f"{split}_revised.json").read_text()), tmp_path)
     assert len(found) > 500 and [{field: entry[field] for field in FIELDS[:4]} for entry in found] == expected

@@ -1,0 +1,96 @@
+"""What a finished run said of each pair that has a gold or a predicted relation: the stuff of figures and of the page
+of errors."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from evaluation import pattern_of_each
+from losses import get_loss
+from prepro import Document, load_documents, load_rel2id
+from tables import Run
+from utils import UserError, digest, first_line
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of a split, n of them, in the documents' order.
+
+    documents   all of the split's
+    relations   the classes' names as in rel2id, "P17" and so on, by class
+    document    int64 [n]: each pair's place in documents
+    entities    int64 [n, 2]: its head and tail entity
+    scores      float32 [n, classes]
+    threshold   float32 [n]: what a relation's score must exceed
+    labels      bool [n, classes]: the gold relations, without class 0
+    predicted   bool [n, classes]: the predicted relations, without class 0
+    pattern     int64 [n]: place in evaluation.PATTERNS
+    """
+
+    documents: list[Document]
+    relations: list[str]
+    document: Tensor
+    entities: Tensor
+    scores: Tensor
+    threshold: Tensor
+    labels: Tensor
+    predicted: Tensor
+    pattern: Tensor
+
+
+@functools.lru_cache(maxsize=2)
+def documents_of(path: str, wanted: str) -> tuple[Document, ...]:
+    """A data file's documents. Raises UserError where it is gone, or its SHA-256 is not `wanted`."""
+    if not Path(path).exists() or digest(path) != wanted:
+        raise UserError(f"{path}: the file that the run was scored on is gone or has changed; put it back")
+    return tuple(load_documents(path, unique_titles=True))
+
+
+def read_pairs(run: Run, split: str) -> Pairs:
+    """The pairs of a run's dev or test split. Raises UserError where files are missing, broken or do not fit."""
+    settings = run.config["settings"]
+    documents = list(
+        documents_of(str(Path(settings["data_dir"]) / settings[f"{split}_file"]), run.config["data"][split])
+    )
+    rel2id = load_rel2id(run.folder / "rel2id.json")
+    document, entities, scores = read_pair_scores(run.folder / f"pair_scores_{split}.safetensors", len(rel2id))
+    labels = gold_labels(documents, rel2id, document, entities)
+    loss = get_loss(run.loss, settings.get("margin"))
+    threshold = loss.threshold(scores)
+    predicted = loss.predict(scores, settings.get("num_labels", 4)) > 0
+    predicted[:, 0] = False
+    pattern = pattern_of_each(scores, labels, threshold)
+    return Pairs(documents, list(rel2id), document, entities, scores, threshold, labels, predicted, pattern)
+
+
+def read_pair_scores(path: Path, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(document, entities, scores) as in Pairs. Raises UserError for a file that is missing or not of this kind."""
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such file; the run is unfinished or older than such files, train it again"
+        ) from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: is broken ({first_line(error)}); train the run again") from None
+    document, entities, scores = (tensors.get(name, torch.empty(0)) for name in ("document", "entities", "scores"))
+    if entities.shape != (len(document), 2) or scores.shape != (len(document), num_classes):
+        raise UserError(f"{path}: does not hold the scores of pairs; train the run again")
+    return document.long(), entities.long(), scores
+
+
+def gold_labels(documents: list[Document], rel2id: dict[str, int], document: Tensor, entities: Tensor) -> Tensor:
+    """Pairs.labels."""
+    places = {key: row for row, key in enumerate(zip(document.tolist(), *entities.T.tolist(), strict=True))}
+    labels = torch.zeros(len(document), len(rel2id), dtype=torch.bool)
+    for number, found in enumerate(documents):
+        for label in found.get("labels", []):
+            labels[places[number, label["h"], label["t"]], rel2id[label["r"]]] = True
+    return labels
