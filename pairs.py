@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from evaluation import pattern_of_each
-from losses import get_loss
+from losses import Loss, get_loss
 from prepro import Document, load_documents, load_rel2id
 from tables import Run
 from utils import UserError, digest, first_line
@@ -24,7 +24,7 @@ class Pairs:
     """The pairs of a split, n of them, in the documents' order.
 
     documents   all of the split's
-    relations   the classes' names as in rel2id, "P17" and so on, by class
+    rel2id      the relations' classes
     document    int64 [n]: each pair's place in documents
     entities    int64 [n, 2]: its head and tail entity
     scores      float32 [n, classes]
@@ -35,7 +35,7 @@ class Pairs:
     """
 
     documents: list[Document]
-    relations: list[str]
+    rel2id: dict[str, int]
     document: Tensor
     entities: Tensor
     scores: Tensor
@@ -60,30 +60,49 @@ def read_pairs(run: Run, split: str) -> Pairs:
         documents_of(str(Path(settings["data_dir"]) / settings[f"{split}_file"]), run.config["data"][split])
     )
     rel2id = load_rel2id(run.folder / "rel2id.json")
-    document, entities, scores = read_pair_scores(run.folder / f"pair_scores_{split}.safetensors", len(rel2id))
-    labels = gold_labels(documents, rel2id, document, entities)
-    loss = get_loss(run.loss, settings.get("margin"))
+    found = read_pair_scores(run.folder / f"pair_scores_{split}.safetensors", len(rel2id))
+    try:
+        labels = gold_labels(documents, rel2id, found["document"], found["entities"])
+    except KeyError:
+        raise UserError(
+            f"{run.folder}: its pair scores are not those of its {split} file; train the run again"
+        ) from None
+    return judge(documents, rel2id, found, labels, get_loss(run.loss, settings.get("margin")), settings["num_labels"])
+
+
+def judge(
+    documents: list[Document],
+    rel2id: dict[str, int],
+    found: dict[str, Tensor],
+    labels: Tensor,
+    loss: Loss,
+    num_labels: int,
+) -> Pairs:
+    """Pairs from inference.Predictions.pairs, their labels bool [n, classes], and the rule of the run."""
+    scores = found["scores"]
     threshold = loss.threshold(scores)
-    predicted = loss.predict(scores, settings.get("num_labels", 4)) > 0
+    predicted = loss.predict(scores, num_labels) > 0
     predicted[:, 0] = False
     pattern = pattern_of_each(scores, labels, threshold)
-    return Pairs(documents, list(rel2id), document, entities, scores, threshold, labels, predicted, pattern)
+    document, entities = found["document"].long(), found["entities"].long()
+    return Pairs(documents, rel2id, document, entities, scores, threshold, labels, predicted, pattern)
 
 
-def read_pair_scores(path: Path, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(document, entities, scores) as in Pairs. Raises UserError for a file that is missing or not of this kind."""
+def read_pair_scores(path: Path, num_classes: int) -> dict[str, Tensor]:
+    """inference.Predictions.pairs as train.py wrote them. Raises UserError for a file that is missing or no such."""
     try:
-        tensors = load_file(path)
+        found = load_file(path)
+        shapes = [tuple(found[name].shape) for name in ("document", "entities", "scores")]
     except FileNotFoundError:
+        raise UserError(f"{path}: no such file; the run is older than such files, train it again") from None
+    except (SafetensorError, OSError, KeyError) as error:
         raise UserError(
-            f"{path}: no such file; the run is unfinished or older than such files, train it again"
+            f"{path}: does not hold the scores of pairs ({first_line(error)}); train the run again"
         ) from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: is broken ({first_line(error)}); train the run again") from None
-    document, entities, scores = (tensors.get(name, torch.empty(0)) for name in ("document", "entities", "scores"))
-    if entities.shape != (len(document), 2) or scores.shape != (len(document), num_classes):
-        raise UserError(f"{path}: does not hold the scores of pairs; train the run again")
-    return document.long(), entities.long(), scores
+    count = len(found["scores"])
+    if shapes != [(count,), (count, 2), (count, num_classes)]:
+        raise UserError(f"{path}: does not hold the scores of pairs of {num_classes} classes; train the run again")
+    return found
 
 
 def gold_labels(documents: list[Document], rel2id: dict[str, int], document: Tensor, entities: Tensor) -> Tensor:

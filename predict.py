@@ -3,7 +3,8 @@
     python predict.py --load_path runs/quickstart/seed_1 --input docs.json --output predictions.json
     python predict.py --load_path runs/quickstart/seed_1 --input - < document.json
 
-Memory holds GROUP documents and their predictions, however large the file is.
+--html FILE also writes a page to look at them. Memory holds GROUP documents and their predictions, however large the
+input is.
 """
 
 from __future__ import annotations
@@ -17,16 +18,21 @@ import shutil
 import stat
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+import torch
 from tqdm import tqdm
 
 from checkpoints import TrainedRun, open_run
 from encoder import WINDOW, max_window
-from inference import predict
+from inference import Predictions, predict
 from losses import Loss, get_loss
+from page import about_block, documents_block, pairs_block, write_page
+from pairs import judge
 from prepro import RELATION_NAMES, Document, featurize
 from settings import positive_int
 from stream import stream_documents
@@ -36,7 +42,8 @@ GROUP = 500  # documents read and scored at a time: as many as Re-DocRED's dev f
 
 
 class Predictor:
-    """A run, ready to predict: `documents` and `cut` count what it was given and what was longer than it reads."""
+    """A run, ready to predict: `documents` and `cut` count what it was given and what was longer than it reads,
+    `predictions` what it found."""
 
     def __init__(self, run: TrainedRun, precision: str | None = None, test_batch_size: int | None = None) -> None:
         """`precision` and `test_batch_size` default to the run's own, as in train.py --load_path."""
@@ -48,12 +55,12 @@ class Predictor:
         self.precision = pick_precision(precision or run.settings.precision, self.device)
         self.budget = (test_batch_size or run.settings.test_batch_size) * WINDOW
         self.max_seq_length = min(run.settings.max_seq_length, 2 * max_window(run.model.model)[0])
-        self.documents = self.cut = 0
+        self.documents = self.cut = self.predictions = 0
 
-    def __call__(self, documents: list[Document]) -> list[dict[str, Any]]:
-        """Predictions [{title, h_idx, t_idx, r, relation, score, threshold, margin}, ...] of checked documents without
-        labels, in their order: `relation` is r's name, or r where it has none; margin is score - threshold, above 0.
-        Raises UserError for scores that are not finite.
+    def __call__(self, documents: list[Document]) -> Predictions:
+        """Predictions of checked documents without labels; its entries {title, h_idx, t_idx, r, relation, score,
+        threshold, margin} are in their order: `relation` is r's name, or r where it has none; margin is
+        score - threshold, above 0. Raises UserError for scores that are not finite.
         """
         settings = self.run.settings
         features = featurize(
@@ -73,7 +80,8 @@ class Predictor:
             title="scoring",
             with_scores=True,
         )
-        return [self.with_name(entry) for entry in found.entries]
+        self.predictions += len(found.entries)
+        return found._replace(entries=[self.with_name(entry) for entry in found.entries])
 
     def with_name(self, entry: dict[str, Any]) -> dict[str, Any]:
         """The prediction with its relation's name, behind the relation."""
@@ -81,24 +89,39 @@ class Predictor:
         return {**entry, "relation": self.names.get(entry["r"], entry["r"]), **scores}
 
 
-def predict_stream(predictor: Predictor, file: BinaryIO, name: str, output: TextIO) -> int:
-    """Write the predictions of a file's documents to `output`, a JSON list, as they come; returns their number."""
+def predict_stream(
+    predictor: Predictor, file: BinaryIO, name: str, output: TextIO
+) -> Iterator[tuple[list[Document], Predictions]]:
+    """Write the predictions of a file's documents to `output`, a JSON list, as they come; yields each group of
+    documents with what was found there."""
     typed = predictor.run.settings.entity_marker == "typed"
-    documents, count = stream_documents(file, name, typed), 0
+    documents = stream_documents(file, name, typed)
     size = file_size(file)
     output.write("[")
     with tqdm(total=size, desc="documents", unit="B", unit_scale=True, leave=False) as progress:
         while group := list(itertools.islice(documents, GROUP)):
-            for entry in predictor(group):
-                output.write(",\n" if count else "\n")
-                output.write(json.dumps(entry, ensure_ascii=False))
-                count += 1
-            group.clear()  # else it would stay while the next one is read
+            comma = ",\n" if predictor.predictions else "\n"
+            found = predictor(group)
+            lines = [json.dumps(entry, ensure_ascii=False) for entry in found.entries]
+            output.write(comma + ",\n".join(lines) if lines else "")
+            yield group, found
+            del group, found  # else they would stay while the next ones are read
             if size:
                 progress.update(file.tell() - progress.n)
             progress.set_postfix(read=predictor.documents)
-    output.write("\n]\n" if count else "]\n")
-    return count
+    output.write("\n]\n" if predictor.predictions else "]\n")
+
+
+def page_blocks(predictor: Predictor, groups: Iterator[tuple[list[Document], Predictions]]) -> Iterator[str]:
+    """The page's data, from what predict_stream yields."""
+    run, first = predictor.run, 0
+    yield about_block(run.rel2id, ["/".join(run.folder.resolve().parts[-2:])], gold=False)
+    for documents, found in groups:
+        labels = torch.zeros(found.pairs["scores"].shape, dtype=torch.bool)
+        pairs = judge(documents, run.rel2id, found.pairs, labels, predictor.loss, run.settings.num_labels)
+        yield documents_block(documents, run.rel2id)
+        yield pairs_block(0, replace(pairs, pattern=torch.zeros_like(pairs.pattern)), first)
+        first += len(documents)
 
 
 def file_size(file: BinaryIO) -> int | None:
@@ -160,15 +183,25 @@ def main(arguments: list[str] | None = None) -> None:
         "--input", required=True, help="documents in DocRED's schema: a list, one, or one a line; - is standard input"
     )
     parser.add_argument("--output", default="-", help="file for the predictions; default: - for standard output")
+    parser.add_argument("--html", metavar="FILE", help="also write a page to look at the predictions")
     parser.add_argument("--test_batch_size", type=positive_int, help="as in train.py; default: the run's")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the run's, as in train.py")
     parser.add_argument("--device", help="default: CUDA where there is one")
     args = parser.parse_args(arguments)
     check_output(args.output, args.input)
-    with open_input(args.input) as file, open_output(args.output) as output:
+    no_page: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    with (
+        open_input(args.input) as file,
+        open_output(args.output) as output,
+        whole_file(args.html) if args.html else no_page as page,
+    ):
         run = open_run(args.load_path, pick_device(args.device))
         predictor = Predictor(run, args.precision, args.test_batch_size)
-        count = predict_stream(predictor, file, "standard input" if args.input == "-" else args.input, output)
+        groups = predict_stream(predictor, file, "standard input" if args.input == "-" else args.input, output)
+        if page is None:
+            deque(groups, maxlen=0)
+        else:
+            write_page(page, "HingeABL: predictions", {}, "Predicted pairs", page_blocks(predictor, groups))
     if predictor.cut:
         print(
             f"note: {predictor.cut:,} documents fill the {predictor.max_seq_length:,} word pieces that are read of "
@@ -176,7 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
             file=sys.stderr,
         )
     if args.output != "-":
-        print(f"{count:,} predictions for {predictor.documents:,} documents: {args.output}")
+        print(f"{predictor.predictions:,} predictions for {predictor.documents:,} documents: {args.output}")
 
 
 if __name__ == "__main__":

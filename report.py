@@ -11,12 +11,27 @@ from __future__ import annotations
 
 import argparse
 import csv
+import html
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
-from tables import Cell, Table, read_runs, table_of_data, table_of_runs, verdict
-from utils import run_command_line
+from tqdm import tqdm
+
+from page import about_block, documents_block, pairs_block, write_page
+from pairs import read_pairs
+from tables import Cell, Run, Table, groups_of, read_runs, same_experiment, table_of_data, table_of_runs, verdict
+from utils import UserError, digest, run_command_line, whole_file
+
+
+class Style(NamedTuple):
+    """How a format writes the best figures, names, and what stands before a standard deviation."""
+
+    bold: Callable[[str], str]
+    escape: Callable[[str], str] = str
+    plus_minus: str = "±"
 
 
 def cell_texts(cell: Cell, digits: int, plus_minus: str) -> tuple[str, str, str]:
@@ -27,19 +42,19 @@ def cell_texts(cell: Cell, digits: int, plus_minus: str) -> tuple[str, str, str]
     return ours, f"{cell.paper:.{digits}f}", f"{round(cell.mean, digits) - cell.paper:+.{digits}f}"
 
 
-def lines_of(table: Table, bold: Callable[[str], str], plus_minus: str) -> list[list[str]]:
+def lines_of(table: Table, style: Style) -> list[list[str]]:
     """The table as texts, its head first: a name, the number of runs, and for each figure ours, the paper's and the
     difference."""
     of_runs = any(row.seeds for row in table.rows)
     head = ["", *(["runs"] if of_runs else [])]
     for figure in table.figures:
-        head += [figure.name, "paper", "diff."]
+        head += [style.escape(figure.name), "paper", "diff."]
     lines = [head]
     for row in table.rows:
-        line = [row.name, *([str(len(row.seeds))] if of_runs else [])]
+        line = [style.escape(row.name), *([str(len(row.seeds))] if of_runs else [])]
         for figure in table.figures:
-            ours, paper, difference = cell_texts(row.cells[figure.key], figure.digits, plus_minus)
-            line += [bold(ours) if row.cells[figure.key].best else ours, paper, difference]
+            ours, paper, difference = cell_texts(row.cells[figure.key], figure.digits, style.plus_minus)
+            line += [style.bold(ours) if row.cells[figure.key].best else ours, paper, difference]
         lines.append(line)
     return lines
 
@@ -69,7 +84,7 @@ def caption(table: Table) -> str:
 
 def as_text(table: Table) -> str:
     """For a terminal; the best figures carry a star."""
-    parts = [caption(table), aligned(lines_of(table, lambda text: f"{text} *", "±"))]
+    parts = [caption(table), aligned(lines_of(table, Style(lambda text: f"{text} *")))]
     if table.comparisons:
         parts += ["Differences of test F1", aligned(comparison_lines(table))]
     return "\n\n".join([*parts, *table.notes])
@@ -92,20 +107,18 @@ def as_markdown(table: Table) -> str:
 
     def rows(lines: list[list[str]]) -> str:
         rule = ["---", *["---:"] * (len(lines[0]) - 1)]
-        return "\n".join(
-            f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |"
-            for line in [lines[0], rule, *lines[1:]]
-        )
+        return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
 
-    parts = [f"**{caption(table)}**", rows(lines_of(table, lambda text: f"**{text}**", "±"))]
+    style = Style(lambda text: f"**{text}**", lambda text: text.replace("|", r"\|"))
+    parts = [f"**{caption(table)}**", rows(lines_of(table, style))]
     parts += [rows(comparison_lines(table))] if table.comparisons else []
     return "\n\n".join([*parts, *table.notes])
 
 
 def as_latex(table: Table) -> str:
     """A table environment with booktabs' rules, without the comparisons."""
-    head, *lines = lines_of(table, lambda text: rf"\textbf{{{text}}}", "PLUSMINUS")
-    rows = [" & ".join(map(latex, line)) + r" \\" for line in [head, *lines]]
+    head, *lines = lines_of(table, Style(lambda text: rf"\textbf{{{text}}}", latex, r"$\pm$"))
+    rows = [" & ".join(line) + r" \\" for line in [head, *lines]]
     return "\n".join(
         [
             r"\begin{table}",
@@ -127,7 +140,23 @@ def latex(text: str) -> str:
     """Text for LaTeX: its special characters escaped."""
     for character in "%_#&":
         text = text.replace(character, "\\" + character)
-    return text.replace("PLUSMINUS", r"$\pm$")
+    return text
+
+
+def as_html(table: Table) -> str:
+    """A fragment of a page; the best figures are bold."""
+
+    def rows(lines: list[list[str]], title: str) -> str:
+        head, *body = ["".join(f"<td>{text}</td>" for text in line) for line in lines]
+        return (
+            f'<div class="scroll"><table><caption>{html.escape(title)}</caption>'
+            f"<thead><tr>{head.replace('td>', 'th>')}</tr></thead>"
+            f"<tbody>{''.join(f'<tr>{line}</tr>' for line in body)}</tbody></table></div>"
+        )
+
+    parts = [rows(lines_of(table, Style(lambda text: f"<b>{text}</b>", html.escape)), caption(table))]
+    parts += [rows(comparison_lines(table), "Differences of test F1")] if table.comparisons else []
+    return "\n".join([*parts, *(f'<p class="note">{html.escape(note)}</p>' for note in table.notes)])
 
 
 def as_json(table: Table) -> str:
@@ -163,21 +192,63 @@ def as_csv(table: Table) -> str:
     return text.getvalue().rstrip("\n")
 
 
-WRITERS = {"text": as_text, "markdown": as_markdown, "latex": as_latex, "json": as_json, "csv": as_csv}
+WRITERS = {"text": as_text, "markdown": as_markdown, "latex": as_latex, "html": as_html, "json": as_json, "csv": as_csv}
+
+
+def tables_of(runs: list[Run], unfinished: list[Path]) -> list[Table]:
+    """Every table that the runs and their data files make; Table 2 where there are runs of several backbones."""
+    several = len({run.backbone for run in runs}) > 1
+    numbers = [number for number in (1, 2, 3, 4, 7) if groups_of(number, runs) and (number != 2 or several)]
+    tables = [table_of_runs(number, runs, unfinished) for number in numbers]
+    settings, wanted = runs[0].config["settings"], runs[0].config["data"]
+    paths = {split: Path(settings["data_dir"]) / settings[f"{split}_file"] for split in ("train", "dev", "test")}
+    files = [str(path) for split, path in paths.items() if path.exists() and digest(path) == wanted[split]]
+    return tables + ([table_of_data(5, files), table_of_data(6, files)] if files else [])
+
+
+def write_html(path: str, runs: list[Run], unfinished: list[Path], split: str) -> None:
+    """Write one self-contained page: tables, figures, and what each run said of a split's pairs. Raises UserError where
+    the runs do not go together, or their files are gone."""
+    if not runs:
+        raise UserError(f"{path}: none of the runs is finished; " + ", ".join(map(str, unfinished)))
+    same_experiment(runs)
+    tables = tables_of(runs, unfinished)
+    sections = {"Tables": "\n".join(map(as_html, tables))}
+    names = [f"{run.backbone} {run.loss}, seed {run.seed}" for run in runs]
+
+    def blocks() -> Iterator[str]:
+        for number, run in enumerate(tqdm(runs, desc="runs", unit="run", leave=False)):
+            pairs = read_pairs(run, split)
+            if not number:
+                yield about_block(pairs.rel2id, names, gold=True)
+                yield documents_block(pairs.documents, pairs.rel2id)
+            yield pairs_block(number, pairs)
+
+    with whole_file(path) as file:
+        write_page(file, "HingeABL: tables, figures and errors", sections, f"Pairs of the {split} documents", blocks())
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print a table; `arguments` default to the command line's."""
+    """Print a table, or write a page; `arguments` default to the command line's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="folders of runs; for tables 5 and 6, data files")
-    parser.add_argument("--table", type=int, required=True, choices=range(1, 8), help="number of the paper's table")
-    parser.add_argument("--format", choices=list(WRITERS), default="text")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--table", type=int, choices=range(1, 8), help="print a table, by its number in the paper")
+    what.add_argument(
+        "--html", metavar="FILE", help="write a page with all tables and figures, and the errors to browse"
+    )
+    parser.add_argument("--format", choices=list(WRITERS), default="text", help="of a table")
+    parser.add_argument("--split", choices=("dev", "test"), default="dev", help="whose errors the page shows")
     args = parser.parse_args(arguments)
     if args.table in (5, 6):
-        table = table_of_data(args.table, args.paths)
+        print(WRITERS[args.format](table_of_data(args.table, args.paths)))
+        return
+    runs, unfinished = read_runs(args.paths)
+    if args.table:
+        print(WRITERS[args.format](table_of_runs(args.table, runs, unfinished)))
     else:
-        table = table_of_runs(args.table, *read_runs(args.paths))
-    print(WRITERS[args.format](table))
+        write_html(args.html, runs, unfinished, args.split)
+        print(f"{len(runs)} runs: {args.html}")
 
 
 if __name__ == "__main__":

@@ -160,16 +160,24 @@ def same_experiment(runs: list[Run]) -> None:
             raise UserError(f"{runs[0].folder} and {run.folder}: differ in encoder or data; pass runs that share both")
 
 
+def groups_of(number: int, runs: list[Run]) -> dict[str, list[Run]]:
+    """The runs that belong in one of tables 1 to 4 and 7, by row, each row's by seed; {} where none does."""
+    groups = {}
+    for backbone, loss in itertools.product(BACKBONES, loss_names()):
+        chosen = [
+            run for run in runs if (run.backbone, run.loss) == (backbone, loss) and run.scores[FIGURES[number][0]]
+        ]
+        name = f"{backbone}/{loss}" if number == 2 else loss
+        if chosen and (number == 2 or backbone == "atlop") and (number != 1 or loss == "atl"):
+            groups[name] = sorted(chosen, key=lambda run: run.seed)
+    return groups
+
+
 def table_of_runs(number: int, runs: list[Run], unfinished: list[Path]) -> Table:
     """One of tables 1 to 4 and 7. Raises UserError where no run belongs in it."""
     split, figures = FIGURES[number]
     paper = read_json(PAPER)["tables"][str(number)]
-    groups: dict[str, list[Run]] = {}
-    for backbone, loss in itertools.product(BACKBONES, loss_names()):
-        chosen = [run for run in runs if (run.backbone, run.loss) == (backbone, loss) and run.scores[split]]
-        name = f"{backbone}/{loss}" if number == 2 else loss
-        if chosen and (number == 2 or backbone == "atlop") and (number != 1 or loss == "atl"):
-            groups[name] = sorted(chosen, key=lambda run: run.seed)
+    groups = groups_of(number, runs)
     if not groups:
         raise UserError(f"table {number}: none of the runs belongs in it; it takes " + what_belongs(number))
     same_experiment([run for group in groups.values() for run in group])
