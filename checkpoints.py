@@ -20,7 +20,7 @@ from encoder import load_tokenizer
 from model import DocREModel
 from prepro import load_rel2id
 from settings import parse_args
-from utils import UserError, first_line, read_json, write_json
+from utils import UserError, first_line, put_in_place, read_json, write_json
 
 
 def save_run(folder: Path, model: DocREModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -40,7 +40,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     temporary = path.with_name(path.name + ".tmp")
     try:
         save_file(tensors, temporary, metadata)
-        temporary.replace(path)
+        put_in_place(temporary, path)
     except (SafetensorError, OSError) as error:
         temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({first_line(error)}); make room or choose another place") from None

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+import parallel
 from cache import pieces_path
 from distill import WithTeacherScores
 from encoder import load_tokenizer
@@ -74,8 +75,8 @@ def read_splits(
     documents = {name: load_documents(path, rel2id, name != "train", typed) for name, path in paths.items()}
     for name in documents:
         check_labels(paths[name], documents[name], required=not args.load_path and name != "test")
-    if not (args.load_path or args.keep_last_batch) and len(documents["train"]) < args.train_batch_size:
-        found = len(documents["train"])
+    found = len(documents["train"])
+    if not (args.load_path or args.keep_last_batch) and found < args.train_batch_size * parallel.world_size():
         raise UserError(f"{paths['train']}: {found} documents make no batch; lower --train_batch_size")
     tokenizer = load_tokenizer(f"{args.load_path}/encoder" if args.load_path else args.model_name_or_path)
     used = ("dev", "test") if args.load_path else ("train", "dev", "test")

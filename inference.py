@@ -123,6 +123,22 @@ def in_order(parts: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     }
 
 
+def merge(parts: list[Predictions], titles: list[str]) -> Predictions:
+    """The Predictions of all documents, from those of every n-th of them: from the first on, from the second on, ...
+    `titles` are all documents', each another where there are several parts."""
+    if len(parts) < 2:
+        return parts[0] if parts else Predictions([], {}, {})
+    place = {title: number for number, title in enumerate(titles)}
+    entries = sorted((entry for part in parts for entry in part.entries), key=lambda entry: place[entry["title"]])
+    patterns = {name: sum(part.patterns[name] for part in parts) for name in parts[0].patterns}
+    pairs = []
+    for number, part in enumerate(parts):
+        if part.pairs:
+            document = part.pairs["document"][:, None] * len(parts) + number
+            pairs.append((torch.cat([document, part.pairs["entities"]], dim=1), part.pairs["scores"]))
+    return Predictions(entries, patterns, in_order(pairs))
+
+
 def check_finite(scores: Tensor, titles: list[str]) -> None:
     """Raise UserError naming the first document with a score [pairs, classes] that is NaN or infinite; `titles` holds
     each pair's."""

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
+import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 from settings import build_parser
-from utils import UserError, read_json
+from utils import UserError, describe_device, read_json
+
+STEPS_BEFORE_ESTIMATE = 50
 
 # Settings that do not decide a run's numbers, or do so as the loss, the precision and the data that config.json names.
 NOT_COMPARED = ("load_path", "output_dir", "seeds", "device", "wandb_project", "test_batch_size")
-NOT_COMPARED += ("loss_type", "margin", "precision", "data_dir", "rel2id", "cache_dir", "gradient_checkpointing")
+NOT_COMPARED += (
+    "loss_type",
+    "margin",
+    "precision",
+    "data_dir",
+    "rel2id",
+    "cache_dir",
+    "gradient_checkpointing",
+    "save_steps",
+)
 NOT_COMPARED += ("init_from", "teacher_scores", "train_file", "dev_file", "test_file")
 
 
@@ -28,9 +44,11 @@ def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | No
     if not isinstance(old, dict) or not all(isinstance(old.get(part), dict) for part in parts):
         raise UserError(f"{folder}/config.json: is no run's; remove the folder or pass another --output_dir")
     settings = vars(build_parser().parse_args([])) | old["settings"]  # those that were not there yet had their defaults
+    settings["train_batch_size"] *= old.get("processes", 1)
+    here = {**config["settings"], "train_batch_size": config["settings"]["train_batch_size"] * config["processes"]}
     differences = [
         f"{name} {settings[name]} there, {value} here"
-        for name, value in config["settings"].items()
+        for name, value in here.items()
         if settings[name] != value and name not in NOT_COMPARED
     ]
     differences += [
@@ -55,14 +73,50 @@ def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | No
     return scores
 
 
+class StepClock:
+    """Times optimizer steps and says once, after STEPS_BEFORE_ESTIMATE of them, when all seeds will be done."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.last = 0.0
+
+    def start(self) -> None:
+        """Begin timing; called when an epoch begins, so that scoring between epochs does not count."""
+        self.last = time.perf_counter()
+
+    def tick(self, documents: int, device: torch.device, steps_left: int, scorings_left: int) -> None:
+        """One step of so many documents is done; so many steps are left over all seeds, and so many documents to
+        score."""
+        now = time.perf_counter()
+        self.seconds.append(now - self.last)
+        self.last = now
+        if len(self.seconds) != STEPS_BEFORE_ESTIMATE:
+            return
+        step = statistics.mean(self.seconds[5:])  # the first few are slower
+        left = step * (steps_left + scorings_left / documents / 3)  # a forward pass is about a third of a step
+        tqdm.write(
+            f"{step:.2f} s a step: all seeds done in about {timedelta(seconds=round(left))}, "
+            f"{datetime.now() + timedelta(seconds=left):%a %d %b %Y, %H:%M}, on {describe_device(device)}"
+        )
+
+
 class RunLog:
     """metrics.jsonl, and the same figures for TensorBoard and, if asked for, Weights & Biases."""
 
-    def __init__(self, folder: Path, name: str, wandb_project: str | None) -> None:
+    def __init__(self, folder: Path, name: str, wandb_project: str | None, size: int, step: int) -> None:
+        """Go on behind the first `size` bytes, written up to optimizer step `step`: what came later is forgotten.
+
+        Raises UserError where metrics.jsonl has not as many.
+        """
+        path = folder / "metrics.jsonl"
+        if size > (path.stat().st_size if path.exists() else 0):
+            raise UserError(f"{path}: is shorter than when the training was stopped; remove {folder} to train it again")
         self.wandb = require_wandb().init(project=wandb_project, name=name, dir=str(folder)) if wandb_project else None
-        self.file = (folder / "metrics.jsonl").open("w", encoding="utf-8", buffering=1)
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of an attempt that did not finish
-        self.tensorboard = SummaryWriter(str(folder / "tensorboard"))
+        self.file = path.open("a", encoding="utf-8", buffering=1)
+        self.file.truncate(size)
+        if not size:
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of an attempt that did not get far
+        self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if size else None)
 
     def write(self, step: int, record: dict[str, Any]) -> None:
         """One line, {"step": step, **record}; nested figures are named group/figure in the other logs."""
@@ -75,6 +129,12 @@ class RunLog:
             self.tensorboard.add_scalar(name, value, step)
         if self.wandb:
             self.wandb.log(figures, step=step)
+
+    def size(self) -> int:
+        """Bytes of metrics.jsonl, all on disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        return os.fstat(self.file.fileno()).st_size
 
     def close(self) -> None:
         """Flush and close all of them."""

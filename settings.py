@@ -95,6 +95,12 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--gradient_checkpointing", action="store_true", help="less memory: compute encoder layers again in backward"
     )
+    training.add_argument(
+        "--save_steps",
+        type=positive_int,
+        default=500,
+        help="optimizer steps between checkpoints, besides those at the ends of epochs",
+    )
     training.add_argument("--init_from", help="start from the weights of this checkpoint, or of this seed's folder")
     training.add_argument("--teacher_scores", help="folder that distill.py wrote: also match these scores in training")
     training.add_argument("--device", help="None is CUDA where there is one, else the CPU")

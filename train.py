@@ -7,31 +7,42 @@ The defaults are the paper's Appendix B for BERT. Each seed's folder holds every
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import math
-import statistics
-import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
+import parallel
 from checkpoints import load_run, load_weights, save_run, save_tensors, save_weights, weights_of
 from distill import teacher_file
 from encoder import WINDOW, check_length, checkpoint_layers
 from evaluation import format_scores, score_predictions
 from experiment import Experiment, prepare
-from inference import Predictions, predict
+from inference import Predictions, merge, predict
 from model import DocREModel
+from optimization import build_optimizer, move_schedule, optimizer_step
 from prepro import Feature
-from runs import RunLog, finished_scores, print_summary, summarise
+from resume import (
+    EXIT_STOPPED,
+    Place,
+    StopRequest,
+    epoch_order,
+    load_checkpoint,
+    locked,
+    remove_checkpoints,
+    save_checkpoint,
+    seed_batch,
+)
+from runs import STEPS_BEFORE_ESTIMATE, RunLog, StepClock, finished_scores, print_summary, summarise
 from settings import parse_args
 from utils import (
     UserError,
@@ -48,34 +59,6 @@ from utils import (
 )
 
 STEPS_PER_LOG = 10
-STEPS_BEFORE_ESTIMATE = 50
-
-
-class StepClock:
-    """Times optimizer steps and says once, after STEPS_BEFORE_ESTIMATE of them, when all seeds will be done."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.last = 0.0
-
-    def start(self) -> None:
-        """Begin timing; called when an epoch begins, so that scoring between epochs does not count."""
-        self.last = time.perf_counter()
-
-    def tick(self, experiment: Experiment, steps_left: int, scorings_left: int) -> None:
-        """One step is done; so many are left over all seeds, and so many documents to score."""
-        now = time.perf_counter()
-        self.seconds.append(now - self.last)
-        self.last = now
-        if len(self.seconds) != STEPS_BEFORE_ESTIMATE:
-            return
-        step = statistics.mean(self.seconds[5:])  # the first few are slower
-        documents = experiment.args.train_batch_size * experiment.args.gradient_accumulation_steps
-        left = step * (steps_left + scorings_left / documents / 3)  # a forward pass is about a third of a step
-        tqdm.write(
-            f"{step:.2f} s a step: all seeds done in about {timedelta(seconds=round(left))}, "
-            f"{datetime.now() + timedelta(seconds=left):%a %d %b %Y, %H:%M}, on {describe_device(experiment.device)}"
-        )
 
 
 def run_config(experiment: Experiment, seed: int) -> dict[str, Any]:
@@ -93,6 +76,7 @@ def run_config(experiment: Experiment, seed: int) -> dict[str, Any]:
         "precision": experiment.precision,
         "data": {name: digest(path) for name, path in files.items()},
         "device": describe_device(experiment.device),
+        "processes": parallel.world_size(),
         "environment": describe_environment(),
     }
 
@@ -103,8 +87,46 @@ def check_lengths(experiment: Experiment, model: DocREModel) -> None:
     check_length(model.model, max(len(feature["input_ids"]) for split in splits for feature in split.features))
 
 
-def train_seed(experiment: Experiment, seed: int, clock: StepClock, seeds_left: int) -> dict[str, Any]:
-    """Train one seed afresh, keep its best epoch by dev F1, score that on test; returns the content of scores.json."""
+@dataclass
+class Training:
+    """One seed's training: `place` says how far it is; `log` is rank 0's."""
+
+    experiment: Experiment
+    seed: int
+    folder: Path
+    model: DocREModel
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    place: Place
+    log: RunLog | None
+
+
+def train_seed(
+    experiment: Experiment, seed: int, clock: StepClock, seeds_left: int, stop: StopRequest
+) -> dict[str, Any]:
+    """Train one seed, from its last checkpoint where it was stopped; keep its best epoch by dev F1, score that on test;
+    returns the content of scores.json."""
+    folder = make_folder(Path(experiment.args.output_dir) / f"seed_{seed}")
+    with locked(folder) if parallel.rank() == 0 else contextlib.nullcontext():
+        if result := finished_scores(folder, run_config(experiment, seed)):  # by another process, just now
+            return result
+        print(f"\nseed {seed}: {folder}")
+        training = begin(experiment, seed, folder)
+        run_epochs(training, clock, seeds_left, stop)
+        if training.log:
+            training.log.close()
+        parallel.wait_for_all()  # the best epoch's weights are on disk now
+        scores, found = score_split(experiment, load_run(folder).to(experiment.device), "test")
+        result = {**training.place.best, "test": scores}
+        if parallel.rank() == 0:
+            save_predictions(folder, "test", found)
+            write_json(folder / "scores.json", result)
+            remove_checkpoints(folder)
+    return result
+
+
+def begin(experiment: Experiment, seed: int, folder: Path) -> Training:
+    """A seed's training where its last checkpoint left it, or at its beginning, with the files that a run has then."""
     args = experiment.args
     set_seed(seed)
     model = DocREModel(args.model_name_or_path, len(experiment.rel2id), args.emb_size, backbone=args.backbone)
@@ -114,88 +136,158 @@ def train_seed(experiment: Experiment, seed: int, clock: StepClock, seeds_left: 
     model.to(experiment.device)
     if args.gradient_checkpointing:
         checkpoint_layers(model.model)
-    folder = make_folder(Path(args.output_dir) / f"seed_{seed}")
-    write_json(folder / "config.json", run_config(experiment, seed))
-    write_json(folder / "rel2id.json", experiment.rel2id)
-    save_run(folder, model, experiment.tokenizer)
-    log = RunLog(folder, f"{Path(args.output_dir).name} seed {seed}", args.wandb_project)
-    print(f"\nseed {seed}: {folder}")
-    best: dict[str, Any] = {}
-    steps = 0
-    for epoch, steps in run_epochs(experiment, model, seed, clock, seeds_left, log):
-        scores, found = score_split(experiment, model, "dev")
-        log.write(steps, {"epoch": epoch, "dev": scores})
-        mark = ""
-        if not best or scores["f1"] > best["dev"]["f1"]:
-            best = {"seed": seed, "best_epoch": epoch, "dev": scores}
-            save_predictions(folder, "dev", found)
-            save_weights(folder / "model.safetensors", model)
-            mark = "  best"
-        tqdm.write(
-            f"epoch {epoch:>3}  dev F1 {100 * scores['f1']:6.2f}  Ign F1 {100 * scores['ign_f1']:6.2f}  "
-            f"P {100 * scores['precision']:6.2f}  R {100 * scores['recall']:6.2f}{mark}"
-        )
-    log.close()
-    scores, found = score_split(experiment, load_run(folder).to(experiment.device), "test")
-    save_predictions(folder, "test", found)
-    result = {**best, "test": scores}
-    write_json(folder / "scores.json", result)
-    return result
-
-
-def run_epochs(
-    experiment: Experiment, model: DocREModel, seed: int, clock: StepClock, seeds_left: int, log: RunLog
-) -> Iterator[tuple[int, int]]:
-    """Train; yields (epoch, optimizer steps done) at the end of each epoch, numbered from 1. Raises UserError when the
-    loss is not finite."""
-    args, device = experiment.args, experiment.device
-    loader = DataLoader(
-        experiment.train_set,
-        args.train_batch_size,
-        shuffle=True,
-        drop_last=not args.keep_last_batch,
-        collate_fn=collate_with_titles,
-        generator=torch.Generator().manual_seed(seed),
-        pin_memory=device.type == "cuda",
-        num_workers=2 if device.type == "cuda" else 0,  # on the CPU the step itself needs the cores
-        persistent_workers=device.type == "cuda",
-    )
-    batches_per_step = args.gradient_accumulation_steps
-    steps_per_epoch = math.ceil(len(loader) / batches_per_step)
-    total_steps = steps_per_epoch * args.num_train_epochs
     optimizer = build_optimizer(model, args)
-    scheduler = get_linear_schedule_with_warmup(optimizer, int(total_steps * args.warmup_ratio), total_steps)
-    scaler = torch.amp.GradScaler(device.type, enabled=experiment.precision == "fp16")
+    scaler = torch.amp.GradScaler(experiment.device.type, enabled=experiment.precision == "fp16")
+    place = load_checkpoint(folder, model, optimizer, scaler)
+    parallel.wait_for_all()  # before any of these files changes
+    if place.step:
+        print(f"going on behind step {place.step:,}, in epoch {place.epoch}")
+    elif parallel.rank() == 0:
+        write_json(folder / "config.json", run_config(experiment, seed))
+        write_json(folder / "rel2id.json", experiment.rel2id)
+        save_run(folder, model, experiment.tokenizer)
+    log = None
+    if parallel.rank() == 0:
+        log = RunLog(
+            folder, f"{Path(args.output_dir).name} seed {seed}", args.wandb_project, place.log_size, place.step
+        )
+    return Training(experiment, seed, folder, model, optimizer, scaler, place, log)
+
+
+def run_epochs(training: Training, clock: StepClock, seeds_left: int, stop: StopRequest) -> None:
+    """Train and score the epochs that are left. Raises SystemExit for a request to stop, behind a checkpoint."""
+    experiment, place = training.experiment, training.place
+    args = experiment.args
+    batches_per_epoch = len(batches_of_epoch(experiment, training.seed, 1))
+    steps_per_epoch = math.ceil(batches_per_epoch / args.gradient_accumulation_steps)
+    total_steps = steps_per_epoch * args.num_train_epochs
+    scheduler = get_linear_schedule_with_warmup(training.optimizer, int(total_steps * args.warmup_ratio), total_steps)
+    move_schedule(scheduler, place.step)
+    shared = parallel.share(training.model, experiment.device)
     dev, test = (len(experiment.splits[name].documents) for name in ("dev", "test"))
-    step, recent = 0, []
-    for epoch in range(1, args.num_train_epochs + 1):
-        model.train()
+    saved = place.step
+    while place.epoch <= args.num_train_epochs:
         clock.start()
-        progress = tqdm(loader, desc=f"epoch {epoch}/{args.num_train_epochs}", unit="batch", leave=False)
-        for number, (batch, titles) in enumerate(progress, start=1):
-            batch = to_device(batch, device)
-            labels, teacher_scores = batch.pop("labels"), batch.pop("teacher_scores", None)
-            with autocast(device, experiment.precision):
-                scores = model(**batch)
-            loss = experiment.loss(scores, labels)
-            if teacher_scores is not None:
-                loss = loss + distillation_loss(scores, teacher_scores)
-            group = min(batches_per_step, len(loader) - (number - 1) // batches_per_step * batches_per_step)
-            scaler.scale(loss / group).backward()  # the last group of an epoch may be smaller
-            recent.append((step + 1, titles, loss.detach()))
-            if number % batches_per_step and number < len(loader):
+        for _ in run_epoch(training, shared, scheduler):
+            epochs_left = args.num_train_epochs * (seeds_left + 1) - place.epoch + 1
+            steps_left = total_steps * (seeds_left + 1) - place.step
+            documents = args.train_batch_size * parallel.world_size() * args.gradient_accumulation_steps
+            clock.tick(documents, experiment.device, steps_left, epochs_left * dev + (seeds_left + 1) * test)
+            if place.step % STEPS_PER_LOG or place.batch == batches_per_epoch:
                 continue
-            optimizer_step(model, optimizer, scheduler, scaler, args.max_grad_norm)
-            step += 1
-            epochs_left = args.num_train_epochs * (seeds_left + 1) - epoch + 1
-            clock.tick(experiment, total_steps * (seeds_left + 1) - step, epochs_left * dev + (seeds_left + 1) * test)
-            if step % STEPS_PER_LOG == 0 or number == len(loader):
-                mean = mean_loss(recent)
-                rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
-                log.write(step, {"loss": mean, **rates})
-                progress.set_postfix(loss=f"{mean:.4f}", lr=f"{rates['learning_rate']:.1e}")
-                recent = []
-        yield epoch, step
+            stopped = parallel.any_of_all(bool(stop.name), experiment.device)
+            if stopped or place.step - saved >= args.save_steps:
+                save(training, stop.name if stopped else "")
+                saved = place.step
+        score_epoch(training)
+        place.epoch, place.batch = place.epoch + 1, 0
+        save(training, stop.name if parallel.any_of_all(bool(stop.name), experiment.device) else "")
+        saved = place.step
+
+
+def run_epoch(training: Training, shared: nn.Module, scheduler: Any) -> Iterator[None]:
+    """Train what is left of an epoch; yields after each optimizer step. The loss is the mean over all pairs of a batch,
+    of all processes. Raises UserError when it is not finite."""
+    experiment, place = training.experiment, training.place
+    args, device, features = experiment.args, experiment.device, experiment.splits["train"].features
+    batches = batches_of_epoch(experiment, training.seed, place.epoch)
+    left = batches[place.batch :]
+    title = f"epoch {place.epoch}/{args.num_train_epochs}"
+    progress = tqdm(load_batches(experiment, left), title, len(batches), False, initial=place.batch, unit="batch")
+    per_step, recent = args.gradient_accumulation_steps, []
+    training.model.train()
+    for everyone, batch in zip(left, progress, strict=True):
+        seed_batch(training.seed, place.epoch, place.batch, parallel.rank())
+        mine = share_of(everyone)
+        weight = pairs_of(features, mine) / max(pairs_of(features, everyone), 1) if mine else 0.0
+        group = min(per_step, len(batches) - place.batch // per_step * per_step)  # an epoch's last one may be smaller
+        place.batch += 1
+        step_due = place.batch % per_step == 0 or place.batch == len(batches)
+        with contextlib.nullcontext() if step_due or shared is training.model else shared.no_sync():
+            loss = weight * batch_loss(experiment, shared, to_device(batch, device))
+            training.scaler.scale(loss * parallel.world_size() / group).backward()  # processes' gradients are averaged
+        recent.append((place.step + 1, [features[index]["title"] for index in mine], loss.detach()))
+        if not step_due:
+            continue
+        optimizer_step(training.model, training.optimizer, scheduler, training.scaler, args.max_grad_norm)
+        place.step += 1
+        if place.step % STEPS_PER_LOG == 0 or place.batch == len(batches):
+            mean = mean_loss(recent)
+            rates = {group["name"]: group["lr"] for group in training.optimizer.param_groups}
+            if training.log:
+                training.log.write(place.step, {"loss": mean, **rates})
+            progress.set_postfix(loss=f"{mean:.4f}", lr=f"{rates['learning_rate']:.1e}")
+            recent = []
+        yield
+
+
+def batches_of_epoch(experiment: Experiment, seed: int, epoch: int) -> list[list[int]]:
+    """The documents' numbers in each batch of an epoch, all processes' together."""
+    args = experiment.args
+    order = epoch_order(len(experiment.splits["train"].features), seed, epoch)
+    size = args.train_batch_size * parallel.world_size()
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    return batches if args.keep_last_batch or len(batches[-1]) == size else batches[:-1]
+
+
+def share_of(batch: list[int]) -> list[int]:
+    """This process's documents of a batch: none where there are fewer documents than processes before it."""
+    return batch[parallel.rank() :: parallel.world_size()]
+
+
+def load_batches(experiment: Experiment, batches: list[list[int]]) -> DataLoader:
+    """This process's share of batches, collated; a document that does not count where the share is empty."""
+    on_gpu = experiment.device.type == "cuda"
+    return DataLoader(
+        experiment.train_set,
+        batch_sampler=[share_of(batch) or batch[:1] for batch in batches],
+        collate_fn=collate_fn,
+        pin_memory=on_gpu,
+        num_workers=2 if on_gpu else 0,  # on the CPU the step itself needs the cores
+    )
+
+
+def pairs_of(features: list[Feature], numbers: list[int]) -> int:
+    """The pairs of some documents."""
+    return sum(len(features[number]["hts"]) for number in numbers)
+
+
+def batch_loss(experiment: Experiment, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    """The mean loss over a batch's pairs, with the distillation's where there are a teacher's scores."""
+    labels, teacher_scores = batch.pop("labels"), batch.pop("teacher_scores", None)
+    with autocast(experiment.device, experiment.precision):
+        scores = model(**batch)
+    loss = experiment.loss(scores, labels)
+    return loss if teacher_scores is None else loss + distillation_loss(scores, teacher_scores)
+
+
+def score_epoch(training: Training) -> None:
+    """Score dev at an epoch's end, and keep the epoch's weights and predictions if none before was better."""
+    place, folder = training.place, training.folder
+    scores, found = score_split(training.experiment, training.model, "dev")
+    if not training.log:
+        return
+    training.log.write(place.step, {"epoch": place.epoch, "dev": scores})
+    mark = ""
+    if not place.best or scores["f1"] > place.best["dev"]["f1"]:
+        place.best = {"seed": training.seed, "best_epoch": place.epoch, "dev": scores}
+        save_predictions(folder, "dev", found)
+        save_weights(folder / "model.safetensors", training.model)
+        mark = "  best"
+    tqdm.write(
+        f"epoch {place.epoch:>3}  dev F1 {100 * scores['f1']:6.2f}  Ign F1 {100 * scores['ign_f1']:6.2f}  "
+        f"P {100 * scores['precision']:6.2f}  R {100 * scores['recall']:6.2f}{mark}"
+    )
+
+
+def save(training: Training, signal_name: str) -> None:
+    """Write a checkpoint; then, where a signal asked to stop, raise SystemExit."""
+    if training.log:
+        training.place.log_size = training.log.size()
+        save_checkpoint(training.folder, training.place, training.model, training.optimizer, training.scaler)
+    if signal_name:
+        print(f"{signal_name}: saved behind step {training.place.step:,}; the same command goes on from there")
+        raise SystemExit(EXIT_STOPPED)
 
 
 def distillation_loss(scores: Tensor, teacher_scores: Tensor) -> Tensor:
@@ -203,42 +295,13 @@ def distillation_loss(scores: Tensor, teacher_scores: Tensor) -> Tensor:
     return F.mse_loss(scores, teacher_scores, reduction="sum") / max(scores.numel(), 1)
 
 
-def collate_with_titles(features: list[Feature]) -> tuple[dict[str, Any], list[str]]:
-    """A batch, and its documents' titles for messages."""
-    return collate_fn(features), [feature["title"] for feature in features]
-
-
-def build_optimizer(model: DocREModel, args: argparse.Namespace) -> torch.optim.AdamW:
-    """AdamW without weight decay: the encoder, the new layers and, where there are any, the representation module's own
-    layers, each at their rate."""
-    groups: dict[str, list[torch.nn.Parameter]] = {"learning_rate": [], "classifier_lr": [], "module_lr": []}
-    for name, parameter in model.named_parameters():
-        layer = name.split(".")[0]
-        own = "module_lr" if layer in model.module_layers else "classifier_lr"
-        groups["learning_rate" if layer == "model" else own].append(parameter)
-    rates = vars(args) | {"module_lr": args.classifier_lr if args.module_lr is None else args.module_lr}
-    parameters = [{"params": group, "lr": rates[name], "name": name} for name, group in groups.items() if group]
-    return torch.optim.AdamW(parameters, eps=args.adam_epsilon, weight_decay=0.0, fused=True)
-
-
-def optimizer_step(
-    model: DocREModel, optimizer: torch.optim.Optimizer, scheduler: Any, scaler: torch.amp.GradScaler, max_norm: float
-) -> None:
-    """Clip, step, advance the schedule, clear the gradients. With fp16, the scaler skips a step that overflowed."""
-    scaler.unscale_(optimizer)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    scaler.step(optimizer)
-    scaler.update()
-    scheduler.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
 def mean_loss(recent: list[tuple[int, list[str], Tensor]]) -> float:
     """Mean of the losses since the last log. Raises UserError naming the first that is NaN or infinite.
 
-    The losses are looked at here only, every STEPS_PER_LOG steps, so that a GPU is not made to wait at each.
+    Each process has its share of a loss. They are looked at here only, every STEPS_PER_LOG steps, so that a GPU is not
+    made to wait at each.
     """
-    values = torch.stack([loss for _, _, loss in recent]).tolist()
+    values = parallel.add_over_all(torch.stack([loss for _, _, loss in recent])).tolist()
     for (step, titles, _), value in zip(recent, values, strict=True):
         if not math.isfinite(value):
             raise UserError(
@@ -249,11 +312,12 @@ def mean_loss(recent: list[tuple[int, list[str], Tensor]]) -> float:
 
 
 def score_split(experiment: Experiment, model: DocREModel, name: str) -> tuple[dict[str, Any], Predictions]:
-    """Predict dev or test: (the evaluator's figures and the pattern counts, {} without labels; what was predicted)."""
+    """Predict dev or test, each process its share: (the evaluator's figures and the pattern counts, {} without labels;
+    what was predicted), in rank 0."""
     args, split = experiment.args, experiment.splits[name]
-    found = predict(
+    mine = predict(
         model,
-        split.features,
+        split.features[parallel.rank() :: parallel.world_size()],
         experiment.loss,
         {index: relation for relation, index in experiment.rel2id.items()},
         experiment.device,
@@ -262,6 +326,7 @@ def score_split(experiment: Experiment, model: DocREModel, name: str) -> tuple[d
         args.test_batch_size * WINDOW,
         title=name,
     )
+    found = merge(parallel.gather(mine), [feature["title"] for feature in split.features])
     return score_predictions(found.entries, split.gold) | found.patterns if split.gold else {}, found
 
 
@@ -279,9 +344,9 @@ def train_seeds(experiment: Experiment) -> list[dict[str, Any]]:
     missing = [seed for seed in args.seeds if not done[seed]]
     if len(missing) < len(args.seeds):
         print(f"finished before: seeds {', '.join(str(seed) for seed in args.seeds if done[seed])}")
-    clock = StepClock()
+    clock, stop = StepClock(), StopRequest()
     for seeds_left, seed in zip(reversed(range(len(missing))), missing, strict=True):
-        done[seed] = train_seed(experiment, seed, clock, seeds_left)
+        done[seed] = train_seed(experiment, seed, clock, seeds_left, stop)
     return [done[seed] for seed in args.seeds]
 
 
@@ -292,29 +357,40 @@ def score_saved_run(experiment: Experiment) -> None:
     if model.settings["num_classes"] != len(experiment.rel2id):
         raise UserError(f"{args.rel2id}: has {len(experiment.rel2id)} classes, the run {model.settings['num_classes']}")
     check_lengths(experiment, model)
-    if args.output_dir:
+    write = args.output_dir and parallel.rank() == 0
+    if write:
         make_folder(args.output_dir)
     results: dict[str, Any] = {}
     for name in ("dev", "test"):
         results[name], found = score_split(experiment, model, name)
         print(f"\n{name}: {experiment.splits[name].path}")
         print(format_scores(results[name]) or "no labels to score against")
-        if args.output_dir:
+        if write:
             save_predictions(Path(args.output_dir), name, found)
-    if args.output_dir:
+    if write:
         write_json(Path(args.output_dir) / "scores.json", results)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train every seed, or score a saved run; `arguments` default to the command line's."""
     args = parse_args(arguments)
+    parallel.start()
     experiment = prepare(args)
     if args.load_path:
         score_saved_run(experiment)
-        return
+    else:
+        run_experiment(experiment)
+    parallel.finish()
+
+
+def run_experiment(experiment: Experiment) -> None:
+    """Train every seed; write and print the summary."""
+    args = experiment.args
     if experiment.device.type == "cpu":
         print(f"no GPU: a step's time, and with it the end, is known after {STEPS_BEFORE_ESTIMATE} steps")
     results = train_seeds(experiment)
+    if parallel.rank():
+        return
     summary = summarise(experiment.loss.describe(), results)
     write_json(Path(args.output_dir) / "summary.json", summary)
     print_summary(summary)

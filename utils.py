@@ -107,13 +107,25 @@ def whole_file(path: str | Path) -> Iterator[TextIO]:
     try:
         with temporary.open("w", encoding="utf-8") as file:
             yield file
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
         raise
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a file that is written, so that even after a power cut there is the old one or the whole new one."""
+    for place in (temporary, temporary.parent):
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if place is temporary:
+            os.replace(temporary, path)
 
 
 def digest(path: str | Path) -> str:

@@ -1,0 +1,157 @@
+"""A training that was stopped, at any moment, goes on where it was and ends with the same numbers.
+
+A checkpoint is one safetensors file in the run's folder `checkpoints`: weights, optimizer, and as JSON the place in the
+training. Random generators are not in it: they are seeded anew for each batch, by seed, epoch and the batch's number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from checkpoints import save_tensors
+from utils import UserError, first_line, set_seed
+
+CHECKPOINTS = "checkpoints"
+EXIT_STOPPED = 75  # what schedulers know as "try again" (sysexits' EX_TEMPFAIL)
+
+
+@dataclass
+class Place:
+    """How far a training is.
+
+    epoch     the one under way, from 1
+    batch     batches of it that are done
+    step      optimizer steps that are done
+    log_size  bytes of metrics.jsonl
+    best      scores.json so far, {} before the first epoch's end
+    """
+
+    epoch: int = 1
+    batch: int = 0
+    step: int = 0
+    log_size: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+
+
+def epoch_order(documents: int, seed: int, epoch: int) -> list[int]:
+    """The order of an epoch's documents."""
+    return np.random.default_rng([seed, epoch]).permutation(documents).tolist()
+
+
+def seed_batch(seed: int, epoch: int, batch: int, rank: int) -> None:
+    """Seed every random generator for a batch: its dropout is the same however often the training was stopped."""
+    set_seed(int(np.random.SeedSequence([seed, epoch, batch, rank]).generate_state(1)[0]))
+
+
+def save_checkpoint(
+    folder: Path, place: Place, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> None:
+    """Write a checkpoint into the run's folder, whole or not at all, then remove all but it and the one before it.
+
+    Raises UserError where it cannot be written; those that were there stay.
+    """
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in state.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    state = json.dumps({"place": asdict(place), "scaler": scaler.state_dict()})
+    checkpoints = folder / CHECKPOINTS
+    checkpoints.mkdir(exist_ok=True)
+    path = checkpoints / f"epoch_{place.epoch:04d}_batch_{place.batch:08d}.safetensors"
+    save_tensors(path, tensors, {"state": state, "sha256": checksum(tensors, state)})
+    for old in sorted(checkpoints.glob("*.safetensors"))[:-2]:
+        old.unlink()
+
+
+def checksum(tensors: dict[str, Tensor], state: str) -> str:
+    """SHA-256 over the tensors' names and bytes, and the state."""
+    found = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> Place:
+    """Bring model, optimizer and scaler to the newest whole checkpoint of the run's folder; returns the place, that of
+    a beginning where there is none. A broken one is named and removed, and the one before it taken.
+
+    Raises UserError where there were some and none was whole.
+    """
+    paths = sorted((folder / CHECKPOINTS).glob("*.safetensors"), reverse=True)
+    for path in paths:
+        try:
+            tensors, state = read_checkpoint(path)
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            print(f"note: {path} is broken ({first_line(error)}); going on from the one before it")
+            path.unlink(missing_ok=True)
+            continue
+        model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model/")})
+        by_parameter: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer/"):
+                _, number, part = name.split("/")
+                by_parameter.setdefault(int(number), {})[part] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": by_parameter})
+        scaler.load_state_dict(state["scaler"])
+        return Place(**state["place"])
+    if paths:
+        raise UserError(f"{folder}/{CHECKPOINTS}: none was whole, and all are removed; run this again to start anew")
+    return Place()
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A checkpoint's tensors and state. Raises ValueError where its checksum is another, and what safe_open does."""
+    with safe_open(path, "pt") as file:
+        about = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if checksum(tensors, about["state"]) != about["sha256"]:
+        raise ValueError("its checksum is another")
+    return tensors, json.loads(about["state"])
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove those of a finished run."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's folder: a second process is refused with a UserError. The lock goes when the process does."""
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process trains this seed; wait for it, or stop it") from None
+        except OSError as error:
+            print(f"note: {folder} cannot be locked here ({error.strerror}); let one process alone train this seed")
+        yield
+
+
+class StopRequest:
+    """Notes SIGTERM and SIGUSR1, by which schedulers announce that they will stop a job; `name` is "" before."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self.note)
+
+    def note(self, number: int, _: object) -> None:
+        """The handler."""
+        self.name = signal.Signals(number).name
