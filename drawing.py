@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,11 @@ def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
         figure.savefig(png, format="png", dpi=200)
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
     return paths
+
+
+@styled
+def png_of(figure: Figure) -> bytes:
+    """A figure as a PNG for a page."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=130)
+    return file.getvalue()

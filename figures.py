@@ -16,15 +16,13 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from curves import figure_3, figure_4, figure_losses
-from drawing import BLACK, BLUE, PALE, VERMILION, loss_style, new_figure, plain, save_figure, styled
+from drawing import BLACK, BLUE, PALE, VERMILION, loss_style, new_figure, plain, styled
 from evaluation import PATTERNS, SHIFT, number_predictions, precision_recall_f1, prepare_gold
 from losses import loss_names
 from pairs import Pairs, documents_of, read_pairs
 from prepro import RELATION_NAMES, load_documents
 from tables import PAPER, WRONG, Run, pattern_share, same_experiment
 from utils import UserError, digest, parse_json, read_json
-
-__all__ = ["FIGURES", "save_figure"]
 
 SHOWN = 8  # relations of a pair that are drawn
 PATTERN_COLOURS = dict(zip(WRONG, ("#8C8C8C", VERMILION, PALE), strict=True))
@@ -331,6 +329,16 @@ def training_triples(path: str, wanted: str) -> Counter[str]:
     return Counter(label["r"] for document in load_documents(path) for label in document.get("labels", []))
 
 
+CAPTIONS = {
+    "1": "Figure 1. A pair's scores against the threshold, without and with HingeABL",
+    "2": "Figure 2. An example of each wrong prediction pattern",
+    "3": "Figure 3. The hinge weight over the distance",
+    "4": "Figure 4. The decision boundary and the margin",
+    "losses": "Every loss with its first and second derivative; Appendix E's comparison",
+    "epochs": "Dev F1 over epochs",
+    "patterns": "Prediction patterns among the wrong pairs",
+    "frequency": "F1 by the relations' frequency in the training file",
+}
 FIGURES: dict[str, Callable[..., Figure]] = {
     "1": figure_1,
     "2": figure_2,

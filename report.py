@@ -23,8 +23,9 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from figures import FIGURES, save_figure
-from page import about_block, documents_block, pairs_block, write_page
+from drawing import png_of, save_figure
+from figures import CAPTIONS, FIGURES
+from page import about_block, documents_block, image, pairs_block, write_page
 from pairs import read_pairs
 from tables import Cell, Run, Table, groups_of, read_runs, same_experiment, table_of_data, table_of_runs, verdict
 from utils import UserError, digest, run_command_line, whole_file
@@ -210,6 +211,18 @@ def tables_of(runs: list[Run], unfinished: list[Path]) -> list[Table]:
     return tables + ([table_of_data(5, files), table_of_data(6, files)] if files else [])
 
 
+def figures_of(runs: list[Run], split: str) -> str:
+    """Every figure as HTML, with a note in place of one that these runs do not make."""
+    found = []
+    for name, draw in tqdm(FIGURES.items(), desc="figures", unit="figure", leave=False):
+        try:
+            figure = draw(runs, split=split) if "split" in inspect.signature(draw).parameters else draw(runs)
+            found.append(image(png_of(figure), CAPTIONS[name]))
+        except UserError as error:
+            found.append(f'<p class="note">{html.escape(f"{CAPTIONS[name]}: not drawn. {error}")}</p>')
+    return "\n".join(found)
+
+
 def write_html(path: str, runs: list[Run], unfinished: list[Path], split: str) -> None:
     """Write one self-contained page: tables, figures, and what each run said of a split's pairs. Raises UserError where
     the runs do not go together, or their files are gone."""
@@ -217,7 +230,7 @@ def write_html(path: str, runs: list[Run], unfinished: list[Path], split: str) -
         raise UserError(f"{path}: none of the runs is finished; " + ", ".join(map(str, unfinished)))
     same_experiment(runs)
     tables = tables_of(runs, unfinished)
-    sections = {"Tables": "\n".join(map(as_html, tables))}
+    sections = {"Tables": "\n".join(map(as_html, tables)), "Figures": figures_of(runs, split)}
     names = [f"{run.backbone} {run.loss}, seed {run.seed}" for run in runs]
 
     def blocks() -> Iterator[str]:
