@@ -1,10 +1,12 @@
-"""The paper's tables from run folders, each figure beside the paper's.
+"""The paper's tables from run folders, each figure beside the paper's, and drawings.
 
     python report.py --table 3 runs/bert_atl runs/bert_hingeabl_released ...
     python report.py --table 6 dataset/redocred/*.json
+    python report.py --figure epochs runs/bert_atl runs/bert_hingeabl_released --output runs/figures
 
 Tables 1 to 4 and 7 take folders of runs (or folders of such folders), tables 5 and 6 data files. Tables 2 and 3 also
-test which differences are more than noise (see significance.py).
+test which differences are more than noise (see significance.py). Figures take folders of runs; 3, 4 and losses need
+none.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import html
+import inspect
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -20,7 +23,9 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from page import about_block, documents_block, pairs_block, write_page
+from drawing import png_of, save_figure
+from figures import CAPTIONS, FIGURES
+from page import about_block, documents_block, image, pairs_block, write_page
 from pairs import read_pairs
 from tables import Cell, Run, Table, groups_of, read_runs, same_experiment, table_of_data, table_of_runs, verdict
 from utils import UserError, digest, run_command_line, whole_file
@@ -206,6 +211,18 @@ def tables_of(runs: list[Run], unfinished: list[Path]) -> list[Table]:
     return tables + ([table_of_data(5, files), table_of_data(6, files)] if files else [])
 
 
+def figures_of(runs: list[Run], split: str) -> str:
+    """Every figure as HTML, with a note in place of one that these runs do not make."""
+    found = []
+    for name, draw in tqdm(FIGURES.items(), desc="figures", unit="figure", leave=False):
+        try:
+            figure = draw(runs, split=split) if "split" in inspect.signature(draw).parameters else draw(runs)
+            found.append(image(png_of(figure), CAPTIONS[name]))
+        except UserError as error:
+            found.append(f'<p class="note">{html.escape(f"{CAPTIONS[name]}: not drawn. {error}")}</p>')
+    return "\n".join(found)
+
+
 def write_html(path: str, runs: list[Run], unfinished: list[Path], split: str) -> None:
     """Write one self-contained page: tables, figures, and what each run said of a split's pairs. Raises UserError where
     the runs do not go together, or their files are gone."""
@@ -213,7 +230,7 @@ def write_html(path: str, runs: list[Run], unfinished: list[Path], split: str) -
         raise UserError(f"{path}: none of the runs is finished; " + ", ".join(map(str, unfinished)))
     same_experiment(runs)
     tables = tables_of(runs, unfinished)
-    sections = {"Tables": "\n".join(map(as_html, tables))}
+    sections = {"Tables": "\n".join(map(as_html, tables)), "Figures": figures_of(runs, split)}
     names = [f"{run.backbone} {run.loss}, seed {run.seed}" for run in runs]
 
     def blocks() -> Iterator[str]:
@@ -228,18 +245,44 @@ def write_html(path: str, runs: list[Run], unfinished: list[Path], split: str) -
         write_page(file, "HingeABL: tables, figures and errors", sections, f"Pairs of the {split} documents", blocks())
 
 
+def write_figure(args: argparse.Namespace) -> None:
+    """Write the figure asked for and print its files. Raises UserError where options or runs do not fit it."""
+    draw = FIGURES[args.figure]
+    options = {name: getattr(args, name) for name in ("pair", "split") if getattr(args, name) is not None}
+    for name in options.keys() - inspect.signature(draw).parameters.keys():
+        raise UserError(f"--{name}: is not for figure {args.figure}; leave it out")
+    if args.pair:
+        title, *entities = args.pair
+        if not all(entity.isdecimal() for entity in entities):
+            raise UserError(f"--pair: {' '.join(entities)}: HEAD and TAIL must be numbers of entities, counted from 0")
+        options["pair"] = (title, *map(int, entities))
+    runs, unfinished = read_runs(args.paths)
+    for folder in unfinished:
+        print(f"not finished, left out: {folder}")
+    for path in save_figure(draw(runs, **options), args.output, args.figure):
+        print(path)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Print a table, or write a page; `arguments` default to the command line's."""
+    """Print a table, or write a figure or a page; `arguments` default to the command line's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="folders of runs; for tables 5 and 6, data files")
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="folders of runs; for tables 5 and 6, data files")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--table", type=int, choices=range(1, 8), help="print a table, by its number in the paper")
+    what.add_argument("--figure", choices=list(FIGURES), help="draw the paper's 1 to 4, or one of losses or runs")
     what.add_argument(
         "--html", metavar="FILE", help="write a page with all tables and figures, and the errors to browse"
     )
     parser.add_argument("--format", choices=list(WRITERS), default="text", help="of a table")
-    parser.add_argument("--split", choices=("dev", "test"), default="dev", help="whose errors the page shows")
+    parser.add_argument("--output", metavar="FOLDER", default="runs/figures", help="where a figure's PNG and PDF go")
+    parser.add_argument("--pair", nargs=3, metavar=("TITLE", "HEAD", "TAIL"), help="which pair figure 1 shows")
+    parser.add_argument("--split", choices=("dev", "test"), help="whose pairs the page or figure 1 or 2 shows (dev)")
     args = parser.parse_args(arguments)
+    if args.figure:
+        write_figure(args)
+        return
+    if not args.paths:
+        raise UserError("PATH: is missing; pass folders of runs, for tables 5 and 6 data files")
     if args.table in (5, 6):
         print(WRITERS[args.format](table_of_data(args.table, args.paths)))
         return
@@ -247,7 +290,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.table:
         print(WRITERS[args.format](table_of_runs(args.table, runs, unfinished)))
     else:
-        write_html(args.html, runs, unfinished, args.split)
+        write_html(args.html, runs, unfinished, args.split or "dev")
         print(f"{len(runs)} runs: {args.html}")
 
 

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -97,15 +97,16 @@ def write_json(path: str | Path, value: Any, indent: int = 2) -> None:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[TextIO]:
-    """A text file to write, whole or not at all: under a temporary name, renamed at the end, removed on any exception.
+def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A file to write, text or with mode "wb" bytes, whole or not at all: under a temporary name, renamed at the end,
+    removed on any exception.
 
     Raises UserError where it cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
         put_in_place(temporary, path)
     except BaseException as error:

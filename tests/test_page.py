@@ -14,6 +14,7 @@ import predict
 import report
 from checkpoints import save_tensors
 from evaluation import PATTERNS, prepare_gold, score_predictions, train_facts
+from figures import CAPTIONS
 from losses import get_loss
 from pairs import read_pairs
 from prepro import DEFAULT_REL2ID, RELATION_NAMES, load_documents, load_rel2id
@@ -279,6 +280,14 @@ def test_tables_on_the_page_hold_the_figures_of_the_summary(browser, report_page
     for row in json.loads(capsys.readouterr().out)["rows"]:
         place = cells.index(row["name"], cells.index("hingeabl_released") - 8)
         assert cells[place + 2] == f"{row['f1']['mean']:.2f} ± {row['f1']['std']:.2f}"
+
+
+def test_every_figure_is_in_the_page_or_the_reason_why_not(browser, report_page):
+    opened(browser, report_page)
+    drawn = browser.execute_script("return [...document.images].filter(i => i.naturalWidth > 300).map(i => i.alt)")
+    missing = [note.split(": not drawn. ") for note in text(browser, "#section-1 .note")]
+    assert drawn == [caption for name, caption in CAPTIONS.items() if name != "epochs"]
+    assert [caption for caption, _ in missing] == [CAPTIONS["epochs"]] and "metrics.jsonl" in missing[0][1]
 
 
 def test_only_the_rows_in_view_are_in_the_page(browser, tmp_path):

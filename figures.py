@@ -1,0 +1,351 @@
+"""The paper's figures, and figures of finished runs; report.py writes them."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from curves import figure_3, figure_4, figure_losses
+from drawing import BLACK, BLUE, PALE, VERMILION, loss_style, new_figure, plain, styled
+from evaluation import PATTERNS, SHIFT, number_predictions, precision_recall_f1, prepare_gold
+from losses import loss_names
+from pairs import Pairs, documents_of, read_pairs
+from prepro import RELATION_NAMES, load_documents
+from tables import PAPER, WRONG, Run, pattern_share, same_experiment
+from utils import UserError, digest, parse_json, read_json
+
+SHOWN = 8  # relations of a pair that are drawn
+PATTERN_COLOURS = dict(zip(WRONG, ("#8C8C8C", VERMILION, PALE), strict=True))
+BINS = (0, 1, 10, 30, 100, 300, 1000, 3000)  # training triples of a relation: where each bin begins
+
+
+def by_loss(name: str, runs: list[Run]) -> dict[str, list[Run]]:
+    """The runs of each loss, by seed, in the order of losses.py. Raises UserError, opening with the figure's name,
+    where there are none or they cannot be compared."""
+    known = [run for run in runs if run.loss in loss_names()]
+    if not known:
+        raise UserError(f"figure {name}: needs finished runs; pass the --output_dir of train.py, or a folder of such")
+    backbones = sorted({run.backbone for run in known})
+    if len(backbones) > 1:
+        raise UserError(f"figure {name}: the runs are of {' and '.join(backbones)}; pass those of one backbone")
+    same_experiment(known)
+    order = sorted(known, key=lambda run: (loss_names().index(run.loss), run.seed))
+    return {loss: list(group) for loss, group in itertools.groupby(order, key=lambda run: run.loss)}
+
+
+def describe(groups: dict[str, list[Run]]) -> str:
+    """One line: encoder, backbone and seeds of the runs."""
+    runs = list(itertools.chain.from_iterable(groups.values()))
+    encoder = Path(runs[0].config["settings"]["model_name_or_path"]).name
+    seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
+    return plain(f"{runs[0].backbone} on {encoder}, seeds {seeds}", 90)
+
+
+@styled
+def figure_1(runs: list[Run], pair: tuple[str, int, int] | None = None, split: str = "dev") -> Figure:
+    """The paper's Figure 1: a pair's scores against the threshold, without and with HingeABL.
+
+    Before is ATL where it is among the runs, else the first loss that is not after; after is hingeabl_released, else
+    hingeabl; each with the lowest seed that both have, else its lowest. `pair` (title, head, tail) chooses the pair.
+    Without it: of the pairs that are FN_CRK before and right after (of all that are FN_CRK before where there are
+    none), those with the most gold relations, and of them the one whose lowest gold score before exceeds the others
+    most. Raises UserError where there are no such runs or no such pair.
+    """
+    before, after = before_and_after(by_loss("1", runs))
+    sides = read_pairs(before, split), read_pairs(after, split)
+    rows = find_pair(*sides, pair, split) if pair else choose_pair(*sides, f"{before.folder}: on {split}")
+    figure, axes = new_figure(7, 5.2, rows=2)
+    for panel, run, pairs, row in zip(axes[:, 0], (before, after), sides, rows, strict=True):
+        draw_scores(panel, pairs, row)
+        pattern = PATTERNS[pairs.pattern[row]]
+        panel.set_title(f"{run.loss}, seed {run.seed}: {pattern}, threshold {signed(pairs.threshold[row])}")
+    axes[1, 0].set_xlabel("score")
+    head, tail, title = name_pair(sides[0], rows[0])
+    figure.suptitle(f"{head} → {tail} in {title}", fontsize=10)
+    score_legend(figure)
+    return figure
+
+
+def before_and_after(groups: dict[str, list[Run]]) -> tuple[Run, Run]:
+    """The two runs of Figure 1. Raises UserError where one is missing."""
+    after = next((loss for loss in ("hingeabl_released", "hingeabl") if loss in groups), None)
+    before = "atl" if "atl" in groups else next((loss for loss in groups if loss != after), None)
+    if before is None or after is None:
+        missing = "hingeabl_released" if after is None else "atl"
+        raise UserError(f"figure 1: compares two losses, and no run of {missing} is there; pass one too")
+    shared = {run.seed for run in groups[before]} & {run.seed for run in groups[after]}
+    first, second = (
+        next((run for run in groups[loss] if run.seed in shared), groups[loss][0]) for loss in (before, after)
+    )
+    return first, second
+
+
+def rows_by_pair(pairs: Pairs) -> dict[tuple[int, ...], int]:
+    """(place of the document, head, tail) -> row in Pairs."""
+    keys = zip(pairs.document.tolist(), *pairs.entities.T.tolist(), strict=True)
+    return {key: row for row, key in enumerate(keys)}
+
+
+def find_pair(before: Pairs, after: Pairs, pair: tuple[str, int, int], split: str) -> tuple[int, int]:
+    """Rows of the pair (title, head, tail) before and after. Raises UserError where it has none."""
+    title, head, tail = pair
+    number = next((n for n, document in enumerate(before.documents) if document["title"] == title), None)
+    if number is None:
+        raise UserError(f"--pair: {title!r}: is no title of a {split} document; pass one that is, or another --split")
+    found = [rows_by_pair(pairs).get((number, head, tail)) for pairs in (before, after)]
+    if None in found:
+        raise UserError(
+            f"--pair: {title!r} {head} {tail}: runs keep the scores of pairs with a gold or a predicted relation, and "
+            "this is none; pass another pair"
+        )
+    return found[0], found[1]
+
+
+def choose_pair(before: Pairs, after: Pairs, problem: str) -> tuple[int, int]:
+    """Rows before and after of the pair that figure_1 describes. Raises UserError, opening with `problem`."""
+    rows = (before.pattern == PATTERNS.index("FN_CRK")).nonzero().flatten().tolist()
+    if not rows:
+        raise UserError(f"{problem} no pair is FN_CRK; pass --pair TITLE HEAD TAIL, or other runs")
+    places = rows_by_pair(after)
+    later = {row: places[(int(before.document[row]), *before.entities[row].tolist())] for row in rows}
+    mended = [row for row in rows if PATTERNS[after.pattern[later[row]]] == "correct"]
+    best = max(mended or rows, key=lambda row: (int(before.labels[row].sum()), lead_of_gold(before, row)))
+    return best, later[best]
+
+
+def lead_of_gold(pairs: Pairs, row: int) -> float:
+    """A pair's lowest gold score - the highest score of its other relations."""
+    scores, gold = pairs.scores[row, 1:], pairs.labels[row, 1:]
+    return float(scores[gold].min() - scores[~gold].max())
+
+
+@styled
+def figure_2(runs: list[Run], split: str = "dev") -> Figure:
+    """The paper's Figure 2: an example of each wrong prediction pattern, from the first run, by seed, of ATL (of the
+    first loss where ATL is missing) that shows all three. An example is the pair with the most gold relations, the
+    first of several. Raises UserError where no run shows all three."""
+    groups = by_loss("2", runs)
+    candidates = groups.get("atl") or next(iter(groups.values()))
+    for run in candidates:
+        pairs = read_pairs(run, split)
+        if set(WRONG) <= {PATTERNS[pattern] for pattern in pairs.pattern.tolist()}:
+            break
+    else:
+        raise UserError(f"figure 2: no run of {run.loss} shows all of {', '.join(WRONG)} on {split}; pass other runs")
+    figure, axes = new_figure(7, 7.8, rows=3)
+    for panel, pattern in zip(axes[:, 0], WRONG, strict=True):
+        rows = (pairs.pattern == PATTERNS.index(pattern)).nonzero().flatten().tolist()
+        row = max(rows, key=lambda row: int(pairs.labels[row].sum()))
+        draw_scores(panel, pairs, row)
+        head, tail, title = name_pair(pairs, row)
+        panel.set_title(f"{pattern} in {title}, threshold {signed(pairs.threshold[row])}\n{head} → {tail}")
+    axes[2, 0].set_xlabel("score")
+    figure.suptitle(f"{run.loss}, seed {run.seed}, {split}", fontsize=10)
+    score_legend(figure)
+    return figure
+
+
+def name_pair(pairs: Pairs, row: int) -> tuple[str, str, str]:
+    """A pair's head, tail and document's title, each short."""
+    document = pairs.documents[pairs.document[row]]
+    head, tail = (plain(document["vertexSet"][entity][0]["name"], 24) for entity in pairs.entities[row].tolist())
+    return head, tail, plain(document["title"], 24)
+
+
+def shown_relations(pairs: Pairs, row: int) -> list[int]:
+    """The classes that are drawn of a pair, highest score first: its gold relations and the best others."""
+    gold = pairs.labels[row].tolist()
+    order = [number for number in pairs.scores[row].argsort(descending=True, stable=True).tolist() if number]
+    others = [number for number in order if not gold[number]][: max(SHOWN - sum(gold), 0)]
+    return [number for number in order if gold[number] or number in others]
+
+
+def draw_scores(axes: Axes, pairs: Pairs, row: int) -> None:
+    """A pair's scores as bars, gold relations in blue, the scores on the right, and the threshold as a line."""
+    names = read_json(RELATION_NAMES)
+    shown = shown_relations(pairs, row)
+    scores = pairs.scores[row, shown].tolist()
+    colours = [BLUE if pairs.labels[row, number] else PALE for number in shown]
+    axes.barh(range(len(shown)), scores, color=colours, height=0.7)
+    axes.axvline(float(pairs.threshold[row]), color=BLACK, linestyle="--", linewidth=1.2)
+    relation_of = {number: relation for relation, number in pairs.rel2id.items()}
+    relations = [relation_of[number] for number in shown]
+    axes.set_yticks(range(len(shown)), [plain(names.get(relation, relation), 48) for relation in relations], fontsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    for place, score in enumerate(scores):
+        axes.text(1.02, place, signed(score), transform=axes.get_yaxis_transform(), va="center_baseline", fontsize=8)
+
+
+def signed(score: float) -> str:
+    """A score with two digits, and with the minus sign that the axes have."""
+    return f"{score:.2f}".replace("-", "−")
+
+
+def score_legend(figure: Figure) -> None:
+    """What the colours and the line of draw_scores mean."""
+    handles = [Patch(color=BLUE), Patch(color=PALE), Line2D([], [], color=BLACK, linestyle="--", linewidth=1.2)]
+    figure.legend(handles, ["gold relation", "other relation", "threshold"], loc="outside lower center", ncols=3)
+
+
+@styled
+def figure_epochs(runs: list[Run]) -> Figure:
+    """Dev F1 in percent over epochs: each loss's mean over seeds, with a band of one standard deviation (n - 1). Raises
+    UserError where a run's metrics.jsonl holds no dev scores."""
+    groups = by_loss("epochs", runs)
+    figure, [[axes]] = new_figure(6.5, 4.2)
+    for loss, group in groups.items():
+        curves = [dev_f1(run) for run in group]
+        epochs = sorted(set.intersection(*map(set, curves)))
+        mean, std = mean_and_std([[100 * curve[epoch] for epoch in epochs] for curve in curves])
+        style = loss_style(loss)
+        axes.plot(epochs, mean, label=loss, clip_on=False, **style)
+        axes.fill_between(epochs, mean - std, mean + std, color=style["color"], alpha=0.13, linewidth=0)
+    axes.set(xlabel="epoch", ylabel="dev F1 (%)", ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(True)
+    axes.set_title(f"{describe(groups)}; mean ± standard deviation")
+    figure.legend(loc="outside lower center", ncols=4)
+    return figure
+
+
+def dev_f1(run: Run) -> dict[int, float]:
+    """Dev F1, a fraction, by epoch. Raises UserError where metrics.jsonl is missing, broken or has none."""
+    path = run.folder / "metrics.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        records = [parse_json(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
+        found = {record["epoch"]: record["dev"]["f1"] for record in records if "epoch" in record}
+    except (OSError, UnicodeDecodeError, KeyError, TypeError):
+        found = {}
+    if not found:
+        raise UserError(
+            f"{path}: is missing or has no dev scores by epoch; train the run again with a labelled dev file"
+        )
+    return found
+
+
+def mean_and_std(values: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (n - 1; 0 for one seed) of values [seeds, points]: [points] each."""
+    array = np.array(values)
+    return array.mean(axis=0), array.std(axis=0, ddof=1) if len(array) > 1 else np.zeros(array.shape[1])
+
+
+@styled
+def figure_patterns(runs: list[Run]) -> Figure:
+    """Shares of FP, FN_CRK and FN_IRK among the wrong dev pairs, in percent: each loss's mean over seeds, and the
+    paper's ATL (Table 1) below. Raises UserError where runs have no dev patterns."""
+    groups = by_loss("patterns", runs)
+    for run in itertools.chain.from_iterable(groups.values()):
+        if not set(WRONG) <= run.scores["dev"].keys():
+            raise UserError(
+                f"{run.folder}/scores.json: has no dev patterns; train the run again with a labelled dev file"
+            )
+    bars = {loss: [run.scores["dev"] for run in group] for loss, group in groups.items()}
+    paper = read_json(PAPER)["tables"]["1"]
+    bars[f"atl, paper ({paper['encoder']})"] = [paper["rows"]["atl"]]
+    places = [*range(len(groups)), len(groups) + 0.3]
+    left = np.zeros(len(bars))
+    figure, [[axes]] = new_figure(6.5, 1.5 + 0.36 * len(bars))
+    for pattern in WRONG:
+        share = pattern_share((pattern,), WRONG)
+        widths = np.array([np.mean([share(scores) for scores in seeds]) for seeds in bars.values()])
+        drawn = axes.barh(places, widths, 0.72, left, color=PATTERN_COLOURS[pattern], label=pattern)
+        axes.bar_label(drawn, [f"{width:.1f}" if width >= 6 else "" for width in widths], label_type="center")
+        left += widths
+    axes.set_yticks(places, list(bars))
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    axes.set(xlabel="share of the wrong dev pairs (%)", xlim=(0, 100))
+    axes.set_title(f"{describe(groups)}; mean over seeds")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
+def figure_frequency(runs: list[Run]) -> Figure:
+    """Micro F1 on test, in percent, of the relations with so many training triples (BINS): each loss's mean over seeds,
+    with bars of one standard deviation (n - 1). Bins without a gold test triple are left out. Raises UserError where
+    the runs' train or test file is gone or has changed."""
+    groups = by_loss("frequency", runs)
+    counts = {loss: [frequency_counts(run) for run in group] for loss, group in groups.items()}
+    gold = next(iter(counts.values()))[0][:, 2].tolist()  # the same for every run
+    bins = [number for number, total in enumerate(gold) if total]
+    figure, [[axes]] = new_figure(6.5, 4.2)
+    for number, (loss, seeds) in enumerate(counts.items()):
+        places = np.arange(len(bins)) + 0.6 * ((number + 0.5) / len(counts) - 0.5)
+        mean, std = mean_and_std([[100 * precision_recall_f1(*found[row])[2] for row in bins] for found in seeds])
+        axes.errorbar(places, mean, std, label=loss, capsize=2, elinewidth=0.9, **loss_style(loss) | {"linestyle": ""})
+    axes.set_xticks(range(len(bins)), [f"{bin_name(number)}\n({gold[number]:,} test)" for number in bins])
+    axes.set(xlabel="training triples of the relation (test triples of the bin)", ylabel="test F1 (%)")
+    axes.set_ylim(bottom=-2)
+    axes.grid(True, axis="y")
+    axes.set_title(f"{describe(groups)}; mean ± standard deviation")
+    figure.legend(loc="outside lower center", ncols=4)
+    return figure
+
+
+def bin_name(number: int) -> str:
+    """A bin of BINS for an axis, such as "10–29"."""
+    first = BINS[number]
+    if number + 1 == len(BINS):
+        return f"{first:,} or more"
+    last = BINS[number + 1] - 1
+    return f"{first:,}" if first == last else f"{first:,}–{last:,}"
+
+
+def frequency_counts(run: Run) -> np.ndarray:
+    """A run's correct, predicted and gold test triples of the relations in each bin: int64 [bins, 3]. Predictions for
+    unknown titles are left out."""
+    settings, data = run.config["settings"], run.config["data"]
+    folder = Path(settings["data_dir"])
+    gold = prepare_gold(list(documents_of(str(folder / settings["test_file"]), data["test"])), set())
+    path = run.folder / "result.json"
+    numbers, relations = number_predictions(read_json(path), gold, str(path))
+    training = training_triples(str(folder / settings["train_file"]), data["train"])
+    bin_of = np.searchsorted(BINS, [training[relation] for relation in relations], side="right") - 1
+    predicted = np.unique(numbers[numbers >= 0])
+    correct = predicted[np.isin(predicted, gold.triples)]
+    columns = [bin_of[triples & (1 << SHIFT) - 1] for triples in (correct, predicted, gold.triples)]
+    return np.stack([np.bincount(column, minlength=len(BINS)) for column in columns], axis=1)
+
+
+@functools.lru_cache(maxsize=1)
+def training_triples(path: str, wanted: str) -> Counter[str]:
+    """How many triples of each relation a training file has. Raises UserError where it is gone, or its SHA-256 is not
+    `wanted`."""
+    if not Path(path).exists() or digest(path) != wanted:
+        raise UserError(f"{path}: the file that the run was trained on is gone or has changed; put it back")
+    return Counter(label["r"] for document in load_documents(path) for label in document.get("labels", []))
+
+
+CAPTIONS = {
+    "1": "Figure 1. A pair's scores against the threshold, without and with HingeABL",
+    "2": "Figure 2. An example of each wrong prediction pattern",
+    "3": "Figure 3. The hinge weight over the distance",
+    "4": "Figure 4. The decision boundary and the margin",
+    "losses": "Every loss with its first and second derivative; Appendix E's comparison",
+    "epochs": "Dev F1 over epochs",
+    "patterns": "Prediction patterns among the wrong pairs",
+    "frequency": "F1 by the relations' frequency in the training file",
+}
+FIGURES: dict[str, Callable[..., Figure]] = {
+    "1": figure_1,
+    "2": figure_2,
+    "3": figure_3,
+    "4": figure_4,
+    "losses": figure_losses,
+    "epochs": figure_epochs,
+    "patterns": figure_patterns,
+    "frequency": figure_frequency,
+}
