@@ -47,11 +47,6 @@ class Place:
     best: dict[str, Any] = field(default_factory=dict)
 
 
-def epoch_order(documents: int, seed: int, epoch: int) -> list[int]:
-    """The order of an epoch's documents."""
-    return np.random.default_rng([seed, epoch]).permutation(documents).tolist()
-
-
 def seed_batch(seed: int, epoch: int, batch: int, rank: int) -> None:
     """Seed every random generator for a batch: its dropout is the same however often the training was stopped."""
     set_seed(int(np.random.SeedSequence([seed, epoch, batch, rank]).generate_state(1)[0]))
@@ -134,7 +129,7 @@ def remove_checkpoints(folder: Path) -> None:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run's folder: a second process is refused with a UserError. The lock goes when the process does."""
-    with (folder / ".lock").open("a") as file:
+    with (folder / "metrics.jsonl").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

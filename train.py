@@ -17,11 +17,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
 import parallel
+from batches import batches_of_epoch, load_batches, pairs_of, share_of
 from checkpoints import load_run, load_weights, save_run, save_tensors, save_weights, weights_of
 from distill import teacher_file
 from encoder import WINDOW, check_length, checkpoint_layers
@@ -30,12 +30,10 @@ from experiment import Experiment, prepare
 from inference import Predictions, merge, predict
 from model import DocREModel
 from optimization import build_optimizer, move_schedule, optimizer_step
-from prepro import Feature
 from resume import (
     EXIT_STOPPED,
     Place,
     StopRequest,
-    epoch_order,
     load_checkpoint,
     locked,
     remove_checkpoints,
@@ -47,7 +45,6 @@ from settings import parse_args
 from utils import (
     UserError,
     autocast,
-    collate_fn,
     describe_device,
     describe_environment,
     digest,
@@ -106,12 +103,13 @@ def train_seed(
 ) -> dict[str, Any]:
     """Train one seed, from its last checkpoint where it was stopped; keep its best epoch by dev F1, score that on test;
     returns the content of scores.json."""
+    model = build_model(experiment, seed)  # before anything is written: settings may not fit the encoder
     folder = make_folder(Path(experiment.args.output_dir) / f"seed_{seed}")
     with locked(folder) if parallel.rank() == 0 else contextlib.nullcontext():
         if result := finished_scores(folder, run_config(experiment, seed)):  # by another process, just now
             return result
         print(f"\nseed {seed}: {folder}")
-        training = begin(experiment, seed, folder)
+        training = begin(experiment, model, seed, folder)
         run_epochs(training, clock, seeds_left, stop)
         if training.log:
             training.log.close()
@@ -125,8 +123,8 @@ def train_seed(
     return result
 
 
-def begin(experiment: Experiment, seed: int, folder: Path) -> Training:
-    """A seed's training where its last checkpoint left it, or at its beginning, with the files that a run has then."""
+def build_model(experiment: Experiment, seed: int) -> DocREModel:
+    """The model before its training. Raises UserError where settings or documents do not fit it."""
     args = experiment.args
     set_seed(seed)
     model = DocREModel(args.model_name_or_path, len(experiment.rel2id), args.emb_size, backbone=args.backbone)
@@ -136,6 +134,12 @@ def begin(experiment: Experiment, seed: int, folder: Path) -> Training:
     model.to(experiment.device)
     if args.gradient_checkpointing:
         checkpoint_layers(model.model)
+    return model
+
+
+def begin(experiment: Experiment, model: DocREModel, seed: int, folder: Path) -> Training:
+    """A seed's training where its last checkpoint left it, or at its beginning, with the files that a run has then."""
+    args = experiment.args
     optimizer = build_optimizer(model, args)
     scaler = torch.amp.GradScaler(experiment.device.type, enabled=experiment.precision == "fp16")
     place = load_checkpoint(folder, model, optimizer, scaler)
@@ -219,37 +223,6 @@ def run_epoch(training: Training, shared: nn.Module, scheduler: Any) -> Iterator
             progress.set_postfix(loss=f"{mean:.4f}", lr=f"{rates['learning_rate']:.1e}")
             recent = []
         yield
-
-
-def batches_of_epoch(experiment: Experiment, seed: int, epoch: int) -> list[list[int]]:
-    """The documents' numbers in each batch of an epoch, all processes' together."""
-    args = experiment.args
-    order = epoch_order(len(experiment.splits["train"].features), seed, epoch)
-    size = args.train_batch_size * parallel.world_size()
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
-    return batches if args.keep_last_batch or len(batches[-1]) == size else batches[:-1]
-
-
-def share_of(batch: list[int]) -> list[int]:
-    """This process's documents of a batch: none where there are fewer documents than processes before it."""
-    return batch[parallel.rank() :: parallel.world_size()]
-
-
-def load_batches(experiment: Experiment, batches: list[list[int]]) -> DataLoader:
-    """This process's share of batches, collated; a document that does not count where the share is empty."""
-    on_gpu = experiment.device.type == "cuda"
-    return DataLoader(
-        experiment.train_set,
-        batch_sampler=[share_of(batch) or batch[:1] for batch in batches],
-        collate_fn=collate_fn,
-        pin_memory=on_gpu,
-        num_workers=2 if on_gpu else 0,  # on the CPU the step itself needs the cores
-    )
-
-
-def pairs_of(features: list[Feature], numbers: list[int]) -> int:
-    """The pairs of some documents."""
-    return sum(len(features[number]["hts"]) for number in numbers)
 
 
 def batch_loss(experiment: Experiment, model: nn.Module, batch: dict[str, Any]) -> Tensor:

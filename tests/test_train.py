@@ -1,6 +1,5 @@
 """Training and scoring from end to end, on the sample corpus and tiny encoders."""
 
-import argparse
 import json
 import math
 import shutil
@@ -70,6 +69,7 @@ def test_a_run_folder_holds_settings_metrics_weights_predictions_and_scores(fini
     assert names == {
         *("config.json", "metrics.jsonl", "model.json", "model.safetensors", "encoder", "rel2id.json"),
         *("result.json", "result_dev.json", "scores.json", "tensorboard"),
+        *("pair_scores_dev.safetensors", "pair_scores_test.safetensors"),
     }
     config = json.loads((folder / "config.json").read_text())
     assert config["settings"]["num_train_epochs"] == 2 and config["loss"]["margin"] == 5
@@ -397,12 +397,9 @@ def test_balanced_softmax_decides_against_zero_from_end_to_end(sample, tiny_bert
 
 def test_the_end_is_announced_once_after_fifty_steps(capsys):
     clock = train.StepClock()
-    experiment = argparse.Namespace(
-        args=argparse.Namespace(train_batch_size=4, gradient_accumulation_steps=1), device=torch.device("cpu")
-    )
     clock.start()
     for step in range(120):
-        clock.tick(experiment, 1000 - step, 100)
+        clock.tick(4, torch.device("cpu"), 1000 - step, 100)
     assert capsys.readouterr().out.count("all seeds done in about") == 1
 
 

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Kills one training twenty times at random moments, and once while a checkpoint is being written; its scores, log and
+# weights must equal those of a training that was left alone. The tests do the same with three kills.
+#     bash scripts/kill_twenty.sh
+set -euo pipefail
+source "$(dirname "$0")/setup.sh"
+python scripts/fetch.py encoder
+KILLS=20 python -m pytest -q -rA tests/test_resume.py -k kill

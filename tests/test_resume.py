@@ -1,0 +1,302 @@
+"""Trainings that are stopped at any moment, and trainings of several processes."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, tiny
+from safetensors.torch import load_file
+from test_train import arguments
+from transformers import BertConfig, BertModel
+
+import resume
+import train
+from checkpoints import save_tensors
+from utils import UserError
+
+KILLS = int(os.environ.get("KILLS", "3"))  # scripts/kill_twenty.sh asks for more
+LONG = ("--num_train_epochs", "12", "--train_batch_size", "1", "--save_steps", "1")  # 144 steps, a checkpoint each tenth
+RESULTS = ("metrics.jsonl", "model.safetensors", "scores.json", "result.json", "result_dev.json")
+RESULTS += ("pair_scores_dev.safetensors", "pair_scores_test.safetensors")
+# Kills itself with half of a checkpoint written, the third time that it writes one.
+DIES_WRITING = """
+import os, signal, sys
+sys.path.insert(0, sys.argv.pop(1))
+import checkpoints, train
+written = []
+def die(tensors, path, metadata):
+    written.append(path)
+    whole(tensors, path, metadata)
+    if sum("checkpoints" in str(path) for path in written) == 3:
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+whole, checkpoints.save_file = checkpoints.save_file, die
+train.main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def still_bert(minilm_tokenizer, tmp_path_factory):
+    """A tiny encoder without dropout."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return tiny(BertConfig, BertModel, minilm_tokenizer, tmp_path_factory.mktemp("still"), **sizes, **off)
+
+
+@pytest.fixture(scope="module")
+def long_arguments(sample, tiny_bert):
+    return lambda output, *more: arguments(sample, tiny_bert, output, *LONG, *more)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(long_arguments, tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole") / "run"
+    train.main(long_arguments(output))
+    return output / "seed_7"
+
+
+def start(arguments, *interpreter):
+    """train.py as a process of its own, with as many threads as this one."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    program = interpreter or (str(ROOT / "train.py"),)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([sys.executable, *program, *arguments], env=environment, **pipes)
+
+
+def wait_for_steps(folder, at_least):
+    """Wait until metrics.jsonl has a line of so late a step, or the training is over."""
+    path = folder / "metrics.jsonl"
+    for _ in range(600):
+        lines = path.read_text().splitlines() if path.exists() else []
+        if (folder / "scores.json").exists() or any(json.loads(line)["step"] >= at_least for line in lines[:-1]):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the training does not get on")
+
+
+def assert_same_run(folder, expected):
+    for name in RESULTS:
+        assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
+    left = {path.name for path in folder.iterdir()} - {path.name for path in expected.iterdir()}
+    assert not left, "something of the interruption is left"
+
+
+def test_a_training_killed_again_and_again_ends_as_one_that_was_not(long_arguments, uninterrupted, tmp_path):
+    chance, folder, kills = random.Random(5), tmp_path / "run" / "seed_7", 0
+    for kill in range(KILLS):
+        process = start(long_arguments(tmp_path / "run"))
+        wait_for_steps(folder, 120 * (kill + 1) / (KILLS + 1))
+        time.sleep(chance.random() * 0.7)
+        process.kill()
+        output = process.communicate()[0]
+        kills += process.returncode == -signal.SIGKILL
+        assert "error" not in output and "broken" not in output, output
+    assert kills >= KILLS - 1
+    process = start(long_arguments(tmp_path / "run"))
+    output = process.communicate()[0]
+    assert process.returncode == 0 and "going on behind step" in output
+    assert_same_run(folder, uninterrupted)
+
+
+def test_a_kill_while_a_checkpoint_is_written_costs_nothing(long_arguments, uninterrupted, tmp_path):
+    process = start(long_arguments(tmp_path / "run"), "-c", DIES_WRITING, str(ROOT))
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert list((tmp_path / "run/seed_7/checkpoints").glob("*.tmp"))
+    train.main(long_arguments(tmp_path / "run"))
+    assert_same_run(tmp_path / "run" / "seed_7", uninterrupted)
+
+
+def stop_at_third_save(monkeypatch, arguments):
+    """Train until three checkpoints are written, then stop as after SIGTERM."""
+    saved = []
+
+    def save(folder, place, *rest):
+        resume.save_checkpoint(folder, place, *rest)
+        saved.append(place.step)
+        if len(saved) == 3:
+            raise SystemExit(resume.EXIT_STOPPED)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(train, "save_checkpoint", save)
+        train.main(arguments)
+
+
+@pytest.mark.parametrize("harm", [lambda data: data[:-50], lambda data: data[:-50] + bytes(50), lambda data: b""])
+def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(
+    long_arguments, uninterrupted, tmp_path, capsys, monkeypatch, harm
+):
+    stop_at_third_save(monkeypatch, long_arguments(tmp_path / "run"))
+    older, newest = sorted((tmp_path / "run/seed_7/checkpoints").iterdir())
+    newest.write_bytes(harm(newest.read_bytes()))
+    train.main(long_arguments(tmp_path / "run"))
+    shown = capsys.readouterr().out
+    assert f"{newest} is broken" in shown and "going on behind step 12" in shown and older.name.startswith("epoch_0002")
+    assert_same_run(tmp_path / "run" / "seed_7", uninterrupted)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_scheduler_that_stops_a_training_gets_75_and_loses_nothing(long_arguments, uninterrupted, tmp_path, name):
+    process = start(long_arguments(tmp_path / "run"))
+    wait_for_steps(tmp_path / "run" / "seed_7", 30)
+    process.send_signal(getattr(signal, name))
+    output = process.communicate()[0]
+    assert process.returncode == 75 and f"{name}: saved behind step" in output
+    train.main(long_arguments(tmp_path / "run"))
+    assert_same_run(tmp_path / "run" / "seed_7", uninterrupted)
+
+
+def test_a_second_process_on_the_same_folder_is_refused(long_arguments, tmp_path):
+    folder = tmp_path / "run" / "seed_7"
+    folder.mkdir(parents=True)
+    with resume.locked(folder), pytest.raises(UserError, match=r"seed_7: another process trains this seed"):
+        train.main(long_arguments(tmp_path / "run"))
+
+
+def test_an_unfinished_run_with_other_settings_is_refused_with_the_differences(long_arguments, tmp_path, monkeypatch):
+    stop_at_third_save(monkeypatch, long_arguments(tmp_path / "run"))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    more = ("--learning_rate", "0.5", "--loss_type", "atl")
+    with pytest.raises(UserError, match=r"learning_rate 0\.001 there, 0\.5 here; loss .*hingeabl_released.* there"):
+        train.main(long_arguments(tmp_path / "run", *more))
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_shortened_log_is_told(long_arguments, tmp_path, monkeypatch):
+    stop_at_third_save(monkeypatch, long_arguments(tmp_path / "run"))
+    (tmp_path / "run/seed_7/metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"metrics\.jsonl: is shorter than when the training was stopped"):
+        train.main(long_arguments(tmp_path / "run"))
+
+
+def torchrun(processes, *program):
+    """Run a program in several processes on this machine; returns what it printed."""
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *program]
+    found = subprocess.run(
+        [sys.executable, *command],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    return found.stdout
+
+
+# Writes the gradients of the first batch, before they are clipped.
+FIRST_GRADIENTS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import parallel, train
+from checkpoints import save_tensors
+from pathlib import Path
+def write(model, *_):
+    if parallel.rank() == 0:
+        found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        save_tensors(Path(sys.argv[2]), found)
+    raise SystemExit(0)
+train.optimizer_step = write
+train.main(sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize("backbone", ["atlop", "kd_docre"])
+def test_two_processes_have_the_gradients_of_one_with_the_doubled_batch(backbone, sample, still_bert, tmp_path):
+    """Six documents of 2, 3, 4, 6 and as many entities as they have, so of 2 to more than 100 pairs, are one batch."""
+    data = tmp_path / "data"
+    shutil.copytree(sample, data)
+    documents = json.loads((data / "train.json").read_text())[:6]
+    for document, entities in zip(documents, (2, 3, 4, 6), strict=False):
+        document["vertexSet"] = document["vertexSet"][:entities]
+        document["labels"] = [x for x in document["labels"] if max(x["h"], x["t"]) < entities]
+    assert len(documents[5]["vertexSet"]) > 10
+    (data / "train.json").write_text(json.dumps(documents))
+    program = tmp_path / "first_gradients.py"
+    program.write_text(FIRST_GRADIENTS)
+    found = []
+    for processes, batch in ((1, "6"), (2, "3")):
+        path = tmp_path / f"gradients_{processes}.safetensors"
+        more = ("--train_batch_size", batch, "--backbone", backbone, "--loss_type", "atl")
+        torchrun(
+            processes, str(program), str(ROOT), str(path), *arguments(sample, still_bert, tmp_path / path.stem, *more)
+        )
+        found.append(load_file(path))
+    one, two = found
+    assert one.keys() == two.keys() and len(one) > 20
+    largest = max(gradient.abs().max() for gradient in one.values())
+    for name in one:  # that of a key's bias is 0 but for rounding: softmax does not see it
+        allowed = 1e-5 * one[name].abs().max() + 1e-9 * largest
+        assert (one[name] - two[name]).abs().max() <= allowed, name
+
+
+def test_two_processes_end_with_the_scores_of_one_and_go_on_as_one(sample, still_bert, tmp_path, monkeypatch):
+    shared = ("--loss_type", "atl", "--num_train_epochs", "3")
+
+    def settings(name, batch):
+        return arguments(sample, still_bert, tmp_path / name, *shared, "--train_batch_size", batch)
+
+    train.main(settings("one", "2"))
+    torchrun(2, str(ROOT / "train.py"), *settings("two", "1"))
+    stopped = settings("stopped", "1")
+    program = tmp_path / "two_epochs.py"
+    program.write_text(TWO_EPOCHS)
+    torchrun(2, str(program), str(ROOT), *stopped)
+    train.main(settings("stopped", "2"))
+    expected = json.loads((tmp_path / "one/seed_7/scores.json").read_text())
+    losses = [loss_curve(tmp_path / name / "seed_7") for name in ("one", "two", "stopped")]
+    for name, curve in zip(("two", "stopped"), losses[1:], strict=True):
+        scores = json.loads((tmp_path / name / "seed_7/scores.json").read_text())
+        assert scores["dev"] == pytest.approx(expected["dev"]) and scores["test"] == pytest.approx(expected["test"])
+        assert curve == pytest.approx(losses[0], rel=1e-4)
+        predictions = [json.loads((tmp_path / n / "seed_7/result.json").read_text()) for n in (name, "one")]
+        assert predictions[0] == predictions[1]
+
+
+# Stops behind the second epoch's checkpoint.
+TWO_EPOCHS = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import parallel, train
+save = train.save
+def stop(training, signal_name):
+    save(training, signal_name)
+    if training.place.epoch == 3:
+        parallel.wait_for_all()
+        parallel.finish()
+        raise SystemExit(0)
+train.save = stop
+train.main(sys.argv[1:])
+"""
+
+
+def loss_curve(folder):
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [record["loss"] for record in records if "loss" in record]
+
+
+def test_checkpoints_hold_no_pickle_and_only_two_are_kept(long_arguments, tmp_path, monkeypatch):
+    stop_at_third_save(monkeypatch, long_arguments(tmp_path / "run"))
+    names = sorted(path.name for path in (tmp_path / "run/seed_7/checkpoints").iterdir())
+    assert names == ["epoch_0002_batch_00000000.safetensors", "epoch_0002_batch_00000008.safetensors"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_those_before_it(tmp_path, monkeypatch):
+    import checkpoints
+
+    def fail(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", fail)
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"old")
+    with pytest.raises(UserError, match=r"cannot be written .*No space left.*make room"):
+        save_tensors(path, {})
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
