@@ -27,7 +27,19 @@ from drawing import png_of, save_figure
 from figures import CAPTIONS, FIGURES
 from page import about_block, documents_block, image, pairs_block, write_page
 from pairs import read_pairs
-from tables import Cell, Run, Table, groups_of, read_runs, same_experiment, table_of_data, table_of_runs, verdict
+from resume import status_of
+from tables import (
+    Cell,
+    Run,
+    Table,
+    groups_of,
+    read_runs,
+    same_experiment,
+    seed_folders,
+    table_of_data,
+    table_of_runs,
+    verdict,
+)
 from utils import UserError, digest, run_command_line, whole_file
 
 
@@ -95,12 +107,12 @@ def as_text(table: Table) -> str:
     return "\n\n".join([*parts, *table.notes])
 
 
-def aligned(lines: list[list[str]]) -> str:
-    """Columns of equal width, the first on the left."""
+def aligned(lines: list[list[str]], left: int = 1) -> str:
+    """Columns of equal width, the first `left` of them on the left."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
-            text.rjust(width) if column else text.ljust(width)
+            text.ljust(width) if column < left else text.rjust(width)
             for column, (text, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
@@ -273,6 +285,7 @@ def main(arguments: list[str] | None = None) -> None:
     what.add_argument(
         "--html", metavar="FILE", help="write a page with all tables and figures, and the errors to browse"
     )
+    what.add_argument("--status", action="store_true", help="print which runs are finished, running, failed or stopped")
     parser.add_argument("--format", choices=list(WRITERS), default="text", help="of a table")
     parser.add_argument("--output", metavar="FOLDER", default="runs/figures", help="where a figure's PNG and PDF go")
     parser.add_argument("--pair", nargs=3, metavar=("TITLE", "HEAD", "TAIL"), help="which pair figure 1 shows")
@@ -285,6 +298,9 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("PATH: is missing; pass folders of runs, for tables 5 and 6 data files")
     if args.table in (5, 6):
         print(WRITERS[args.format](table_of_data(args.table, args.paths)))
+        return
+    if args.status:
+        print(aligned([[str(folder), *status_of(folder)] for folder in seed_folders(args.paths)], left=3))
         return
     runs, unfinished = read_runs(args.paths)
     if args.table:

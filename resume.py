@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from checkpoints import save_tensors
-from utils import UserError, first_line, set_seed
+from utils import UserError, first_line, read_json, set_seed, write_json
 
 CHECKPOINTS = "checkpoints"
 EXIT_STOPPED = 75  # what schedulers know as "try again" (sysexits' EX_TEMPFAIL)
@@ -139,6 +139,32 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process of this machine, or of the cluster where its files know locks, trains this seed."""
+    if not (folder / "metrics.jsonl").exists():
+        return False
+    with (folder / "metrics.jsonl").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+
+@contextlib.contextmanager
+def failure_noted(folder: Path) -> Iterator[None]:
+    """Leave failed.json with the reason in a run's folder when an exception ends the training; remove an older one."""
+    (folder / "failed.json").unlink(missing_ok=True)
+    try:
+        yield
+    except Exception as error:
+        with contextlib.suppress(UserError):  # the disk may be full
+            write_json(folder / "failed.json", {"error": first_line(error)})
+        raise
+
+
 class StopRequest:
     """Notes SIGTERM and SIGUSR1, by which schedulers announce that they will stop a job; `name` is "" before."""
 
@@ -150,3 +176,20 @@ class StopRequest:
     def note(self, number: int, _: object) -> None:
         """The handler."""
         self.name = signal.Signals(number).name
+
+
+def status_of(folder: Path) -> tuple[str, str]:
+    """A seed's folder in two words: finished, running, failed or stopped; and scores, the place, or the reason."""
+    if (folder / "scores.json").exists():
+        scores = read_json(folder / "scores.json")
+        found = [f"{split} F1 {100 * scores[split]['f1']:.2f}" for split in ("dev", "test") if scores.get(split)]
+        return "finished", ", ".join(found)
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    epochs = sum('"epoch": ' in line for line in lines)
+    place = f"epochs done: {epochs}" + (f", last line: step {json.loads(lines[-1])['step']:,}" if lines else "")
+    if is_locked(folder):
+        return "running", place
+    if (folder / "failed.json").exists():
+        return "failed", f"{read_json(folder / 'failed.json')['error']} ({place})"
+    return "stopped", f"{place}; the same command goes on"

@@ -118,24 +118,31 @@ def read_runs(folders: list[str]) -> tuple[list[Run], list[Path]]:
     """
     runs: dict[tuple[str, str, int], Run] = {}
     unfinished = []
+    for path in seed_folders(folders):
+        if not (path / "scores.json").exists():
+            unfinished.append(path)
+            continue
+        run = read_run(path)
+        key = (run.backbone, run.loss, run.seed)
+        if key in runs and runs[key].folder.resolve() != run.folder.resolve():
+            raise UserError(
+                f"{run.folder} and {runs[key].folder}: both hold {run.backbone} with {run.loss}, seed {run.seed}; "
+                "pass one of them"
+            )
+        runs[key] = run
+    return list(runs.values()), unfinished
+
+
+def seed_folders(folders: list[str]) -> list[Path]:
+    """The folders of seeds at or below the folders. Raises UserError for a folder without."""
+    found = []
     for folder in folders:
         configs = sorted(Path(folder).rglob("config.json")) if Path(folder).is_dir() else []
-        configs = [path for path in configs if path.parent.name.startswith("seed_")]
-        if not configs:
+        seeds = [path.parent for path in configs if path.parent.name.startswith("seed_")]
+        if not seeds:
             raise UserError(f"{folder}: holds no runs; pass the --output_dir of train.py, or a folder of such")
-        for path in configs:
-            if not (path.parent / "scores.json").exists():
-                unfinished.append(path.parent)
-                continue
-            run = read_run(path.parent)
-            key = (run.backbone, run.loss, run.seed)
-            if key in runs and runs[key].folder.resolve() != run.folder.resolve():
-                raise UserError(
-                    f"{run.folder} and {runs[key].folder}: both hold {run.backbone} with {run.loss}, seed {run.seed}; "
-                    "pass one of them"
-                )
-            runs[key] = run
-    return list(runs.values()), unfinished
+        found += seeds
+    return found
 
 
 def read_run(folder: Path) -> Run:

@@ -34,6 +34,7 @@ from resume import (
     EXIT_STOPPED,
     Place,
     StopRequest,
+    failure_noted,
     load_checkpoint,
     locked,
     remove_checkpoints,
@@ -109,17 +110,10 @@ def train_seed(
         if result := finished_scores(folder, run_config(experiment, seed)):  # by another process, just now
             return result
         print(f"\nseed {seed}: {folder}")
-        training = begin(experiment, model, seed, folder)
-        run_epochs(training, clock, seeds_left, stop)
-        if training.log:
-            training.log.close()
-        parallel.wait_for_all()  # the best epoch's weights are on disk now
-        scores, found = score_split(experiment, load_run(folder).to(experiment.device), "test")
-        result = {**training.place.best, "test": scores}
-        if parallel.rank() == 0:
-            save_predictions(folder, "test", found)
-            write_json(folder / "scores.json", result)
-            remove_checkpoints(folder)
+        with failure_noted(folder):
+            training = begin(experiment, model, seed, folder)
+            run_epochs(training, clock, seeds_left, stop)
+            result = score_test(training)
     return result
 
 
@@ -251,6 +245,21 @@ def score_epoch(training: Training) -> None:
         f"epoch {place.epoch:>3}  dev F1 {100 * scores['f1']:6.2f}  Ign F1 {100 * scores['ign_f1']:6.2f}  "
         f"P {100 * scores['precision']:6.2f}  R {100 * scores['recall']:6.2f}{mark}"
     )
+
+
+def score_test(training: Training) -> dict[str, Any]:
+    """Score the best epoch on test and end the run; returns the content of scores.json."""
+    experiment, folder = training.experiment, training.folder
+    if training.log:
+        training.log.close()
+    parallel.wait_for_all()  # the best epoch's weights are on disk now
+    scores, found = score_split(experiment, load_run(folder).to(experiment.device), "test")
+    result = {**training.place.best, "test": scores}
+    if parallel.rank() == 0:
+        save_predictions(folder, "test", found)
+        write_json(folder / "scores.json", result)
+        remove_checkpoints(folder)
+    return result
 
 
 def save(training: Training, signal_name: str) -> None:

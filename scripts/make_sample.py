@@ -11,6 +11,7 @@ word pieces. The corpus shows that the programs work; scores on it say nothing a
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 from pathlib import Path
@@ -217,7 +218,9 @@ def main() -> None:
     corpus = make_sample()
     corpus["train_distant"] = thin_labels(corpus["train"])
     for split, documents in corpus.items():
-        (folder / f"{split}.json").write_text(json.dumps(documents, indent=1) + "\n", encoding="utf-8")
+        temporary = folder / f"{split}.json.{os.getpid()}.tmp"  # trainings that run now may read the old one
+        temporary.write_text(json.dumps(documents, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(folder / f"{split}.json")
     print(f"sample corpus: {', '.join(f'{count} {split}' for split, count in SPLITS.items())} documents in {folder}")
 
 

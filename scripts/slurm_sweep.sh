@@ -1,27 +1,30 @@
 #!/usr/bin/env bash
-# The trainings of scripts/sweep.sh as a SLURM array, a GPU each. A job that is pre-empted or runs out of time saves,
-# leaves with code 75 and is put into the queue again.
-#     LOSSES="atl hingeabl_released" SEEDS="1 5" sbatch --array=0-3 scripts/slurm_sweep.sh [more arguments of train.py]
-# Run `bash scripts/sweep.sh --help >/dev/null` once before, where the network is: it makes .venv and fetches the data.
+# The trainings of scripts/sweep.sh as a SLURM array, a GPU each. One that is pre-empted or out of time saves, leaves with
+# code 75, and its job goes into the queue again.
+# Where nodes have no network, run `bash scripts/table.sh 6` before where there is one, and put the encoder into the
+# hub's cache.
+#     LOSSES="atl hingeabl_released" SEEDS="1 5" sbatch --array=0-3 scripts/slurm_sweep.sh [arguments of train.py]
 #SBATCH --job-name=hingeabl
 #SBATCH --gres=gpu:1
 #SBATCH --cpus-per-task=4
 #SBATCH --mem=32G
 #SBATCH --time=08:00:00
 #SBATCH --requeue
-#SBATCH --signal=B:USR1@120
 #SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@120
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
 source scripts/setup.sh
 source scripts/size.sh
 source scripts/sweep_list.sh
 
+trap 'pkill -USR1 -s 0 -f train.py' USR1 TERM # of this job's session
 run_of_list "${SLURM_ARRAY_TASK_ID:?submit this with sbatch --array=0-N}" "$@" &
-training=$!
-trap 'pkill -USR1 -P "$training" python || true' USR1 TERM
 status=0
-wait "$training" || status=$?
-while kill -0 "$training" 2>/dev/null; do status=0; wait "$training" || status=$?; done # the first wait ends with the trap
+wait $! || status=$?
+while jobs -r | grep -q .; do # a trapped signal ends the first wait
+    status=0
+    wait $! || status=$?
+done
 if [ "$status" = 75 ]; then scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; fi
 exit "$status"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Losses x seeds x representation modules, a training each, one at a time on every GPU (on the CPU: one).
-#     LOSSES="atl hingeabl_released" SEEDS="1 5" BACKBONES="atlop" bash scripts/sweep.sh [more arguments of train.py]
-# Finished trainings are not repeated, interrupted ones go on; scripts/slurm_sweep.sh runs the same list on SLURM.
-# SIZE=sample runs it in miniature. What is done, running or failed: python report.py --status runs/sweep
+# Losses x seeds x representation modules, a training each, one at a time on every GPU (on a CPU, one).
+#     LOSSES="atl hingeabl_released" SEEDS="1 5" SCRIPTS="bert docunet_roberta" bash scripts/sweep.sh [arguments of train.py]
+# Runs are those of scripts/run_*.sh, so scripts/table.sh finds them: finished ones are not repeated, interrupted ones go
+# on. SIZE=sample runs the sweep in miniature; scripts/slurm_sweep.sh runs the same list on SLURM.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 source scripts/size.sh
 source scripts/sweep_list.sh
 
 GPUS=$(python -c 'import torch; print(torch.cuda.device_count() or 1)')
-run_every_nth() { # the trainings number $1, $1 + GPUS, ... of the list, on GPU $1
+run_every_nth() { # trainings $1, $1 + GPUS, ... on GPU $1
     local number failed=0
     for ((number = $1; number < COUNT; number += GPUS)); do
         CUDA_VISIBLE_DEVICES=$1 run_of_list "$number" "${@:2}" || failed=1
@@ -24,5 +24,5 @@ for ((gpu = 0; gpu < GPUS; gpu++)); do
 done
 status=0
 for pid in "${pids[@]}"; do wait "$pid" || status=1; done
-python report.py --status "$RUNS/sweep"
+python report.py --status "$RUNS"
 exit $status

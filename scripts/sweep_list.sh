@@ -1,32 +1,26 @@
-# Sourced by the sweeps, behind size.sh: COUNT trainings, and run_of_list NUMBER [arguments of train.py] to run one of
-# them, from 0. Its output goes to the end of log.txt in the training's folder.
+# Sourced by the sweeps behind size.sh: COUNT trainings, one for each of SCRIPTS, LOSSES and SEEDS, and
+# run_of_list NUMBER [arguments of train.py] for one of them, from 0. What it prints goes to the end of a file in
+# $RUNS/logs, whose last line is its exit code.
+SCRIPTS=${SCRIPTS:-bert}                   # of scripts/run_*.sh: bert, atlop_roberta, docunet_roberta, kd_docre_roberta
 LOSSES=${LOSSES:-atl balanced_softmax afl aml sat mean_sat hingeabl hingeabl_released}
 SEEDS=${SEEDS:-1 5 42 66 233}
-BACKBONES=${BACKBONES:-atlop}
 
 LIST=()
-for backbone in $BACKBONES; do
+for script in $SCRIPTS; do
     for loss in $LOSSES; do
-        for seed in $SEEDS; do LIST+=("$backbone $loss $seed"); done
+        for seed in $SEEDS; do LIST+=("$script $loss $seed"); done
     done
 done
 COUNT=${#LIST[@]}
 
 run_of_list() {
-    local backbone loss seed folder status=0
-    read -r backbone loss seed <<<"${LIST[$1]}"
-    folder=$RUNS/sweep/${backbone}_$loss
-    mkdir -p "$folder/seed_$seed"
-    # a batch and rates as in scripts/run_*.sh of each module, on BERT-base
-    local -A settings=(
-        [atlop]="--train_batch_size 4"
-        [docunet]="--train_batch_size 2 --gradient_accumulation_steps 2 --learning_rate 3e-5 --module_lr 4e-4"
-        [kd_docre]="--train_batch_size 4 --learning_rate 3e-5 --module_lr 3e-5 --emb_size 1024 --keep_last_batch"
-    )
-    echo "$backbone $loss seed $seed: $folder/seed_$seed/log.txt"
-    # shellcheck disable=SC2086
-    python train.py --backbone "$backbone" --loss_type "$loss" ${settings[$backbone]} --output_dir "$folder" \
-        "${SIZE_ARGS[@]}" --seeds "$seed" "${@:2}" >>"$folder/seed_$seed/log.txt" 2>&1 || status=$?
-    [ "$status" = 0 ] || echo "exit $status: $folder/seed_$seed/log.txt"
+    local script loss seed log status=0
+    read -r script loss seed <<<"${LIST[$1]}"
+    mkdir -p "$RUNS/logs"
+    log=$RUNS/logs/${script}_${loss}_seed_$seed.txt
+    echo "training $(($1 + 1)) of $COUNT: $log"
+    bash "scripts/run_$script.sh" "$loss" --seeds "$seed" "${@:2}" >>"$log" 2>&1 || status=$?
+    echo "exit code $status" >>"$log"
+    if [ "$status" != 0 ]; then echo "exit code $status: $log: $(tail -n 2 "$log" | head -n 1)"; fi
     return "$status"
 }

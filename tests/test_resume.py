@@ -16,13 +16,21 @@ from safetensors.torch import load_file
 from test_train import arguments
 from transformers import BertConfig, BertModel
 
+import report
 import resume
 import train
 from checkpoints import save_tensors
 from utils import UserError
 
 KILLS = int(os.environ.get("KILLS", "3"))  # scripts/kill_twenty.sh asks for more
-LONG = ("--num_train_epochs", "12", "--train_batch_size", "1", "--save_steps", "1")  # 144 steps, a checkpoint each tenth
+LONG = (
+    "--num_train_epochs",
+    "12",
+    "--train_batch_size",
+    "1",
+    "--save_steps",
+    "1",
+)  # 144 steps, a checkpoint each tenth
 RESULTS = ("metrics.jsonl", "model.safetensors", "scores.json", "result.json", "result_dev.json")
 RESULTS += ("pair_scores_dev.safetensors", "pair_scores_test.safetensors")
 # Kills itself with half of a checkpoint written, the third time that it writes one.
@@ -174,6 +182,28 @@ def test_a_shortened_log_is_told(long_arguments, tmp_path, monkeypatch):
     (tmp_path / "run/seed_7/metrics.jsonl").write_text("")
     with pytest.raises(UserError, match=r"metrics\.jsonl: is shorter than when the training was stopped"):
         train.main(long_arguments(tmp_path / "run"))
+
+
+def test_status_tells_finished_running_failed_and_stopped_runs(
+    long_arguments, uninterrupted, tmp_path, monkeypatch, capsys
+):
+    for name in ("stopped", "running"):
+        stop_at_third_save(monkeypatch, long_arguments(tmp_path / name))
+    with monkeypatch.context() as patched, pytest.raises(UserError):
+        patched.setattr(train, "save_checkpoint", lambda *_: (_ for _ in ()).throw(UserError("no room")))
+        train.main(long_arguments(tmp_path / "failed"))
+    capsys.readouterr()
+    with resume.locked(tmp_path / "running" / "seed_7"):
+        report.main(["--status", str(tmp_path), str(uninterrupted.parent)])
+    shown = {line.split()[0]: line.split(maxsplit=2)[1:] for line in capsys.readouterr().out.splitlines()}
+    scores = json.loads((uninterrupted / "scores.json").read_text())
+    expected = f"dev F1 {100 * scores['dev']['f1']:.2f}, test F1 {100 * scores['test']['f1']:.2f}"
+    assert shown[str(uninterrupted)] == ["finished", expected]
+    assert shown[str(tmp_path / "stopped/seed_7")][0] == "stopped"
+    assert shown[str(tmp_path / "running/seed_7")] == ["running", "epochs done: 1, last line: step 20"]
+    assert shown[str(tmp_path / "failed/seed_7")] == ["failed", "no room (epochs done: 0, last line: step 10)"]
+    train.main(long_arguments(tmp_path / "failed"))
+    assert_same_run(tmp_path / "failed" / "seed_7", uninterrupted)
 
 
 def torchrun(processes, *program):
