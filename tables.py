@@ -125,8 +125,8 @@ FIGURES: dict[int | str, tuple[str, tuple[Figure, ...]]] = {  # split and column
         "test",
         (
             *(plain(f"ro_p{p}", f"RO {p} %", 3) for p in PERCENTILES),
-            plain("ro_mean", "mean", 3),
-            plain("ro_std", "std", 3),
+            plain("ro_mean", "RO mean", 3),
+            plain("ro_std", "RO std", 3),
             percent("ovr", "OVR %", higher=False),
             plain("ro_pairs", "pairs", 0),
             plain("ro_left_out", "left out", 0),
@@ -213,8 +213,9 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
         rows += [published_row(name, figures, row) for name, row in published["rows"].items() if name not in groups]
     comparisons, more = compare_groups(number, groups) if number in (2, 3, "3_later") else ([], [])
     notes = [f"not finished, left out: {folder}" for folder in unfinished]
-    if number not in MORE_TABLES:
-        notes += [f"not of the paper, left out: {loss}" for loss in LATER if loss in {run.loss for run in runs}]
+    others = sorted({run.loss for run in runs} & {*LATER})
+    if others and number not in MORE_TABLES:
+        notes.append(f"not of the paper, left out: {', '.join(others)}")
     notes += more + published.get("notes", [])
     setting = f"{split}, {Path(next(iter(groups.values()))[0].config['settings']['model_name_or_path']).name}"
     setting += f" (the paper's: {published['encoder']})" if "encoder" in published else ""
@@ -236,9 +237,10 @@ def published_figures(number: int | str) -> dict[str, Any]:
 
 def what_belongs(number: int | str) -> str:
     """Which runs a table takes, for a message."""
+    if number == 1:
+        return "ATLOP with loss atl"
     backbone = "any backbone" if number in EVERY_BACKBONE else "ATLOP"
-    loss = "loss atl" if number == 1 else "any loss"
-    return f"{backbone} with {loss}" + ("" if number in MORE_TABLES else f" but {', '.join(LATER)}")
+    return f"{backbone} with any loss" + ("" if number in MORE_TABLES else f" but {', '.join(LATER)}")
 
 
 def make_row(name: str, runs: list[Run], split: str, figures: tuple[Figure, ...], published: dict[str, Any]) -> Row:
