@@ -1,4 +1,5 @@
-"""The official Re-DocRED evaluator: F1, Ign F1, evidence F1, breakdowns, macro scores, prediction patterns.
+"""The official Re-DocRED evaluator: F1, Ign F1, evidence F1, breakdowns, macro scores, prediction patterns, the
+threshold's place.
 
     python evaluation.py --predictions result.json --gold dev_revised.json --train train_revised.json [--json OUT]
 
@@ -25,6 +26,7 @@ FREQUENT = frozenset("P17 P131 P27 P150 P175 P577 P463 P527 P495 P361".split())
 
 Prediction = dict[str, Any]
 PATTERNS = ("correct", "FP", "FN_CRK", "FN_IRK")  # of an ordered pair (Figure 2), see pattern_of_each
+PERCENTILES = (5, 25, 50, 75, 95)  # of the relative offset, see threshold_diagnostics
 SHIFT = 16  # a triple's number: its pair's, shifted by so many bits, plus its relation's
 
 
@@ -263,6 +265,38 @@ def prediction_patterns(scores: Tensor, labels: Tensor, threshold: Tensor | floa
     """How many pairs show each of PATTERNS; arguments as in pattern_of_each."""
     counts = pattern_of_each(scores, labels, threshold).bincount(minlength=len(PATTERNS))
     return dict(zip(PATTERNS, counts.tolist(), strict=True))
+
+
+def threshold_diagnostics(scores: Tensor, labels: Tensor, threshold: Tensor) -> dict[str, float]:
+    """Where the threshold lies between positives and negatives; scores and labels [pairs, classes], threshold [pairs].
+
+    Of a pair's relations, classes 1 on, P is the mean score of the gold ones and N that of the others. The relative
+    offset is (threshold - N) / (P - N): 0 at the negatives' mean, 1 at the positives'. The ordering is violated where
+    P is under the threshold or N above it. Counted are the pairs with a gold relation, but for those whose relations
+    are all gold or whose P equals N.
+
+    Returns ro_mean, ro_std (over pairs, divided by n), ro_p5, ro_p25, ro_p50, ro_p75 and ro_p95 (percentiles), ovr (the
+    share of violations), and the numbers of pairs ro_pairs and ro_left_out. Raises UserError where no pair counts.
+    """
+    positive = labels[:, 1:].bool()
+    related = positive.any(dim=1)
+    relations, positive, threshold = scores[related, 1:].double(), positive[related], threshold[related].double()
+    p = (relations * positive).sum(dim=1) / positive.sum(dim=1)
+    n = (relations * ~positive).sum(dim=1) / (~positive).sum(dim=1)  # NaN where all are gold
+    counted = ~positive.all(dim=1) & (p != n)
+    p, n, threshold = p[counted], n[counted], threshold[counted]
+    if not len(p):
+        raise UserError("the threshold has no place: no pair has gold and other relations of different mean scores")
+    offset = (threshold - n) / (p - n)
+    percentiles = offset.quantile(offset.new_tensor(PERCENTILES) / 100).tolist()
+    return {
+        "ro_mean": offset.mean().item(),
+        "ro_std": offset.std(correction=0).item(),
+        **{f"ro_p{percent}": value for percent, value in zip(PERCENTILES, percentiles, strict=True)},
+        "ovr": ((p < threshold) | (n > threshold)).double().mean().item(),
+        "ro_pairs": len(offset),
+        "ro_left_out": int(related.sum()) - len(offset),
+    }
 
 
 def format_scores(scores: dict[str, float]) -> str:

@@ -1,4 +1,5 @@
-"""The losses of the paper, one function each, and the rules by which their scores become predictions.
+"""The losses of the paper and three of other papers, one function each, and the rules by which their scores become
+predictions.
 
 Notation of every function: scores [pairs, classes] float32 or float64, labels [pairs, classes] 0/1 (class 0 is
 1 for a pair without relation); class 0 is the threshold class TH, classes 1.. are the relations R; P and N are a
@@ -193,6 +194,41 @@ def hingeabl_released(scores: Tensor, labels: Tensor, margin: float = 5.0) -> Te
     weights, and the two sums added."""
     d, positive = distance(scores, labels)
     return sum_of_weighted_means(F.softplus(-d), F.relu(margin - d), [positive, ~positive])
+
+
+@register()
+def atgl(scores: Tensor, labels: Tensor, alpha: float = 16.5) -> Tensor:
+    """ATGL (Xu et al., ACL 2026): one softmax over all classes, -log p weighted by alpha for positives, by 1 for TH, by
+    0 for negatives. 16.5 is their setting for Re-DocRED."""
+    weights = torch.cat([torch.ones_like(labels[:, :1]), alpha * labels[:, 1:]], dim=1)
+    return -(weights * scores.log_softmax(dim=1)).sum(dim=1)
+
+
+@register()
+def ncrl(scores: Tensor, labels: Tensor, gamma: float = 0.05) -> Tensor:
+    """NCRL (Zhou and Lee, IJCAI 2022), the None Class Ranking Loss: ncrl_terms summed over classes."""
+    return ncrl_terms(scores, labels, gamma).sum(dim=1)
+
+
+def ncrl_terms(scores: Tensor, labels: Tensor, gamma: float) -> Tensor:
+    """-log p for a positive class, -log min(1, 1 - p + gamma) for a negative one, [pairs, classes]; p = 1 / (1 + e^-m),
+    m = s_r - s_TH for a relation and s_TH minus the relations' mean score for class 0, positive without relation."""
+    none = scores[:, :1] - scores[:, 1:].mean(dim=1, keepdim=True)
+    m = torch.cat([none, scores[:, 1:] - scores[:, :1]], dim=1)
+    log_rest = torch.logaddexp(F.logsigmoid(-m), scores.new_tensor(gamma).log())  # log(1 - p + gamma)
+    return torch.where(labels > 0, F.softplus(-m), -log_rest.clamp_max(0.0))
+
+
+@register()
+def pmtl(scores: Tensor, labels: Tensor, lambda_positive: float = 1.0, lambda_negative: float = 1.0) -> Tensor:
+    """PMTL (Guo et al., PEMSCL, 2023): SAT, plus the mean entropy of the choice between r and TH over positives and
+    over negatives, each with its weight; an empty side adds 0."""
+    d, positive = distance(scores, labels)
+    even = torch.ones_like(d)
+    entropy = torch.sigmoid(d) * F.softplus(-d) + torch.sigmoid(-d) * F.softplus(d)
+    of_positives = lambda_positive * sum_of_weighted_means(entropy, even, [positive])
+    of_negatives = lambda_negative * sum_of_weighted_means(entropy, even, [~positive])
+    return F.softplus(-d).sum(dim=1) + of_positives + of_negatives
 
 
 def sum_of_weighted_means(values: Tensor, weights: Tensor, groups: list[Tensor]) -> Tensor:

@@ -2,11 +2,14 @@
 
     python report.py --table 3 runs/bert_atl runs/bert_hingeabl_released ...
     python report.py --table 6 dataset/redocred/*.json
+    python report.py --table 3_later runs/bert_*
+    python report.py --table thresholds runs/bert_*
     python report.py --figure epochs runs/bert_atl runs/bert_hingeabl_released --output runs/figures
 
 Tables 1 to 4 and 7 take folders of runs (or folders of such folders), tables 5 and 6 data files. Tables 2 and 3 also
-test which differences are more than noise (see significance.py). Figures take folders of runs; 3, 4 and losses need
-none.
+test which differences are more than noise (see significance.py). Two tables are not the paper's: 3_later is table 3
+with losses of other papers beside its own, and thresholds shows where each loss's threshold lies (docs/metrics.md).
+Figures take folders of runs; 3, 4 and losses need none.
 """
 
 from __future__ import annotations
@@ -18,17 +21,21 @@ import inspect
 import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
 from drawing import png_of, save_figure
+from evaluation import threshold_diagnostics
 from figures import CAPTIONS, FIGURES
 from page import about_block, documents_block, image, pairs_block, write_page
 from pairs import read_pairs
 from resume import status_of
 from tables import (
+    LATER,
+    MORE_TABLES,
     Cell,
     Run,
     Table,
@@ -52,7 +59,9 @@ class Style(NamedTuple):
 
 
 def cell_texts(cell: Cell, digits: int, plus_minus: str) -> tuple[str, str, str]:
-    """(ours, the paper's, the difference), "" for what there is not."""
+    """(ours, the published one, the difference), "" for what there is not."""
+    if cell.mean is None:
+        return "", f"{cell.paper:.{digits}f}", ""
     ours = f"{cell.mean:.{digits}f}" + (f" {plus_minus} {cell.std:.{digits}f}" if cell.std is not None else "")
     if cell.paper is None:
         return ours, "", ""
@@ -60,19 +69,21 @@ def cell_texts(cell: Cell, digits: int, plus_minus: str) -> tuple[str, str, str]
 
 
 def lines_of(table: Table, style: Style) -> list[list[str]]:
-    """The table as texts, its head first: a name, the number of runs, and for each figure ours, the paper's and the
-    difference."""
+    """The table as texts, its head first: a name, the number of runs, for each figure ours, the published one and the
+    difference (ours alone in a table without published ones), and the published ones' source where they have one."""
     of_runs = any(row.seeds for row in table.rows)
+    sourced = any(row.source for row in table.rows)
+    kept = 3 if table.published else 1  # of ours, published, difference
     head = ["", *(["runs"] if of_runs else [])]
     for figure in table.figures:
-        head += [style.escape(figure.name), "paper", "diff."]
-    lines = [head]
+        head += [style.escape(figure.name), table.published, "diff."][:kept]
+    lines = [head + ["source"] * sourced]
     for row in table.rows:
         line = [style.escape(row.name), *([str(len(row.seeds))] if of_runs else [])]
         for figure in table.figures:
-            ours, paper, difference = cell_texts(row.cells[figure.key], figure.digits, style.plus_minus)
-            line += [style.bold(ours) if row.cells[figure.key].best else ours, paper, difference]
-        lines.append(line)
+            ours, *others = cell_texts(row.cells[figure.key], figure.digits, style.plus_minus)
+            line += [style.bold(ours) if row.cells[figure.key].best else ours, *others][:kept]
+        lines.append(line + [style.escape(row.source)] * sourced)
     return lines
 
 
@@ -184,7 +195,9 @@ def as_json(table: Table) -> str:
             "title": table.title,
             "setting": table.setting,
             "rows": [
-                {"name": row.name, "seeds": row.seeds} | {key: vars(cell) for key, cell in row.cells.items()}
+                {"name": row.name, "seeds": row.seeds}
+                | ({"source": row.source} if row.source else {})
+                | {key: vars(cell) for key, cell in row.cells.items()}
                 for row in table.rows
             ],
             "comparisons": [
@@ -198,28 +211,48 @@ def as_json(table: Table) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """A line a row: name, seeds, and mean, standard deviation and paper's value of every figure, unrounded."""
+    """A line a row: name, seeds, and mean, standard deviation and published value of every figure, unrounded; then the
+    published values' source in a table that names some."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     parts = ("mean", "std", "paper")
-    writer.writerow(["name", "seeds", *(f"{figure.key}_{part}" for figure in table.figures for part in parts)])
+    sourced = any(row.source for row in table.rows)
+    head = ["name", "seeds", *(f"{figure.key}_{part}" for figure in table.figures for part in parts)]
+    writer.writerow(head + ["source"] * sourced)
     for row in table.rows:
         cells = (getattr(row.cells[figure.key], part) for figure in table.figures for part in parts)
-        writer.writerow([row.name, " ".join(map(str, row.seeds)), *("" if cell is None else cell for cell in cells)])
+        line = [row.name, " ".join(map(str, row.seeds)), *("" if cell is None else cell for cell in cells)]
+        writer.writerow(line + [row.source] * sourced)
     return text.getvalue().rstrip("\n")
 
 
 WRITERS = {"text": as_text, "markdown": as_markdown, "latex": as_latex, "html": as_html, "json": as_json, "csv": as_csv}
 
 
+def with_threshold(run: Run) -> Run:
+    """The run, its test scores with where the threshold lies among them. Raises UserError as read_pairs does, and where
+    no pair tells."""
+    pairs = read_pairs(run, "test")
+    found = threshold_diagnostics(pairs.scores, pairs.labels, pairs.threshold)
+    return replace(run, scores={**run.scores, "test": {**run.scores["test"], **found}})
+
+
+def table_with_thresholds(number: int | str, runs: list[Run], unfinished: list[Path]) -> Table:
+    """table_of_runs, the threshold's place read for the table that shows it."""
+    if number == "thresholds":
+        runs = [with_threshold(run) for run in runs if run.scores["test"]]
+    return table_of_runs(number, runs, unfinished)
+
+
 def tables_of(runs: list[Run], unfinished: list[Path]) -> list[Table]:
-    """Every table that the runs and their data files make; Table 2 where there are runs of several backbones."""
-    several = len({run.backbone for run in runs}) > 1
-    numbers = [number for number in (1, 2, 3, 4, 7) if groups_of(number, runs) and (number != 2 or several)]
-    tables = [table_of_runs(number, runs, unfinished) for number in numbers]
-    settings, wanted = runs[0].config["settings"], runs[0].config["data"]
+    """Every table that the runs and their data files make; Table 2 where there are runs of several backbones, 3_later
+    where there are some of losses that the paper lacks."""
+    wanted = {2: len({run.backbone for run in runs}) > 1, "3_later": any(run.loss in LATER for run in runs)}
+    numbers = [n for n in (1, 2, 3, "3_later", 4, 7, "thresholds") if wanted.get(n, True) and groups_of(n, runs)]
+    tables = [table_with_thresholds(number, runs, unfinished) for number in numbers]
+    settings, digests = runs[0].config["settings"], runs[0].config["data"]
     paths = {split: Path(settings["data_dir"]) / settings[f"{split}_file"] for split in ("train", "dev", "test")}
-    files = [str(path) for split, path in paths.items() if path.exists() and digest(path) == wanted[split]]
+    files = [str(path) for split, path in paths.items() if path.exists() and digest(path) == digests[split]]
     return tables + ([table_of_data(5, files), table_of_data(6, files)] if files else [])
 
 
@@ -280,7 +313,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="*", metavar="PATH", help="folders of runs; for tables 5 and 6, data files")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--table", type=int, choices=range(1, 8), help="print a table, by its number in the paper")
+    what.add_argument(
+        "--table",
+        type=lambda name: int(name) if name.isdecimal() else name,
+        choices=[*range(1, 8), *MORE_TABLES],
+        help="print a table: its number in the paper, 3 with losses that the paper lacks, or where the threshold lies",
+    )
     what.add_argument("--figure", choices=list(FIGURES), help="draw the paper's 1 to 4, or one of losses or runs")
     what.add_argument(
         "--html", metavar="FILE", help="write a page with all tables and figures, and the errors to browse"
@@ -304,7 +342,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     runs, unfinished = read_runs(args.paths)
     if args.table:
-        print(WRITERS[args.format](table_of_runs(args.table, runs, unfinished)))
+        print(WRITERS[args.format](table_with_thresholds(args.table, runs, unfinished)))
     else:
         write_html(args.html, runs, unfinished, args.split or "dev")
         print(f"{len(runs)} runs: {args.html}")

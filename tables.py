@@ -1,4 +1,4 @@
-"""The figures of the paper's tables from finished runs and data files; report.py prints them."""
+"""The figures of the paper's tables, and of two more, from finished runs and data files; report.py prints them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation import prepare_gold, triples_by_document
+from evaluation import PERCENTILES, prepare_gold, triples_by_document
 from losses import loss_names
 from prepro import load_documents
 from prepro import statistics as data_statistics
@@ -19,7 +19,11 @@ from significance import Comparison, Counts, compare, holm, smallest_p
 from utils import UserError, digest, read_json
 
 PAPER = Path(__file__).parent / "meta" / "paper_results.json"
+LATER_RESULTS = Path(__file__).parent / "meta" / "later_results.json"
 BACKBONES = ("atlop", "docunet", "kd_docre")
+LATER = ("atgl", "ncrl", "pmtl")  # losses of other papers: not in this one's tables
+MORE_TABLES = ("3_later", "thresholds")  # tables that the paper does not have; LATER's losses are in these
+EVERY_BACKBONE = (2, "thresholds")  # tables that take runs of every backbone; the others take ATLOP's
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean and standard deviation of a figure over seeds (None for one seed), the paper's value (None without)."""
+    """Mean and standard deviation of a figure over seeds (None for one seed; both None without a run), the published
+    value (None without)."""
 
-    mean: float
+    mean: float | None
     std: float | None
     paper: float | None
     best: bool = False
@@ -58,29 +63,36 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A table's row: name, seeds behind it, cells by key."""
+    """A table's row: name, seeds behind it, cells by key, and where its published figures come from."""
 
     name: str
     seeds: list[int]
     cells: dict[str, Cell]
+    source: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper with our figures."""
+    """A table of the paper with our figures, or one of MORE_TABLES."""
 
-    number: int
+    number: int | str
     title: str
     setting: str  # split, and encoder here and in the paper
     figures: tuple[Figure, ...]
     rows: list[Row]
     comparisons: list[tuple[str, str, Comparison, float]]  # names, comparison, corrected p-value
     notes: list[str]
+    published: str = "paper"  # heads the column of published figures; "" for a table without it
 
 
 def percent(key: str, name: str, higher: bool = True) -> Figure:
     """A score that the evaluator gives as a share."""
     return Figure(key, name, 2, higher, lambda scores: 100 * scores[key])
+
+
+def plain(key: str, name: str, digits: int) -> Figure:
+    """A figure that is shown as it is, neither high nor low being better."""
+    return Figure(key, name, digits, None, lambda scores: scores[key])
 
 
 def pattern_share(part: tuple[str, ...], whole: tuple[str, ...]) -> Callable[[dict[str, float]], float]:
@@ -95,8 +107,8 @@ def pattern_share(part: tuple[str, ...], whole: tuple[str, ...]) -> Callable[[di
 
 FN = ("FN_CRK", "FN_IRK")
 WRONG = ("FP", *FN)
-FIGURES: dict[int, tuple[str, tuple[Figure, ...]]] = {  # split and columns of each table
-    1: ("dev", tuple(Figure(name, name, 0, None, lambda scores, name=name: scores[name]) for name in WRONG)),
+FIGURES: dict[int | str, tuple[str, tuple[Figure, ...]]] = {  # split and columns of each table
+    1: ("dev", tuple(plain(name, name, 0) for name in WRONG)),
     2: ("test", (percent("f1", "F1"), percent("ign_f1", "Ign F1"))),
     3: ("test", (percent("f1", "F1"), percent("ign_f1", "Ign F1"))),
     4: (
@@ -108,6 +120,18 @@ FIGURES: dict[int, tuple[str, tuple[Figure, ...]]] = {  # split and columns of e
         ),
     ),
     7: ("test", (percent("macro_f1", "macro F1"), percent("macro_ign_f1", "macro Ign F1"))),
+    "3_later": ("test", (percent("f1", "F1"), percent("ign_f1", "Ign F1"))),
+    "thresholds": (
+        "test",
+        (
+            *(plain(f"ro_p{p}", f"RO {p} %", 3) for p in PERCENTILES),
+            plain("ro_mean", "RO mean", 3),
+            plain("ro_std", "RO std", 3),
+            percent("ovr", "OVR %", higher=False),
+            plain("ro_pairs", "pairs", 0),
+            plain("ro_left_out", "left out", 0),
+        ),
+    ),
 }
 
 
@@ -167,55 +191,86 @@ def same_experiment(runs: list[Run]) -> None:
             raise UserError(f"{runs[0].folder} and {run.folder}: differ in encoder or data; pass runs that share both")
 
 
-def groups_of(number: int, runs: list[Run]) -> dict[str, list[Run]]:
-    """The runs that belong in one of tables 1 to 4 and 7, by row, each row's by seed; {} where none does."""
+def groups_of(number: int | str, runs: list[Run]) -> dict[str, list[Run]]:
+    """The runs that belong in one of tables 1 to 4 and 7 or of MORE_TABLES, by row, each row's by seed; {} where none
+    does."""
     groups = {}
-    for backbone, loss in itertools.product(BACKBONES, loss_names()):
+    losses = [loss for loss in loss_names() if number in MORE_TABLES or loss not in LATER]
+    for backbone, loss in itertools.product(BACKBONES, losses):
         chosen = [
             run for run in runs if (run.backbone, run.loss) == (backbone, loss) and run.scores[FIGURES[number][0]]
         ]
-        name = f"{backbone}/{loss}" if number == 2 else loss
-        if chosen and (number == 2 or backbone == "atlop") and (number != 1 or loss == "atl"):
+        name = f"{backbone}/{loss}" if number in EVERY_BACKBONE else loss
+        if chosen and (number in EVERY_BACKBONE or backbone == "atlop") and (number != 1 or loss == "atl"):
             groups[name] = sorted(chosen, key=lambda run: run.seed)
     return groups
 
 
-def table_of_runs(number: int, runs: list[Run], unfinished: list[Path]) -> Table:
-    """One of tables 1 to 4 and 7. Raises UserError where no run belongs in it."""
+def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) -> Table:
+    """One of tables 1 to 4 and 7 or of MORE_TABLES. Raises UserError where no run belongs in it."""
     split, figures = FIGURES[number]
-    paper = read_json(PAPER)["tables"][str(number)]
+    published = published_figures(number)
     groups = groups_of(number, runs)
     if not groups:
         raise UserError(f"table {number}: none of the runs belongs in it; it takes " + what_belongs(number))
     same_experiment([run for group in groups.values() for run in group])
-    rows = [make_row(name, group, split, figures, paper["rows"].get(name, {})) for name, group in groups.items()]
+    rows = [make_row(name, group, split, figures, published["rows"].get(name, {})) for name, group in groups.items()]
+    rows = mark_best(rows, figures)
+    if number in MORE_TABLES:
+        rows += [published_row(name, figures, row) for name, row in published["rows"].items() if name not in groups]
+    comparisons, more = compare_groups(number, groups) if number in (2, 3, "3_later") else ([], [])
     notes = [f"not finished, left out: {folder}" for folder in unfinished]
-    comparisons, more = compare_groups(number, groups) if number in (2, 3) else ([], [])
-    encoder = Path(next(iter(groups.values()))[0].config["settings"]["model_name_or_path"]).name
-    setting = f"{split}, {encoder} (the paper's: {paper['encoder']})"
-    return Table(number, paper["title"], setting, figures, mark_best(rows, figures), comparisons, notes + more)
+    others = sorted({run.loss for run in runs} & {*LATER})
+    if others and number not in MORE_TABLES:
+        notes.append(f"not of the paper, left out: {', '.join(others)}")
+    notes += more + published.get("notes", [])
+    setting = f"{split}, {Path(next(iter(groups.values()))[0].config['settings']['model_name_or_path']).name}"
+    setting += f" (the paper's: {published['encoder']})" if "encoder" in published else ""
+    heading = {"3_later": "published", "thresholds": ""}.get(number, "paper")
+    return Table(number, published["title"], setting, figures, rows, comparisons, notes, heading)
 
 
-def what_belongs(number: int) -> str:
+def published_figures(number: int | str) -> dict[str, Any]:
+    """A table of meta/: title, encoder and rows, and notes where it has some. Table 3's rows are in 3_later too."""
+    paper = read_json(PAPER)["tables"]
+    if number not in MORE_TABLES:
+        return paper[str(number)]
+    table = read_json(LATER_RESULTS)["tables"][number]
+    if number == "3_later":
+        of_paper = {name: row | {"source": "Wang et al. 2023"} for name, row in paper["3"]["rows"].items()}
+        table["rows"] = of_paper | table["rows"]
+    return table
+
+
+def what_belongs(number: int | str) -> str:
     """Which runs a table takes, for a message."""
-    return {1: "ATLOP with loss atl", 2: "any backbone and loss"}.get(number, "ATLOP with any loss")
+    if number == 1:
+        return "ATLOP with loss atl"
+    backbone = "any backbone" if number in EVERY_BACKBONE else "ATLOP"
+    return f"{backbone} with any loss" + ("" if number in MORE_TABLES else f" but {', '.join(LATER)}")
 
 
-def make_row(name: str, runs: list[Run], split: str, figures: tuple[Figure, ...], paper: dict[str, float]) -> Row:
+def make_row(name: str, runs: list[Run], split: str, figures: tuple[Figure, ...], published: dict[str, Any]) -> Row:
     """Mean and standard deviation of every figure over the runs' seeds."""
     cells = {}
     for figure in figures:
         values = [figure.value(run.scores[split]) for run in runs]
         std = statistics.stdev(values) if len(values) > 1 else None
-        cells[figure.key] = Cell(statistics.mean(values), std, paper.get(figure.key))
-    return Row(name, [run.seed for run in runs], cells)
+        cells[figure.key] = Cell(statistics.mean(values), std, published.get(figure.key))
+    return Row(name, [run.seed for run in runs], cells, published.get("source", ""))
+
+
+def published_row(name: str, figures: tuple[Figure, ...], published: dict[str, Any]) -> Row:
+    """A row of published figures alone."""
+    cells = {figure.key: Cell(None, None, published[figure.key]) for figure in figures}
+    return Row(name, [], cells, published["source"])
 
 
 def mark_best(rows: list[Row], figures: tuple[Figure, ...]) -> list[Row]:
     """The rows, with the best cell of every column marked where there are several."""
     if len(rows) < 2:
         return rows
-    marked = [Row(row.name, row.seeds, dict(row.cells)) for row in rows]
+    marked = [Row(row.name, row.seeds, dict(row.cells), row.source) for row in rows]
     for figure in figures:
         if figure.higher is None:
             continue
@@ -228,7 +283,7 @@ def mark_best(rows: list[Row], figures: tuple[Figure, ...]) -> list[Row]:
 
 
 def compare_groups(
-    number: int, groups: dict[str, list[Run]]
+    number: int | str, groups: dict[str, list[Run]]
 ) -> tuple[list[tuple[str, str, Comparison, float]], list[str]]:
     """Every pair of rows compared on test F1 (in table 2, of rows that share a backbone), and notes to print."""
     pairs = [

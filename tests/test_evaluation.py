@@ -2,13 +2,22 @@
 
 import itertools
 import json
+import statistics
 
 import pytest
 import torch
 from baseline import plain_scores
 
 import evaluation
-from evaluation import check_predictions, official_evaluate, prediction_patterns, prepare_gold, train_facts
+from evaluation import (
+    PERCENTILES,
+    check_predictions,
+    official_evaluate,
+    prediction_patterns,
+    prepare_gold,
+    threshold_diagnostics,
+    train_facts,
+)
 from prepro import load_documents
 from utils import UserError
 
@@ -147,6 +156,69 @@ def test_four_gold_relations_in_the_right_ranks_are_crk():
     scores = torch.tensor([[9.0, 5, 6, 7, 8, 1]])
     assert prediction_patterns(scores, torch.tensor([[0, 1, 1, 1, 1, 0]]), scores[:, 0])["FN_CRK"] == 1
     assert prediction_patterns(scores, torch.tensor([[0, 1, 1, 1, 0, 1]]), scores[:, 0])["FN_IRK"] == 1
+
+
+def threshold_by_definition(scores, labels, threshold):
+    """(relative offsets, violations, pairs left out), pair by pair."""
+    offsets, violations, left_out = [], 0, 0
+    for row, gold_row, limit in zip(scores.tolist(), labels.tolist(), threshold.tolist(), strict=True):
+        gold = [row[r] for r in range(1, len(row)) if gold_row[r]]
+        others = [row[r] for r in range(1, len(row)) if not gold_row[r]]
+        if not gold:
+            continue
+        if not others or statistics.fmean(gold) == statistics.fmean(others):
+            left_out += 1
+            continue
+        p, n = statistics.fmean(gold), statistics.fmean(others)
+        offsets.append((limit - n) / (p - n))
+        violations += p < limit or n > limit
+    return sorted(offsets), violations, left_out
+
+
+@pytest.mark.parametrize("rule", ["threshold class", "zero"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_threshold_diagnostics_equal_a_count_by_definition(rule, dtype):
+    generator = torch.Generator().manual_seed(2)
+    scores = torch.randint(-3, 4, (3000, 6), generator=generator).to(dtype)  # whole numbers: many equal means
+    scores[1000:] = torch.randn(2000, 6, generator=generator).to(dtype)
+    labels = (torch.rand(3000, 6, generator=generator) < 0.3).float()
+    labels[::5, 1:] = 0
+    labels[:, 0] = (labels[:, 1:].sum(dim=1) == 0).float()
+    labels[1::50, 1:] = 1  # no negatives
+    threshold = scores[:, 0] if rule == "threshold class" else torch.zeros(3000)
+    found = threshold_diagnostics(scores, labels, threshold)
+    offsets, violations, left_out = threshold_by_definition(scores, labels, threshold)
+    assert (found["ro_pairs"], found["ro_left_out"]) == (len(offsets), left_out)
+    assert left_out > 60 and 0 < violations < len(offsets)
+    assert found["ovr"] == pytest.approx(violations / len(offsets), abs=1e-12)
+    assert found["ro_mean"] == pytest.approx(statistics.fmean(offsets), rel=1e-9)
+    assert found["ro_std"] == pytest.approx(statistics.pstdev(offsets), rel=1e-9)
+    for percent in PERCENTILES:  # between the two pairs at the place, in proportion
+        place = percent / 100 * (len(offsets) - 1)
+        low = offsets[int(place)]
+        expected = low + (place - int(place)) * (offsets[int(place) + 1] - low)
+        assert found[f"ro_p{percent}"] == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_threshold_diagnostics_of_a_worked_example():
+    """The example of docs/metrics.md: three pairs that count, one of them violated, two left out, one unrelated."""
+    scores = torch.tensor(
+        [[2.0, 5, 1, 0], [3, 2, 0, -1], [1, 4, 2, -3], [0, 1, 2, 3], [0, 2, 2, 2], [0, 9, 1, 1]], dtype=torch.float64
+    )
+    labels = torch.tensor(
+        [[0, 1, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 0], [1, 0, 0, 0]], dtype=torch.float64
+    )
+    found = threshold_diagnostics(scores, labels, scores[:, 0])
+    assert (found["ro_pairs"], found["ro_left_out"]) == (3, 2)
+    assert found["ro_p50"] == pytest.approx(2 / 3) and found["ovr"] == pytest.approx(1 / 3)
+    assert found["ro_mean"] == pytest.approx((1 / 3 + 1.4 + 2 / 3) / 3)
+    assert found["ro_std"] == pytest.approx(statistics.pstdev([1 / 3, 1.4, 2 / 3]))
+
+
+def test_a_threshold_without_a_place_is_refused():
+    labels = torch.tensor([[1.0, 0, 0], [0, 1, 1]])
+    with pytest.raises(UserError, match="the threshold has no place"):
+        threshold_diagnostics(torch.randn(2, 3), labels, torch.zeros(2))
 
 
 @pytest.mark.parametrize("unlabelled", ["gold", "train"])

@@ -1,13 +1,14 @@
 """The losses against the released programs' numbers, their stability, and the decision rule."""
 
 import json
+import math
 
 import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
-from losses import get_loss, loss_names
+from losses import get_loss, loss_names, ncrl, ncrl_terms, pmtl, sat
 from utils import UserError
 
 CASES = [
@@ -124,6 +125,103 @@ def test_predict_keeps_all_ties_at_the_last_place_and_marks_empty_rows():
 def test_class_0_takes_a_place_among_the_highest():
     scores = torch.tensor([[5.0, 4, 3, -1]])
     assert get_loss("balanced_softmax").predict(scores, max_labels=2)[0, 1:].tolist() == [1, 0, 0]
+
+
+def term(p, gamma=0.0):
+    """-log min(1, p + gamma) of a probability."""
+    return -math.log(min(1, p + gamma))
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def entropy(p):
+    return -p * math.log(p) - (1 - p) * math.log(1 - p)
+
+
+def mean(values):
+    return sum(values) / len(values) if values else 0.0
+
+
+def atgl_by_definition(s, positive, negative, alpha=16.5):
+    share = [math.exp(score) / sum(map(math.exp, s)) for score in s]
+    return term(share[0]) + alpha * sum(term(share[r]) for r in positive)
+
+
+def ncrl_by_definition(s, positive, negative, gamma=0.05):
+    none = sigmoid(s[0] - mean(s[1:]))
+    total = term(1 - none, gamma) if positive else term(none)
+    total += sum(term(sigmoid(s[r] - s[0])) for r in positive)
+    return total + sum(term(1 - sigmoid(s[r] - s[0]), gamma) for r in negative)
+
+
+def pmtl_by_definition(s, positive, negative, lambda_positive=1.0, lambda_negative=1.0):
+    total = sum(term(sigmoid(s[r] - s[0])) for r in positive) + sum(term(sigmoid(s[0] - s[r])) for r in negative)
+    total += lambda_positive * mean([entropy(sigmoid(s[r] - s[0])) for r in positive])
+    return total + lambda_negative * mean([entropy(sigmoid(s[r] - s[0])) for r in negative])
+
+
+@pytest.mark.parametrize(
+    ("definition", "parameters"),
+    [
+        (atgl_by_definition, {}),
+        (atgl_by_definition, {"alpha": 3.0}),
+        (ncrl_by_definition, {}),
+        (ncrl_by_definition, {"gamma": 0.3}),
+        (pmtl_by_definition, {}),
+        (pmtl_by_definition, {"lambda_positive": 0.1, "lambda_negative": 2.0}),
+    ],
+)
+def test_later_losses_equal_their_definitions_pair_by_pair(definition, parameters):
+    scores, labels = random_case()
+    labels[0, 0], labels[0, 1:] = 0, 1  # no negatives
+    loss = get_loss(definition.__name__.removesuffix("_by_definition"))
+    assert loss.threshold(scores).equal(scores[:, 0])
+    expected = []
+    for s, y in zip(scores.tolist(), labels.tolist(), strict=True):
+        positive = [r for r in range(1, 97) if y[r]]
+        expected.append(definition(s, positive, sorted({*range(1, 97)} - {*positive}), **parameters))
+    found = loss.function(scores, labels, **loss.parameters | parameters)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+    if not parameters:
+        assert loss(scores, labels).item() == pytest.approx(mean(expected), rel=1e-9)
+
+
+def test_ncrl_without_its_none_class_and_shift_equals_sat():
+    scores, labels = random_case()
+    torch.testing.assert_close(ncrl_terms(scores, labels, gamma=0.0)[:, 1:].sum(dim=1), sat(scores, labels))
+    assert not torch.allclose(ncrl(scores, labels, gamma=0.0), sat(scores, labels))
+
+
+def test_pmtl_without_entropies_equals_sat():
+    scores, labels = random_case()
+    torch.testing.assert_close(pmtl(scores, labels, 0.0, 0.0), sat(scores, labels))
+    assert (pmtl(scores, labels) > sat(scores, labels)).all()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.05])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ncrls_negatives_are_exact_far_out_and_without_gradient_where_easy(gamma, dtype):
+    """The pair's second relation is a negative at m; log min(1, 1 - p + 0) is -softplus(m)."""
+    m = torch.tensor([-1e4, -50.0, -20.0, -1.0, 0.0, 20.0, 50.0, 1e4], dtype=dtype)
+    scores = torch.stack([torch.zeros_like(m), torch.zeros_like(m), m], dim=1).requires_grad_()
+    found = ncrl_terms(scores, torch.tensor([0.0, 1, 0]).expand(len(m), 3).to(dtype), gamma)[:, 2]
+    found.sum().backward()
+    slope = torch.sigmoid(m)
+    if gamma:
+        rest = torch.sigmoid(-m) + gamma
+        slope = torch.where(rest < 1, slope * torch.sigmoid(-m) / rest, 0.0)
+        torch.testing.assert_close(found, -rest.clamp_max(1).log())
+    else:
+        torch.testing.assert_close(found, torch.nn.functional.softplus(m), rtol=1e-6, atol=0)
+    torch.testing.assert_close(scores.grad[:, 2], slope)
+
+
+def test_the_diff_that_the_readme_shows_is_in_the_code():
+    shown = (ROOT / "README.md").read_text().split("```diff\n")[1].split("```")[0]
+    added = "".join(line[1:] for line in shown.splitlines(keepends=True) if line.startswith("+"))
+    assert added.count("@register()") == 3 and added in (ROOT / "losses.py").read_text()
 
 
 def test_the_loss_that_the_readme_shows_is_the_one_in_the_code():

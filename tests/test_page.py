@@ -273,7 +273,7 @@ def test_tables_on_the_page_hold_the_figures_of_the_summary(browser, report_page
     opened(browser, report_page)
     shown = text(browser, "caption")
     assert [title.split(".")[0] for title in shown if title.startswith("Table")] == [
-        f"Table {n}" for n in (1, 3, 4, 7, 5, 6)
+        f"Table {n}" for n in (1, 3, 4, 7, "thresholds", 5, 6)
     ]
     report.main(["--table", "3", "--format", "json", str(runs)])
     cells = text(browser, "#section-0 td")
@@ -288,6 +288,12 @@ def test_every_figure_is_in_the_page_or_the_reason_why_not(browser, report_page)
     missing = [note.split(": not drawn. ") for note in text(browser, "#section-1 .note")]
     assert drawn == [caption for name, caption in CAPTIONS.items() if name != "epochs"]
     assert [caption for caption, _ in missing] == [CAPTIONS["epochs"]] and "metrics.jsonl" in missing[0][1]
+
+
+def test_the_page_has_the_extended_table_where_there_are_losses_that_the_paper_lacks(data, tmp_path):
+    found = [read_run(make_run(tmp_path, data, loss, 1, 0.3)) for loss in ("hingeabl_released", "atgl")]
+    assert [table.number for table in report.tables_of(found, [])] == [3, "3_later", 4, 7, "thresholds", 5, 6]
+    assert [table.number for table in report.tables_of(found[1:], [])] == ["3_later", "thresholds", 5, 6]
 
 
 def test_only_the_rows_in_view_are_in_the_page(browser, tmp_path):

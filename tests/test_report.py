@@ -2,22 +2,29 @@
 
 import csv
 import io
+import itertools
 import json
 import random
 import re
+import shutil
+import statistics
 
 import numpy as np
 import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import save_file
 
 import report
 import tables
-from evaluation import prepare_gold, score_predictions, train_facts, triples_by_document
+from evaluation import prepare_gold, score_predictions, threshold_diagnostics, train_facts, triples_by_document
 from losses import loss_names
 from prepro import load_documents
 from runs import summarise
 from significance import Counts, compare, holm, smallest_p
 from utils import UserError, digest
 
+OF_THE_PAPER = ("atl", "balanced_softmax", "afl", "aml", "sat", "mean_sat", "hingeabl", "hingeabl_released")
 PATTERNS = {"correct": 900, "FP": 40, "FN_CRK": 30, "FN_IRK": 30}
 
 
@@ -35,6 +42,7 @@ def make_run(folder, sample, loss, seed, quality, backbone="atlop", encoder="sma
     gold = prepare_gold(documents, train_facts(load_documents(sample / "train.json")))
     scores = score_predictions(predictions, gold) | PATTERNS
     settings = {"data_dir": str(sample), "test_file": "test.json", "backbone": backbone, "model_name_or_path": encoder}
+    settings["num_labels"] = 4
     data = {"test": digest(sample / "test.json")}
     (folder / "config.json").write_text(
         json.dumps({"seed": seed, "settings": settings, "loss": {"name": loss}, "data": data})
@@ -67,8 +75,8 @@ def test_every_format_of_table_3_agrees_with_the_summary(runs, capsys):
     found = {name: printed(capsys, "--table", 3, runs, "--format", name) for name in report.WRITERS}
     rows = {row["name"]: row for row in json.loads(found["json"])["rows"]}
     lines = {row["name"]: row for row in csv.DictReader(io.StringIO(found["csv"]))}
-    assert set(rows) == set(lines) == set(loss_names())
-    for loss in loss_names():
+    assert set(rows) == set(lines) == set(OF_THE_PAPER)
+    for loss in OF_THE_PAPER:
         f1 = summary_of(runs, loss)
         assert rows[loss]["f1"]["mean"] == pytest.approx(100 * f1["mean"], abs=1e-9)
         assert rows[loss]["f1"]["std"] == pytest.approx(100 * f1["std"], abs=1e-9)
@@ -95,6 +103,101 @@ def test_the_best_of_each_column_is_marked_once(runs, capsys):
     for key in ("f1", "ign_f1"):
         best = [row for row in found["rows"] if row[key]["best"]]
         assert len(best) == 1 and best[0][key]["mean"] == max(row[key]["mean"] for row in found["rows"])
+
+
+@pytest.mark.parametrize("number", [3, 4, 7])
+def test_losses_of_other_papers_stay_out_of_the_papers_tables(runs, capsys, number):
+    found = json.loads(printed(capsys, "--table", number, runs, "--format", "json"))
+    assert {row["name"] for row in found["rows"]} == set(OF_THE_PAPER)
+    assert len(found["comparisons"]) == (28 if number == 3 else 0)  # what Holm's correction counts
+    assert "not of the paper, left out: atgl, ncrl, pmtl" in found["notes"]
+
+
+def test_a_table_of_the_paper_takes_no_losses_of_other_papers_alone(runs, sample, tmp_path):
+    make_run(tmp_path / "others", sample, "atgl", 1, 0.5)
+    with pytest.raises(UserError, match=r"table 3: none of .* ATLOP with any loss but atgl, ncrl, pmtl"):
+        report.main(["--table", "3", str(tmp_path / "others")])
+
+
+def test_the_extended_table_shows_every_loss_and_every_published_figure_with_its_source(runs, capsys):
+    found = {name: printed(capsys, "--table", "3_later", runs, "--format", name) for name in report.WRITERS}
+    table = json.loads(found["json"])
+    rows = {row["name"]: row for row in table["rows"]}
+    assert list(rows) == [*loss_names(), "AMTL", "ARPDL", "CMM"] and len(table["comparisons"]) == 55
+    for loss in loss_names():
+        assert rows[loss]["f1"]["mean"] == pytest.approx(100 * summary_of(runs, loss)["mean"], abs=1e-9)
+    published = {name: (row["f1"]["paper"], row["ign_f1"]["paper"]) for name, row in rows.items()}
+    assert published["ncrl"] == (73.87, 72.79) and published["pmtl"] == (73.98, 73.06)
+    assert published["atgl"] == (77.26, 76.05) and published["afl"] == (74.15, 73.20)
+    assert published["AMTL"] == (75.63, 74.44) and published["ARPDL"] == (75.90, 74.81)
+    assert published["CMM"] == (76.12, 74.76) and published["hingeabl"] == (None, None)
+    assert rows["afl"]["source"] == "Wang et al. 2023" and rows["CMM"]["source"] == "Xu et al. 2026"
+    assert rows["CMM"]["seeds"] == [] and rows["CMM"]["f1"]["mean"] is None and "source" not in rows["hingeabl"]
+    for text in ("bert-base-uncased", "4e-5", "20 epochs", "one seed"):
+        assert text in table["notes"][-1] and text in found["text"] and text in found["markdown"]
+    assert re.search(r"\nCMM +0 +76\.12 +74\.76 +Xu et al\. 2026\n", found["text"])
+    assert "| CMM | 0 |  | 76.12 |  |  | 74.76 |  | Xu et al. 2026 |" in found["markdown"]
+    assert "CMM & 0 &  & 76.12 &  &  & 74.76 &  & Xu et al. 2026" in found["latex"]
+    lines = {row["name"]: row for row in csv.DictReader(io.StringIO(found["csv"]))}
+    assert lines["CMM"] == {"name": "CMM", "seeds": "", "f1_mean": "", "f1_std": "", "f1_paper": "76.12"} | {
+        "ign_f1_mean": "",
+        "ign_f1_std": "",
+        "ign_f1_paper": "74.76",
+        "source": "Xu et al. 2026",
+    }
+
+
+def test_a_loss_without_runs_is_published_only_in_the_extended_table(sample, tmp_path, capsys):
+    make_run(tmp_path, sample, "atgl", 1, 0.5)
+    rows = json.loads(printed(capsys, "--table", "3_later", tmp_path, "--format", "json"))["rows"]
+    assert [row["name"] for row in rows if row["seeds"]] == ["atgl"] and len(rows) == 13
+    assert not any(row["f1"]["best"] for row in rows)
+
+
+def random_pair_scores(folder, sample, seed):
+    """Give a run of make_run random scores of all pairs of the test split; returns them and the labels [pairs, 97]."""
+    documents = load_documents(sample / "test.json")
+    sizes = [len(document["vertexSet"]) for document in documents]
+    pairs = [(d, h, t) for d, size in enumerate(sizes) for h, t in itertools.permutations(range(size), 2)]
+    scores = torch.randn(len(pairs), 97, generator=torch.Generator().manual_seed(seed))
+    pairs = torch.tensor(pairs, dtype=torch.int32)
+    tensors = {"document": pairs[:, 0].contiguous(), "entities": pairs[:, 1:].contiguous(), "scores": scores}
+    save_file(tensors, folder / "pair_scores_test.safetensors")
+    shutil.copy(ROOT / "meta" / "rel2id.json", folder / "rel2id.json")
+    rel2id = json.loads((ROOT / "meta" / "rel2id.json").read_text())
+    labels = torch.zeros(scores.shape)
+    places = {tuple(pair): row for row, pair in enumerate(pairs.tolist())}
+    for number, document in enumerate(documents):
+        for label in document["labels"]:
+            labels[places[number, label["h"], label["t"]], rel2id[label["r"]]] = 1
+    return scores, labels
+
+
+def test_the_table_of_thresholds_is_computed_from_the_pairs_scores_with_each_losss_threshold(sample, tmp_path, capsys):
+    expected = {}
+    for number, (backbone, loss) in enumerate([("atlop", "ncrl"), ("docunet", "balanced_softmax")]):
+        for seed in (1, 5):
+            folder = make_run(tmp_path / "runs", sample, loss, seed, 0.5, backbone) / f"seed_{seed}"
+            scores, labels = random_pair_scores(folder, sample, 10 * number + seed)
+            threshold = scores[:, 0] if loss == "ncrl" else torch.zeros(len(scores))
+            expected.setdefault(f"{backbone}/{loss}", []).append(threshold_diagnostics(scores, labels, threshold))
+    rows = json.loads(printed(capsys, "--table", "thresholds", tmp_path / "runs", "--format", "json"))["rows"]
+    assert [row["name"] for row in rows] == list(expected)
+    for row in rows:
+        for name, first in expected[row["name"]][0].items():
+            scale = 100 if name == "ovr" else 1
+            values = [scale * first, scale * expected[row["name"]][1][name]]
+            assert row[name]["mean"] == pytest.approx(statistics.mean(values))
+            assert row[name]["std"] == pytest.approx(statistics.stdev(values))
+    text = printed(capsys, "--table", "thresholds", tmp_path / "runs")
+    assert "paper" not in text and "diff." not in text and re.search(r"\natlop/ncrl +2 +-?\d\.\d{3} ±", text)
+
+
+def test_the_table_of_thresholds_names_a_run_without_pair_scores(sample, tmp_path):
+    make_run(tmp_path, sample, "atl", 1, 0.5)
+    shutil.copy(ROOT / "meta" / "rel2id.json", tmp_path / "atlop_atl" / "seed_1")
+    with pytest.raises(UserError, match=r"seed_1/pair_scores_test\.safetensors: no such file"):
+        report.main(["--table", "thresholds", str(tmp_path)])
 
 
 def test_pattern_tables_count_as_the_paper_does(runs, capsys):
