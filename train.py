@@ -268,7 +268,7 @@ def save(training: Training, signal_name: str) -> None:
         training.place.log_size = training.log.size()
         save_checkpoint(training.folder, training.place, training.model, training.optimizer, training.scaler)
     if signal_name:
-        print(f"{signal_name}: saved behind step {training.place.step:,}; the same command goes on from there")
+        tqdm.write(f"{signal_name}: saved behind step {training.place.step:,}; the same command goes on from there")
         raise SystemExit(EXIT_STOPPED)
 
 

@@ -19,8 +19,8 @@ run_of_list() {
     mkdir -p "$RUNS/logs"
     log=$RUNS/logs/${script}_${loss}_seed_$seed.txt
     echo "training $(($1 + 1)) of $COUNT: $log"
-    bash "scripts/run_$script.sh" "$loss" --seeds "$seed" "${@:2}" >>"$log" 2>&1 || status=$?
+    TQDM_MININTERVAL=60 bash "scripts/run_$script.sh" "$loss" --seeds "$seed" "${@:2}" >>"$log" 2>&1 || status=$?
     echo "exit code $status" >>"$log"
-    if [ "$status" != 0 ]; then echo "exit code $status: $log: $(tail -n 2 "$log" | head -n 1)"; fi
+    if [ "$status" != 0 ]; then echo "exit code $status: $log: $(tail -n 2 "$log" | head -n 1 | tr '\r' '\n' | tail -n 1)"; fi
     return "$status"
 }
