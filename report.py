@@ -14,6 +14,7 @@ import csv
 import html
 import io
 import json
+import packages  # noqa: F401
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple

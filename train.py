@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import packages  # noqa: F401
 import statistics
 import time
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ from utils import (
     describe_environment,
     digest,
     make_folder,
+    naming_batch,
     run_command_line,
     set_seed,
     to_device,
@@ -49,6 +51,7 @@ from utils import (
 
 STEPS_PER_LOG = 10
 STEPS_BEFORE_ESTIMATE = 50
+LESS_MEMORY = "lower --train_batch_size and raise --gradient_accumulation_steps, or pass --gradient_checkpointing"
 
 
 class StepClock:
@@ -173,15 +176,16 @@ def run_epochs(
         clock.start()
         progress = tqdm(loader, desc=f"epoch {epoch}/{args.num_train_epochs}", unit="batch", leave=False)
         for number, (batch, titles) in enumerate(progress, start=1):
-            batch = to_device(batch, device)
-            labels, teacher_scores = batch.pop("labels"), batch.pop("teacher_scores", None)
-            with autocast(device, experiment.precision):
-                scores = model(**batch)
-            loss = experiment.loss(scores, labels)
-            if teacher_scores is not None:
-                loss = loss + distillation_loss(scores, teacher_scores)
-            group = min(batches_per_step, len(loader) - (number - 1) // batches_per_step * batches_per_step)
-            scaler.scale(loss / group).backward()  # the last group of an epoch may be smaller
+            with naming_batch(batch, titles, LESS_MEMORY):
+                batch = to_device(batch, device)
+                labels, teacher_scores = batch.pop("labels"), batch.pop("teacher_scores", None)
+                with autocast(device, experiment.precision):
+                    scores = model(**batch)
+                loss = experiment.loss(scores, labels)
+                if teacher_scores is not None:
+                    loss = loss + distillation_loss(scores, teacher_scores)
+                group = min(batches_per_step, len(loader) - (number - 1) // batches_per_step * batches_per_step)
+                scaler.scale(loss / group).backward()  # the last group of an epoch may be smaller
             recent.append((step + 1, titles, loss.detach()))
             if number % batches_per_step and number < len(loader):
                 continue
