@@ -69,10 +69,15 @@ def load_pieces(path: Path, documents: list[dict[str, Any]]) -> list[Encoded] | 
         with safe_open(path, "np") as stored:
             arrays = {name: stored.get_tensor(name) for name in ("input_ids", "lengths", "entity_pos")}
             intact = (stored.metadata() or {}).get("sha256") == _checksum(arrays)
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, TypeError):  # the last for a kind of number that numpy does not have
         return None
     mentions = sum(len(entity) for document in documents for entity in document["vertexSet"])
-    if not intact or len(arrays["lengths"]) != len(documents) or len(arrays["entity_pos"]) != mentions:
+    shapes = [(len(documents),), (mentions, 2), (arrays["lengths"].sum(),)]
+    if (
+        not intact
+        or [arrays[name].shape for name in ("lengths", "entity_pos", "input_ids")] != shapes
+        or any(array.dtype != np.int32 for array in arrays.values())
+    ):
         return None
     pieces, positions = iter(arrays["input_ids"].tolist()), iter(arrays["entity_pos"].tolist())
     return [

@@ -9,6 +9,7 @@ import argparse
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,9 +25,13 @@ from utils import UserError, first_line, put_in_place, read_json, write_json
 
 
 def save_run(folder: Path, model: DocREModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write all but the weights that load_run needs: model.json, and encoder/ with its config and tokenizer."""
-    model.model.config.save_pretrained(folder / "encoder")
-    tokenizer.save_pretrained(folder / "encoder")
+    """Write all but the weights that load_run needs: model.json, and encoder/ with its config and tokenizer. Raises
+    UserError where that fails."""
+    try:
+        model.model.config.save_pretrained(folder / "encoder")
+        tokenizer.save_pretrained(folder / "encoder")
+    except Exception as error:  # tokenizers has no type of its own for a full disk
+        raise UserError(f"{folder}/encoder: cannot be written ({first_line(error)}); make room") from None
     write_json(folder / "model.json", model.settings)
 
 
@@ -49,15 +54,28 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 def load_run(folder: str | Path) -> DocREModel:
     """The model of a run folder, from that folder alone. Raises UserError where files are missing or do not fit."""
     folder = Path(folder)
-    settings = read_json(folder / "model.json")
+    settings, weights = read_json(folder / "model.json"), read_weights(folder / "model.safetensors")
+    check_depth(folder, settings, len(weights))
     try:
         model = DocREModel(str(folder / "encoder"), **settings, pretrained=False)
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:  # unknown ones, or sizes that no memory holds
         raise UserError(
-            f"{folder}/model.json: does not hold a model's settings ({error}); copy the run again"
+            f"{folder}/model.json: does not hold a model's settings ({first_line(error)}); copy the run again"
         ) from None
-    load_weights(model, folder / "model.safetensors")
+    fit_weights(model, weights, folder / "model.safetensors")
     return model
+
+
+def check_depth(folder: Path, settings: Any, tensors: int) -> None:
+    """Raise UserError where a run folder's files ask for more layers than there are tensors: unlike sizes that are too
+    large, which fail at once, they would be made one by one until the memory is full."""
+    for name, field, found in (
+        ("model.json", "axial_layers", settings),
+        ("encoder/config.json", "num_hidden_layers", read_json(folder / "encoder" / "config.json")),
+    ):
+        depth = found.get(field) if isinstance(found, dict) else None
+        if isinstance(depth, (int, float)) and depth > tensors:
+            raise UserError(f"{folder}/{name}: {field}: {depth} layers do not fit the weights; copy the run again")
 
 
 @dataclass(frozen=True)
@@ -88,21 +106,33 @@ def weights_of(path: str | Path) -> Path:
     return path / "model.safetensors" if path.is_dir() else path
 
 
+def misfit(found: Tensor, wanted: Tensor) -> str:
+    """Why a tensor is not to be loaded in the place of another; "" where it is."""
+    plain = found.layout == torch.strided and found.device.type == "cpu" and not found.is_quantized
+    if not plain or found.is_floating_point() != wanted.is_floating_point():
+        return f"holds another kind of numbers ({found.dtype})"
+    if found.shape != wanted.shape:
+        return f"has shape {list(found.shape)}, not {list(wanted.shape)}"
+    return "" if found.float().isfinite().all() else "holds numbers that are not finite"
+
+
 def load_weights(model: DocREModel, path: str | Path) -> None:
     """Load a checkpoint's weights into a model: safetensors, or a file that torch.save wrote; names as ours, or as in
     the checkpoints that the authors of ATLOP, DocuNet and KD-DocRE released (see DocREModel.adopt_names).
 
     Raises UserError, naming what is missing, left over or of another shape, and changes nothing then.
     """
-    weights = model.adopt_names(read_weights(Path(path)))
+    fit_weights(model, read_weights(Path(path)), path)
+
+
+def fit_weights(model: DocREModel, weights: dict[str, Tensor], path: str | Path) -> None:
+    """load_weights of tensors that were read from `path`."""
+    weights = model.adopt_names(weights)
     wanted = model.state_dict()
     problems = [f"{name} is missing" for name in wanted if name not in weights]
     problems += [f"{name} is left over" for name in weights if name not in wanted]
-    problems += [
-        f"{name} has shape {list(weights[name].shape)}, not {list(wanted[name].shape)}"
-        for name in wanted
-        if name in weights and weights[name].shape != wanted[name].shape
-    ]
+    misfits = {name: misfit(weights[name], tensor) for name, tensor in wanted.items() if name in weights}
+    problems += [f"{name} {problem}" for name, problem in misfits.items() if problem]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import packages  # noqa: F401
 from pathlib import Path
 
 import torch
@@ -63,6 +64,8 @@ class WithTeacherScores(Dataset):
             raise UserError(f"{folder}: holds scores of another file than {data_file}; run distill.py for this one")
         if about.get("rel2id") != rel2id:
             raise UserError(f"{folder}: the teacher's classes are not those of --rel2id; pass its rel2id.json")
+        if not isinstance(about.get("key"), str):
+            raise UserError(f"{teacher_file(folder)}: lacks its key; run distill.py again")
         self.features = features
         self.places: list[tuple[Path, int, int]] = []  # file, first row, behind the last row
         for first in range(0, len(features), SHARD):
@@ -70,7 +73,7 @@ class WithTeacherScores(Dataset):
             for feature in features[first : first + SHARD]:
                 self.places.append((path, start, start + len(feature["hts"])))
                 start += len(feature["hts"])
-            if not is_written(path, about["key"], start):
+            if not is_written(path, about["key"], start, len(rel2id)):
                 raise UserError(f"{path}: is missing; run distill.py again")
 
     def __len__(self) -> int:
@@ -82,13 +85,15 @@ class WithTeacherScores(Dataset):
             return {**self.features[index], "teacher_scores": file.get_slice("scores")[start:stop]}
 
 
-def is_written(path: Path, key: str, pairs: int) -> bool:
+def is_written(path: Path, key: str, pairs: int, classes: int) -> bool:
     """Whether a file of scores is there. Raises UserError for one that is broken or holds others than `key` names."""
     if not path.exists():
         return False
     try:
         with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("key") == key and file.get_slice("scores").get_shape()[0] == pairs:
+            scores = file.get_slice("scores")
+            fits = scores.get_shape() == [pairs, classes] and scores.get_dtype() == "F16"
+            if fits and (file.metadata() or {}).get("key") == key:
                 return True
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: is broken ({first_line(error)}); remove it and run distill.py again") from None
@@ -114,7 +119,8 @@ def write_scores(args: argparse.Namespace) -> None:
     for first in tqdm(range(0, len(documents), SHARD), desc="files of scores", unit="file"):
         chosen = documents[first : first + SHARD]
         path = shard_file(folder, first // SHARD)
-        if is_written(path, about["key"], sum(len(d["vertexSet"]) * (len(d["vertexSet"]) - 1) for d in chosen)):
+        pairs = sum(len(d["vertexSet"]) * (len(d["vertexSet"]) - 1) for d in chosen)
+        if is_written(path, about["key"], pairs, len(run.rel2id)):
             continue
         settings = (run.settings.max_seq_length, run.settings.entity_marker)
         features = featurize(chosen, run.tokenizer, run.rel2id, *settings)

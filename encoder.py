@@ -34,12 +34,19 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
     """
     try:
         if pretrained:
-            encoder, loaded = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
+            encoder, loaded = AutoModel.from_pretrained(
+                name_or_path,
+                dtype=torch.float32,
+                output_loading_info=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
             missing = [name for name in loaded["missing_keys"] if not name.startswith("pooler.")]
             if missing:
                 raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
         else:
-            encoder = AutoModel.from_config(AutoConfig.from_pretrained(name_or_path), dtype=torch.float32)
+            config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+            encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # transformers, safetensors and the hub's client each have their own
         raise UserError(
             f"encoder {name_or_path!r}: cannot be loaded ({first_line(error)}); pass a folder with config.json, "
@@ -110,7 +117,7 @@ def checkpoint_layers(encoder: PreTrainedModel) -> None:
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """An encoder's tokenizer. Raises UserError where it can't be found or loaded."""
     try:
-        return AutoTokenizer.from_pretrained(name_or_path)
+        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:
         raise UserError(
             f"tokenizer of {name_or_path!r}: cannot be loaded ({first_line(error)}); pass an encoder's folder, or a "

@@ -9,6 +9,7 @@ docs/metrics.md defines every figure with a worked example.
 from __future__ import annotations
 
 import argparse
+import packages  # noqa: F401
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ FREQUENT = frozenset("P17 P131 P27 P150 P175 P577 P463 P527 P495 P361".split())
 Prediction = dict[str, Any]
 PATTERNS = ("correct", "FP", "FN_CRK", "FN_IRK")  # of an ordered pair (Figure 2), see pattern_of_each
 PERCENTILES = (5, 25, 50, 75, 95)  # of the relative offset, see threshold_diagnostics
+COUNTS = ("n_predictions", *PATTERNS)
+SHARES = ("f1", "ign_f1", "macro_f1", "macro_ign_f1")  # among others
 SHIFT = 16  # a triple's number: its pair's, shifted by so many bits, plus its relation's
 
 
@@ -160,14 +163,16 @@ def number_predictions(predictions: list[Prediction], gold: Gold, where: str) ->
         )
         plain = all(set(map(type, values)) <= {str} for values in (titles, named))
         plain &= all(set(map(type, values)) <= {int} for values in (heads, tails))
-    except (TypeError, KeyError):
+        head, tail = np.array(heads, dtype=np.int64), np.array(tails, dtype=np.int64)
+    except (TypeError, KeyError, ValueError, OverflowError):
         plain = False
-    if not plain or any("evidence" in entry for entry in predictions):
+    if not (plain and isinstance(predictions, list)) or any("evidence" in entry for entry in predictions):
         check_predictions(predictions, gold, where)
     relations = dict(gold.relations)
     relation = np.array([relations.setdefault(name, len(relations)) for name in named], dtype=np.int64)
+    if len(relations) > 1 << SHIFT:
+        raise UserError(f"{where}: names more than {1 << SHIFT:,} relations; is it a file of predictions?")
     document = np.array([gold.documents.get(title, -1) for title in titles], dtype=np.int64)
-    head, tail = np.array(heads, dtype=np.int64), np.array(tails, dtype=np.int64)
     entities = np.append(gold.entities, np.iinfo(np.int64).max)[document]  # the last for an unknown title
     if (np.minimum(head, tail) < 0).any() or (np.maximum(head, tail) >= entities).any():
         check_predictions(predictions, gold, where)
@@ -224,11 +229,11 @@ def check_predictions(predictions: Any, gold: Gold, where: str) -> None:
         if not (isinstance(entry, dict) and isinstance(entry.get("title"), str) and isinstance(entry.get("r"), str)):
             raise UserError(f"{where}: entry {index}: needs title and r as strings, h_idx and t_idx as entity numbers")
         document = gold.documents.get(entry["title"])
-        entities = None if document is None else int(gold.entities[document])
+        entities = np.iinfo(np.int64).max if document is None else int(gold.entities[document])
         for field in ("h_idx", "t_idx"):
             number = entry.get(field)
-            if type(number) is not int or number < 0 or (entities is not None and number >= entities):
-                has = "" if entities is None else f" of a document that has {entities}"
+            if type(number) is not int or not 0 <= number < entities:
+                has = "" if document is None else f" of a document that has {entities}"
                 raise UserError(
                     f"{where}: entry {index} ({entry['title']!r}): {field}: {number!r} is no entity{has}; "
                     "score predictions against the file they were made from"
@@ -236,6 +241,19 @@ def check_predictions(predictions: Any, gold: Gold, where: str) -> None:
         evidence = entry.get("evidence", [])
         if not isinstance(evidence, list) or not all(type(sentence) is int for sentence in evidence):
             raise UserError(f"{where}: entry {index} ({entry['title']!r}): evidence: must list sentence numbers")
+
+
+def are_scores(found: Any) -> bool:
+    """Whether that is what a run's scores.json holds of a split: counts and shares, or {} without labels."""
+    if not isinstance(found, dict) or not found:
+        return found == {}
+    counts = {name: value for name, value in found.items() if name in COUNTS}
+    shares = [value for name, value in found.items() if name not in COUNTS]
+    return (
+        found.keys() >= {*COUNTS, *SHARES}
+        and all(type(value) is int and value >= 0 for value in counts.values())
+        and all(type(value) in (int, float) and 0 <= value <= 1 for value in shares)
+    )
 
 
 def pattern_of_each(scores: Tensor, labels: Tensor, threshold: Tensor | float) -> Tensor:

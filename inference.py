@@ -14,7 +14,7 @@ from evaluation import prediction_patterns
 from losses import Loss
 from model import DocREModel
 from prepro import Feature
-from utils import UserError, autocast, collate_fn, to_device
+from utils import UserError, autocast, collate_fn, naming_batch, to_device
 
 
 class Predictions(NamedTuple):
@@ -58,10 +58,12 @@ def score(
     model.eval()
     with tqdm(total=len(features), desc=title, unit="doc", leave=False) as progress:
         for indices in batches_by_size(features, budget):
-            batch = to_device(collate_fn([features[index] for index in indices]), device)
-            labels = batch.pop("labels", None)
-            with autocast(device, precision):
-                scores = model(**batch)
+            batch = collate_fn([features[index] for index in indices])
+            with naming_batch(batch, [features[index]["title"] for index in indices], "lower --test_batch_size"):
+                batch = to_device(batch, device)
+                labels = batch.pop("labels", None)
+                with autocast(device, precision):
+                    scores = model(**batch)
             yield indices, scores, labels
             progress.update(len(indices))
 

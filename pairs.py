@@ -67,7 +67,10 @@ def read_pairs(run: Run, split: str) -> Pairs:
         raise UserError(
             f"{run.folder}: its pair scores are not those of its {split} file; train the run again"
         ) from None
-    return judge(documents, rel2id, found, labels, get_loss(run.loss, settings.get("margin")), settings["num_labels"])
+    margin, num_labels = settings.get("margin"), settings.get("num_labels")
+    if type(margin) not in (int, float, type(None)) or type(num_labels) is not int or num_labels < 1:
+        raise UserError(f"{run.folder}/config.json: margin or num_labels is not a run's; copy the run again")
+    return judge(documents, rel2id, found, labels, get_loss(run.loss, margin), num_labels)
 
 
 def judge(
@@ -99,15 +102,24 @@ def read_pair_scores(path: Path, num_classes: int) -> dict[str, Tensor]:
         raise UserError(
             f"{path}: does not hold the scores of pairs ({first_line(error)}); train the run again"
         ) from None
-    count = len(found["scores"])
-    if shapes != [(count,), (count, 2), (count, num_classes)]:
+    count, kinds = shapes[0][:1], [found[name].dtype for name in ("document", "entities", "scores")]
+    if shapes != [count, (*count, 2), (*count, num_classes)] or kinds != [torch.int32, torch.int32, torch.float32]:
         raise UserError(f"{path}: does not hold the scores of pairs of {num_classes} classes; train the run again")
+    if not found["scores"].isfinite().all():
+        raise UserError(f"{path}: a score is not finite; train the run again, with --precision fp32")
     return found
 
 
 def gold_labels(documents: list[Document], rel2id: dict[str, int], document: Tensor, entities: Tensor) -> Tensor:
-    """Pairs.labels."""
+    """Pairs.labels. Raises KeyError where a gold pair has no row, or a row is no pair of these documents or the second
+    of one."""
     places = {key: row for row, key in enumerate(zip(document.tolist(), *entities.T.tolist(), strict=True))}
+    sizes = [len(found["vertexSet"]) for found in documents]
+    for number, head, tail in places:
+        if not (0 <= number < len(sizes) and 0 <= head < sizes[number] and 0 <= tail < sizes[number] and head != tail):
+            raise KeyError(number)
+    if len(places) < len(document):
+        raise KeyError("a pair stands there twice")
     labels = torch.zeros(len(document), len(rel2id), dtype=torch.bool)
     for number, found in enumerate(documents):
         for label in found.get("labels", []):

@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import json
 import os
+import packages  # noqa: F401
 import shutil
 import stat
 import sys

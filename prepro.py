@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import packages  # noqa: F401
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path

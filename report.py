@@ -20,6 +20,7 @@ import html
 import inspect
 import io
 import json
+import packages  # noqa: F401
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path

@@ -73,10 +73,10 @@ def save_checkpoint(
 
 
 def checksum(tensors: dict[str, Tensor], state: str) -> str:
-    """SHA-256 over the tensors' names and bytes, and the state."""
+    """SHA-256 over the tensors' names, types, shapes and bytes, and the state."""
     found = hashlib.sha256(state.encode())
     for name in sorted(tensors):
-        found.update(name.encode())
+        found.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
         found.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
     return found.hexdigest()
 

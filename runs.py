@@ -15,6 +15,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from evaluation import are_scores
 from settings import build_parser
 from utils import UserError, describe_device, read_json
 
@@ -66,7 +67,8 @@ def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | No
     if not (folder / "scores.json").exists():
         return None
     scores = read_json(folder / "scores.json")
-    if not isinstance(scores, dict) or not {"seed", "best_epoch", "dev", "test"} <= scores.keys():
+    fits = isinstance(scores, dict) and scores.get("seed") == config["seed"] and type(scores.get("best_epoch")) is int
+    if not fits or not scores.get("dev") or not all(are_scores(scores.get(split)) for split in ("dev", "test")):
         raise UserError(f"{folder}/scores.json: does not hold a run's scores; remove it to train this seed again")
     if old["environment"] != config["environment"]:
         print(f"note: {folder} is kept, though made with other code or packages; remove it to run it again")
@@ -119,8 +121,14 @@ class RunLog:
         self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if size else None)
 
     def write(self, step: int, record: dict[str, Any]) -> None:
-        """One line, {"step": step, **record}; nested figures are named group/figure in the other logs."""
-        self.file.write(json.dumps({"step": step, **record}) + "\n")
+        """One line, {"step": step, **record}; nested figures are named group/figure in the other logs.
+
+        Raises UserError where it cannot be written.
+        """
+        try:
+            self.file.write(json.dumps({"step": step, **record}) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.file.name}: cannot be written ({error.strerror}); make room") from None
         figures = {}
         for name, value in record.items():
             nested = {f"{name}/{key}": figure for key, figure in value.items()} if isinstance(value, dict) else None

@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from losses import loss_names
 from model import DocREModel
@@ -112,17 +112,33 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:
-    """The settings of a seed's folder. Raises UserError where it holds none."""
+    """The settings of a seed's folder, with the defaults of those that were not there yet.
+
+    Raises UserError where it holds none, or one that the command line would not take.
+    """
     config = read_json(Path(folder) / "config.json")
     settings = config.get("settings") if isinstance(config, dict) else None
-    texts = ("data_dir", "train_file", "dev_file", "test_file", "loss_type")
-    if (
-        not isinstance(settings, dict)
-        or not all(isinstance(settings.get(name), str) for name in texts)
-        or not isinstance(settings.get("max_seq_length"), int)
-    ):
+    needed = {"data_dir", "train_file", "dev_file", "test_file", "loss_type", "max_seq_length"}
+    if not isinstance(settings, dict) or not needed <= settings.keys():
         raise UserError(f"{folder}/config.json: holds no settings; pass the folder of a seed")
-    return {"entity_marker": "asterisk", **settings}
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{folder}/config.json: {message}; copy the run again")
+
+    parser = build_parser()
+    parser.error = refuse
+    arguments = []
+    for name, default in vars(parser.parse_args([])).items():
+        value = settings.get(name, default)
+        if value is default:  # None and False are no arguments
+            continue
+        if value is None or value is False or isinstance(value, dict):
+            refuse(f"--{name} {value} is no setting")
+        if isinstance(value, list):
+            arguments += [f"--{name}", *map(str, value)]
+        else:
+            arguments.append(f"--{name}" if value is True else f"--{name}={value}")
+    return vars(parser.parse_args(arguments))
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -131,7 +147,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.load_path:
         settings = read_settings(args.load_path)
-        own = {"output_dir": None, "device": None, "wandb_project": None}
+        own = {"output_dir": None, "device": None, "wandb_project": None}  # a run's file does not say what is written
+        own["cache_dir"] = parser.get_default("cache_dir")
         own["rel2id"] = str(Path(args.load_path) / "rel2id.json")
         parser.set_defaults(**settings | own)
         args = parser.parse_args(arguments)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation import PERCENTILES, prepare_gold, triples_by_document
+from evaluation import PERCENTILES, are_scores, prepare_gold, triples_by_document
 from losses import loss_names
 from prepro import load_documents
 from prepro import statistics as data_statistics
@@ -24,6 +24,7 @@ BACKBONES = ("atlop", "docunet", "kd_docre")
 LATER = ("atgl", "ncrl", "pmtl")  # losses of other papers: not in this one's tables
 MORE_TABLES = ("3_later", "thresholds")  # tables that the paper does not have; LATER's losses are in these
 EVERY_BACKBONE = (2, "thresholds")  # tables that take runs of every backbone; the others take ATLOP's
+TEXTS = ("data_dir", "train_file", "dev_file", "test_file", "model_name_or_path")  # of a run's settings
 
 
 @dataclass(frozen=True)
@@ -173,11 +174,16 @@ def read_run(folder: Path) -> Run:
     """A finished run. Raises UserError where its files are not a run's."""
     config, scores = read_json(folder / "config.json"), read_json(folder / "scores.json")
     try:
-        settings, loss = config["settings"], config["loss"]["name"]
-        scores["dev"], scores["test"], config["data"]["test"]
-        return Run(folder, settings.get("backbone", "atlop"), loss, config["seed"], config, scores)
-    except (KeyError, TypeError):
-        raise UserError(f"{folder}: its config.json or scores.json is not a run's; remove the folder") from None
+        settings, data, loss, seed = config["settings"], config["data"], config["loss"]["name"], config["seed"]
+        backbone = settings.get("backbone", "atlop")
+        texts = [settings[name] for name in TEXTS] + [data[split] for split in ("train", "dev", "test")]
+        fits = all(isinstance(text, str) for text in (*texts, *data.values(), loss, backbone)) and type(seed) is int
+        fits = fits and are_scores(scores["dev"]) and are_scores(scores["test"])
+    except (KeyError, TypeError, AttributeError):
+        fits = False
+    if not fits:
+        raise UserError(f"{folder}: its config.json or scores.json is not a run's; remove the folder")
+    return Run(folder, backbone, loss, seed, config, scores)
 
 
 def same_experiment(runs: list[Run]) -> None:

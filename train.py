@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import packages  # noqa: F401
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ from utils import (
     describe_environment,
     digest,
     make_folder,
+    naming_batch,
     run_command_line,
     set_seed,
     to_device,
@@ -57,6 +59,7 @@ from utils import (
 )
 
 STEPS_PER_LOG = 10
+LESS_MEMORY = "lower --train_batch_size and raise --gradient_accumulation_steps, or pass --gradient_checkpointing"
 
 
 def run_config(experiment: Experiment, seed: int) -> dict[str, Any]:
@@ -201,10 +204,12 @@ def run_epoch(training: Training, shared: nn.Module, scheduler: Any) -> Iterator
         group = min(per_step, len(batches) - place.batch // per_step * per_step)  # an epoch's last one may be smaller
         place.batch += 1
         step_due = place.batch % per_step == 0 or place.batch == len(batches)
-        with contextlib.nullcontext() if step_due or shared is training.model else shared.no_sync():
+        titles = [features[index]["title"] for index in mine]
+        together = contextlib.nullcontext() if step_due or shared is training.model else shared.no_sync()
+        with together, naming_batch(batch, titles, LESS_MEMORY):
             loss = weight * batch_loss(experiment, shared, to_device(batch, device))
             training.scaler.scale(loss * parallel.world_size() / group).backward()  # processes' gradients are averaged
-        recent.append((place.step + 1, [features[index]["title"] for index in mine], loss.detach()))
+        recent.append((place.step + 1, titles, loss.detach()))
         if not step_due:
             continue
         optimizer_step(training.model, training.optimizer, scheduler, training.scaler, args.max_grad_norm)

@@ -24,6 +24,7 @@ import torch
 import ujson
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "opt_einsum", "ujson", "safetensors")
+LONGEST_MESSAGE = 2000
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -33,26 +34,64 @@ class UserError(Exception):
 
 
 def run_command_line(main: Callable[[], None]) -> None:
-    """Run a script's main(); a UserError becomes one line on stderr and exit code 2."""
+    """Run a script's main(); a UserError becomes one line on stderr and exit code 2, and so does what a full disk or a
+    full memory raises where nobody has said more about it."""
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
         sys.exit(_fail(str(error), 2))
     except BrokenPipeError:  # whoever read our output, such as `head`, has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(141)
+    except OSError as error:
+        _drop_output()
+        sys.exit(
+            _fail(f"{error.filename or 'output'}: {error.strerror or error}; make room or choose another place", 2)
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        sys.exit(_fail(f"out of memory ({first_line(error)}); pass a smaller batch, or use a larger machine", 2))
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted", 130))
 
 
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    message = " ".join(message.split())
+    if len(message) > LONGEST_MESSAGE:  # what stands in broken files is of any length
+        message = f"{message[: LONGEST_MESSAGE // 2]} ... {message[-LONGEST_MESSAGE // 2 :]}"
+    print(f"error: {message}", file=sys.stderr)
     return code
 
 
 def first_line(error: Exception) -> str:
     """An exception's message, its first line, or its type where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that there is no memory left, on a GPU or beside it."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+@contextlib.contextmanager
+def naming_batch(batch: dict[str, Any], titles: list[str], remedy: str) -> Iterator[None]:
+    """Where memory runs out, raise UserError that says on which batch, collated from documents of these titles."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        more = f" and {len(titles) - 4} more" if len(titles) > 4 else ""
+        raise UserError(
+            f"out of memory on a batch of {len(titles)} documents, {sum(batch['lengths']):,} tokens and "
+            f"{sum(map(len, batch['hts'])):,} pairs ({', '.join(map(repr, titles[:4]))}{more}); {remedy}"
+        ) from None
 
 
 def read_json(path: str | Path) -> Any:
@@ -71,7 +110,8 @@ def read_json(path: str | Path) -> Any:
 def parse_json(text: str, where: str) -> Any:
     """Parse JSON text. Raises UserError, opening with `where`, for broken JSON, NaN and Infinity included."""
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)  # ujson is as fast but takes some broken JSON
+        # ujson is as fast but takes some broken JSON
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: broken JSON ({error}); repair the file or download it again") from None
     if SURROGATE.search(text):  # an escaped half of a character pair is JSON, but no text
@@ -85,6 +125,12 @@ def parse_json(text: str, where: str) -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text} is beyond all numbers")
+    return value
 
 
 def write_json(path: str | Path, value: Any, indent: int = 2) -> None:

