@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -22,6 +23,7 @@ from attention import ATTENTION, PackedWindow, replace_dropout
 from utils import UserError, first_line, recurring_size
 
 logging.disable_progress_bar()  # loading an encoder's weights takes a moment, and its bar would break ours
+hub_logging.set_verbosity_error()  # it tells of every try to reach an unreachable hub; ours is one error in the end
 
 WINDOW = 512  # tokens an encoder pass covers; two windows cover a document
 

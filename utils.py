@@ -159,7 +159,9 @@ def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror}); make room or choose another place"
+            ) from None
         raise
 
 

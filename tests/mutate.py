@@ -58,7 +58,7 @@ def edit(value, route, operation, new):
             list: lambda: dict(enumerate(old)),
             dict: lambda: list(old.items()),
             str: lambda: [old],
-            int: lambda: float(old),
+            int: lambda: float(old) if abs(old) < 2**1000 else str(old),
         }
         holder[key] = kinds.get(type(old), lambda: str(old))()
     elif operation == "negate" and isinstance(old, (int, float)):
