@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import statistics
@@ -45,7 +46,10 @@ def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | No
     if not isinstance(old, dict) or not all(isinstance(old.get(part), dict) for part in parts):
         raise UserError(f"{folder}/config.json: is no run's; remove the folder or pass another --output_dir")
     settings = vars(build_parser().parse_args([])) | old["settings"]  # those that were not there yet had their defaults
-    settings["train_batch_size"] *= old.get("processes", 1)
+    sizes = settings["train_batch_size"], old.get("processes", 1)
+    if not all(type(size) is int and size > 0 for size in sizes):
+        raise UserError(f"{folder}/config.json: train_batch_size or processes is no number; remove the folder")
+    settings["train_batch_size"] = math.prod(sizes)
     here = {**config["settings"], "train_batch_size": config["settings"]["train_batch_size"] * config["processes"]}
     differences = [
         f"{name} {settings[name]} there, {value} here"
