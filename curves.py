@@ -15,7 +15,8 @@ from torch import Tensor
 from drawing import BLUE, GREY, ORANGE, PALE, loss_style, new_figure, styled
 from losses import Loss, get_loss, loss_names
 from prepro import load_rel2id
-from tables import Run
+from records import Run
+from tables import LATER
 
 REACH = 8.0  # distances from -8 to 8
 POINTS = 1601
@@ -75,12 +76,12 @@ def mark(axes: Axes, place: float, text: str) -> None:
 
 @styled
 def figure_losses(runs: list[Run]) -> Figure:
-    """Every loss of a pair over the distance d of one relation, positive or negative, with two derivatives; and AML
-    beside HingeABL over c = -d, as in the paper's Appendix E. Needs no runs."""
+    """The paper's losses of a pair over the distance d of one relation, positive or negative, with two derivatives; and
+    AML beside HingeABL over c = -d, as in the paper's Appendix E. Needs no runs."""
     figure, axes = new_figure(10, 7.6, rows=3, columns=3)
     d = torch.linspace(-REACH, REACH, POINTS, dtype=torch.float64)
     for column, positive in enumerate((True, False)):
-        for number, loss in enumerate(loss_names()):
+        for number, loss in enumerate(loss for loss in loss_names() if loss not in LATER):
             curve = loss_curve(get_loss(loss), d, positive)
             width = max(2.8 - 0.22 * number, 1)  # so that a line shows behind another
             style = loss_style(loss) | {"marker": "", "linewidth": width, "label": loss}

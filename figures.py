@@ -17,12 +17,13 @@ from matplotlib.ticker import MaxNLocator
 
 from curves import figure_3, figure_4, figure_losses
 from drawing import BLACK, BLUE, PALE, VERMILION, loss_style, new_figure, plain, styled
-from evaluation import PATTERNS, SHIFT, number_predictions, precision_recall_f1, prepare_gold
+from evaluation import PATTERNS, SHIFT, number_predictions, precision_recall_f1
 from losses import loss_names
-from pairs import Pairs, documents_of, read_pairs
+from pairs import Pairs, read_pairs
 from prepro import RELATION_NAMES, load_documents
-from tables import PAPER, WRONG, Run, pattern_share, same_experiment
-from utils import UserError, digest, parse_json, read_json
+from records import Run, dev_scores, file_of, gold_of, same_experiment
+from tables import PAPER, WRONG, pattern_share
+from utils import UserError, digest, read_json
 
 SHOWN = 8  # relations of a pair that are drawn
 PATTERN_COLOURS = dict(zip(WRONG, ("#8C8C8C", VERMILION, PALE), strict=True))
@@ -205,7 +206,7 @@ def figure_epochs(runs: list[Run]) -> Figure:
     groups = by_loss("epochs", runs)
     figure, [[axes]] = new_figure(6.5, 4.2)
     for loss, group in groups.items():
-        curves = [dev_f1(run) for run in group]
+        curves = [{epoch: dev["f1"] for epoch, dev in dev_scores(run).items()} for run in group]
         epochs = sorted(set.intersection(*map(set, curves)))
         mean, std = mean_and_std([[100 * curve[epoch] for epoch in epochs] for curve in curves])
         style = loss_style(loss)
@@ -217,22 +218,6 @@ def figure_epochs(runs: list[Run]) -> Figure:
     axes.set_title(f"{describe(groups)}; mean ± standard deviation")
     figure.legend(loc="outside lower center", ncols=4)
     return figure
-
-
-def dev_f1(run: Run) -> dict[int, float]:
-    """Dev F1, a fraction, by epoch. Raises UserError where metrics.jsonl is missing, broken or has none."""
-    path = run.folder / "metrics.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        records = [parse_json(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
-        found = {record["epoch"]: record["dev"]["f1"] for record in records if "epoch" in record}
-    except (OSError, UnicodeDecodeError, KeyError, TypeError):
-        found = {}
-    if not found:
-        raise UserError(
-            f"{path}: is missing or has no dev scores by epoch; train the run again with a labelled dev file"
-        )
-    return found
 
 
 def mean_and_std(values: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -307,12 +292,11 @@ def bin_name(number: int) -> str:
 def frequency_counts(run: Run) -> np.ndarray:
     """A run's correct, predicted and gold test triples of the relations in each bin: int64 [bins, 3]. Predictions for
     unknown titles are left out."""
-    settings, data = run.config["settings"], run.config["data"]
-    folder = Path(settings["data_dir"])
-    gold = prepare_gold(list(documents_of(str(folder / settings["test_file"]), data["test"])), set())
-    path = run.folder / "result.json"
+    if not run.folder.is_dir():
+        raise UserError(f"{run.folder}: a record holds no predictions; pass the run's folder")
+    gold, path = gold_of(*file_of(run, "test")), run.folder / "result.json"
     numbers, relations = number_predictions(read_json(path), gold, str(path))
-    training = training_triples(str(folder / settings["train_file"]), data["train"])
+    training = training_triples(*file_of(run, "train"))
     bin_of = np.searchsorted(BINS, [training[relation] for relation in relations], side="right") - 1
     predicted = np.unique(numbers[numbers >= 0])
     correct = predicted[np.isin(predicted, gold.triples)]
@@ -334,7 +318,7 @@ CAPTIONS = {
     "2": "Figure 2. An example of each wrong prediction pattern",
     "3": "Figure 3. The hinge weight over the distance",
     "4": "Figure 4. The decision boundary and the margin",
-    "losses": "Every loss with its first and second derivative; Appendix E's comparison",
+    "losses": "The paper's losses with first and second derivative; Appendix E's comparison",
     "epochs": "Dev F1 over epochs",
     "patterns": "Prediction patterns among the wrong pairs",
     "frequency": "F1 by the relations' frequency in the training file",

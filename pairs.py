@@ -3,7 +3,6 @@ of errors."""
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +13,9 @@ from torch import Tensor
 
 from evaluation import pattern_of_each
 from losses import Loss, get_loss
-from prepro import Document, load_documents, load_rel2id
-from tables import Run
-from utils import UserError, digest, first_line
+from prepro import Document, load_rel2id
+from records import Run, documents_of, file_of
+from utils import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -45,20 +44,12 @@ class Pairs:
     pattern: Tensor
 
 
-@functools.lru_cache(maxsize=2)
-def documents_of(path: str, wanted: str) -> tuple[Document, ...]:
-    """A data file's documents. Raises UserError where it is gone, or its SHA-256 is not `wanted`."""
-    if not Path(path).exists() or digest(path) != wanted:
-        raise UserError(f"{path}: the file that the run was scored on is gone or has changed; put it back")
-    return tuple(load_documents(path, unique_titles=True))
-
-
 def read_pairs(run: Run, split: str) -> Pairs:
     """The pairs of a run's dev or test split. Raises UserError where files are missing, broken or do not fit."""
     settings = run.config["settings"]
-    documents = list(
-        documents_of(str(Path(settings["data_dir"]) / settings[f"{split}_file"]), run.config["data"][split])
-    )
+    if not run.folder.is_dir():
+        raise UserError(f"{run.folder}: a record holds no scores of pairs; pass the run's folder")
+    documents = list(documents_of(*file_of(run, split)))
     rel2id = load_rel2id(run.folder / "rel2id.json")
     found = read_pair_scores(run.folder / f"pair_scores_{split}.safetensors", len(rel2id))
     try:

@@ -6,10 +6,11 @@
     python report.py --table thresholds runs/bert_*
     python report.py --figure epochs runs/bert_atl runs/bert_hingeabl_released --output runs/figures
 
-Tables 1 to 4 and 7 take folders of runs (or folders of such folders), tables 5 and 6 data files. Tables 2 and 3 also
-test which differences are more than noise (see significance.py). Two tables are not the paper's: 3_later is table 3
-with losses of other papers beside its own, and thresholds shows where each loss's threshold lies (docs/metrics.md).
-Figures take folders of runs; 3, 4 and losses need none.
+Tables 1 to 4 and 7 take folders of runs (or folders of such folders, or records, see records.py), tables 5 and 6 data
+files. Tables 2 and 3 also test which differences are more than noise (see significance.py). Three tables are not the
+paper's: 3_later is table 3 with losses of other papers beside its own, precision shows precision and recall, and
+thresholds shows where each loss's threshold lies (docs/metrics.md). Figures take folders of runs; 3, 4 and losses need
+none.
 """
 
 from __future__ import annotations
@@ -33,17 +34,14 @@ from evaluation import threshold_diagnostics
 from figures import CAPTIONS, FIGURES
 from page import about_block, documents_block, image, pairs_block, write_page
 from pairs import read_pairs
+from records import Run, file_of, read_runs, same_experiment, seed_folders, write_record
 from resume import status_of
 from tables import (
     LATER,
     MORE_TABLES,
     Cell,
-    Run,
     Table,
     groups_of,
-    read_runs,
-    same_experiment,
-    seed_folders,
     table_of_data,
     table_of_runs,
     verdict,
@@ -230,12 +228,18 @@ def as_csv(table: Table) -> str:
 WRITERS = {"text": as_text, "markdown": as_markdown, "latex": as_latex, "html": as_html, "json": as_json, "csv": as_csv}
 
 
-def with_threshold(run: Run) -> Run:
-    """The run, its test scores with where the threshold lies among them. Raises UserError as read_pairs does, and where
-    no pair tells."""
+def threshold_of(run: Run) -> dict[str, float]:
+    """Where the threshold lies among a run's test scores. Raises UserError as read_pairs does, and where no pair
+    tells."""
     pairs = read_pairs(run, "test")
-    found = threshold_diagnostics(pairs.scores, pairs.labels, pairs.threshold)
-    return replace(run, scores={**run.scores, "test": {**run.scores["test"], **found}})
+    return threshold_diagnostics(pairs.scores, pairs.labels, pairs.threshold)
+
+
+def with_threshold(run: Run) -> Run:
+    """The run, its test scores with threshold_of; a record has them."""
+    if "ro_mean" in run.scores["test"]:
+        return run
+    return replace(run, scores={**run.scores, "test": {**run.scores["test"], **threshold_of(run)}})
 
 
 def table_with_thresholds(number: int | str, runs: list[Run], unfinished: list[Path]) -> Table:
@@ -245,16 +249,27 @@ def table_with_thresholds(number: int | str, runs: list[Run], unfinished: list[P
     return table_of_runs(number, runs, unfinished)
 
 
+def finished(runs: list[Run], unfinished: list[Path]) -> list[Run]:
+    """The runs. Raises UserError where there is none."""
+    if not runs:
+        raise UserError(f"{', '.join(map(str, unfinished))}: not finished; run the same command again, and it goes on")
+    return runs
+
+
 def tables_of(runs: list[Run], unfinished: list[Path]) -> list[Table]:
-    """Every table that the runs and their data files make; Table 2 where there are runs of several backbones, 3_later
-    where there are some of losses that the paper lacks."""
+    """Every table that the runs make; Table 2 where there are runs of several backbones, 3_later where there are some
+    of losses that the paper lacks."""
     wanted = {2: len({run.backbone for run in runs}) > 1, "3_later": any(run.loss in LATER for run in runs)}
-    numbers = [n for n in (1, 2, 3, "3_later", 4, 7, "thresholds") if wanted.get(n, True) and groups_of(n, runs)]
-    tables = [table_with_thresholds(number, runs, unfinished) for number in numbers]
-    settings, digests = runs[0].config["settings"], runs[0].config["data"]
-    paths = {split: Path(settings["data_dir"]) / settings[f"{split}_file"] for split in ("train", "dev", "test")}
-    files = [str(path) for split, path in paths.items() if path.exists() and digest(path) == digests[split]]
-    return tables + ([table_of_data(5, files), table_of_data(6, files)] if files else [])
+    of_runs = (1, 2, 3, 4, 7, *MORE_TABLES)
+    numbers = [number for number in of_runs if wanted.get(number, True) and groups_of(number, runs)]
+    return [table_with_thresholds(number, runs, unfinished) for number in numbers]
+
+
+def tables_of_files(run: Run) -> list[Table]:
+    """Tables 5 and 6 of those of a run's data files that are still there."""
+    files = [file_of(run, split) for split in ("train", "dev", "test")]
+    there = [path for path, wanted in files if Path(path).exists() and digest(path) == wanted]
+    return [table_of_data(5, there), table_of_data(6, there)] if there else []
 
 
 def figures_of(runs: list[Run], split: str) -> str:
@@ -272,10 +287,8 @@ def figures_of(runs: list[Run], split: str) -> str:
 def write_html(path: str, runs: list[Run], unfinished: list[Path], split: str) -> None:
     """Write one self-contained page: tables, figures, and what each run said of a split's pairs. Raises UserError where
     the runs do not go together, or their files are gone."""
-    if not runs:
-        raise UserError(f"{path}: none of the runs is finished; " + ", ".join(map(str, unfinished)))
-    same_experiment(runs)
-    tables = tables_of(runs, unfinished)
+    same_experiment(finished(runs, unfinished))
+    tables = tables_of(runs, unfinished) + tables_of_files(runs[0])
     sections = {"Tables": "\n".join(map(as_html, tables)), "Figures": figures_of(runs, split)}
     names = [f"{run.backbone} {run.loss}, seed {run.seed}" for run in runs]
 
@@ -312,18 +325,22 @@ def write_figure(args: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Print a table, or write a figure or a page; `arguments` default to the command line's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="*", metavar="PATH", help="folders of runs; for tables 5 and 6, data files")
+    parser.add_argument(
+        "paths", nargs="*", metavar="PATH", help="folders of runs, or their records; for tables 5 and 6, data files"
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--table",
         type=lambda name: int(name) if name.isdecimal() else name,
-        choices=[*range(1, 8), *MORE_TABLES],
-        help="print a table: its number in the paper, 3 with losses that the paper lacks, or where the threshold lies",
+        choices=[*range(1, 8), *MORE_TABLES, "all"],
+        help="print a table: its number in the paper, one that the paper lacks (3_later: Table 3 with losses of other "
+        "papers; precision; thresholds: where they lie), or all of these",
     )
-    what.add_argument("--figure", choices=list(FIGURES), help="draw the paper's 1 to 4, or one of losses or runs")
+    what.add_argument("--figure", choices=list(FIGURES), help="draw the paper's 1 to 4, or one of losses or of runs")
     what.add_argument(
         "--html", metavar="FILE", help="write a page with all tables and figures, and the errors to browse"
     )
+    what.add_argument("--record", metavar="FOLDER", help="write each finished run there as one small JSON, to be kept")
     what.add_argument("--status", action="store_true", help="print which runs are finished, running, failed or stopped")
     parser.add_argument("--format", choices=list(WRITERS), default="text", help="of a table")
     parser.add_argument("--output", metavar="FOLDER", default="runs/figures", help="where a figure's PNG and PDF go")
@@ -342,8 +359,14 @@ def main(arguments: list[str] | None = None) -> None:
         print(aligned([[str(folder), *status_of(folder)] for folder in seed_folders(args.paths)], left=3))
         return
     runs, unfinished = read_runs(args.paths)
-    if args.table:
+    if args.table == "all":
+        texts = list(map(WRITERS[args.format], tables_of(finished(runs, unfinished), unfinished)))
+        print(f"[{', '.join(texts)}]" if args.format == "json" else "\n\n".join(texts))
+    elif args.table:
         print(WRITERS[args.format](table_with_thresholds(args.table, runs, unfinished)))
+    elif args.record:
+        for run in runs:
+            print(write_record(run, threshold_of(run), args.record))
     else:
         write_html(args.html, runs, unfinished, args.split or "dev")
         print(f"{len(runs)} runs: {args.html}")

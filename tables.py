@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from evaluation import PERCENTILES, are_scores, prepare_gold, triples_by_document
+from evaluation import PERCENTILES
 from losses import loss_names
 from prepro import load_documents
 from prepro import statistics as data_statistics
+from records import Run, count_by_document, file_of, same_experiment
 from significance import Comparison, Counts, compare, holm, smallest_p
 from utils import UserError, digest, read_json
 
@@ -22,9 +23,8 @@ PAPER = Path(__file__).parent / "meta" / "paper_results.json"
 LATER_RESULTS = Path(__file__).parent / "meta" / "later_results.json"
 BACKBONES = ("atlop", "docunet", "kd_docre")
 LATER = ("atgl", "ncrl", "pmtl")  # losses of other papers: not in this one's tables
-MORE_TABLES = ("3_later", "thresholds")  # tables that the paper does not have; LATER's losses are in these
+MORE_TABLES = ("3_later", "precision", "thresholds")  # that the paper does not have; LATER's losses are in these
 EVERY_BACKBONE = (2, "thresholds")  # tables that take runs of every backbone; the others take ATLOP's
-TEXTS = ("data_dir", "train_file", "dev_file", "test_file", "model_name_or_path")  # of a run's settings
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,6 @@ class Figure:
     digits: int
     higher: bool | None
     value: Callable[[dict[str, float]], float]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its folder, backbone, loss, seed, settings and scores."""
-
-    folder: Path
-    backbone: str
-    loss: str
-    seed: int
-    config: dict[str, Any]
-    scores: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -122,6 +110,15 @@ FIGURES: dict[int | str, tuple[str, tuple[Figure, ...]]] = {  # split and column
     ),
     7: ("test", (percent("macro_f1", "macro F1"), percent("macro_ign_f1", "macro Ign F1"))),
     "3_later": ("test", (percent("f1", "F1"), percent("ign_f1", "Ign F1"))),
+    "precision": (
+        "test",
+        (
+            percent("precision", "precision"),
+            percent("recall", "recall"),
+            percent("f1", "F1"),
+            percent("ign_f1", "Ign F1"),
+        ),
+    ),
     "thresholds": (
         "test",
         (
@@ -134,67 +131,6 @@ FIGURES: dict[int | str, tuple[str, tuple[Figure, ...]]] = {  # split and column
         ),
     ),
 }
-
-
-def read_runs(folders: list[str]) -> tuple[list[Run], list[Path]]:
-    """Every run at or below the folders: (the finished ones, the folders of the others).
-
-    Raises UserError for a folder without runs, or two runs of one backbone, loss and seed.
-    """
-    runs: dict[tuple[str, str, int], Run] = {}
-    unfinished = []
-    for path in seed_folders(folders):
-        if not (path / "scores.json").exists():
-            unfinished.append(path)
-            continue
-        run = read_run(path)
-        key = (run.backbone, run.loss, run.seed)
-        if key in runs and runs[key].folder.resolve() != run.folder.resolve():
-            raise UserError(
-                f"{run.folder} and {runs[key].folder}: both hold {run.backbone} with {run.loss}, seed {run.seed}; "
-                "pass one of them"
-            )
-        runs[key] = run
-    return list(runs.values()), unfinished
-
-
-def seed_folders(folders: list[str]) -> list[Path]:
-    """The folders of seeds at or below the folders. Raises UserError for a folder without."""
-    found = []
-    for folder in folders:
-        configs = sorted(Path(folder).rglob("config.json")) if Path(folder).is_dir() else []
-        seeds = [path.parent for path in configs if path.parent.name.startswith("seed_")]
-        if not seeds:
-            raise UserError(f"{folder}: holds no runs; pass the --output_dir of train.py, or a folder of such")
-        found += seeds
-    return found
-
-
-def read_run(folder: Path) -> Run:
-    """A finished run. Raises UserError where its files are not a run's."""
-    config, scores = read_json(folder / "config.json"), read_json(folder / "scores.json")
-    try:
-        settings, data, loss, seed = config["settings"], config["data"], config["loss"]["name"], config["seed"]
-        backbone = settings.get("backbone", "atlop")
-        texts = [settings[name] for name in TEXTS] + [data[split] for split in ("train", "dev", "test")]
-        fits = all(isinstance(text, str) for text in (*texts, *data.values(), loss, backbone)) and type(seed) is int
-        fits = fits and are_scores(scores["dev"]) and are_scores(scores["test"])
-    except (KeyError, TypeError, AttributeError):
-        fits = False
-    if not fits:
-        raise UserError(f"{folder}: its config.json or scores.json is not a run's; remove the folder")
-    return Run(folder, backbone, loss, seed, config, scores)
-
-
-def same_experiment(runs: list[Run]) -> None:
-    """Raise UserError unless all runs have the same data and encoder: else a table would compare what differs."""
-
-    def sameness(run: Run) -> tuple[Any, ...]:
-        return run.config["settings"].get("model_name_or_path"), *sorted(run.config["data"].items())
-
-    for run in runs[1:]:
-        if sameness(run) != sameness(runs[0]):
-            raise UserError(f"{runs[0].folder} and {run.folder}: differ in encoder or data; pass runs that share both")
 
 
 def groups_of(number: int | str, runs: list[Run]) -> dict[str, list[Run]]:
@@ -232,7 +168,7 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
     notes += more + published.get("notes", [])
     setting = f"{split}, {Path(next(iter(groups.values()))[0].config['settings']['model_name_or_path']).name}"
     setting += f" (the paper's: {published['encoder']})" if "encoder" in published else ""
-    heading = {"3_later": "published", "thresholds": ""}.get(number, "paper")
+    heading = {"3_later": "published", "precision": "", "thresholds": ""}.get(number, "paper")
     return Table(number, published["title"], setting, figures, rows, comparisons, notes, heading)
 
 
@@ -299,16 +235,14 @@ def compare_groups(
     ]
     if not pairs:
         return [], []
-    run = next(iter(groups.values()))[0]
-    settings = run.config["settings"]
-    path = Path(settings["data_dir"]) / settings["test_file"]
-    if not path.exists() or digest(path) != run.config["data"]["test"]:
-        return [], [f"differences not tested: {path}, the runs' test file, is not there or has changed"]
-    gold = prepare_gold(load_documents(path, unique_titles=True), set())
+    for run in itertools.chain.from_iterable(groups.values()):
+        path, wanted = file_of(run, "test")
+        if run.test_documents is None and (not Path(path).exists() or digest(path) != wanted):
+            return [], [f"differences not tested: {path}, the runs' test file, is not there or has changed"]
     counts = {}
     for name, runs in groups.items():
-        both = [triples_by_document(read_json(run.folder / "result.json"), gold) for run in runs]
-        counts[name] = Counts(np.array([b[0] for b in both]), np.array([b[1] for b in both]), both[0][2])
+        correct, predicted, gold = zip(*map(count_by_document, runs), strict=True)
+        counts[name] = Counts(np.array(correct), np.array(predicted), gold[0])
     found = [compare(counts[first], counts[second]) for first, second in pairs]
     corrected = holm([comparison.p_value for comparison in found])
     fewest = sorted(len(runs) for runs in groups.values())[:2]

@@ -1,7 +1,7 @@
-# Sourced behind setup.sh by the scripts that run at two sizes. SIZE=full is the default; SIZE=sample is the same in
-# miniature, on the sample corpus with the small encoder at the rates of quickstart.sh, to see it work. Fetches what is
-# needed, and sets RUNS, the folder of the runs, DATA_FILES, and SIZE_ARGS, what train.py gets besides the experiment's
-# own settings.
+# Sourced behind setup.sh by the scripts that run at several sizes. SIZE=full is the default; SIZE=sample is the same in
+# miniature, on the sample corpus with the small encoder at the rates of quickstart.sh, to see it work; SIZE=small is
+# that of study_small.sh. Fetches what is needed, and sets RUNS, the folder of the runs, DATA_FILES, and SIZE_ARGS, what
+# train.py gets besides the experiment's own settings.
 case ${SIZE:-full} in
 full)
     python scripts/fetch.py redocred
@@ -21,8 +21,17 @@ sample)
         --num_train_epochs 3 --seeds 1 5
     )
     ;;
+small)
+    python scripts/fetch.py encoder
+    RUNS=runs/small
+    DATA_FILES=(dataset/small/{train,dev,test}.json)
+    SIZE_ARGS=(
+        --data_dir dataset/small --train_file train.json --dev_file dev.json --test_file test.json
+        --model_name_or_path dataset/encoders/all-MiniLM-L6-v2 --num_train_epochs 10 --seeds 1 5 42
+    )
+    ;;
 *)
-    echo "error: SIZE=$SIZE: choose full or sample" >&2
+    echo "error: SIZE=$SIZE: choose full, small or sample" >&2
     exit 2
     ;;
 esac

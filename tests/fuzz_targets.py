@@ -28,10 +28,11 @@ from checkpoints import load_weights, open_run, read_weights
 from evaluation import prepare_gold, score_predictions, train_facts
 from pairs import read_pairs
 from prepro import check_document, featurize, load_documents, load_rel2id, read_docred
+from records import read_runs
 from resume import CHECKPOINTS, Place, load_checkpoint, save_checkpoint
 from runs import finished_scores, summarise
 from stream import stream_documents
-from tables import read_runs, table_of_runs
+from tables import table_of_runs
 from utils import UserError, read_json
 
 

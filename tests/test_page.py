@@ -18,7 +18,7 @@ from figures import CAPTIONS
 from losses import get_loss
 from pairs import read_pairs
 from prepro import DEFAULT_REL2ID, RELATION_NAMES, load_documents, load_rel2id
-from tables import read_run
+from records import read_run
 from utils import UserError, digest, read_json, whole_file
 
 TITLE = "<script>alert(1)</script>"
@@ -273,7 +273,7 @@ def test_tables_on_the_page_hold_the_figures_of_the_summary(browser, report_page
     opened(browser, report_page)
     shown = text(browser, "caption")
     assert [title.split(".")[0] for title in shown if title.startswith("Table")] == [
-        f"Table {n}" for n in (1, 3, 4, 7, "thresholds", 5, 6)
+        f"Table {n}" for n in (1, 3, 4, 7, "precision", "thresholds", 5, 6)
     ]
     report.main(["--table", "3", "--format", "json", str(runs)])
     cells = text(browser, "#section-0 td")
@@ -292,7 +292,16 @@ def test_every_figure_is_in_the_page_or_the_reason_why_not(browser, report_page)
 
 def test_the_page_has_the_extended_table_where_there_are_losses_that_the_paper_lacks(data, tmp_path):
     found = [read_run(make_run(tmp_path, data, loss, 1, 0.3)) for loss in ("hingeabl_released", "atgl")]
-    assert [table.number for table in report.tables_of(found, [])] == [3, "3_later", 4, 7, "thresholds", 5, 6]
+    assert [table.number for table in report.tables_of(found, [])] == [
+        3,
+        4,
+        7,
+        "3_later",
+        "precision",
+        "thresholds",
+        5,
+        6,
+    ]
     assert [table.number for table in report.tables_of(found[1:], [])] == ["3_later", "thresholds", 5, 6]
 
 

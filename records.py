@@ -1,0 +1,209 @@
+"""Finished runs as tables and figures read them: a seed's folder, or a record, one small JSON to keep beside the code.
+
+A record seed_<n>.json holds:
+
+config          the run's config.json
+scores          its scores.json
+thresholds      where the threshold lies on test (evaluation.threshold_diagnostics)
+dev_by_epoch    what metrics.jsonl says of dev: [{"epoch": 1, "dev": {"f1": ...}}, ...]
+test_documents  {"correct", "predicted", "gold"}: each document's triples, as text "3 0 12 ..."; for significance tests
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation import Gold, are_scores, prepare_gold, triples_by_document
+from prepro import Document, load_documents
+from utils import UserError, digest, make_folder, parse_json, read_json, write_json
+
+TEXTS = ("data_dir", "train_file", "dev_file", "test_file", "model_name_or_path")  # of a run's settings
+COUNTED = ("correct", "predicted", "gold")
+Counted = tuple[np.ndarray, np.ndarray, np.ndarray]  # int64 [documents] each
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, backbone, loss, seed, settings and scores. One read from a record has the record's
+    path as `folder`, and the dev scores by epoch and the counts on test that a folder's other files tell."""
+
+    folder: Path
+    backbone: str
+    loss: str
+    seed: int
+    config: dict[str, Any]
+    scores: dict[str, Any]
+    dev_by_epoch: dict[int, dict[str, float]] | None = None
+    test_documents: Counted | None = None
+
+
+def read_runs(paths: list[str]) -> tuple[list[Run], list[Path]]:
+    """Every run at or below the paths: (the finished ones and the records, the folders of the others).
+
+    Raises UserError for a path without runs, or two runs of one backbone, loss and seed.
+    """
+    runs: dict[tuple[str, str, int], Run] = {}
+    unfinished = []
+    records = [path for name in paths for path in records_below(Path(name))]
+    folders = seed_folders([name for name in paths if not any(records_below(Path(name)))])
+    for path in (*folders, *records):
+        if path.is_dir() and not (path / "scores.json").exists():
+            unfinished.append(path)
+            continue
+        run = read_run(path) if path.is_dir() else read_record(path)
+        key = (run.backbone, run.loss, run.seed)
+        if key in runs and runs[key].folder.resolve() != run.folder.resolve():
+            raise UserError(
+                f"{run.folder} and {runs[key].folder}: both hold {run.backbone} with {run.loss}, seed {run.seed}; "
+                "pass one of them"
+            )
+        runs[key] = run
+    return list(runs.values()), unfinished
+
+
+def records_below(path: Path) -> list[Path]:
+    """The records in a folder, or the file itself."""
+    return [path] if path.is_file() else sorted(path.rglob("seed_*.json"))
+
+
+def seed_folders(paths: list[str]) -> list[Path]:
+    """The folders of seeds at or below the paths. Raises UserError for a path without."""
+    found = []
+    for path in paths:
+        configs = sorted(Path(path).rglob("config.json")) if Path(path).is_dir() else []
+        seeds = [config.parent for config in configs if config.parent.name.startswith("seed_")]
+        if not seeds:
+            raise UserError(f"{path}: holds no runs; pass the --output_dir of train.py, or a folder of such")
+        found += seeds
+    return found
+
+
+def read_run(folder: Path) -> Run:
+    """A finished run. Raises UserError where its files are not a run's."""
+    config, scores = read_json(folder / "config.json"), read_json(folder / "scores.json")
+    if not (run := run_from(folder, config, scores)):
+        raise UserError(f"{folder}: its config.json or scores.json is not a run's; remove the folder")
+    return run
+
+
+def run_from(path: Path, config: Any, scores: Any) -> Run | None:
+    """The run with that config.json and scores.json, None where they are not a run's."""
+    try:
+        settings, data, loss, seed = config["settings"], config["data"], config["loss"]["name"], config["seed"]
+        backbone = settings.get("backbone", "atlop")
+        texts = [settings[name] for name in TEXTS] + [data[split] for split in ("train", "dev", "test")]
+        fits = all(isinstance(text, str) for text in (*texts, *data.values(), loss, backbone)) and type(seed) is int
+        fits = fits and are_scores(scores["dev"]) and are_scores(scores["test"])
+    except (KeyError, TypeError, AttributeError):
+        return None
+    return Run(path, backbone, loss, seed, config, scores) if fits else None
+
+
+def read_record(path: Path) -> Run:
+    """The run of a record. Raises UserError where the file is none."""
+    found = read_json(path)
+    try:
+        run = run_from(path, found["config"], found["scores"])
+        thresholds = {name: value for name, value in found["thresholds"].items() if math.isfinite(value)}
+        by_epoch = {line["epoch"]: line["dev"] for line in found["dev_by_epoch"]}
+        counted = tuple(np.array(found["test_documents"][name].split(), dtype=np.int64) for name in COUNTED)
+        correct, predicted, gold = counted
+        fits = (
+            run is not None
+            and are_curve(by_epoch)
+            and bool((correct >= 0).all() and (correct <= predicted).all() and (correct <= gold).all())
+        )
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
+        raise UserError(f"{path}: is not a run's record; restore the file, or write it again with report.py --record")
+    scores = {**run.scores, "test": {**run.scores["test"], **thresholds}}
+    return Run(path, run.backbone, run.loss, run.seed, run.config, scores, by_epoch, counted)
+
+
+def write_record(run: Run, thresholds: dict[str, float], folder: str | Path) -> Path:
+    """Write a finished run's record as <folder>/<its experiment>/seed_<n>.json; returns the path. Raises UserError
+    where files of the run are missing."""
+    path = make_folder(Path(folder) / run.folder.parent.name) / f"seed_{run.seed}.json"
+    record = {
+        "config": run.config,
+        "scores": run.scores,
+        "thresholds": thresholds,
+        "dev_by_epoch": [{"epoch": epoch, "dev": dev} for epoch, dev in dev_scores(run).items()],
+        "test_documents": {
+            name: " ".join(map(str, numbers.tolist()))
+            for name, numbers in zip(COUNTED, count_by_document(run), strict=True)
+        },
+    }
+    write_json(path, record, indent=1)
+    return path
+
+
+def same_experiment(runs: list[Run]) -> None:
+    """Raise UserError unless all runs have the same data and encoder: else a table would compare what differs."""
+
+    def sameness(run: Run) -> tuple[Any, ...]:
+        return run.config["settings"].get("model_name_or_path"), *sorted(run.config["data"].items())
+
+    for run in runs[1:]:
+        if sameness(run) != sameness(runs[0]):
+            raise UserError(f"{runs[0].folder} and {run.folder}: differ in encoder or data; pass runs that share both")
+
+
+def dev_scores(run: Run) -> dict[int, dict[str, float]]:
+    """The evaluator's figures on dev by epoch. Raises UserError where metrics.jsonl is missing, broken or has none."""
+    if run.dev_by_epoch is not None:
+        return run.dev_by_epoch
+    path = run.folder / "metrics.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        logged = [parse_json(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
+        found = {line["epoch"]: line["dev"] for line in logged if "epoch" in line}
+    except (OSError, UnicodeDecodeError, KeyError, TypeError):
+        found = {}
+    if not found or not are_curve(found):
+        raise UserError(
+            f"{path}: is missing or has no dev scores by epoch; train the run again with a labelled dev file"
+        )
+    return found
+
+
+def are_curve(by_epoch: dict[Any, Any]) -> bool:
+    """Whether these are dev scores by epoch, each with an F1."""
+    f1 = [scores.get("f1") if isinstance(scores, dict) else None for scores in by_epoch.values()]
+    return all(type(epoch) is int for epoch in by_epoch) and all(type(x) in (int, float) and 0 <= x <= 1 for x in f1)
+
+
+@functools.lru_cache(maxsize=2)
+def documents_of(path: str, wanted: str) -> tuple[Document, ...]:
+    """A data file's documents. Raises UserError where it is gone, or its SHA-256 is not `wanted`."""
+    if not Path(path).exists() or digest(path) != wanted:
+        raise UserError(f"{path}: the file that the run was scored on is gone or has changed; put it back")
+    return tuple(load_documents(path, unique_titles=True))
+
+
+def file_of(run: Run, split: str) -> tuple[str, str]:
+    """(the path, the SHA-256) of a split's file."""
+    settings = run.config["settings"]
+    return str(Path(settings["data_dir"]) / settings[f"{split}_file"]), run.config["data"][split]
+
+
+@functools.lru_cache(maxsize=2)
+def gold_of(path: str, wanted: str) -> Gold:
+    """The gold triples of a data file, none of them known from training. Raises UserError as documents_of does."""
+    return prepare_gold(list(documents_of(path, wanted)), set())
+
+
+def count_by_document(run: Run) -> Counted:
+    """(correct, predicted, gold) triples of each test document. Raises UserError where the run's predictions or its
+    test file are gone."""
+    if run.test_documents is not None:
+        return run.test_documents
+    path = run.folder / "result.json"
+    return triples_by_document(read_json(path), gold_of(*file_of(run, "test")), str(path))
