@@ -29,6 +29,7 @@ from fuzz_targets import TARGETS, World  # noqa: E402
 from utils import UserError  # noqa: E402
 
 SECONDS = 10  # that a case may take
+PART = 5000  # cases at a time: hypothesis keeps all that it drew
 
 
 @st.composite
@@ -109,7 +110,9 @@ def main():
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             world = World(Path(folder), redocred and Path(redocred))
         start = time.perf_counter()
-        counts = run_cases(world, args.cases, args.seed)
+        counts = Counter()
+        for start_of_part in range(0, args.cases, PART):
+            counts += run_cases(world, min(PART, args.cases - start_of_part), f"{args.seed} {start_of_part}")
         seconds = time.perf_counter() - start
     for name in TARGETS:
         print(f"{name:<12}{counts[name, 'read']:>8,} read{counts[name, 'UserError']:>8,} UserError")
