@@ -2,7 +2,7 @@
 
 A record seed_<n>.json holds:
 
-config          the run's config.json
+config          the run's config.json, of absolute paths the last part alone
 scores          its scores.json
 thresholds      where the threshold lies on test (evaluation.threshold_diagnostics)
 dev_by_epoch    what metrics.jsonl says of dev: [{"epoch": 1, "dev": {"f1": ...}}, ...]
@@ -131,8 +131,9 @@ def write_record(run: Run, thresholds: dict[str, float], folder: str | Path) -> 
     """Write a finished run's record as <folder>/<its experiment>/seed_<n>.json; returns the path. Raises UserError
     where files of the run are missing."""
     path = make_folder(Path(folder) / run.folder.parent.name) / f"seed_{run.seed}.json"
+    settings = {name: without_folder(value) for name, value in run.config["settings"].items()}
     record = {
-        "config": run.config,
+        "config": run.config | {"settings": settings},
         "scores": run.scores,
         "thresholds": thresholds,
         "dev_by_epoch": [{"epoch": epoch, "dev": dev} for epoch, dev in dev_scores(run).items()],
@@ -143,6 +144,11 @@ def write_record(run: Run, thresholds: dict[str, float], folder: str | Path) -> 
     }
     write_json(path, record, indent=1)
     return path
+
+
+def without_folder(value: Any) -> Any:
+    """A setting; of an absolute path the last part, for the rest is of the machine."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def same_experiment(runs: list[Run]) -> None:

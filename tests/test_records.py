@@ -74,6 +74,7 @@ def test_records_make_the_figures_that_need_no_pairs_and_say_which_do(runs, reco
 def test_a_record_is_small_and_one_may_be_passed_by_its_path(records, capsys):
     path = records / "atlop_atl" / "seed_5.json"
     assert path.stat().st_size < 20_000
+    assert '"/' not in path.read_text(), "a path of the machine"
     assert "seeds 5" in printed(capsys, "--table", "3", path)
 
 
@@ -121,4 +122,4 @@ def test_stored_records_count_what_they_score(path):
     assert float(micro_f1(np.array(correct), np.array(predicted), gold)) == pytest.approx(run.scores["test"]["f1"])
     assert max(dev["f1"] for dev in run.dev_by_epoch.values()) == run.scores["dev"]["f1"]
     assert path.name == f"seed_{run.seed}.json" and path.stat().st_size < 2**20
-    assert "/root" not in path.read_text() and "/home" not in path.read_text()
+    assert '"/' not in path.read_text(), "a path of the machine"
