@@ -292,17 +292,9 @@ def test_every_figure_is_in_the_page_or_the_reason_why_not(browser, report_page)
 
 def test_the_page_has_the_extended_table_where_there_are_losses_that_the_paper_lacks(data, tmp_path):
     found = [read_run(make_run(tmp_path, data, loss, 1, 0.3)) for loss in ("hingeabl_released", "atgl")]
-    assert [table.number for table in report.tables_of(found, [])] == [
-        3,
-        4,
-        7,
-        "3_later",
-        "precision",
-        "thresholds",
-        5,
-        6,
-    ]
-    assert [table.number for table in report.tables_of(found[1:], [])] == ["3_later", "thresholds", 5, 6]
+    more = ["3_later", "precision", "thresholds"]
+    assert [table.number for table in report.tables_of(found, [])] == [3, 4, 7, *more]
+    assert [table.number for table in report.tables_of(found[1:], [])] == more
 
 
 def test_only_the_rows_in_view_are_in_the_page(browser, tmp_path):
