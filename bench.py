@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import packages  # noqa: F401
 import platform
 import random
 import statistics

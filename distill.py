@@ -41,6 +41,7 @@ from utils import (
 
 SHARD = 1000  # documents
 BUDGET = 8 * WINDOW  # tokens and pairs scored at once
+LESS_MEMORY = "pass --precision bf16 or use a larger machine"
 
 
 def teacher_file(folder: str | Path) -> Path:
@@ -137,7 +138,7 @@ def score_documents(model: DocREModel, features: list[Feature], device: torch.de
     """Scores float16 [pairs of all documents, classes], in the documents' order."""
     found: dict[int, Tensor] = {}
     unlabelled = [{name: value for name, value in feature.items() if name != "labels"} for feature in features]
-    for indices, scores, _ in score(model, unlabelled, device, precision, BUDGET):
+    for indices, scores, _ in score(model, unlabelled, device, precision, BUDGET, remedy=LESS_MEMORY):
         parts = scores.half().cpu().split([len(features[index]["hts"]) for index in indices])
         found.update(zip(indices, parts, strict=True))
     return torch.cat([found[index] for index in range(len(features))])

@@ -29,7 +29,7 @@ Prediction = dict[str, Any]
 PATTERNS = ("correct", "FP", "FN_CRK", "FN_IRK")  # of an ordered pair (Figure 2), see pattern_of_each
 PERCENTILES = (5, 25, 50, 75, 95)  # of the relative offset, see threshold_diagnostics
 COUNTS = ("n_predictions", *PATTERNS)
-SHARES = ("f1", "ign_f1", "macro_f1", "macro_ign_f1")  # among others
+SHARES = ("precision", "recall", "f1", "ign_f1", "macro_f1", "macro_ign_f1")  # among others
 SHIFT = 16  # a triple's number: its pair's, shifted by so many bits, plus its relation's
 
 

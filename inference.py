@@ -48,18 +48,24 @@ def batches_by_size(features: list[Feature], budget: int) -> list[list[int]]:
 
 @torch.no_grad()
 def score(
-    model: DocREModel, features: list[Feature], device: torch.device, precision: str, budget: int, title: str = ""
+    model: DocREModel,
+    features: list[Feature],
+    device: torch.device,
+    precision: str,
+    budget: int,
+    title: str = "",
+    remedy: str = "lower --test_batch_size",
 ) -> Iterator[tuple[list[int], Tensor, Tensor | None]]:
     """Score documents in batches: yields (their indices, scores [pairs, classes], labels [pairs, classes] or None).
 
     `budget` limits the tokens and pairs of a batch (the scores do not depend on it), `title` stands before the progress
-    bar.
+    bar, `remedy` is what to do where a batch does not fit into memory.
     """
     model.eval()
     with tqdm(total=len(features), desc=title, unit="doc", leave=False) as progress:
         for indices in batches_by_size(features, budget):
             batch = collate_fn([features[index] for index in indices])
-            with naming_batch(batch, [features[index]["title"] for index in indices], "lower --test_batch_size"):
+            with naming_batch(batch, [features[index]["title"] for index in indices], remedy):
                 batch = to_device(batch, device)
                 labels = batch.pop("labels", None)
                 with autocast(device, precision):

@@ -12,18 +12,19 @@ test_documents  {"correct", "predicted", "gold"}: each document's triples, as te
 from __future__ import annotations
 
 import functools
-import math
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaluation import Gold, are_scores, prepare_gold, triples_by_document
+from evaluation import PERCENTILES, Gold, are_scores, prepare_gold, triples_by_document
 from prepro import Document, load_documents
 from utils import UserError, digest, make_folder, parse_json, read_json, write_json
 
 TEXTS = ("data_dir", "train_file", "dev_file", "test_file", "model_name_or_path")  # of a run's settings
+THRESHOLDS = {"ro_mean", "ro_std", "ovr", "ro_pairs", "ro_left_out", *(f"ro_p{percent}" for percent in PERCENTILES)}
 COUNTED = ("correct", "predicted", "gold")
 Counted = tuple[np.ndarray, np.ndarray, np.ndarray]  # int64 [documents] each
 
@@ -50,9 +51,9 @@ def read_runs(paths: list[str]) -> tuple[list[Run], list[Path]]:
     """
     runs: dict[tuple[str, str, int], Run] = {}
     unfinished = []
-    records = [path for name in paths for path in records_below(Path(name))]
-    folders = seed_folders([name for name in paths if not any(records_below(Path(name)))])
-    for path in (*folders, *records):
+    records = {name: records_below(Path(name)) for name in paths}
+    folders = [folder for name in paths for folder in seed_folders([name], needed=not records[name])]
+    for path in (*folders, *itertools.chain.from_iterable(records.values())):
         if path.is_dir() and not (path / "scores.json").exists():
             unfinished.append(path)
             continue
@@ -72,13 +73,13 @@ def records_below(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(path.rglob("seed_*.json"))
 
 
-def seed_folders(paths: list[str]) -> list[Path]:
-    """The folders of seeds at or below the paths. Raises UserError for a path without."""
+def seed_folders(paths: list[str], needed: bool = True) -> list[Path]:
+    """The folders of seeds at or below the paths. Raises UserError for a path without, where they are `needed`."""
     found = []
     for path in paths:
         configs = sorted(Path(path).rglob("config.json")) if Path(path).is_dir() else []
         seeds = [config.parent for config in configs if config.parent.name.startswith("seed_")]
-        if not seeds:
+        if needed and not seeds:
             raise UserError(f"{path}: holds no runs; pass the --output_dir of train.py, or a folder of such")
         found += seeds
     return found
@@ -110,15 +111,11 @@ def read_record(path: Path) -> Run:
     found = read_json(path)
     try:
         run = run_from(path, found["config"], found["scores"])
-        thresholds = {name: value for name, value in found["thresholds"].items() if math.isfinite(value)}
+        thresholds = found["thresholds"]
         by_epoch = {line["epoch"]: line["dev"] for line in found["dev_by_epoch"]}
         counted = tuple(np.array(found["test_documents"][name].split(), dtype=np.int64) for name in COUNTED)
-        correct, predicted, gold = counted
-        fits = (
-            run is not None
-            and are_curve(by_epoch)
-            and bool((correct >= 0).all() and (correct <= predicted).all() and (correct <= gold).all())
-        )
+        fits = run is not None and are_curve(by_epoch) and are_counts(*counted) and run.scores["test"]
+        fits = fits and thresholds.keys() == THRESHOLDS and all(type(x) in (int, float) for x in thresholds.values())
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         fits = False
     if not fits:
@@ -130,10 +127,13 @@ def read_record(path: Path) -> Run:
 def write_record(run: Run, thresholds: dict[str, float], folder: str | Path) -> Path:
     """Write a finished run's record as <folder>/<its experiment>/seed_<n>.json; returns the path. Raises UserError
     where files of the run are missing."""
-    path = make_folder(Path(folder) / run.folder.parent.name) / f"seed_{run.seed}.json"
+    path = make_folder(Path(folder) / run.folder.resolve().parent.name) / f"seed_{run.seed}.json"
     settings = {name: without_folder(value) for name, value in run.config["settings"].items()}
+    config = run.config | {"settings": settings}
+    if path.exists() and read_json(path).get("config") != config:
+        raise UserError(f"{path}: is the record of another run; remove it or pass another folder")
     record = {
-        "config": run.config | {"settings": settings},
+        "config": config,
         "scores": run.scores,
         "thresholds": thresholds,
         "dev_by_epoch": [{"epoch": epoch, "dev": dev} for epoch, dev in dev_scores(run).items()],
@@ -155,7 +155,7 @@ def same_experiment(runs: list[Run]) -> None:
     """Raise UserError unless all runs have the same data and encoder: else a table would compare what differs."""
 
     def sameness(run: Run) -> tuple[Any, ...]:
-        return run.config["settings"].get("model_name_or_path"), *sorted(run.config["data"].items())
+        return without_folder(run.config["settings"]["model_name_or_path"]), *sorted(run.config["data"].items())
 
     for run in runs[1:]:
         if sameness(run) != sameness(runs[0]):
@@ -173,7 +173,7 @@ def dev_scores(run: Run) -> dict[int, dict[str, float]]:
         found = {line["epoch"]: line["dev"] for line in logged if "epoch" in line}
     except (OSError, UnicodeDecodeError, KeyError, TypeError):
         found = {}
-    if not found or not are_curve(found):
+    if not are_curve(found):
         raise UserError(
             f"{path}: is missing or has no dev scores by epoch; train the run again with a labelled dev file"
         )
@@ -181,9 +181,20 @@ def dev_scores(run: Run) -> dict[int, dict[str, float]]:
 
 
 def are_curve(by_epoch: dict[Any, Any]) -> bool:
-    """Whether these are dev scores by epoch, each with an F1."""
+    """Whether these are dev scores by epoch, each with an F1, of one epoch or more."""
     f1 = [scores.get("f1") if isinstance(scores, dict) else None for scores in by_epoch.values()]
-    return all(type(epoch) is int for epoch in by_epoch) and all(type(x) in (int, float) and 0 <= x <= 1 for x in f1)
+    return (
+        bool(f1)
+        and all(type(epoch) is int for epoch in by_epoch)
+        and all(type(x) in (int, float) and 0 <= x <= 1 for x in f1)
+    )
+
+
+def are_counts(correct: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> bool:
+    """Whether these can be triples by document, [documents] each."""
+    if not correct.shape == predicted.shape == gold.shape:
+        return False
+    return bool((correct >= 0).all() and (correct <= predicted).all() and (correct <= gold).all())
 
 
 @functools.lru_cache(maxsize=2)

@@ -9,8 +9,8 @@
 Tables 1 to 4 and 7 take folders of runs (or folders of such folders, or records, see records.py), tables 5 and 6 data
 files. Tables 2 and 3 also test which differences are more than noise (see significance.py). Three tables are not the
 paper's: 3_later is table 3 with losses of other papers beside its own, precision shows precision and recall, and
-thresholds shows where each loss's threshold lies (docs/metrics.md). Figures take folders of runs; 3, 4 and losses need
-none.
+thresholds shows where each loss's threshold lies (docs/metrics.md). Figures take folders of runs, epochs
+and patterns records too; 3, 4 and losses need none.
 """
 
 from __future__ import annotations
@@ -231,12 +231,14 @@ WRITERS = {"text": as_text, "markdown": as_markdown, "latex": as_latex, "html": 
 def threshold_of(run: Run) -> dict[str, float]:
     """Where the threshold lies among a run's test scores. Raises UserError as read_pairs does, and where no pair
     tells."""
+    if not run.scores["test"]:
+        raise UserError(f"{run.folder}: its test file has no labels; train it with one that has")
     pairs = read_pairs(run, "test")
     return threshold_diagnostics(pairs.scores, pairs.labels, pairs.threshold)
 
 
 def with_threshold(run: Run) -> Run:
-    """The run, its test scores with threshold_of; a record has them."""
+    """The run, its test scores with threshold_of, which a record has. Raises UserError as threshold_of does."""
     if "ro_mean" in run.scores["test"]:
         return run
     return replace(run, scores={**run.scores, "test": {**run.scores["test"], **threshold_of(run)}})
@@ -252,7 +254,7 @@ def table_with_thresholds(number: int | str, runs: list[Run], unfinished: list[P
 def finished(runs: list[Run], unfinished: list[Path]) -> list[Run]:
     """The runs. Raises UserError where there is none."""
     if not runs:
-        raise UserError(f"{', '.join(map(str, unfinished))}: not finished; run the same command again, and it goes on")
+        raise UserError(f"{', '.join(map(str, unfinished))}: not finished; the training's command goes on with it")
     return runs
 
 
@@ -365,7 +367,9 @@ def main(arguments: list[str] | None = None) -> None:
     elif args.table:
         print(WRITERS[args.format](table_with_thresholds(args.table, runs, unfinished)))
     elif args.record:
-        for run in runs:
+        for folder in unfinished:
+            print(f"not finished, left out: {folder}")
+        for run in finished(runs, unfinished):
             print(write_record(run, threshold_of(run), args.record))
     else:
         write_html(args.html, runs, unfinished, args.split or "dev")

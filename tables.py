@@ -1,4 +1,4 @@
-"""The figures of the paper's tables, and of two more, from finished runs and data files; report.py prints them."""
+"""The figures of the paper's tables, and of three more, from finished runs and data files; report.py prints them."""
 
 from __future__ import annotations
 

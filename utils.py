@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import hashlib
 import json
@@ -25,6 +26,7 @@ import ujson
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "opt_einsum", "ujson", "safetensors")
 LONGEST_MESSAGE = 2000
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -45,6 +47,8 @@ def run_command_line(main: Callable[[], None]) -> None:
         _drop_output()
         sys.exit(141)
     except OSError as error:
+        if error.errno not in NO_PLACE:
+            raise
         _drop_output()
         sys.exit(
             _fail(f"{error.filename or 'output'}: {error.strerror or error}; make room or choose another place", 2)

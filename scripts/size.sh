@@ -22,6 +22,7 @@ sample)
     )
     ;;
 small)
+    [ -f dataset/small/test.json ] || { echo "error: dataset/small/: is missing; see scripts/make_small.py" >&2; exit 2; }
     python scripts/fetch.py encoder
     RUNS=runs/small
     DATA_FILES=(dataset/small/{train,dev,test}.json)

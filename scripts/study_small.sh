@@ -2,12 +2,11 @@
 # The paper's Table 3 protocol on 400 real documents: eight losses with three seeds, ten epochs, a six-layer encoder.
 #     bash scripts/study_small.sh --data FOLDER      (with dev_revised.json and test_revised.json of Re-DocRED)
 # About three hours on two cores. A run is kept as a record in results/small/; one that has a record is not trained, one
-# that was interrupted goes on. Then prints every table of the records, writes them to tables.md, and
-# draws figures.
+# that was interrupted goes on. Then prints every table of the records, writes them to tables.md, and draws figures.
 #     LOSSES="atl" SEEDS="66 233" bash scripts/study_small.sh --data FOLDER      other runs for the same tables
 set -euo pipefail
 [ "${1:-}" = --data ] && [ $# = 2 ] || { echo "usage: bash scripts/study_small.sh --data FOLDER" >&2; exit 2; }
-DATA=$(cd "$2" && pwd)
+DATA=$(CDPATH='' cd -- "$2" && pwd) || exit 2
 LOSSES=${LOSSES:-atl balanced_softmax afl aml sat mean_sat hingeabl hingeabl_released}
 SEEDS=${SEEDS:-1 5 42}
 RECORDS=results/small
@@ -24,6 +23,8 @@ for seed in $SEEDS; do
 done
 
 python report.py --table all "$RECORDS"
-python report.py --table all "$RECORDS" --format markdown >"$RECORDS/tables.md"
-python report.py --figure epochs "$RECORDS" --output "$RECORDS"
-python report.py --figure patterns "$RECORDS" --output "$RECORDS"
+python report.py --table all "$RECORDS" --format markdown >"$RECORDS/tables.md.tmp"
+mv "$RECORDS/tables.md.tmp" "$RECORDS/tables.md"
+for figure in epochs patterns; do
+    python report.py --figure "$figure" "$RECORDS" --output "$RECORDS"
+done

@@ -28,7 +28,7 @@ from checkpoints import load_weights, open_run, read_weights
 from evaluation import prepare_gold, score_predictions, train_facts
 from pairs import read_pairs
 from prepro import check_document, featurize, load_documents, load_rel2id, read_docred
-from records import read_runs
+from records import count_by_document, dev_scores, read_runs
 from resume import CHECKPOINTS, Place, load_checkpoint, save_checkpoint
 from runs import finished_scores, summarise
 from stream import stream_documents
@@ -57,6 +57,8 @@ class World:
         distill.main([*teacher, "--output_dir", str(folder / "scores"), "--precision", "fp32"])
         self.model = open_run(self.run, torch.device("cpu")).model
         self.config = read_json(self.run / "config.json")
+        report.main(["--record", str(folder / "records"), str(self.run)])
+        self.record = (folder / "records" / "run" / "seed_7.json").read_bytes()
         self.weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         files = (*self.run.glob("*.*s*"), *(folder / "scores").iterdir())
         self.good = {path.name: path.read_bytes() for path in files}
@@ -188,6 +190,15 @@ def fuzz_report(world, number, structure, in_bytes):
             for field in ("document", "entities", "scores"):
                 assert np.array_equal(getattr(pairs, field).numpy(), stored[field]), field
             assert all(0 <= document < len(world.dev) for document in pairs.document.tolist())
+
+
+def fuzz_record(world, number, structure, in_bytes):
+    path = world.write("seed_7.json", mutated(json.loads(world.record), structure, in_bytes))
+    runs, unfinished = read_runs([str(path)])
+    for table in (3, 4, "precision", "thresholds"):
+        cells = table_of_runs(table, runs, unfinished).rows[0].cells
+    assert cells["ro_p50"].mean == read_json(path)["thresholds"]["ro_p50"]
+    count_by_document(runs[0]), dev_scores(runs[0])
 
 
 def fuzz_finished(world, number, structure, in_bytes):
@@ -355,6 +366,7 @@ TARGETS = {  # in how many of so many cases, and what is done
     "gold": (6, fuzz_gold),
     "rel2id": (6, fuzz_rel2id),
     "report": (8, fuzz_report),
+    "record": (6, fuzz_record),
     "finished": (8, fuzz_finished),
     "weights": (7, fuzz_weights),
     "pt": (5, fuzz_pt),

@@ -84,11 +84,16 @@ def test_a_record_is_small_and_one_may_be_passed_by_its_path(records, capsys):
         lambda record: record.pop("config"),
         lambda record: record.pop("thresholds"),
         lambda record: record["thresholds"].update(ro_mean=None),
+        lambda record: record["thresholds"].update(f1=0.5),
+        lambda record: record["thresholds"].pop("ro_p5"),
+        lambda record: record.update(dev_by_epoch=[]),
+        lambda record: record["scores"].update(test={}),
         lambda record: record["scores"]["test"].update(f1=2),
         lambda record: record["dev_by_epoch"][0]["dev"].update(f1="1"),
         lambda record: record["test_documents"].update(gold="1 2"),
         lambda record: record["test_documents"].update(correct="9999 0 0 0 0"),
         lambda record: record["test_documents"].update(correct="1 x 0 0 0"),
+        lambda record: record["test_documents"].update(correct="1"),
     ],
 )
 def test_a_broken_record_is_refused(records, tmp_path, change):
@@ -97,6 +102,31 @@ def test_a_broken_record_is_refused(records, tmp_path, change):
     (tmp_path / "seed_1.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"seed_1\.json: is not a run's record; restore the file"):
         read_runs([str(tmp_path)])
+
+
+def test_a_record_and_its_run_in_one_folder_are_told_apart(runs, tmp_path):
+    shutil.copytree(runs / "atlop_atl", tmp_path / "atlop_atl")
+    report.main(["--record", str(tmp_path), str(tmp_path / "atlop_atl" / "seed_1")])
+    with pytest.raises(UserError, match=r"both hold atlop with atl, seed 1; pass one of them"):
+        read_runs([str(tmp_path)])
+    (tmp_path / "atlop_atl" / "seed_1").rename(tmp_path / "elsewhere")
+    assert sorted(run.seed for run in read_runs([str(tmp_path)])[0]) == [1, 5]
+
+
+def test_a_record_of_another_run_is_not_overwritten(runs, tmp_path):
+    report.main(["--record", str(tmp_path), str(runs / "atlop_atl" / "seed_1")])
+    other = shutil.copytree(runs / "atlop_hingeabl", tmp_path / "other" / "atlop_atl")
+    report.main(["--record", str(tmp_path), str(runs / "atlop_atl" / "seed_1")])  # the same run may be written again
+    with pytest.raises(UserError, match=r"atlop_atl/seed_1\.json: is the record of another run"):
+        report.main(["--record", str(tmp_path), str(other / "seed_1")])
+
+
+def test_runs_that_are_not_finished_are_named(runs, tmp_path, capsys):
+    run = shutil.copytree(runs / "atlop_atl" / "seed_1", tmp_path / "atlop_atl" / "seed_1")
+    (run / "scores.json").unlink()
+    with pytest.raises(UserError, match=r"seed_1: not finished"):
+        report.main(["--record", str(tmp_path / "records"), str(tmp_path)])
+    assert "not finished, left out" in capsys.readouterr().out
 
 
 def test_the_small_study_takes_official_documents_alone(redocred, tmp_path, monkeypatch):
