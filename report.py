@@ -8,9 +8,9 @@
 
 Tables 1 to 4 and 7 take folders of runs (or folders of such folders, or records, see records.py), tables 5 and 6 data
 files. Tables 2 and 3 also test which differences are more than noise (see significance.py). Three tables are not the
-paper's: 3_later is table 3 with losses of other papers beside its own, precision shows precision and recall, and
-thresholds shows where each loss's threshold lies (docs/metrics.md). Figures take folders of runs, epochs
-and patterns records too; 3, 4 and losses need none.
+paper's: 3_later is table 3 with losses of other papers beside its own, precision shows precision, recall and wrong
+pairs, and thresholds shows where each loss's threshold lies (docs/metrics.md). Figures take folders of runs, epochs and
+patterns records too; 3, 4 and losses need none.
 """
 
 from __future__ import annotations

@@ -117,6 +117,7 @@ FIGURES: dict[int | str, tuple[str, tuple[Figure, ...]]] = {  # split and column
             percent("recall", "recall"),
             percent("f1", "F1"),
             percent("ign_f1", "Ign F1"),
+            *(plain(name, name, 0) for name in WRONG),
         ),
     ),
     "thresholds": (
