@@ -4,12 +4,15 @@
 # About three hours on two cores. A run is kept as a record in results/small/; one that has a record is not trained, one
 # that was interrupted goes on. Then prints every table of the records, writes them to tables.md, and draws figures.
 #     LOSSES="atl" SEEDS="66 233" bash scripts/study_small.sh --data FOLDER      other runs for the same tables
+#     LOSSES="atl" SEEDS=66 EPOCHS=30 bash scripts/study_small.sh --data FOLDER  longer ones, for tables of their own
 set -euo pipefail
 [ "${1:-}" = --data ] && [ $# = 2 ] || { echo "usage: bash scripts/study_small.sh --data FOLDER" >&2; exit 2; }
 DATA=$(CDPATH='' cd -- "$2" && pwd) || exit 2
 LOSSES=${LOSSES:-atl balanced_softmax afl aml sat mean_sat hingeabl hingeabl_released}
 SEEDS=${SEEDS:-1 5 42}
-RECORDS=results/small
+EPOCHS=${EPOCHS:-10}
+NAME=small && [ "$EPOCHS" = 10 ] || NAME=small_$EPOCHS
+RECORDS=results/$NAME
 source "$(dirname "$0")/setup.sh"
 
 export SIZE=small
@@ -17,8 +20,9 @@ for seed in $SEEDS; do
     for loss in $LOSSES; do
         [ -f "$RECORDS/bert_$loss/seed_$seed.json" ] && continue
         [ -f dataset/small/test.json ] || python scripts/make_small.py "$DATA"
-        bash scripts/run_bert.sh "$loss" --seeds "$seed"
-        python report.py --record "$RECORDS" "runs/small/bert_$loss/seed_$seed"
+        run=runs/$NAME/bert_$loss
+        bash scripts/run_bert.sh "$loss" --seeds "$seed" --num_train_epochs "$EPOCHS" --output_dir "$run"
+        python report.py --record "$RECORDS" "$run/seed_$seed"
     done
 done
 
