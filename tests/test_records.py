@@ -1,6 +1,7 @@
 """Records: a run as one small JSON makes the tables and figures that its folder makes."""
 
 import json
+import re
 import shutil
 
 import fetch
@@ -153,3 +154,14 @@ def test_stored_records_count_what_they_score(path):
     assert max(dev["f1"] for dev in run.dev_by_epoch.values()) == run.scores["dev"]["f1"]
     assert path.name == f"seed_{run.seed}.json" and path.stat().st_size < 2**20
     assert '"/' not in path.read_text(), "a path of the machine"
+
+
+@pytest.mark.parametrize("section, name", [("Measured here", "small"), ("The same with thirty epochs", "small_30")])
+def test_every_score_in_the_readme_and_the_stored_tables_come_out_of_the_records(capsys, section, name):
+    tables = printed(capsys, "--table", "all", ROOT / "results" / name, "--format", "markdown")
+    assert (ROOT / "results" / name / "tables.md").read_text() == tables
+    text = (ROOT / "README.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    scores = {score.replace(",", "") for score in re.findall(r"(?<![\w.])(?:\d+\.\d+|\d+,\d{3})(?![\w.])", text)}
+    scores.discard("3053")  # the paper's training documents
+    assert len(scores) > 25
+    assert scores - set(re.findall(r"\d+\.\d+|\d{4,}", tables)) == set()
