@@ -5,13 +5,17 @@
 # that was interrupted goes on. Then prints every table of the records, writes them to tables.md, and draws figures.
 #     LOSSES="atl" SEEDS="66 233" bash scripts/study_small.sh --data FOLDER      other runs for the same tables
 #     LOSSES="atl" SEEDS=66 EPOCHS=30 bash scripts/study_small.sh --data FOLDER  longer ones, for tables of their own
+#     LOSSES="atl" SEEDS=1 PRECISION=fp32 bash scripts/study_small.sh --data FOLDER  likewise; else train.py picks
 set -euo pipefail
 [ "${1:-}" = --data ] && [ $# = 2 ] || { echo "usage: bash scripts/study_small.sh --data FOLDER" >&2; exit 2; }
 DATA=$(CDPATH='' cd -- "$2" && pwd) || exit 2
 LOSSES=${LOSSES:-atl balanced_softmax afl aml sat mean_sat hingeabl hingeabl_released}
 SEEDS=${SEEDS:-1 5 42}
 EPOCHS=${EPOCHS:-10}
-NAME=small && [ "$EPOCHS" = 10 ] || NAME=small_$EPOCHS
+NAME=small
+MORE=()
+[ "$EPOCHS" = 10 ] || NAME+=_$EPOCHS
+[ -z "${PRECISION:-}" ] || { NAME+=_$PRECISION; MORE+=(--precision "$PRECISION"); }
 RECORDS=results/$NAME
 source "$(dirname "$0")/setup.sh"
 
@@ -21,7 +25,7 @@ for seed in $SEEDS; do
         [ -f "$RECORDS/bert_$loss/seed_$seed.json" ] && continue
         [ -f dataset/small/test.json ] || python scripts/make_small.py "$DATA"
         run=runs/$NAME/bert_$loss
-        bash scripts/run_bert.sh "$loss" --seeds "$seed" --num_train_epochs "$EPOCHS" --output_dir "$run"
+        bash scripts/run_bert.sh "$loss" --seeds "$seed" --num_train_epochs "$EPOCHS" --output_dir "$run" "${MORE[@]}"
         python report.py --record "$RECORDS" "$run/seed_$seed"
     done
 done
