@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,11 +167,23 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
     others = sorted({run.loss for run in runs} & {*LATER})
     if others and number not in MORE_TABLES:
         notes.append(f"not of the paper, left out: {', '.join(others)}")
+    notes += different_trainings([run for group in groups.values() for run in group])
     notes += more + published.get("notes", [])
     setting = f"{split}, {Path(next(iter(groups.values()))[0].config['settings']['model_name_or_path']).name}"
     setting += f" (the paper's: {published['encoder']})" if "encoder" in published else ""
     heading = {"3_later": "published", "precision": "", "thresholds": ""}.get(number, "paper")
     return Table(number, published["title"], setting, figures, rows, comparisons, notes, heading)
+
+
+def different_trainings(runs: list[Run]) -> list[str]:
+    """Notes on runs that were trained longer, or at another precision, than others of their table."""
+    notes = []
+    for name in ("precision", "num_train_epochs"):
+        values = Counter(str(run.config.get(name, run.config["settings"].get(name))) for run in runs)
+        if len(values) > 1:
+            found = ", ".join(f"{value} ({count} of {len(runs)} runs)" for value, count in sorted(values.items()))
+            notes.append(f"the runs differ in {name}: {found}")
+    return notes
 
 
 def published_figures(number: int | str) -> dict[str, Any]:

@@ -255,6 +255,22 @@ def counts(sample, *quality):
     return Counts(np.array(correct), np.array(predicted), by_document[2])
 
 
+def test_a_table_says_which_of_its_runs_were_trained_otherwise(runs, capsys):
+    def train_as(folder, precision, epochs):
+        config = json.loads((folder / "config.json").read_text())
+        config["precision"], config["settings"]["num_train_epochs"] = precision, epochs
+        (folder / "config.json").write_text(json.dumps(config))
+
+    for folder in runs.glob("*/seed_*"):
+        train_as(folder, "bf16", 30)
+    assert "differ in" not in printed(capsys, "--table", 3, runs)
+    train_as(runs / "atlop_atl" / "seed_5", "fp32", 10)
+    table = printed(capsys, "--table", 3, runs)
+    assert "the runs differ in precision: bf16 (15 of 16 runs), fp32 (1 of 16 runs)" in table
+    assert "the runs differ in num_train_epochs: 10 (1 of 16 runs), 30 (15 of 16 runs)" in table
+    assert "differ in" not in printed(capsys, "--table", 3, runs / "atlop_sat")
+
+
 def test_two_copies_of_a_run_do_not_differ_and_a_corrupted_copy_does(sample):
     run, corrupted = counts(sample, 0.8, 0.8), counts(sample, 0.5, 0.5)
     same = compare(run, run)
