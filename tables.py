@@ -177,13 +177,16 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
 
 def different_trainings(runs: list[Run]) -> list[str]:
     """Notes on runs that were trained longer, or at another precision, than others of their table."""
-    notes = []
-    for name in ("precision", "num_train_epochs"):
-        values = Counter(str(run.config.get(name, run.config["settings"].get(name))) for run in runs)
-        if len(values) > 1:
-            found = ", ".join(f"{value} ({count} of {len(runs)} runs)" for value, count in sorted(values.items()))
-            notes.append(f"the runs differ in {name}: {found}")
-    return notes
+    values = {
+        "precision": Counter(str(run.config.get("precision")) for run in runs),
+        "num_train_epochs": Counter(str(run.config["settings"].get("num_train_epochs")) for run in runs),
+    }
+    return [
+        f"the runs differ in {name}: "
+        + ", ".join(f"{value} ({count} of {len(runs)} runs)" for value, count in sorted(counted.items()))
+        for name, counted in values.items()
+        if len(counted) > 1
+    ]
 
 
 def published_figures(number: int | str) -> dict[str, Any]:

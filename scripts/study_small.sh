@@ -8,14 +8,14 @@
 #     LOSSES="atl" SEEDS=1 PRECISION=fp32 bash scripts/study_small.sh --data FOLDER  likewise; else train.py picks
 set -euo pipefail
 [ "${1:-}" = --data ] && [ $# = 2 ] || { echo "usage: bash scripts/study_small.sh --data FOLDER" >&2; exit 2; }
-DATA=$(CDPATH='' cd -- "$2" && pwd) || exit 2
+DATA=$(realpath -m "$2")
 LOSSES=${LOSSES:-atl balanced_softmax afl aml sat mean_sat hingeabl hingeabl_released}
 SEEDS=${SEEDS:-1 5 42}
 EPOCHS=${EPOCHS:-10}
 NAME=small
-MORE=()
+ARGS=(--num_train_epochs "$EPOCHS")
 [ "$EPOCHS" = 10 ] || NAME+=_$EPOCHS
-[ -z "${PRECISION:-}" ] || { NAME+=_$PRECISION; MORE+=(--precision "$PRECISION"); }
+[ -z "${PRECISION:-}" ] || { NAME+=_$PRECISION; ARGS+=(--precision "$PRECISION"); }
 RECORDS=results/$NAME
 source "$(dirname "$0")/setup.sh"
 
@@ -25,7 +25,7 @@ for seed in $SEEDS; do
         [ -f "$RECORDS/bert_$loss/seed_$seed.json" ] && continue
         [ -f dataset/small/test.json ] || python scripts/make_small.py "$DATA"
         run=runs/$NAME/bert_$loss
-        bash scripts/run_bert.sh "$loss" --seeds "$seed" --num_train_epochs "$EPOCHS" --output_dir "$run" "${MORE[@]}"
+        bash scripts/run_bert.sh "$loss" --seeds "$seed" --output_dir "$run" "${ARGS[@]}"
         python report.py --record "$RECORDS" "$run/seed_$seed"
     done
 done

@@ -156,7 +156,7 @@ def test_stored_records_count_what_they_score(path):
     assert '"/' not in path.read_text(), "a path of the machine"
 
 
-@pytest.mark.parametrize("name", ["small", "small_30", "small_fp32"])
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "results").iterdir()))
 def test_the_stored_tables_come_out_of_the_records(capsys, name):
     tables = printed(capsys, "--table", "all", ROOT / "results" / name, "--format", "markdown")
     assert (ROOT / "results" / name / "tables.md").read_text() == tables
@@ -179,6 +179,6 @@ def test_every_score_in_the_readme_comes_out_of_the_records(capsys, section, sou
     )
     text = (ROOT / "README.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
     scores = {score.replace(",", "") for score in re.findall(r"(?<![\w.])(?:\d+\.\d+|\d+,\d{3})(?![\w.])", text)}
-    scores -= {"3053", "1.6", "1.8"}  # the paper's training documents; seconds a step
+    scores.discard("3053")  # the paper's training documents
     assert len(scores) > 25
     assert scores - set(re.findall(r"\d+\.\d+|\d{4,}", tables)) == set()
