@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from utils import digest
 
@@ -55,7 +55,7 @@ def save_pieces(path: Path, encoded: list[Encoded]) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, temporary, metadata={"sha256": _checksum(arrays)})
+        temporary.write_bytes(save(arrays, metadata={"sha256": _checksum(arrays)}))
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):

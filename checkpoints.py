@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,18 @@ def save_weights(path: Path, model: nn.Module) -> None:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write safetensors, whole or not at all. Raises UserError where that fails."""
-    temporary = path.with_name(path.name + ".tmp")
+    scratch = path.with_name(f".{path.name}.tmp")  # a folder, as safetensors has temporary files of random names
+    temporary = scratch / path.name
     try:
+        shutil.rmtree(scratch, ignore_errors=True)  # what a killed process left
+        scratch.mkdir()
         save_file(tensors, temporary, metadata)
+        temporary.chmod(scratch.stat().st_mode & 0o666)  # safetensors lets none but the owner read
         put_in_place(temporary, path)
     except (SafetensorError, OSError) as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({first_line(error)}); make room or choose another place") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def load_run(folder: str | Path) -> DocREModel:

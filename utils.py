@@ -171,7 +171,7 @@ def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 def put_in_place(temporary: Path, path: Path) -> None:
     """Rename a file that is written, so that even after a power cut there is the old one or the whole new one."""
-    for place in (temporary, temporary.parent):
+    for place in (temporary, path.parent):
         descriptor = os.open(place, os.O_RDONLY)
         try:
             os.fsync(descriptor)
