@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import argparse
 import pickle
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -22,7 +20,7 @@ from encoder import load_tokenizer
 from model import DocREModel
 from prepro import load_rel2id
 from settings import parse_args
-from utils import UserError, first_line, put_in_place, read_json, write_json
+from utils import UserError, first_line, read_json, save_tensors, write_json
 
 
 def save_run(folder: Path, model: DocREModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -39,22 +37,6 @@ def save_run(folder: Path, model: DocREModel, tokenizer: PreTrainedTokenizerBase
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write a model's state dict as safetensors, whole or not at all. Raises UserError where that fails."""
     save_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write safetensors, whole or not at all. Raises UserError where that fails."""
-    scratch = path.with_name(f".{path.name}.tmp")  # a folder, as safetensors has temporary files of random names
-    temporary = scratch / path.name
-    try:
-        shutil.rmtree(scratch, ignore_errors=True)  # what a killed process left
-        scratch.mkdir()
-        save_file(tensors, temporary, metadata)
-        temporary.chmod(scratch.stat().st_mode & 0o666)  # safetensors lets none but the owner read
-        put_in_place(temporary, path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be written ({first_line(error)}); make room or choose another place") from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def load_run(folder: str | Path) -> DocREModel:

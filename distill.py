@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from checkpoints import open_run, save_tensors
+from checkpoints import open_run
 from encoder import WINDOW, check_length
 from inference import score
 from model import DocREModel
@@ -36,6 +36,7 @@ from utils import (
     pick_precision,
     read_json,
     run_command_line,
+    save_tensors,
     write_json,
 )
 

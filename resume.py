@@ -22,8 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from checkpoints import save_tensors
-from utils import UserError, first_line, read_json, set_seed, write_json
+from utils import UserError, first_line, read_json, save_tensors, set_seed, write_json
 
 CHECKPOINTS = "checkpoints"
 EXIT_STOPPED = 75  # what schedulers know as "try again" (sysexits' EX_TEMPFAIL)

@@ -23,7 +23,7 @@ from transformers import get_linear_schedule_with_warmup
 
 import parallel
 from batches import batches_of_epoch, load_batches, pairs_of, share_of
-from checkpoints import load_run, load_weights, save_run, save_tensors, save_weights, weights_of
+from checkpoints import load_run, load_weights, save_run, save_weights, weights_of
 from distill import teacher_file
 from encoder import WINDOW, check_length, checkpoint_layers
 from evaluation import format_scores, score_predictions
@@ -53,6 +53,7 @@ from utils import (
     make_folder,
     naming_batch,
     run_command_line,
+    save_tensors,
     set_seed,
     to_device,
     write_json,

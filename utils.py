@@ -1,4 +1,4 @@
-"""What every script shares: the one kind of error, JSON files, batches, devices, random seeds."""
+"""What every script shares: the one kind of error, JSON and tensor files, batches, devices, random seeds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import os
 import platform
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,8 @@ from typing import IO, Any
 import numpy as np
 import torch
 import ujson
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "opt_einsum", "ujson", "safetensors")
 LONGEST_MESSAGE = 2000
@@ -179,6 +182,22 @@ def put_in_place(temporary: Path, path: Path) -> None:
             os.close(descriptor)
         if place is temporary:
             os.replace(temporary, path)
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write safetensors, whole or not at all. Raises UserError where that fails."""
+    scratch = path.with_name(f".{path.name}.tmp")  # a folder, as safetensors has temporary files of random names
+    temporary = scratch / path.name
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)  # what a killed process left
+        scratch.mkdir()
+        save_file(tensors, temporary, metadata)
+        temporary.chmod(scratch.stat().st_mode & 0o666)  # safetensors lets none but the owner read
+        put_in_place(temporary, path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be written ({first_line(error)}); make room or choose another place") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def digest(path: str | Path) -> str:

@@ -12,14 +12,13 @@ from selenium.webdriver.support.ui import Select
 import page
 import predict
 import report
-from checkpoints import save_tensors
 from evaluation import PATTERNS, prepare_gold, score_predictions, train_facts
 from figures import CAPTIONS
 from losses import get_loss
 from pairs import read_pairs
 from prepro import DEFAULT_REL2ID, RELATION_NAMES, load_documents, load_rel2id
 from records import read_run
-from utils import UserError, digest, read_json, whole_file
+from utils import UserError, digest, read_json, save_tensors, whole_file
 
 TITLE = "<script>alert(1)</script>"
 NAME = "</script><img src=x onerror=alert(1)>"

@@ -19,8 +19,8 @@ from transformers import BertConfig, BertModel
 import report
 import resume
 import train
-from checkpoints import save_tensors
-from utils import UserError
+import utils
+from utils import UserError, save_tensors
 
 KILLS = int(os.environ.get("KILLS", "3"))  # scripts/kill_twenty.sh asks for more
 LONG = (
@@ -38,7 +38,7 @@ DIES_WRITING = """
 import os, resource, signal, sys
 sys.path.insert(0, sys.argv.pop(1))
 name = sys.argv.pop(1)
-import checkpoints, train
+import train, utils
 written = []
 def die(tensors, path, metadata):
     written.append(path)
@@ -48,7 +48,7 @@ def die(tensors, path, metadata):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (half, half))
     whole(tensors, path, metadata)
-whole, checkpoints.save_file = checkpoints.save_file, die
+whole, utils.save_file = utils.save_file, die
 train.main(sys.argv[1:])
 """
 
@@ -235,8 +235,8 @@ FIRST_GRADIENTS = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import parallel, train
-from checkpoints import save_tensors
 from pathlib import Path
+from utils import save_tensors
 def write(model, *_):
     if parallel.rank() == 0:
         found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -328,13 +328,11 @@ def test_checkpoints_hold_no_pickle_and_only_two_are_kept(long_arguments, tmp_pa
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_those_before_it(tmp_path, monkeypatch):
-    import checkpoints
-
     def fail(tensors, path, metadata):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", fail)
+    monkeypatch.setattr(utils, "save_file", fail)
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"old")
     with pytest.raises(UserError, match=r"cannot be written .*No space left.*make room"):
