@@ -82,16 +82,20 @@ def interval(first: Counts, second: Counts, seed: int) -> tuple[float, float]:
     """95 % bootstrap interval of the difference, documents and seeds drawn anew."""
     chance = np.random.default_rng(seed)
     count = len(first.gold)
-    differences = []
-    for _ in range(RESAMPLES):
-        weight = np.bincount(chance.integers(count, size=count), minlength=count)  # times each document was drawn
-        gold = first.gold @ weight
-        scores = []
-        for counts in (first, second):
-            seeds = chance.integers(len(counts.correct), size=len(counts.correct))
-            scores.append(micro_f1(counts.correct[seeds] @ weight, counts.predicted[seeds] @ weight, gold).mean())
-        differences.append(scores[1] - scores[0])
-    low, high = np.quantile(differences, [0.025, 0.975])
+    times = np.empty((RESAMPLES, count), dtype=np.int64)  # that each document was drawn
+    seeds = [np.empty((RESAMPLES, len(counts.correct)), dtype=np.int64) for counts in (first, second)]
+    for resample in range(RESAMPLES):
+        times[resample] = np.bincount(chance.integers(count, size=count), minlength=count)
+        for drawn in seeds:
+            drawn[resample] = chance.integers(drawn.shape[1], size=drawn.shape[1])
+    gold = (times @ first.gold)[:, None]
+    scores = []
+    for counts, drawn in zip((first, second), seeds, strict=True):
+        correct, predicted = (
+            np.take_along_axis(times @ of_seeds.T, drawn, axis=1) for of_seeds in (counts.correct, counts.predicted)
+        )
+        scores.append(micro_f1(correct, predicted, gold).mean(axis=1))  # [resamples]
+    low, high = np.quantile(scores[1] - scores[0], [0.025, 0.975])
     return float(low), float(high)
 
 
