@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pickle
+from unittest import mock
 
 import numpy as np
 import torch
@@ -173,6 +174,9 @@ def fuzz_rel2id(world, number, structure, in_bytes):
     assert all(type(index) is int for index in rel2id.values())
 
 
+OF_RUNS = {name: draw for name, draw in report.FIGURES.items() if name not in ("3", "4", "losses")}  # which need none
+
+
 def fuzz_report(world, number, structure, in_bytes):
     names = ("config.json", "scores.json", "rel2id.json", "pair_scores_dev.safetensors", "config.json", "scores.json")
     name = names[number % len(names)]
@@ -184,7 +188,8 @@ def fuzz_report(world, number, structure, in_bytes):
         wrong = sum(counts[name] for name in ("FP", "FN_CRK", "FN_IRK"))
         total = wrong + counts["correct"]
         assert abs(cells["wrong"].mean - (100 * wrong / total if total else 0)) < 1e-9
-        report.write_html(str(world.folder / "report.html"), runs, unfinished, "dev")
+        with mock.patch.dict(report.FIGURES, OF_RUNS, clear=True):
+            report.write_html(str(world.folder / "report.html"), runs, unfinished, "dev")
         if name == "pair_scores_dev.safetensors":
             pairs, stored = read_pairs(runs[0], "dev"), plain_tensors(path.read_bytes())
             for field in ("document", "entities", "scores"):
