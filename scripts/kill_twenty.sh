@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Kills one training twenty times at random moments, and once while a checkpoint is being written; its scores, log and
-# weights must equal those of a training that was left alone. The tests do the same with three kills.
+# Kills one training twenty times at random moments, and two while a checkpoint or the best weights are being written;
+# scores, log and weights must equal those of a training that was left alone. The tests do the same with three kills.
 #     bash scripts/kill_twenty.sh
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"

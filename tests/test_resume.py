@@ -23,14 +23,15 @@ import utils
 from utils import UserError, save_tensors
 
 KILLS = int(os.environ.get("KILLS", "3"))  # scripts/kill_twenty.sh asks for more
+EPOCHS = max(12, 2 * KILLS)
 LONG = (
     "--num_train_epochs",
-    "12",
+    str(EPOCHS),
     "--train_batch_size",
     "1",
     "--save_steps",
     "1",
-)  # 144 steps, a checkpoint each tenth
+)  # twelve steps an epoch, a checkpoint each tenth
 RESULTS = ("metrics.jsonl", "model.safetensors", "scores.json", "result.json", "result_dev.json")
 RESULTS += ("pair_scores_dev.safetensors", "pair_scores_test.safetensors")
 # Is killed with half of a file written, the third time that it writes one of this name.
@@ -81,11 +82,17 @@ def start(arguments, *interpreter):
     return subprocess.Popen([sys.executable, *program, *arguments], env=environment, **pipes)
 
 
-def wait_for_steps(folder, at_least):
-    """Wait until metrics.jsonl has a line of so late a step, or the training is over."""
+def changed(folder):
+    """When a run's metrics.jsonl last changed."""
+    path = folder / "metrics.jsonl"
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def wait_for_steps(folder, at_least, since=0):
+    """Wait until metrics.jsonl, changed after `since`, has a line of so late a step, or the training is over."""
     path = folder / "metrics.jsonl"
     for _ in range(600):
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text().splitlines() if changed(folder) > since else []
         if (folder / "scores.json").exists() or any(json.loads(line)["step"] >= at_least for line in lines[:-1]):
             return
         time.sleep(0.1)
@@ -102,8 +109,9 @@ def assert_same_run(folder, expected):
 def test_a_training_killed_again_and_again_ends_as_one_that_was_not(long_arguments, uninterrupted, tmp_path):
     chance, folder, kills = random.Random(5), tmp_path / "run" / "seed_7", 0
     for kill in range(KILLS):
+        since = changed(folder)
         process = start(long_arguments(tmp_path / "run"))
-        wait_for_steps(folder, 120 * (kill + 1) / (KILLS + 1))
+        wait_for_steps(folder, 12 * EPOCHS * (kill + 1) / (KILLS + 2), since)
         time.sleep(chance.random() * 0.7)
         process.kill()
         output = process.communicate()[0]
