@@ -82,19 +82,17 @@ def interval(first: Counts, second: Counts, seed: int) -> tuple[float, float]:
     """95 % bootstrap interval of the difference, documents and seeds drawn anew."""
     chance = np.random.default_rng(seed)
     count = len(first.gold)
-    times = np.empty((RESAMPLES, count), dtype=np.int64)  # that each document was drawn
-    seeds = [np.empty((RESAMPLES, len(counts.correct)), dtype=np.int64) for counts in (first, second)]
+    weights = np.empty((RESAMPLES, count), dtype=np.int64)  # [resamples, documents]: times each document was drawn
+    seeds = [np.empty((RESAMPLES, len(counts.correct)), dtype=np.int64) for counts in (first, second)]  # those drawn
     for resample in range(RESAMPLES):
-        times[resample] = np.bincount(chance.integers(count, size=count), minlength=count)
+        weights[resample] = np.bincount(chance.integers(count, size=count), minlength=count)
         for drawn in seeds:
             drawn[resample] = chance.integers(drawn.shape[1], size=drawn.shape[1])
-    gold = (times @ first.gold)[:, None]
+    gold = (weights @ first.gold)[:, None]  # [resamples, 1]
     scores = []
     for counts, drawn in zip((first, second), seeds, strict=True):
-        correct, predicted = (
-            np.take_along_axis(times @ of_seeds.T, drawn, axis=1) for of_seeds in (counts.correct, counts.predicted)
-        )
-        scores.append(micro_f1(correct, predicted, gold).mean(axis=1))  # [resamples]
+        f1 = micro_f1(weights @ counts.correct.T, weights @ counts.predicted.T, gold)  # [resamples, seeds]
+        scores.append(np.take_along_axis(f1, drawn, axis=1).mean(axis=1))  # [resamples]
     low, high = np.quantile(scores[1] - scores[0], [0.025, 0.975])
     return float(low), float(high)
 

@@ -174,7 +174,8 @@ def fuzz_rel2id(world, number, structure, in_bytes):
     assert all(type(index) is int for index in rel2id.values())
 
 
-OF_RUNS = {name: draw for name, draw in report.FIGURES.items() if name not in ("3", "4", "losses")}  # which need none
+NEED_NO_RUNS = ("3", "4", "losses")
+FIGURES_OF_RUNS = {name: draw for name, draw in report.FIGURES.items() if name not in NEED_NO_RUNS}
 
 
 def fuzz_report(world, number, structure, in_bytes):
@@ -188,7 +189,7 @@ def fuzz_report(world, number, structure, in_bytes):
         wrong = sum(counts[name] for name in ("FP", "FN_CRK", "FN_IRK"))
         total = wrong + counts["correct"]
         assert abs(cells["wrong"].mean - (100 * wrong / total if total else 0)) < 1e-9
-        with mock.patch.dict(report.FIGURES, OF_RUNS, clear=True):
+        with mock.patch.dict(report.FIGURES, FIGURES_OF_RUNS, clear=True):
             report.write_html(str(world.folder / "report.html"), runs, unfinished, "dev")
         if name == "pair_scores_dev.safetensors":
             pairs, stored = read_pairs(runs[0], "dev"), plain_tensors(path.read_bytes())

@@ -21,7 +21,7 @@ from evaluation import prepare_gold, score_predictions, threshold_diagnostics, t
 from losses import loss_names
 from prepro import load_documents
 from runs import summarise
-from significance import Counts, compare, holm, smallest_p
+from significance import RESAMPLES, Counts, compare, holm, smallest_p
 from utils import UserError, digest
 
 OF_THE_PAPER = ("atl", "balanced_softmax", "afl", "aml", "sat", "mean_sat", "hingeabl", "hingeabl_released")
@@ -305,6 +305,24 @@ def test_the_p_value_is_that_of_all_reassignments(sample):
         differences.append(f1(b) - f1(a))
     expected = np.mean(np.abs(differences) >= abs(differences[0]) - 1e-12)
     assert compare(first, second).p_value == pytest.approx(expected)
+
+
+def test_the_interval_is_that_of_documents_and_seeds_drawn_one_by_one():
+    chance = np.random.default_rng(3)
+    gold = chance.integers(3, 9, size=6)
+    first, second = (Counts(chance.integers(0, 4, (n, 6)), chance.integers(4, 9, (n, 6)), gold) for n in (2, 3))
+    chance, differences = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        documents, means = chance.integers(6, size=6), []
+        for side in (first, second):
+            scores = []
+            for seed in chance.integers(len(side.correct), size=len(side.correct)):
+                correct, predicted = (sum(of[seed][d] for d in documents) for of in (side.correct, side.predicted))
+                scores.append(2 * correct / (predicted + sum(gold[d] for d in documents)))
+            means.append(sum(scores) / len(scores))
+        differences.append(means[1] - means[0])
+    found = compare(first, second)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(differences, [0.025, 0.975])), abs=1e-12)
 
 
 def test_holms_correction_and_the_smallest_p():

@@ -73,6 +73,13 @@ def test_a_broken_cache_file_is_made_again(sample, minilm_tokenizer, rel2id, tmp
     assert path.read_bytes() == whole
 
 
+def test_the_cache_can_be_read_by_whom_its_folder_lets(sample, minilm_tokenizer, rel2id, tmp_path):
+    read_docred(sample / "dev.json", minilm_tokenizer, rel2id, cache_dir=tmp_path / "cache")
+    [path] = (tmp_path / "cache").iterdir()
+    (tmp_path / "a.txt").touch()
+    assert path.stat().st_mode == (tmp_path / "a.txt").stat().st_mode
+
+
 def test_a_cache_that_cannot_be_written_is_gone_without(sample, minilm_tokenizer, rel2id, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     features = read_docred(sample / "dev.json", minilm_tokenizer, rel2id, cache_dir=tmp_path / "file")
