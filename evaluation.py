@@ -8,8 +8,10 @@ docs/metrics.md defines every figure with a worked example.
 
 from __future__ import annotations
 
+import hingeabl  # noqa: F401  first: it tells in one line which package is missing
+
+# isort: split
 import argparse
-import packages  # noqa: F401
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prepro import Document, load_documents
-from utils import UserError, read_json, run_command_line, write_json
+from hingeabl.data.documents import Document, load_documents
+from hingeabl.errors import UserError, run_command_line
+from hingeabl.files import read_json, write_json
 
 # The ten most frequent relations, as the official evaluator lists them: country, located in, country of citizenship,
 # contains, performer, publication date, member of, has part, country of origin, part of.

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import UserError
+from hingeabl.errors import UserError
 
 LossFunction = Callable[..., Tensor]
 DecisionRule = Callable[[Tensor], Tensor]

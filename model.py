@@ -11,9 +11,10 @@ import torch
 from opt_einsum import contract
 from torch import Tensor, nn
 
-from encoder import encode, load_encoder
-from layers import AxialTransformer, UNet
-from utils import UserError, recurring_size
+from hingeabl.errors import UserError
+from hingeabl.modeling.encoder import encode, load_encoder
+from hingeabl.modeling.layers import AxialTransformer, UNet
+from utils import recurring_size
 
 MAP_SIZE = 42  # entity slots along each side of a document's map of pairs; Re-DocRED's largest document fills it
 

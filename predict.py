@@ -9,12 +9,14 @@ input is.
 
 from __future__ import annotations
 
+import hingeabl  # noqa: F401  first: it tells in one line which package is missing
+
+# isort: split
 import argparse
 import contextlib
 import itertools
 import json
 import os
-import packages  # noqa: F401
 import shutil
 import stat
 import sys
@@ -28,16 +30,19 @@ from typing import Any, BinaryIO, TextIO
 import torch
 from tqdm import tqdm
 
-from checkpoints import TrainedRun, open_run
-from encoder import WINDOW, max_window
-from inference import Predictions, predict
+from hingeabl.data.documents import RELATION_NAMES, Document
+from hingeabl.data.stream import stream_documents
+from hingeabl.errors import UserError, run_command_line
+from hingeabl.files import read_json, whole_file
+from hingeabl.modeling.encoder import WINDOW, max_window
+from hingeabl.reporting.page import about_block, documents_block, pairs_block, write_page
+from hingeabl.reporting.pairs import judge
+from hingeabl.training.inference import Predictions, predict
+from hingeabl.training.saved_run import TrainedRun, open_run
+from hingeabl.training.settings import positive_int
 from losses import Loss, get_loss
-from page import about_block, documents_block, pairs_block, write_page
-from pairs import judge
-from prepro import RELATION_NAMES, Document, featurize
-from settings import positive_int
-from stream import stream_documents
-from utils import UserError, pick_device, pick_precision, read_json, run_command_line, whole_file
+from prepro import featurize
+from utils import pick_device, pick_precision
 
 GROUP = 500  # documents read and scored at a time: as many as Re-DocRED's dev file has, so batched as in its evaluation
 

@@ -20,9 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import packages  # noqa: E402, F401
 
-from utils import UserError, run_command_line  # noqa: E402
+from hingeabl.errors import UserError, run_command_line
 
 REDOCRED = ROOT / "dataset" / "redocred"
 HUB_DATASET = "tonytan48/Re-DocRED"

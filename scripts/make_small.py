@@ -14,9 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from fetch import CHECKSUMS, has_checksum  # noqa: E402
+from fetch import CHECKSUMS, has_checksum
 
-from utils import UserError, make_folder, read_json, run_command_line, write_json  # noqa: E402
+from hingeabl.errors import UserError, run_command_line
+from hingeabl.files import make_folder, read_json, write_json
 
 TRAIN, DEV = 400, 100
 

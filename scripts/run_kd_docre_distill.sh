@@ -32,7 +32,7 @@ python train.py "${COMMON[@]}" \
     --output_dir "$FOLDER/teacher" "${SIZE_ARGS[@]}" "$@" --seeds $SEED
 
 echo; echo "2/4  its scores of the distantly labelled documents"
-python distill.py --load_path "$FOLDER/teacher/seed_$SEED" --data_file "$DISTANT" --output_dir "$FOLDER/scores"
+python scripts/distill.py --load_path "$FOLDER/teacher/seed_$SEED" --data_file "$DISTANT" --output_dir "$FOLDER/scores"
 
 # Ign F1 of this step leaves out the facts of the distant file, not of the annotated one: it compares with no other.
 echo; echo "3/4  the student: distant labels and the teacher's scores"

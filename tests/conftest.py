@@ -22,9 +22,9 @@ from transformers import (
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from make_sample import make_sample  # noqa: E402
+from make_sample import make_sample
 
-from prepro import load_rel2id  # noqa: E402
+from hingeabl.data.documents import load_rel2id
 
 MINILM = ROOT / "dataset" / "encoders" / "all-MiniLM-L6-v2"
 

@@ -24,9 +24,9 @@ from mutate import byte_edits, edits
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from fuzz_targets import TARGETS, World  # noqa: E402
+from fuzz_targets import TARGETS, World
 
-from utils import UserError  # noqa: E402
+from hingeabl.errors import UserError
 
 SECONDS = 10  # that a case may take
 PART = 5000  # cases at a time: hypothesis keeps all that it drew

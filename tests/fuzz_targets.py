@@ -11,6 +11,7 @@ import os
 import pickle
 from unittest import mock
 
+import distill
 import numpy as np
 import torch
 from baseline import plain_features, plain_scores
@@ -20,21 +21,24 @@ from mutate import edit_bytes, mutated, mutated_tensors
 from test_train import arguments
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-import distill
 import predict
 import report
 import train
-from cache import pieces_path
-from checkpoints import load_weights, open_run, read_weights
 from evaluation import prepare_gold, score_predictions, train_facts
-from pairs import read_pairs
-from prepro import check_document, featurize, load_documents, load_rel2id, read_docred
-from records import count_by_document, dev_scores, read_runs
-from resume import CHECKPOINTS, Place, load_checkpoint, save_checkpoint
-from runs import finished_scores, summarise
-from stream import stream_documents
-from tables import table_of_runs
-from utils import UserError, read_json
+from hingeabl.data.cache import pieces_path
+from hingeabl.data.documents import check_document, load_documents, load_rel2id
+from hingeabl.data.stream import stream_documents
+from hingeabl.errors import UserError
+from hingeabl.files import read_json
+from hingeabl.modeling.checkpoints import load_weights, read_weights
+from hingeabl.reporting.pairs import read_pairs
+from hingeabl.reporting.records import count_by_document, dev_scores, read_runs
+from hingeabl.reporting.tables import table_of_runs
+from hingeabl.training import distillation
+from hingeabl.training.resume import CHECKPOINTS, Place, load_checkpoint, save_checkpoint
+from hingeabl.training.runs import finished_scores, summarise
+from hingeabl.training.saved_run import open_run
+from prepro import featurize, read_docred
 
 
 class World:
@@ -327,7 +331,7 @@ def fuzz_open_run(world, number, structure, in_bytes):
 def fuzz_teacher(world, number, structure, in_bytes):
     name = ("teacher.json", "scores_00000.safetensors")[number % 2]
     with world.changed(name, number, structure, in_bytes, world.folder / "scores") as path:
-        stored = distill.WithTeacherScores(
+        stored = distillation.WithTeacherScores(
             world.features, world.folder / "scores", world.folder / "train.json", world.rel2id
         )
         found = torch.cat([stored[index]["teacher_scores"] for index in range(len(stored))])

@@ -9,11 +9,13 @@ import torch
 from conftest import ROOT
 from helpers import real_shapes, released_model, released_scores, score
 
-from checkpoints import load_run, load_weights, save_run, save_weights
-from layers import AxialTransformer
+from hingeabl.errors import UserError
+from hingeabl.modeling.checkpoints import load_weights, save_weights
+from hingeabl.modeling.layers import AxialTransformer
+from hingeabl.training.saved_run import load_run, save_run
 from losses import get_loss
 from model import MAP_SIZE, DocREModel, Entities, KDDocRE
-from utils import AUTOCAST_DTYPE, UserError, collate_fn
+from utils import AUTOCAST_DTYPE, collate_fn
 
 BACKBONES = ("atlop", "docunet", "kd_docre")
 SMALL = {"emb_size": 64, "unet_channels": 16, "axial_layers": 2}

@@ -2,6 +2,7 @@
 
 import json
 
+import distill
 import pytest
 import torch
 from helpers import score
@@ -9,11 +10,11 @@ from make_sample import make_sample, thin_labels
 from safetensors.torch import load_file
 from test_train import arguments
 
-import distill
 import train
-from checkpoints import load_run
+from hingeabl.errors import UserError
+from hingeabl.training import distillation
+from hingeabl.training.saved_run import load_run
 from prepro import read_docred
-from utils import UserError
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def teacher(corpus, tiny_bert, tmp_path_factory):
 
 
 def write_scores(teacher, corpus, folder, monkeypatch, shard=5):
-    monkeypatch.setattr(distill, "SHARD", shard)
+    monkeypatch.setattr(distillation, "SHARD", shard)
     files = ["--load_path", str(teacher), "--data_file", str(corpus / "train_distant.json")]
     distill.main([*files, "--output_dir", str(folder), "--precision", "fp32"])
 
@@ -57,7 +58,7 @@ def first_loss(folder):
 def test_the_files_hold_the_teachers_scores_in_order(teacher, corpus, tmp_path, minilm_tokenizer, rel2id, monkeypatch):
     write_scores(teacher, corpus, tmp_path / "scores", monkeypatch)
     features = read_docred(corpus / "train_distant.json", minilm_tokenizer, rel2id)
-    stored = distill.WithTeacherScores(features, tmp_path / "scores", corpus / "train_distant.json", rel2id)
+    stored = distillation.WithTeacherScores(features, tmp_path / "scores", corpus / "train_distant.json", rel2id)
     assert len(stored) == 12 and len(list((tmp_path / "scores").glob("*.safetensors"))) == 3
     model = load_run(teacher).eval()
     for number in (0, 4, 5, 11):
@@ -71,13 +72,13 @@ def test_a_stopped_program_goes_on_with_the_first_missing_file(teacher, corpus, 
     before = {path.name: load_file(path)["scores"] for path in tmp_path.glob("*.safetensors")}
     (tmp_path / "scores_00001.safetensors").unlink()
     scored = []
-    score_documents = distill.score_documents
+    score_documents = distillation.score_documents
 
     def spy(model, features, *rest):
         scored.append(len(features))
         return score_documents(model, features, *rest)
 
-    monkeypatch.setattr(distill, "score_documents", spy)
+    monkeypatch.setattr(distillation, "score_documents", spy)
     write_scores(teacher, corpus, tmp_path, monkeypatch)
     assert scored == [5]
     assert all(torch.equal(load_file(tmp_path / name)["scores"], scores) for name, scores in before.items())

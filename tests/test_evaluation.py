@@ -18,8 +18,8 @@ from evaluation import (
     threshold_diagnostics,
     train_facts,
 )
-from prepro import load_documents
-from utils import UserError
+from hingeabl.data.documents import load_documents
+from hingeabl.errors import UserError
 
 
 @pytest.fixture(scope="module")

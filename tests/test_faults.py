@@ -16,8 +16,8 @@ from test_train import arguments
 
 import predict
 import train
+from hingeabl.errors import UserError, run_command_line
 from model import DocREModel
-from utils import UserError, run_command_line
 
 KEPT = ("model.safetensors", "metrics.jsonl", "scores.json", "result.json", "pair_scores_test.safetensors")
 
@@ -111,7 +111,7 @@ def programs(trained, sample, output):
         "evaluation": ("evaluation.py", *score, "--json", output / "scores.json"),
         "report.html": ("report.py", trained, "--html", output / "report.html"),
         "report.figure": ("report.py", trained, "--figure", "epochs", "--output", output / "figures"),
-        "distill": ("distill.py", *teacher, "--output_dir", output / "teacher"),
+        "distill": ("scripts/distill.py", *teacher, "--output_dir", output / "teacher"),
     }
 
 
@@ -187,7 +187,9 @@ def test_out_of_memory_elsewhere_is_one_line_too(capsys):
     )
 
 
-@pytest.mark.parametrize("program", ["train.py", "predict.py", "report.py", "evaluation.py", "prepro.py", "distill.py"])
+@pytest.mark.parametrize(
+    "program", ["train.py", "predict.py", "report.py", "evaluation.py", "prepro.py", "scripts/distill.py"]
+)
 def test_a_missing_package_is_named_with_the_remedy(program):
     code, lines = run(program, "--help", interpreter=("-S",))  # without what pip installed
     assert code == 1 and len(lines) == 1

@@ -13,18 +13,19 @@ import torch
 from matplotlib.colors import to_hex
 from safetensors.torch import load_file, save_file
 
-import drawing
 import losses
 import report
-from curves import appendix_e
-from drawing import BLUE, loss_style, plain, save_figure
 from evaluation import PATTERNS, official_evaluate, prediction_patterns
-from figures import BINS, FIGURES
+from hingeabl.data.documents import DEFAULT_REL2ID, RELATION_NAMES, load_documents, load_rel2id
+from hingeabl.errors import UserError
+from hingeabl.files import digest
+from hingeabl.reporting import drawing
+from hingeabl.reporting.drawing import BLUE, loss_style, plain, save_figure
+from hingeabl.reporting.figures import BINS, FIGURES
+from hingeabl.reporting.loss_figures import appendix_e
+from hingeabl.reporting.records import read_runs
+from hingeabl.reporting.tables import LATER
 from losses import get_loss, loss_names
-from prepro import DEFAULT_REL2ID, RELATION_NAMES, load_documents, load_rel2id
-from records import read_runs
-from tables import LATER
-from utils import UserError, digest
 
 RELATIONS = load_rel2id()
 NAMES = json.loads(RELATION_NAMES.read_text())

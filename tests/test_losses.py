@@ -8,8 +8,8 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
+from hingeabl.errors import UserError
 from losses import get_loss, loss_names, ncrl, ncrl_terms, pmtl, sat
-from utils import UserError
 
 CASES = [
     ("atl", None, "atl"),

@@ -12,14 +12,15 @@ from helpers import real_shapes, released_model, released_scores, score
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-import attention
-import encoder
 import model as model_module
-from checkpoints import load_run, load_weights, save_run, save_weights
+from hingeabl.errors import UserError
+from hingeabl.modeling import attention, encoder
+from hingeabl.modeling.checkpoints import load_weights, save_weights
+from hingeabl.training.saved_run import load_run, save_run
 from losses import get_loss
 from model import DocREModel
 from prepro import featurize
-from utils import UserError, collate_fn
+from utils import collate_fn
 
 
 @pytest.fixture(scope="module")

@@ -9,16 +9,17 @@ from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-import page
 import predict
 import report
 from evaluation import PATTERNS, prepare_gold, score_predictions, train_facts
-from figures import CAPTIONS
+from hingeabl.data.documents import DEFAULT_REL2ID, RELATION_NAMES, load_documents, load_rel2id
+from hingeabl.errors import UserError
+from hingeabl.files import digest, read_json, save_tensors, whole_file
+from hingeabl.reporting import page
+from hingeabl.reporting.figures import CAPTIONS
+from hingeabl.reporting.pairs import read_pairs
+from hingeabl.reporting.records import read_run
 from losses import get_loss
-from pairs import read_pairs
-from prepro import DEFAULT_REL2ID, RELATION_NAMES, load_documents, load_rel2id
-from records import read_run
-from utils import UserError, digest, read_json, save_tensors, whole_file
 
 TITLE = "<script>alert(1)</script>"
 NAME = "</script><img src=x onerror=alert(1)>"

@@ -14,15 +14,17 @@ from conftest import ROOT
 from helpers import CPU
 from test_train import EMPTY, arguments
 
-import inference
 import predict
 import train
-from checkpoints import open_run
+from hingeabl.data.documents import RELATION_NAMES
+from hingeabl.data.stream import LARGEST, read_objects, stream_documents
+from hingeabl.errors import UserError
+from hingeabl.files import read_json
+from hingeabl.training import inference
+from hingeabl.training.saved_run import open_run
+from hingeabl.training.settings import read_settings
 from losses import get_loss
-from prepro import RELATION_NAMES, read_docred
-from settings import read_settings
-from stream import LARGEST, read_objects, stream_documents
-from utils import UserError, read_json
+from prepro import read_docred
 
 FIELDS = ["title", "h_idx", "t_idx", "r", "relation", "score", "threshold", "margin"]
 

@@ -7,8 +7,9 @@ import pytest
 from baseline import plain_features
 from transformers import AutoTokenizer
 
-from prepro import featurize, load_documents, load_rel2id, read_docred, statistics
-from utils import UserError
+from hingeabl.data.documents import load_documents, load_rel2id
+from hingeabl.errors import UserError
+from prepro import featurize, read_docred, statistics
 
 DOCUMENT = {
     "title": "Example",

@@ -12,9 +12,9 @@ from conftest import ROOT
 from test_figures import ALL, make_run
 
 import report
-from records import read_runs
-from significance import micro_f1
-from utils import UserError
+from hingeabl.errors import UserError
+from hingeabl.reporting.records import read_runs
+from hingeabl.reporting.significance import micro_f1
 
 STORED = sorted((ROOT / "results").rglob("seed_*.json"))
 

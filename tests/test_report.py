@@ -16,13 +16,14 @@ from conftest import ROOT
 from safetensors.torch import save_file
 
 import report
-import tables
 from evaluation import prepare_gold, score_predictions, threshold_diagnostics, train_facts, triples_by_document
+from hingeabl.data.documents import load_documents
+from hingeabl.errors import UserError
+from hingeabl.files import digest
+from hingeabl.reporting import tables
+from hingeabl.reporting.significance import RESAMPLES, Counts, compare, holm, smallest_p
+from hingeabl.training.runs import summarise
 from losses import loss_names
-from prepro import load_documents
-from runs import summarise
-from significance import RESAMPLES, Counts, compare, holm, smallest_p
-from utils import UserError, digest
 
 OF_THE_PAPER = ("atl", "balanced_softmax", "afl", "aml", "sat", "mean_sat", "hingeabl", "hingeabl_released")
 PATTERNS = {"correct": 900, "FP": 40, "FN_CRK": 30, "FN_IRK": 30}

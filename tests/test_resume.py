@@ -17,10 +17,11 @@ from test_train import arguments
 from transformers import BertConfig, BertModel
 
 import report
-import resume
 import train
-import utils
-from utils import UserError, save_tensors
+from hingeabl import files
+from hingeabl.errors import UserError
+from hingeabl.files import save_tensors
+from hingeabl.training import resume, session
 
 KILLS = int(os.environ.get("KILLS", "3"))  # scripts/kill_twenty.sh asks for more
 EPOCHS = max(12, 2 * KILLS)
@@ -39,7 +40,8 @@ DIES_WRITING = """
 import os, resource, signal, sys
 sys.path.insert(0, sys.argv.pop(1))
 name = sys.argv.pop(1)
-import train, utils
+import train
+from hingeabl import files
 written = []
 def die(tensors, path, metadata):
     written.append(path)
@@ -49,7 +51,7 @@ def die(tensors, path, metadata):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (half, half))
     whole(tensors, path, metadata)
-whole, utils.save_file = utils.save_file, die
+whole, files.save_file = files.save_file, die
 train.main(sys.argv[1:])
 """
 
@@ -151,7 +153,7 @@ def stop_at_third_save(monkeypatch, arguments):
             raise SystemExit(resume.EXIT_STOPPED)
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(train, "save_checkpoint", save)
+        patched.setattr(session, "save_checkpoint", save)
         train.main(arguments)
 
 
@@ -208,7 +210,7 @@ def test_status_tells_finished_running_failed_and_stopped_runs(
     for name in ("stopped", "running"):
         stop_at_third_save(monkeypatch, long_arguments(tmp_path / name))
     with monkeypatch.context() as patched, pytest.raises(UserError):
-        patched.setattr(train, "save_checkpoint", lambda *_: (_ for _ in ()).throw(UserError("no room")))
+        patched.setattr(session, "save_checkpoint", lambda *_: (_ for _ in ()).throw(UserError("no room")))
         train.main(long_arguments(tmp_path / "failed"))
     capsys.readouterr()
     with resume.locked(tmp_path / "running" / "seed_7"):
@@ -242,9 +244,10 @@ def torchrun(processes, *program):
 FIRST_GRADIENTS = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import parallel, train
+import train
+from hingeabl.training import parallel
 from pathlib import Path
-from utils import save_tensors
+from hingeabl.files import save_tensors
 def write(model, *_):
     if parallel.rank() == 0:
         found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -311,15 +314,16 @@ def test_two_processes_end_with_the_scores_of_one_and_go_on_as_one(sample, still
 TWO_EPOCHS = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
-import parallel, train
-save = train.save
+import train
+from hingeabl.training import parallel, session
+save = session.save
 def stop(training, signal_name):
     save(training, signal_name)
     if training.place.epoch == 3:
         parallel.wait_for_all()
         parallel.finish()
         raise SystemExit(0)
-train.save = stop
+session.save = stop
 train.main(sys.argv[1:])
 """
 
@@ -340,7 +344,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_those_before_it(tmp_path, mo
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(utils, "save_file", fail)
+    monkeypatch.setattr(files, "save_file", fail)
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"old")
     with pytest.raises(UserError, match=r"cannot be written .*No space left.*make room"):

@@ -7,8 +7,9 @@ import fetch
 import pytest
 from make_sample import make_sample
 
-from prepro import load_documents, read_docred, statistics
-from utils import UserError
+from hingeabl.data.documents import load_documents
+from hingeabl.errors import UserError
+from prepro import read_docred, statistics
 
 
 def test_the_sample_corpus_is_deterministic_and_like_real_documents(tmp_path, minilm_tokenizer, rel2id):

@@ -14,11 +14,11 @@ from test_train import arguments
 import predict
 import report
 import train
-from checkpoints import read_weights
-from encoder import load_encoder, load_tokenizer
-from utils import UserError
+from hingeabl.errors import UserError
+from hingeabl.modeling.checkpoints import read_weights
+from hingeabl.modeling.encoder import load_encoder, load_tokenizer
 
-PROGRAMS = [*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")]
+PROGRAMS = [*ROOT.glob("*.py"), *(ROOT / "hingeabl").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
 NEVER = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.hub.load", "numpy.load", "np.load"}
 NEVER |= {f"{package}.{name}" for package in ("pickle", "marshal", "shelve", "yaml") for name in ("load", "loads")}
 DEMANDED = {"load": ("torch.load", "weights_only", True), "from_config": ("", "trust_remote_code", False)}

@@ -10,9 +10,9 @@ import torch
 from conftest import ROOT
 
 import prepro
-from cache import pieces_path
-from encoder import load_tokenizer
-from inference import batches_by_size, predict
+from hingeabl.data.cache import pieces_path
+from hingeabl.modeling.encoder import load_tokenizer
+from hingeabl.training.inference import batches_by_size, predict
 from losses import get_loss
 from model import DocREModel
 from prepro import read_docred
@@ -120,7 +120,7 @@ def test_batches_hold_every_document_once_the_longest_first_within_the_budget(sa
 
 
 def test_the_benchmark_times_both_sides_and_writes_json(sample, tiny_bert, tmp_path):
-    command = [sys.executable, "bench.py", "--data", sample / "dev.json", "--model_name_or_path", tiny_bert]
+    command = [sys.executable, "scripts/bench.py", "--data", sample / "dev.json", "--model_name_or_path", tiny_bert]
     command += ["--steps", "2", "--warmup", "1", "--repeats", "1", "--batch_size", "2", "--precision", "fp32"]
     command += ["--output", tmp_path / "bench.json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})

@@ -14,13 +14,16 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-import inference
 import train
+from hingeabl.data.documents import DEFAULT_REL2ID
+from hingeabl.errors import UserError
+from hingeabl.training import inference
+from hingeabl.training.settings import build_parser, parse_args
+from hingeabl.training.steps import build_optimizer
 from losses import get_loss, loss_names
 from model import DocREModel
-from prepro import DEFAULT_REL2ID, read_docred
-from settings import build_parser, parse_args
-from utils import UserError, collate_fn
+from prepro import read_docred
+from utils import collate_fn
 
 EMPTY = {"title": "A", "sents": [], "vertexSet": []}
 
@@ -169,7 +172,7 @@ def test_every_loss_falls_on_a_fixed_batch_under_every_backbone(loss, encoder, b
     model = DocREModel(path, emb_size=64, backbone=backbone, unet_channels=16, axial_layers=2)
     rate = "1e-3" if encoder == "tiny_roberta" else "1e-4"
     args = build_parser().parse_args(["--learning_rate", rate, "--classifier_lr", "1e-3"])
-    optimizer = train.build_optimizer(model, args)
+    optimizer = build_optimizer(model, args)
     batch = collate_fn(features)
     labels = batch.pop("labels")
     values = []
@@ -188,13 +191,13 @@ def test_every_loss_falls_on_a_fixed_batch_under_every_backbone(loss, encoder, b
 def test_a_modules_own_layers_train_at_their_own_rate(tiny_bert, backbone, own):
     model = DocREModel(str(tiny_bert), emb_size=64, backbone=backbone, unet_channels=16, axial_layers=1)
     names = {id(parameter): name.split(".")[0] for name, parameter in model.named_parameters()}
-    optimizer = train.build_optimizer(model, build_parser().parse_args(["--module_lr", "4e-4"]))
+    optimizer = build_optimizer(model, build_parser().parse_args(["--module_lr", "4e-4"]))
     encoder, new, module = optimizer.param_groups
     assert (encoder["lr"], new["lr"], module["lr"]) == (5e-5, 1e-4, 4e-4)
     assert {names[id(p)] for p in encoder["params"]} == {"model"}
     assert {names[id(p)] for p in module["params"]} == own
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
-    same_rate = train.build_optimizer(model, build_parser().parse_args([]))
+    same_rate = build_optimizer(model, build_parser().parse_args([]))
     assert [group["lr"] for group in same_rate.param_groups] == [5e-5, 1e-4, 1e-4]
 
 
@@ -207,7 +210,7 @@ def test_the_last_smaller_batch_is_kept_if_asked_for(sample, tiny_bert, tmp_path
 
 def test_new_layers_have_their_own_rate_and_nothing_decays(tiny_bert):
     model = DocREModel(str(tiny_bert), emb_size=64)
-    optimizer = train.build_optimizer(model, build_parser().parse_args([]))
+    optimizer = build_optimizer(model, build_parser().parse_args([]))
     encoder, new = optimizer.param_groups
     assert (encoder["lr"], new["lr"], encoder["eps"]) == (5e-5, 1e-4, 1e-6)
     assert encoder["weight_decay"] == new["weight_decay"] == 0

@@ -19,8 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from attention import ATTENTION, PackedWindow, replace_dropout
-from utils import UserError, first_line, recurring_size
+from hingeabl.errors import UserError, first_line
+from hingeabl.modeling.attention import ATTENTION, PackedWindow, replace_dropout
+from utils import recurring_size
 
 logging.disable_progress_bar()  # loading an encoder's weights takes a moment, and its bar would break ours
 hub_logging.set_verbosity_error()  # it tells of every try to reach an unreachable hub; ours is one error in the end

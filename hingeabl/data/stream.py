@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from prepro import Document, check_document, check_types
-from utils import UserError, parse_json
+from hingeabl.data.documents import Document, check_document, check_types
+from hingeabl.errors import UserError
+from hingeabl.files import parse_json
 
 CHUNK = 2**20  # bytes read at once
 LARGEST = 2**24  # characters: more of them without an end mean that a quote or a bracket is missing

@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 
 from evaluation import PERCENTILES
+from hingeabl.data.documents import load_documents
+from hingeabl.errors import UserError
+from hingeabl.files import META, digest, read_json
+from hingeabl.reporting.records import Run, count_by_document, file_of, same_experiment
+from hingeabl.reporting.significance import Comparison, Counts, compare, holm, smallest_p
 from losses import loss_names
-from prepro import load_documents
 from prepro import statistics as data_statistics
-from records import Run, count_by_document, file_of, same_experiment
-from significance import Comparison, Counts, compare, holm, smallest_p
-from utils import UserError, digest, read_json
 
-PAPER = Path(__file__).parent / "meta" / "paper_results.json"
-LATER_RESULTS = Path(__file__).parent / "meta" / "later_results.json"
+PAPER = META / "paper_results.json"
+LATER_RESULTS = META / "later_results.json"
 BACKBONES = ("atlop", "docunet", "kd_docre")
 LATER = ("atgl", "ncrl", "pmtl")  # losses of other papers: not in this one's tables
 MORE_TABLES = ("3_later", "precision", "thresholds")  # that the paper does not have; LATER's losses are in these

@@ -5,36 +5,22 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import shutil
 import statistics
-import time
-from datetime import datetime, timedelta
+import subprocess
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from evaluation import are_scores
-from settings import build_parser
-from utils import UserError, describe_device, read_json
+from hingeabl.errors import UserError
+from hingeabl.files import ROOT, read_json
+from hingeabl.training.settings import NOT_COMPARED, Settings
 
-STEPS_BEFORE_ESTIMATE = 50
-
-# Settings that do not decide a run's numbers, or do so as the loss, the precision and the data that config.json names.
-NOT_COMPARED = ("load_path", "output_dir", "seeds", "device", "wandb_project", "test_batch_size")
-NOT_COMPARED += (
-    "loss_type",
-    "margin",
-    "precision",
-    "data_dir",
-    "rel2id",
-    "cache_dir",
-    "gradient_checkpointing",
-    "save_steps",
-)
-NOT_COMPARED += ("init_from", "teacher_scores", "train_file", "dev_file", "test_file")
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "opt_einsum", "ujson", "safetensors")
 
 
 def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
@@ -45,7 +31,7 @@ def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | No
     parts = ("settings", "loss", "data", "environment")
     if not isinstance(old, dict) or not all(isinstance(old.get(part), dict) for part in parts):
         raise UserError(f"{folder}/config.json: is no run's; remove the folder or pass another --output_dir")
-    settings = vars(build_parser().parse_args([])) | old["settings"]  # those that were not there yet had their defaults
+    settings = vars(Settings()) | old["settings"]  # those that were not there yet had their defaults
     sizes = settings["train_batch_size"], old.get("processes", 1)
     if not all(type(size) is int and size > 0 for size in sizes):
         raise UserError(f"{folder}/config.json: train_batch_size or processes is no number; remove the folder")
@@ -77,33 +63,6 @@ def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | No
     if old["environment"] != config["environment"]:
         print(f"note: {folder} is kept, though made with other code or packages; remove it to run it again")
     return scores
-
-
-class StepClock:
-    """Times optimizer steps and says once, after STEPS_BEFORE_ESTIMATE of them, when all seeds will be done."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.last = 0.0
-
-    def start(self) -> None:
-        """Begin timing; called when an epoch begins, so that scoring between epochs does not count."""
-        self.last = time.perf_counter()
-
-    def tick(self, documents: int, device: torch.device, steps_left: int, scorings_left: int) -> None:
-        """One step of so many documents is done; so many steps are left over all seeds, and so many documents to
-        score."""
-        now = time.perf_counter()
-        self.seconds.append(now - self.last)
-        self.last = now
-        if len(self.seconds) != STEPS_BEFORE_ESTIMATE:
-            return
-        step = statistics.mean(self.seconds[5:])  # the first few are slower
-        left = step * (steps_left + scorings_left / documents / 3)  # a forward pass is about a third of a step
-        tqdm.write(
-            f"{step:.2f} s a step: all seeds done in about {timedelta(seconds=round(left))}, "
-            f"{datetime.now() + timedelta(seconds=left):%a %d %b %Y, %H:%M}, on {describe_device(device)}"
-        )
 
 
 class RunLog:
@@ -196,3 +155,22 @@ def print_summary(summary: dict[str, Any]) -> None:
         mean, std = summary[split][name]["mean"], summary[split][name]["std"]
         cells.append(f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if std is not None else ""))
     print(f"{'mean ± std':<14}" + "".join(f"{cell:>16}" for cell in cells))
+
+
+def describe_environment() -> dict[str, Any]:
+    """Python, package versions and the git commit of this checkout, for config.json."""
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "git_commit": commit,
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +11,18 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-import parallel
-from cache import pieces_path
-from distill import WithTeacherScores
-from encoder import load_tokenizer
 from evaluation import Gold, prepare_gold, train_facts
+from hingeabl.data.cache import pieces_path
+from hingeabl.data.documents import Document, garbage_collection_paused, load_documents, load_rel2id
+from hingeabl.errors import UserError
+from hingeabl.modeling.encoder import load_tokenizer
+from hingeabl.training import parallel
+from hingeabl.training.distillation import WithTeacherScores
+from hingeabl.training.runs import require_wandb
+from hingeabl.training.settings import Settings
 from losses import Loss, get_loss
-from prepro import Document, Feature, featurize, load_documents, load_rel2id
-from runs import require_wandb
-from utils import UserError, describe_device, garbage_collection_paused, pick_device, pick_precision
+from prepro import Feature, featurize
+from utils import describe_device, pick_device, pick_precision
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Split:
 class Experiment:
     """What all seeds share."""
 
-    args: argparse.Namespace
+    args: Settings
     loss: Loss
     rel2id: dict[str, int]
     tokenizer: PreTrainedTokenizerBase
@@ -47,7 +49,7 @@ class Experiment:
     precision: str
 
 
-def prepare(args: argparse.Namespace) -> Experiment:
+def prepare(args: Settings) -> Experiment:
     """Read and check everything that a training needs, before anything is written."""
     loss = get_loss(args.loss_type, args.margin)
     if args.wandb_project:
@@ -68,7 +70,7 @@ def prepare(args: argparse.Namespace) -> Experiment:
 
 
 def read_splits(
-    args: argparse.Namespace, paths: dict[str, Path], rel2id: dict[str, int]
+    args: Settings, paths: dict[str, Path], rel2id: dict[str, int]
 ) -> tuple[dict[str, Split], PreTrainedTokenizerBase]:
     """Read and check the three files; returns the splits and the encoder's tokenizer."""
     typed = args.entity_marker == "typed"

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from evaluation import PERCENTILES, Gold, are_scores, prepare_gold, triples_by_document
-from prepro import Document, load_documents
-from utils import UserError, digest, make_folder, parse_json, read_json, write_json
+from hingeabl.data.documents import Document, load_documents
+from hingeabl.errors import UserError
+from hingeabl.files import digest, make_folder, parse_json, read_json, write_json
 
 TEXTS = ("data_dir", "train_file", "dev_file", "test_file", "model_name_or_path")  # of a run's settings
 THRESHOLDS = {"ro_mean", "ro_std", "ovr", "ro_pairs", "ro_left_out", *(f"ro_p{percent}" for percent in PERCENTILES)}

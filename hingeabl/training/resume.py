@@ -22,7 +22,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from utils import UserError, first_line, read_json, save_tensors, set_seed, write_json
+from hingeabl.errors import UserError, first_line
+from hingeabl.files import read_json, save_tensors, write_json
+from utils import set_seed
 
 CHECKPOINTS = "checkpoints"
 EXIT_STOPPED = 75  # what schedulers know as "try again" (sysexits' EX_TEMPFAIL)

@@ -11,10 +11,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluation import prediction_patterns
+from hingeabl.errors import UserError, naming_batch
 from losses import Loss
 from model import DocREModel
 from prepro import Feature
-from utils import UserError, autocast, collate_fn, naming_batch, to_device
+from utils import autocast, collate_fn, to_device
 
 
 class Predictions(NamedTuple):

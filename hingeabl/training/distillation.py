@@ -1,10 +1,7 @@
 """Knowledge distillation, as KD-DocRE does it: a teacher's scores of a distantly labelled file, for a student to match.
 
-    python distill.py --load_path runs/teacher/seed_66 --data_file train_distant.json --output_dir scores
-    python train.py --train_file train_distant.json --teacher_scores scores ...
-
-The scores go into files of SHARD documents each, so that memory holds no more than one; a stopped program goes on with
-the first that is missing. scripts/run_kd_docre_distill.sh has the whole procedure.
+scripts/distill.py writes the scores, train.py --teacher_scores trains on them. They go into files of SHARD documents
+each, so that memory holds no more than one; a stopped program goes on with the first that is missing.
 """
 
 from __future__ import annotations
@@ -12,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import packages  # noqa: F401
 from pathlib import Path
 
 import torch
@@ -21,24 +17,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from checkpoints import open_run
-from encoder import WINDOW, check_length
-from inference import score
+from hingeabl.data.documents import garbage_collection_paused, load_documents
+from hingeabl.errors import UserError, first_line
+from hingeabl.files import digest, make_folder, read_json, save_tensors, write_json
+from hingeabl.modeling.encoder import WINDOW, check_length
+from hingeabl.training.inference import score
+from hingeabl.training.saved_run import open_run
 from model import DocREModel
-from prepro import Feature, featurize, load_documents
-from utils import (
-    UserError,
-    digest,
-    first_line,
-    garbage_collection_paused,
-    make_folder,
-    pick_device,
-    pick_precision,
-    read_json,
-    run_command_line,
-    save_tensors,
-    write_json,
-)
+from prepro import Feature, featurize
+from utils import pick_device, pick_precision
 
 SHARD = 1000  # documents
 BUDGET = 8 * WINDOW  # tokens and pairs scored at once
@@ -143,18 +130,3 @@ def score_documents(model: DocREModel, features: list[Feature], device: torch.de
         parts = scores.half().cpu().split([len(features[index]["hts"]) for index in indices])
         found.update(zip(indices, parts, strict=True))
     return torch.cat([found[index] for index in range(len(features))])
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Write a teacher's scores; `arguments` default to the command line's."""
-    parser = argparse.ArgumentParser(description="Write a teacher's scores of a distantly labelled file.")
-    parser.add_argument("--load_path", required=True, help="the teacher: a finished run's seed folder")
-    parser.add_argument("--data_file", required=True, help="file in DocRED's schema")
-    parser.add_argument("--output_dir", required=True, help="folder for the scores")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: as in train.py")
-    parser.add_argument("--device", help="default: CUDA where there is one")
-    write_scores(parser.parse_args(arguments))
-
-
-if __name__ == "__main__":
-    run_command_line(main)

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from evaluation import pattern_of_each
+from hingeabl.data.documents import Document, load_rel2id
+from hingeabl.errors import UserError, first_line
+from hingeabl.reporting.records import Run, documents_of, file_of
 from losses import Loss, get_loss
-from prepro import Document, load_rel2id
-from records import Run, documents_of, file_of
-from utils import UserError, first_line
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from curves import figure_3, figure_4, figure_losses
-from drawing import BLACK, BLUE, PALE, VERMILION, loss_style, new_figure, plain, styled
 from evaluation import PATTERNS, SHIFT, number_predictions, precision_recall_f1
+from hingeabl.data.documents import RELATION_NAMES, load_documents
+from hingeabl.errors import UserError
+from hingeabl.files import digest, read_json
+from hingeabl.reporting.drawing import BLACK, BLUE, PALE, VERMILION, loss_style, new_figure, plain, styled
+from hingeabl.reporting.loss_figures import figure_3, figure_4, figure_losses
+from hingeabl.reporting.pairs import Pairs, read_pairs
+from hingeabl.reporting.records import Run, dev_scores, file_of, gold_of, same_experiment
+from hingeabl.reporting.tables import PAPER, WRONG, pattern_share
 from losses import loss_names
-from pairs import Pairs, read_pairs
-from prepro import RELATION_NAMES, load_documents
-from records import Run, dev_scores, file_of, gold_of, same_experiment
-from tables import PAPER, WRONG, pattern_share
-from utils import UserError, digest, read_json
 
 SHOWN = 8  # relations of a pair that are drawn
 PATTERN_COLOURS = dict(zip(WRONG, ("#8C8C8C", VERMILION, PALE), strict=True))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils import UserError
+from hingeabl.errors import UserError
 
 
 def double_conv(channels: int, out_channels: int) -> nn.ModuleDict:

@@ -16,9 +16,9 @@ from typing import Any, TextIO
 from torch import Tensor
 
 from evaluation import PATTERNS
-from pairs import Pairs
-from prepro import RELATION_NAMES, Document
-from utils import read_json
+from hingeabl.data.documents import RELATION_NAMES, Document
+from hingeabl.files import read_json
+from hingeabl.reporting.pairs import Pairs
 
 WEB = Path(__file__).parent / "web"
 MEANINGS = {

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from utils import digest
+from hingeabl.files import digest
 
 VERSION = "1"  # of the word pieces' rules in prepro.py and of this file's format: a new one leaves older files behind
 

@@ -1,6 +1,6 @@
 """Times beside a plain baseline: preprocessing, training steps, the evaluation pass, the evaluator; and peak memory.
 
-    python bench.py --data FILE --model_name_or_path ENCODER [--device cuda] [--output bench.json]
+    python scripts/bench.py --data FILE --model_name_or_path ENCODER [--device cuda] [--output runs/bench.json]
 
 The baseline (tests/baseline.py) does the work as the released program does. Each of the two has a process of its own,
 started in the same way; they take turns, one working while the other waits, so that both see the same machine.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import packages  # noqa: F401
 import platform
 import random
 import statistics
@@ -26,29 +25,23 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-sys.path.append(str(Path(__file__).parent / "tests"))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from baseline import Baseline, plain_features, plain_scores
 
-from encoder import WINDOW, load_tokenizer
 from evaluation import prepare_gold, score_predictions, train_facts
-from inference import predict
+from hingeabl.data.documents import load_documents, load_rel2id
+from hingeabl.errors import run_command_line
+from hingeabl.files import write_json
+from hingeabl.modeling.encoder import WINDOW, load_tokenizer
+from hingeabl.training.inference import predict
+from hingeabl.training.runs import describe_environment
 from losses import get_loss
 from model import DocREModel
-from prepro import load_documents, load_rel2id, read_docred
+from prepro import read_docred
 from train import build_optimizer
-from utils import (
-    autocast,
-    collate_fn,
-    describe_device,
-    describe_environment,
-    pick_device,
-    pick_precision,
-    run_command_line,
-    set_seed,
-    to_device,
-    write_json,
-)
+from utils import autocast, collate_fn, describe_device, pick_device, pick_precision, set_seed, to_device
 
 SIDES = ("baseline", "ours")
 
@@ -65,7 +58,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=2, help="of everything else (default: 2)")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: as in train.py")
     parser.add_argument("--device", help="default: CUDA where there is one")
-    parser.add_argument("--output", default="bench.json", help="where the figures go (default: bench.json)")
+    parser.add_argument("--output", default="runs/bench.json", help="where the figures go (default: runs/bench.json)")
     return parser.parse_args()
 
 

@@ -1,0 +1,81 @@
+"""The one kind of error that a user can mend, and how programs tell it: one line, an exit code that is not 0."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+LONGEST_MESSAGE = 2000
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
+
+
+class UserError(Exception):
+    """Something the user can mend: one line that names file, document, field and remedy."""
+
+
+def run_command_line(main: Callable[[], None]) -> None:
+    """Run a script's main(); a UserError becomes one line on stderr and exit code 2, and so does what a full disk or a
+    full memory raises where nobody has said more about it."""
+    try:
+        main()
+        sys.stdout.flush()
+    except UserError as error:
+        sys.exit(_fail(str(error), 2))
+    except BrokenPipeError:  # whoever read our output, such as `head`, has left
+        _drop_output()
+        sys.exit(141)
+    except OSError as error:
+        if error.errno not in NO_PLACE:
+            raise
+        _drop_output()
+        sys.exit(
+            _fail(f"{error.filename or 'output'}: {error.strerror or error}; make room or choose another place", 2)
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        sys.exit(_fail(f"out of memory ({first_line(error)}); pass a smaller batch, or use a larger machine", 2))
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted", 130))
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(message: str, code: int) -> int:
+    message = " ".join(message.split())
+    if len(message) > LONGEST_MESSAGE:  # what stands in broken files is of any length
+        message = f"{message[: LONGEST_MESSAGE // 2]} ... {message[-LONGEST_MESSAGE // 2 :]}"
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def first_line(error: Exception) -> str:
+    """An exception's message, its first line, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that there is no memory left, on a GPU or beside it."""
+    kind = type(error).__name__  # torch's own, without importing torch here
+    return isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+@contextlib.contextmanager
+def naming_batch(batch: dict[str, Any], titles: list[str], remedy: str) -> Iterator[None]:
+    """Where memory runs out, raise UserError that says on which batch, collated from documents of these titles."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        more = f" and {len(titles) - 4} more" if len(titles) > 4 else ""
+        raise UserError(
+            f"out of memory on a batch of {len(titles)} documents, {sum(batch['lengths']):,} tokens and "
+            f"{sum(map(len, batch['hts'])):,} pairs ({', '.join(map(repr, titles[:4]))}{more}); {remedy}"
+        ) from None

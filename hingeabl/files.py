@@ -1,0 +1,148 @@
+"""Files: JSON and safetensors, read with checks, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import ujson
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from hingeabl.errors import UserError, first_line
+
+ROOT = Path(__file__).resolve().parents[1]  # of the clone
+META = ROOT / "meta"
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_json(path: str | Path) -> Any:
+    """Parse one JSON file. Raises UserError where it is missing, unreadable or broken, NaN and Infinity included."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check the path") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    return parse_json(text, str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Parse JSON text. Raises UserError, opening with `where`, for broken JSON, NaN and Infinity included."""
+    try:
+        # ujson is as fast but takes some broken JSON
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: broken JSON ({error}); repair the file or download it again") from None
+    if SURROGATE.search(text):  # an escaped half of a character pair is JSON, but no text
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start].encode("unicode_escape").decode()
+            raise UserError(f"{where}: holds {half}, half of a character; repair the text there") from None
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text} is beyond all numbers")
+    return value
+
+
+def write_json(path: str | Path, value: Any, indent: int = 2) -> None:
+    """Write a JSON file whole or not at all: to a temporary name, then renamed; indent 0 puts it on one line.
+
+    Raises UserError where that fails.
+    """
+    with whole_file(path) as file:
+        file.write(ujson.dumps(value, indent=indent, ensure_ascii=False, escape_forward_slashes=False) + "\n")
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A file to write, text or with mode "wb" bytes, whole or not at all: under a temporary name, renamed at the end,
+    removed on any exception.
+
+    Raises UserError where it cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+        put_in_place(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror}); make room or choose another place"
+            ) from None
+        raise
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a file that is written, so that even after a power cut there is the old one or the whole new one."""
+    for place in (temporary, path.parent):
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if place is temporary:
+            os.replace(temporary, path)
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write safetensors, whole or not at all. Raises UserError where that fails."""
+    scratch = path.with_name(f".{path.name}.tmp")  # a folder, as safetensors has temporary files of random names
+    temporary = scratch / path.name
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)  # what a killed process left
+        scratch.mkdir()
+        save_file(tensors, temporary, metadata)
+        temporary.chmod(scratch.stat().st_mode & 0o666)  # safetensors lets none but the owner read
+        put_in_place(temporary, path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be written ({first_line(error)}); make room or choose another place") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file. Raises UserError where it cannot be read."""
+    result = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            while chunk := file.read(2**20):
+                result.update(chunk)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    return result.hexdigest()
+
+
+def make_folder(path: str | Path) -> Path:
+    """Create a folder and its parents. Raises UserError where that fails or the folder can't be written to."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written to ({error.strerror}); choose another place") from None

@@ -1,0 +1,191 @@
+"""A table as text, Markdown, LaTeX, HTML, JSON or CSV."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+from hingeabl.reporting.tables import Cell, Table, verdict
+
+
+class Style(NamedTuple):
+    """How a format writes the best figures, names, and what stands before a standard deviation."""
+
+    bold: Callable[[str], str]
+    escape: Callable[[str], str] = str
+    plus_minus: str = "±"
+
+
+def cell_texts(cell: Cell, digits: int, plus_minus: str) -> tuple[str, str, str]:
+    """(ours, the published one, the difference), "" for what there is not."""
+    if cell.mean is None:
+        return "", f"{cell.paper:.{digits}f}", ""
+    ours = f"{cell.mean:.{digits}f}" + (f" {plus_minus} {cell.std:.{digits}f}" if cell.std is not None else "")
+    if cell.paper is None:
+        return ours, "", ""
+    return ours, f"{cell.paper:.{digits}f}", f"{round(cell.mean, digits) - cell.paper:+.{digits}f}"
+
+
+def lines_of(table: Table, style: Style) -> list[list[str]]:
+    """The table as texts, its head first: a name, the number of runs, for each figure ours, the published one and the
+    difference (ours alone in a table without published ones), and the published ones' source where they have one."""
+    of_runs = any(row.seeds for row in table.rows)
+    sourced = any(row.source for row in table.rows)
+    kept = 3 if table.published else 1  # of ours, published, difference
+    head = ["", *(["runs"] if of_runs else [])]
+    for figure in table.figures:
+        head += [style.escape(figure.name), table.published, "diff."][:kept]
+    lines = [head + ["source"] * sourced]
+    for row in table.rows:
+        line = [style.escape(row.name), *([str(len(row.seeds))] if of_runs else [])]
+        for figure in table.figures:
+            ours, *others = cell_texts(row.cells[figure.key], figure.digits, style.plus_minus)
+            line += [style.bold(ours) if row.cells[figure.key].best else ours, *others][:kept]
+        lines.append(line + [style.escape(row.source)] * sourced)
+    return lines
+
+
+def comparison_lines(table: Table) -> list[list[str]]:
+    """Head and rows of the comparisons: the pair, the difference of test F1, its interval, p, and what it means."""
+    if not table.comparisons:
+        return []
+    return [["second against first", "F1 diff.", "95 % interval", "p", ""]] + [
+        [
+            f"{second} against {first}",
+            f"{100 * found.difference:+.2f}",
+            f"{100 * found.low:+.2f} to {100 * found.high:+.2f}",
+            f"{p:.4f}",
+            verdict(found, p),
+        ]
+        for first, second, found, p in table.comparisons
+    ]
+
+
+def caption(table: Table) -> str:
+    """One line: the table's number, title, split and the runs behind it."""
+    seeds = sorted({seed for row in table.rows for seed in row.seeds})
+    behind = f", seeds {', '.join(map(str, seeds))}, mean and standard deviation over runs" if seeds else ""
+    return f"Table {table.number}. {table.title}: {table.setting}{behind}"
+
+
+def as_text(table: Table) -> str:
+    """For a terminal; the best figures carry a star."""
+    parts = [caption(table), aligned(lines_of(table, Style(lambda text: f"{text} *")))]
+    if table.comparisons:
+        parts += ["Differences of test F1", aligned(comparison_lines(table))]
+    return "\n\n".join([*parts, *table.notes])
+
+
+def aligned(lines: list[list[str]], left: int = 1) -> str:
+    """Columns of equal width, the first `left` of them on the left."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if column < left else text.rjust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def as_markdown(table: Table) -> str:
+    """GitHub's tables; the best figures are bold."""
+
+    def rows(lines: list[list[str]]) -> str:
+        rule = ["---", *["---:"] * (len(lines[0]) - 1)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
+
+    style = Style(lambda text: f"**{text}**", lambda text: text.replace("|", r"\|"))
+    parts = [f"**{caption(table)}**", rows(lines_of(table, style))]
+    parts += [rows(comparison_lines(table))] if table.comparisons else []
+    return "\n\n".join([*parts, *table.notes])
+
+
+def as_latex(table: Table) -> str:
+    """A table environment with booktabs' rules, without the comparisons."""
+    head, *lines = lines_of(table, Style(lambda text: rf"\textbf{{{text}}}", latex, r"$\pm$"))
+    rows = [" & ".join(line) + r" \\" for line in [head, *lines]]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            r"\toprule",
+            rows[0],
+            r"\midrule",
+            *rows[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{latex(caption(table))}}}",
+            r"\end{table}",
+        ]
+    )
+
+
+def latex(text: str) -> str:
+    """Text for LaTeX: its special characters escaped."""
+    for character in "%_#&":
+        text = text.replace(character, "\\" + character)
+    return text
+
+
+def as_html(table: Table) -> str:
+    """A fragment of a page; the best figures are bold."""
+
+    def rows(lines: list[list[str]], title: str) -> str:
+        head, *body = ["".join(f"<td>{text}</td>" for text in line) for line in lines]
+        return (
+            f'<div class="scroll"><table><caption>{html.escape(title)}</caption>'
+            f"<thead><tr>{head.replace('td>', 'th>')}</tr></thead>"
+            f"<tbody>{''.join(f'<tr>{line}</tr>' for line in body)}</tbody></table></div>"
+        )
+
+    parts = [rows(lines_of(table, Style(lambda text: f"<b>{text}</b>", html.escape)), caption(table))]
+    parts += [rows(comparison_lines(table), "Differences of test F1")] if table.comparisons else []
+    return "\n".join([*parts, *(f'<p class="note">{html.escape(note)}</p>' for note in table.notes)])
+
+
+def as_json(table: Table) -> str:
+    """Everything, unrounded."""
+    return json.dumps(
+        {
+            "table": table.number,
+            "title": table.title,
+            "setting": table.setting,
+            "rows": [
+                {"name": row.name, "seeds": row.seeds}
+                | ({"source": row.source} if row.source else {})
+                | {key: vars(cell) for key, cell in row.cells.items()}
+                for row in table.rows
+            ],
+            "comparisons": [
+                {"first": first, "second": second, **vars(found), "corrected_p": p, "verdict": verdict(found, p)}
+                for first, second, found, p in table.comparisons
+            ],
+            "notes": table.notes,
+        },
+        indent=2,
+    )
+
+
+def as_csv(table: Table) -> str:
+    """A line a row: name, seeds, and mean, standard deviation and published value of every figure, unrounded; then the
+    published values' source in a table that names some."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    parts = ("mean", "std", "paper")
+    sourced = any(row.source for row in table.rows)
+    head = ["name", "seeds", *(f"{figure.key}_{part}" for figure in table.figures for part in parts)]
+    writer.writerow(head + ["source"] * sourced)
+    for row in table.rows:
+        cells = (getattr(row.cells[figure.key], part) for figure in table.figures for part in parts)
+        line = [row.name, " ".join(map(str, row.seeds)), *("" if cell is None else cell for cell in cells)]
+        writer.writerow(line + [row.source] * sourced)
+    return text.getvalue().rstrip("\n")
+
+
+WRITERS = {"text": as_text, "markdown": as_markdown, "latex": as_latex, "html": as_html, "json": as_json, "csv": as_csv}

@@ -1,0 +1,84 @@
+"""A trained run on disk: the model, its settings and tokenizer, loadable from the run's folder alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from hingeabl.data.documents import load_rel2id
+from hingeabl.errors import UserError, first_line
+from hingeabl.files import read_json, write_json
+from hingeabl.modeling.checkpoints import fit_weights, read_weights
+from hingeabl.modeling.encoder import load_tokenizer
+from hingeabl.training.settings import Settings, parse_args
+from model import DocREModel
+
+
+def save_run(folder: Path, model: DocREModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write all but the weights that load_run needs: model.json, and encoder/ with its config and tokenizer. Raises
+    UserError where that fails."""
+    try:
+        model.model.config.save_pretrained(folder / "encoder")
+        tokenizer.save_pretrained(folder / "encoder")
+    except Exception as error:  # tokenizers has no type of its own for a full disk
+        raise UserError(f"{folder}/encoder: cannot be written ({first_line(error)}); make room") from None
+    write_json(folder / "model.json", model.settings)
+
+
+def load_run(folder: str | Path) -> DocREModel:
+    """The model of a run folder, from that folder alone. Raises UserError where files are missing or do not fit."""
+    folder = Path(folder)
+    settings, weights = read_json(folder / "model.json"), read_weights(folder / "model.safetensors")
+    check_depth(folder, settings, len(weights))
+    try:
+        model = DocREModel(str(folder / "encoder"), **settings, pretrained=False)
+    except (TypeError, RuntimeError) as error:  # unknown ones, or sizes that no memory holds
+        raise UserError(
+            f"{folder}/model.json: does not hold a model's settings ({first_line(error)}); copy the run again"
+        ) from None
+    fit_weights(model, weights, folder / "model.safetensors")
+    return model
+
+
+def check_depth(folder: Path, settings: Any, tensors: int) -> None:
+    """Raise UserError where a run folder's files ask for more layers than there are tensors: unlike sizes that are too
+    large, which fail at once, they would be made one by one until the memory is full."""
+    for name, field, found in (
+        ("model.json", "axial_layers", settings),
+        ("encoder/config.json", "num_hidden_layers", read_json(folder / "encoder" / "config.json")),
+    ):
+        depth = found.get(field) if isinstance(found, dict) else None
+        if isinstance(depth, (int, float)) and depth > tensors:
+            raise UserError(f"{folder}/{name}: {field}: {depth} layers do not fit the weights; copy the run again")
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run to score documents with; `settings` are those it was trained with, as train.py knows them."""
+
+    folder: Path
+    settings: Settings
+    rel2id: dict[str, int]
+    tokenizer: PreTrainedTokenizerBase
+    model: DocREModel
+
+
+def open_run(folder: str | Path, device: torch.device) -> TrainedRun:
+    """A seed's folder, its model on `device`. Raises UserError where files are missing or do not fit."""
+    folder = Path(folder)
+    settings = parse_args([f"--load_path={folder}"])
+    rel2id = load_rel2id(folder / "rel2id.json")
+    model = load_run(folder).to(device)
+    if model.settings["num_classes"] != len(rel2id):
+        raise UserError(f"{folder}/rel2id.json: has {len(rel2id)} classes, the model {model.settings['num_classes']}")
+    return TrainedRun(folder, settings, rel2id, load_tokenizer(str(folder / "encoder")), model)
+
+
+def weights_of(path: str | Path) -> Path:
+    """The weights of a seed's folder, or the checkpoint itself."""
+    path = Path(path)
+    return path / "model.safetensors" if path.is_dir() else path

@@ -1,0 +1,200 @@
+"""One seed's training from its first file to its last: the run's folder, where it goes on, when it saves and stops."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import get_linear_schedule_with_warmup
+
+from hingeabl.errors import UserError
+from hingeabl.files import digest, make_folder, save_tensors, write_json
+from hingeabl.training import parallel
+from hingeabl.training.distillation import teacher_file
+from hingeabl.training.experiment import Experiment
+from hingeabl.training.inference import Predictions
+from hingeabl.training.resume import (
+    EXIT_STOPPED,
+    Place,
+    StopRequest,
+    load_checkpoint,
+    locked,
+    save_checkpoint,
+)
+from hingeabl.training.runs import RunLog, describe_environment
+from hingeabl.training.saved_run import save_run, weights_of
+from hingeabl.training.steps import batches_of_epoch, build_optimizer, move_schedule
+from model import DocREModel
+from utils import describe_device
+
+STEPS_PER_LOG = 10
+STEPS_BEFORE_ESTIMATE = 50
+
+
+@dataclass
+class Training:
+    """One seed's training: `place` says how far it is, `saved` at which step it last wrote a checkpoint. `shared` is
+    the model as several processes call it, `log` is rank 0's."""
+
+    experiment: Experiment
+    seed: int
+    folder: Path
+    model: DocREModel
+    shared: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LambdaLR
+    scaler: torch.amp.GradScaler
+    total_steps: int
+    place: Place
+    saved: int
+    log: RunLog | None
+
+
+class StepClock:
+    """Times optimizer steps and says once, after STEPS_BEFORE_ESTIMATE of them, when all seeds will be done."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        """`seeds_left` is the number of seeds to train after the present one."""
+        self.experiment = experiment
+        self.seeds_left = 0
+        self.seconds: list[float] = []
+        self.last = 0.0
+
+    def start(self) -> None:
+        """Begin timing; called when an epoch begins, so that scoring between epochs does not count."""
+        self.last = time.perf_counter()
+
+    def tick(self, place: Place, total_steps: int) -> None:
+        """One of a seed's `total_steps` steps is done."""
+        now = time.perf_counter()
+        self.seconds.append(now - self.last)
+        self.last = now
+        if len(self.seconds) != STEPS_BEFORE_ESTIMATE:
+            return
+        args, seeds = self.experiment.args, self.seeds_left + 1
+        dev, test = (len(self.experiment.splits[name].documents) for name in ("dev", "test"))
+        scorings = (args.num_train_epochs * seeds - place.epoch + 1) * dev + seeds * test  # documents yet to be scored
+        documents = args.train_batch_size * parallel.world_size() * args.gradient_accumulation_steps  # of a step
+        step = statistics.mean(self.seconds[5:])  # the first few are slower
+        steps = total_steps * seeds - place.step + scorings / documents / 3  # a forward pass is about a third of a step
+        end = datetime.now() + timedelta(seconds=step * steps)
+        tqdm.write(
+            f"{step:.2f} s a step: all seeds done in about {timedelta(seconds=round(step * steps))}, "
+            f"{end:%a %d %b %Y, %H:%M}, on {describe_device(self.experiment.device)}"
+        )
+
+
+@contextlib.contextmanager
+def run_folder(output_dir: str | Path, seed: int) -> Iterator[Path]:
+    """A seed's folder, which no other process can hold meanwhile. Raises UserError where one does."""
+    folder = make_folder(Path(output_dir) / f"seed_{seed}")
+    with locked(folder) if parallel.rank() == 0 else contextlib.nullcontext():
+        yield folder
+
+
+def run_config(experiment: Experiment, seed: int) -> dict[str, Any]:
+    """The content of config.json: all that decides a run's numbers, and where it runs."""
+    args = experiment.args
+    files = {name: split.path for name, split in experiment.splits.items()} | {"rel2id": Path(args.rel2id)}
+    if args.init_from:
+        files["initial weights"] = weights_of(args.init_from)
+    if args.teacher_scores:
+        files["teacher scores"] = teacher_file(args.teacher_scores)
+    return {
+        "seed": seed,
+        "settings": vars(args),
+        "loss": experiment.loss.describe(),
+        "precision": experiment.precision,
+        "data": {name: digest(path) for name, path in files.items()},
+        "device": describe_device(experiment.device),
+        "processes": parallel.world_size(),
+        "environment": describe_environment(),
+    }
+
+
+def begin(experiment: Experiment, model: DocREModel, seed: int, folder: Path) -> Training:
+    """A seed's optimizer, schedule and scaler where its last checkpoint left them, or at their beginning, with the
+    files that a run has then."""
+    args = experiment.args
+    optimizer = build_optimizer(model, args)
+    scaler = torch.amp.GradScaler(experiment.device.type, enabled=experiment.precision == "fp16")
+    place = load_checkpoint(folder, model, optimizer, scaler)
+    parallel.wait_for_all()  # before any of these files changes
+    log = None
+    if place.step:
+        print(f"going on behind step {place.step:,}, in epoch {place.epoch}")
+    elif parallel.rank() == 0:
+        write_json(folder / "config.json", run_config(experiment, seed))
+        write_json(folder / "rel2id.json", experiment.rel2id)
+        save_run(folder, model, experiment.tokenizer)
+    if parallel.rank() == 0:
+        name = f"{Path(str(args.output_dir)).name} seed {seed}"
+        log = RunLog(folder, name, args.wandb_project, place.log_size, place.step)
+    steps_per_epoch = math.ceil(len(batches_of_epoch(experiment, seed, 1)) / args.gradient_accumulation_steps)
+    total_steps = steps_per_epoch * args.num_train_epochs
+    scheduler = get_linear_schedule_with_warmup(optimizer, int(total_steps * args.warmup_ratio), total_steps)
+    move_schedule(scheduler, place.step)
+    shared = parallel.share(model, experiment.device)
+    return Training(
+        experiment, seed, folder, model, shared, optimizer, scheduler, scaler, total_steps, place, place.step, log
+    )
+
+
+def log_losses(training: Training, recent: list[tuple[int, list[str], Tensor]], progress: tqdm) -> None:
+    """Write the mean of the losses since the last log, and show it. `recent` holds (step, titles, this process's share
+    of the loss) of each batch. Raises UserError naming the first batch whose loss is NaN or infinite.
+
+    The losses are looked at here only, every STEPS_PER_LOG steps, so that a GPU is not made to wait at each.
+    """
+    values = parallel.add_over_all(torch.stack([loss for _, _, loss in recent])).tolist()
+    for (step, titles, _), value in zip(recent, values, strict=True):
+        if not math.isfinite(value):
+            raise UserError(
+                f"step {step}: the loss is {value}, on documents {titles}; look at these documents, lower "
+                "--learning_rate, or pass --precision fp32"
+            )
+    mean = sum(values) / len(values)
+    rates = {group["name"]: group["lr"] for group in training.optimizer.param_groups}
+    if training.log:
+        training.log.write(training.place.step, {"loss": mean, **rates})
+    progress.set_postfix(loss=f"{mean:.4f}", lr=f"{rates['learning_rate']:.1e}")
+
+
+def save_if_due(training: Training, stop: StopRequest) -> None:
+    """Within an epoch: write a checkpoint after every --save_steps steps, and where a signal asked to stop."""
+    stopped = parallel.any_of_all(bool(stop.name), training.experiment.device)
+    if stopped or training.place.step - training.saved >= training.experiment.args.save_steps:
+        save(training, stop.name if stopped else "")
+
+
+def end_epoch(training: Training, stop: StopRequest) -> None:
+    """Move on to the next epoch and write a checkpoint there."""
+    training.place.epoch, training.place.batch = training.place.epoch + 1, 0
+    save(training, stop.name if parallel.any_of_all(bool(stop.name), training.experiment.device) else "")
+
+
+def save(training: Training, signal_name: str) -> None:
+    """Write a checkpoint; then, where a signal asked to stop, raise SystemExit."""
+    if training.log:
+        training.place.log_size = training.log.size()
+        save_checkpoint(training.folder, training.place, training.model, training.optimizer, training.scaler)
+    training.saved = training.place.step
+    if signal_name:
+        tqdm.write(f"{signal_name}: saved behind step {training.place.step:,}; the same command goes on from there")
+        raise SystemExit(EXIT_STOPPED)
+
+
+def save_predictions(folder: Path, name: str, found: Predictions) -> None:
+    """Write a split's predictions, and the scores of the pairs that have a gold or a predicted relation."""
+    write_json(folder / ("result.json" if name == "test" else "result_dev.json"), found.entries, indent=0)
+    save_tensors(folder / f"pair_scores_{name}.safetensors", found.pairs)

@@ -1,0 +1,225 @@
+"""Every setting of a training, in one place, with the paper's values (Appendix B) as defaults."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hingeabl.data.documents import DEFAULT_REL2ID
+from hingeabl.errors import UserError
+from hingeabl.files import read_json
+from losses import loss_names
+from model import DocREModel
+from prepro import ENTITY_MARKERS
+
+
+def number_type(kind: type, name: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """An argparse type: a `kind` that `fits`, called `name` in the error message."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not fits(value):
+            raise argparse.ArgumentTypeError(f"{text} is no {name}")
+        return value
+
+    return parse
+
+
+positive_int = number_type(int, "whole number above 0", lambda value: value > 0)
+sequence_length = number_type(int, "length (at least 3: [CLS], a word piece, [SEP])", lambda value: value >= 3)
+seed_number = number_type(int, "seed (0 to 2^32 - 1)", lambda value: 0 <= value < 2**32)
+finite_float = number_type(float, "finite number of at least 0", lambda value: 0 <= value < math.inf)
+share = number_type(float, "share (0 to 1)", lambda value: 0 <= value <= 1)
+
+
+def setting(
+    default: Any,
+    help: str | None = None,
+    kind: Callable[[str], Any] = str,
+    choices: Sequence[str] | None = None,
+    compared: bool = True,
+) -> Any:
+    """A dataclass field that is an option of the command line. A bool is a flag, a tuple takes several values.
+
+    `compared`: a run goes on, or counts as finished, only with the same value. Not compared is what does not change a
+    run's numbers, and what config.json names in another way: the loss, the precision, the data's checksums.
+    """
+    metadata = {"help": help, "kind": kind, "choices": choices, "compared": compared}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass
+class DataSettings:
+    """data"""
+
+    data_dir: str = setting("dataset/redocred", "folder of the three files", compared=False)
+    train_file: str = setting("train_revised.json", "also the file whose facts Ign F1 ignores", compared=False)
+    dev_file: str = setting("dev_revised.json", "its F1 picks the checkpoint", compared=False)
+    test_file: str = setting("test_revised.json", "without labels it is only predicted", compared=False)
+    rel2id: str = setting(str(DEFAULT_REL2ID), "relation inventory; sets the number of classes", compared=False)
+    max_seq_length: int = setting(1024, "longest document in word pieces", sequence_length)
+    entity_marker: str = setting(
+        "asterisk", "* around mentions, or BERT's unused pieces by entity type", choices=ENTITY_MARKERS
+    )
+    cache_dir: str = setting("dataset/cache", "where word pieces are kept for later runs", compared=False)
+
+
+@dataclass
+class ModelSettings:
+    """model"""
+
+    model_name_or_path: str = setting("bert-base-cased", "encoder: hub name or folder")
+    backbone: str = setting("atlop", f"one of {', '.join(DocREModel.backbones)}")
+    emb_size: int = setting(768, "size of the head and tail vectors", positive_int)
+    loss_type: str = setting("hingeabl_released", f"one of {', '.join(loss_names())}", compared=False)
+    margin: float | None = setting(
+        None, "margin of a margin loss; None is the loss's own", finite_float, compared=False
+    )
+    num_labels: int = setting(4, "most relations predicted for a pair", positive_int)
+
+
+@dataclass
+class TrainingSettings:
+    """training"""
+
+    seeds: Sequence[int] = setting((1, 5, 42, 66, 233), "a run for each", seed_number, compared=False)
+    num_train_epochs: int = setting(30, None, positive_int)
+    train_batch_size: int = setting(4, "documents", positive_int)
+    test_batch_size: int = setting(
+        8,
+        "documents of 512 tokens and pairs scored at once, or more shorter ones; scores do not depend on it",
+        positive_int,
+        compared=False,
+    )
+    keep_last_batch: bool = setting(False, "train on an epoch's last, smaller batch too")
+    gradient_accumulation_steps: int = setting(1, None, positive_int)
+    learning_rate: float = setting(5e-5, "of the encoder; 3e-5 for RoBERTa", finite_float)
+    classifier_lr: float = setting(1e-4, "of the new layers", finite_float)
+    module_lr: float | None = setting(
+        None,
+        "of DocuNet's U-Net or KD-DocRE's axial transformer; None is that of the other new layers",
+        finite_float,
+    )
+    adam_epsilon: float = setting(1e-6, None, finite_float)
+    warmup_ratio: float = setting(0.06, "share of the steps", share)
+    max_grad_norm: float = setting(1.0, None, finite_float)
+    precision: str | None = setting(
+        None,
+        "None is fp16 on CUDA, bf16 on a CPU that has it, else fp32",
+        choices=("fp32", "bf16", "fp16"),
+        compared=False,
+    )
+    gradient_checkpointing: bool = setting(
+        False, "less memory: compute encoder layers again in backward", compared=False
+    )
+    save_steps: int = setting(
+        500, "optimizer steps between checkpoints, besides those at the ends of epochs", positive_int, compared=False
+    )
+    init_from: str | None = setting(
+        None, "start from the weights of this checkpoint, or of this seed's folder", compared=False
+    )
+    teacher_scores: str | None = setting(
+        None, "folder that scripts/distill.py wrote: also match these scores in training", compared=False
+    )
+    device: str | None = setting(None, "None is CUDA where there is one, else the CPU", compared=False)
+
+
+@dataclass
+class OutputSettings:
+    """output"""
+
+    output_dir: str | None = setting(None, "folder of the runs; required to train", compared=False)
+    load_path: str | None = setting(None, "a finished run's seed folder: score it instead of training", compared=False)
+    wandb_project: str | None = setting(None, "also log to Weights & Biases, if it is installed", compared=False)
+
+
+@dataclass
+class Settings(OutputSettings, TrainingSettings, ModelSettings, DataSettings):
+    """Every setting of a training, with the paper's values (Appendix B) as defaults. Fields come in the order of the
+    groups below."""
+
+
+GROUPS = (DataSettings, ModelSettings, TrainingSettings, OutputSettings)
+NOT_COMPARED = frozenset(field.name for field in fields(Settings) if not field.metadata["compared"])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of train.py: an option for each field of Settings."""
+    parser = argparse.ArgumentParser(
+        description="Train and score a document-level relation extraction model.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    for group in GROUPS:
+        options = parser.add_argument_group(str(group.__doc__))
+        for field in fields(group):
+            names = [f"--{field.name}", *(["--seed"] if field.name == "seeds" else [])]
+            if field.default is False:
+                options.add_argument(*names, action="store_true", help=field.metadata["help"])
+                continue
+            options.add_argument(
+                *names,
+                type=field.metadata["kind"],
+                choices=field.metadata["choices"],
+                nargs="+" if isinstance(field.default, tuple) else None,
+                default=list(field.default) if isinstance(field.default, tuple) else field.default,
+                help=field.metadata["help"],
+            )
+    return parser
+
+
+def read_settings(folder: str | Path) -> dict[str, Any]:
+    """The settings of a seed's folder, with the defaults of those that were not there yet.
+
+    Raises UserError where it holds none, or one that the command line would not take.
+    """
+    config = read_json(Path(folder) / "config.json")
+    settings = config.get("settings") if isinstance(config, dict) else None
+    needed = {"data_dir", "train_file", "dev_file", "test_file", "loss_type", "max_seq_length"}
+    if not isinstance(settings, dict) or not needed <= settings.keys():
+        raise UserError(f"{folder}/config.json: holds no settings; pass the folder of a seed")
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{folder}/config.json: {message}; copy the run again")
+
+    parser = build_parser()
+    parser.error = refuse
+    arguments = []
+    for name, default in vars(parser.parse_args([])).items():
+        value = settings.get(name, default)
+        if value is default:  # None and False are no arguments
+            continue
+        if value is None or value is False or isinstance(value, dict):
+            refuse(f"--{name} {value} is no setting")
+        if isinstance(value, list):
+            arguments += [f"--{name}", *map(str, value)]
+        else:
+            arguments.append(f"--{name}" if value is True else f"--{name}={value}")
+    return vars(parser.parse_args(arguments))
+
+
+def parse_args(arguments: list[str] | None = None) -> Settings:
+    """Command-line settings; with --load_path, those of the loaded run where the command line gives none."""
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    if args.load_path:
+        settings = read_settings(args.load_path)
+        own = {"output_dir": None, "device": None, "wandb_project": None}  # a run's file does not say what is written
+        own["cache_dir"] = parser.get_default("cache_dir")
+        own["rel2id"] = str(Path(args.load_path) / "rel2id.json")
+        parser.set_defaults(**settings | own)
+        args = parser.parse_args(arguments)
+        if args.output_dir and (Path(args.output_dir) / "config.json").exists():
+            raise UserError(f"--output_dir {args.output_dir}: is a run's folder; choose another one for the new scores")
+    elif not args.output_dir:
+        raise UserError("--output_dir is missing; name the folder that the runs shall go to")
+    if len(set(args.seeds)) < len(args.seeds):
+        raise UserError(f"--seeds {args.seeds}: name each seed once")
+    return Settings(**vars(args))

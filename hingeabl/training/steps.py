@@ -1,0 +1,80 @@
+"""From documents to optimizer steps: an epoch's batches, AdamW with the paper's rates, one step, the schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from hingeabl.training import parallel
+from hingeabl.training.experiment import Experiment
+from hingeabl.training.settings import Settings
+from model import DocREModel
+from prepro import Feature
+from utils import collate_fn
+
+
+def batches_of_epoch(experiment: Experiment, seed: int, epoch: int) -> list[list[int]]:
+    """The documents' numbers in each batch of an epoch, all processes' together."""
+    args = experiment.args
+    order = np.random.default_rng([seed, epoch]).permutation(len(experiment.splits["train"].features)).tolist()
+    size = args.train_batch_size * parallel.world_size()
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    return batches if args.keep_last_batch or len(batches[-1]) == size else batches[:-1]
+
+
+def share_of(batch: list[int]) -> list[int]:
+    """This process's documents of a batch: none where there are fewer documents than processes before it."""
+    return batch[parallel.rank() :: parallel.world_size()]
+
+
+def load_batches(experiment: Experiment, batches: list[list[int]]) -> DataLoader:
+    """This process's share of batches, collated; a document that does not count where the share is empty."""
+    on_gpu = experiment.device.type == "cuda"
+    return DataLoader(
+        experiment.train_set,
+        batch_sampler=[share_of(batch) or batch[:1] for batch in batches],
+        collate_fn=collate_fn,
+        pin_memory=on_gpu,
+        num_workers=2 if on_gpu else 0,  # on the CPU the step itself needs the cores
+    )
+
+
+def pairs_of(features: list[Feature], numbers: list[int]) -> int:
+    """The pairs of some documents."""
+    return sum(len(features[number]["hts"]) for number in numbers)
+
+
+def build_optimizer(model: DocREModel, args: Settings) -> torch.optim.AdamW:
+    """AdamW without weight decay: the encoder, the new layers and, where there are any, the representation module's own
+    layers, each at their rate."""
+    groups: dict[str, list[torch.nn.Parameter]] = {"learning_rate": [], "classifier_lr": [], "module_lr": []}
+    for name, parameter in model.named_parameters():
+        layer = name.split(".")[0]
+        own = "module_lr" if layer in model.module_layers else "classifier_lr"
+        groups["learning_rate" if layer == "model" else own].append(parameter)
+    rates = vars(args) | {"module_lr": args.classifier_lr if args.module_lr is None else args.module_lr}
+    parameters = [{"params": group, "lr": rates[name], "name": name} for name, group in groups.items() if group]
+    return torch.optim.AdamW(parameters, eps=args.adam_epsilon, weight_decay=0.0, fused=True)
+
+
+def optimizer_step(
+    model: DocREModel, optimizer: torch.optim.Optimizer, scheduler: Any, scaler: torch.amp.GradScaler, max_norm: float
+) -> None:
+    """Clip, step, advance the schedule, clear the gradients. With fp16, the scaler skips a step that overflowed."""
+    scaler.unscale_(optimizer)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    scheduler.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def move_schedule(scheduler: Any, step: int) -> None:
+    """Set every group's rate to that of an optimizer step."""
+    scheduler.last_epoch = step
+    groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    for group, rate, factor in groups:
+        group["lr"] = rate * factor(step)
