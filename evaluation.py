@@ -64,7 +64,7 @@ class Gold:
 
 def train_facts(documents: Iterable[Document]) -> set[tuple[str, str, str]]:
     """(head mention name, tail mention name, relation) of every label and every pair of its entities' mentions."""
-    facts = set()
+    facts: set[tuple[str, str, str]] = set()
     for document in documents:
         names = [{mention["name"] for mention in entity} for entity in document["vertexSet"]]
         for label in document.get("labels", []):

@@ -81,7 +81,7 @@ class DocREModel(nn.Module):
         super().__init__()
         if block_size < 1 or emb_size < 1 or emb_size % block_size:
             raise UserError(f"--emb_size {emb_size}: must be a multiple of the block size {block_size}")
-        self.settings = dict(
+        self.settings: dict[str, Any] = dict(
             num_classes=num_classes,
             emb_size=emb_size,
             block_size=block_size,
@@ -92,7 +92,17 @@ class DocREModel(nn.Module):
         self.model = load_encoder(encoder_name_or_path, pretrained)
         self.add_layers(self.model.config.hidden_size, **self.settings)
 
-    def add_layers(self, hidden: int, **settings: Any) -> None:
+    def add_layers(
+        self,
+        hidden: int,
+        *,
+        num_classes: int,
+        emb_size: int,
+        block_size: int,
+        backbone: str,
+        unet_channels: int,
+        axial_layers: int,
+    ) -> None:
         """Make the layers beyond the encoder, whose embeddings have `hidden` numbers; `settings` as in __init__."""
         raise NotImplementedError
 

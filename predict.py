@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import IO, Any, BinaryIO
 
 import torch
 from tqdm import tqdm
@@ -96,7 +96,7 @@ class Predictor:
 
 
 def predict_stream(
-    predictor: Predictor, file: BinaryIO, name: str, output: TextIO
+    predictor: Predictor, file: BinaryIO, name: str, output: IO[str]
 ) -> Iterator[tuple[list[Document], Predictions]]:
     """Write the predictions of a file's documents to `output`, a JSON list, as they come; yields each group of
     documents with what was found there."""
@@ -152,7 +152,7 @@ def open_input(name: str) -> contextlib.AbstractContextManager[BinaryIO]:
 
 
 @contextlib.contextmanager
-def open_output(name: str) -> Iterator[TextIO]:
+def open_output(name: str) -> Iterator[IO[str]]:
     """A file written whole or not at all; so is standard output, for "-". Raises UserError where that fails."""
     if name != "-":
         with whole_file(name) as file:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hingeabl  # noqa: F401  first: it tells in one line which package is missing
 
 # isort: split
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,9 @@ def train_seeds(experiment: Experiment) -> None:
     """Train every seed that is not finished yet; write and print the summary over all of them."""
     args = experiment.args
     folders = {seed: Path(str(args.output_dir)) / f"seed_{seed}" for seed in args.seeds}
-    results = {seed: finished_scores(folder, run_config(experiment, seed)) for seed, folder in folders.items()}
+    results: dict[int, Any] = {
+        seed: finished_scores(folder, run_config(experiment, seed)) for seed, folder in folders.items()
+    }
     missing = [seed for seed in args.seeds if not results[seed]]
     if len(missing) < len(args.seeds):
         print(f"finished before: seeds {', '.join(str(seed) for seed in args.seeds if results[seed])}")
@@ -143,9 +144,8 @@ def train_epoch(training: Training, clock: StepClock, stop: StopRequest) -> None
         place.batch += 1
         step_due = place.batch % per_step == 0 or place.batch == len(batches)
 
-        # forward and backward; processes' gradients are averaged, at a step only
-        together = contextlib.nullcontext() if step_due or model is training.model else model.no_sync()
-        with together, naming_batch(batch, titles, LESS_MEMORY):
+        # forward and backward
+        with parallel.gradients_averaged(model, step_due), naming_batch(batch, titles, LESS_MEMORY):
             loss = weight * batch_loss(experiment, model, to_device(batch, experiment.device))
             training.scaler.scale(loss * parallel.world_size() / group).backward()
         recent.append((place.step + 1, titles, loss.detach()))
@@ -237,18 +237,16 @@ def score_saved_run(experiment: Experiment) -> None:
     if model.settings["num_classes"] != len(experiment.rel2id):
         raise UserError(f"{args.rel2id}: has {len(experiment.rel2id)} classes, the run {model.settings['num_classes']}")
     check_lengths(experiment, model)
-    write = args.output_dir and parallel.rank() == 0
-    if write:
-        make_folder(args.output_dir)
+    output = make_folder(args.output_dir) if args.output_dir and parallel.rank() == 0 else None
     results: dict[str, Any] = {}
     for name in ("dev", "test"):
         results[name], found = score_split(experiment, model, name)
         print(f"\n{name}: {experiment.splits[name].path}")
         print(format_scores(results[name]) or "no labels to score against")
-        if write:
-            save_predictions(Path(args.output_dir), name, found)
-    if write:
-        write_json(Path(args.output_dir) / "scores.json", results)
+        if output:
+            save_predictions(output, name, found)
+    if output:
+        write_json(output / "scores.json", results)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ class JsonText:
     def peek(self) -> str:
         """The next character that is no white space, "" at the file's end."""
         while True:
-            self.place = SPACE.match(self.text, self.place).end()
+            space = SPACE.match(self.text, self.place)  # also where there is none
+            self.place = space.end() if space else self.place
             if self.place < len(self.text):
                 return self.text[self.place]
             if not self.read_more():

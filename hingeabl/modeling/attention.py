@@ -31,13 +31,13 @@ class PackedWindow:
 
 
 def attend_in_windows(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     windows: list[PackedWindow],
-    scaling: float | None = None,
+    scaling: float,
     dropout: float = 0.0,
     **_: object,
 ) -> tuple[Tensor, None]:

@@ -10,11 +10,12 @@ import math
 import sys
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from huggingface_hub.utils import logging as hub_logging
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -104,7 +105,7 @@ def check_full_attention(encoder: PreTrainedModel, name: str) -> None:
         )
 
 
-def checkpoint_layers(encoder: PreTrainedModel) -> None:
+def checkpoint_layers(encoder: Any) -> None:
     """Gradient checkpointing: keep a layer's input only, and compute the layer again in the backward pass.
 
     Raises UserError for an encoder whose layers are not found at `encoder.layer`.
@@ -128,7 +129,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
         ) from None
 
 
-def last_self_attention(encoder: PreTrainedModel) -> nn.Module | None:
+def last_self_attention(encoder: Any) -> Any:
     """The last layer's self-attention module in BERT's layout, None for another layout."""
     try:
         last = encoder.encoder.layer[-1].attention.self
@@ -271,7 +272,9 @@ def merge_windows(
     if len(parts) == 1:
         [(_, hidden, attention)] = parts
         return hidden, attention
-    embeddings, row_sums, times = 0, 0, 0
+    embeddings: Any = 0
+    row_sums: Any = 0
+    times: Any = 0
     for place, hidden, attention in parts:
         kept = slice(place.start - place.offset, place.stop - place.offset)
         around = (place.start, length - place.stop)  # columns before and after

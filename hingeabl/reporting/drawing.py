@@ -22,7 +22,7 @@ BLACK, ORANGE, SKY, GREEN, GREY, PURPLE, BLUE, VERMILION = (
 COLOURS = (BLACK, ORANGE, SKY, GREEN, GREY, PURPLE, BLUE, VERMILION)
 PALE = "#C8C8C8"
 FONT = "DejaVu Sans"  # comes with matplotlib
-STYLE = {
+STYLE: Any = {
     "font.family": FONT,
     "font.size": 9,
     "axes.titlesize": 9,

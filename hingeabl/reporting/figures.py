@@ -70,7 +70,7 @@ def figure_1(runs: list[Run], pair: tuple[str, int, int] | None = None, split: s
     for panel, run, pairs, row in zip(axes[:, 0], (before, after), sides, rows, strict=True):
         draw_scores(panel, pairs, row)
         pattern = PATTERNS[pairs.pattern[row]]
-        panel.set_title(f"{run.loss}, seed {run.seed}: {pattern}, threshold {signed(pairs.threshold[row])}")
+        panel.set_title(f"{run.loss}, seed {run.seed}: {pattern}, threshold {signed(pairs.threshold[row].item())}")
     axes[1, 0].set_xlabel("score")
     head, tail, title = name_pair(sides[0], rows[0])
     figure.suptitle(f"{head} → {tail} in {title}", fontsize=10)
@@ -104,13 +104,13 @@ def find_pair(before: Pairs, after: Pairs, pair: tuple[str, int, int], split: st
     number = next((n for n, document in enumerate(before.documents) if document["title"] == title), None)
     if number is None:
         raise UserError(f"--pair: {title!r}: is no title of a {split} document; pass one that is, or another --split")
-    found = [rows_by_pair(pairs).get((number, head, tail)) for pairs in (before, after)]
-    if None in found:
+    first, second = (rows_by_pair(pairs).get((number, head, tail)) for pairs in (before, after))
+    if first is None or second is None:
         raise UserError(
             f"--pair: {title!r} {head} {tail}: runs keep the scores of pairs with a gold or a predicted relation, and "
             "this is none; pass another pair"
         )
-    return found[0], found[1]
+    return first, second
 
 
 def choose_pair(before: Pairs, after: Pairs, problem: str) -> tuple[int, int]:
@@ -118,8 +118,9 @@ def choose_pair(before: Pairs, after: Pairs, problem: str) -> tuple[int, int]:
     rows = (before.pattern == PATTERNS.index("FN_CRK")).nonzero().flatten().tolist()
     if not rows:
         raise UserError(f"{problem} no pair is FN_CRK; pass --pair TITLE HEAD TAIL, or other runs")
-    places = rows_by_pair(after)
-    later = {row: places[(int(before.document[row]), *before.entities[row].tolist())] for row in rows}
+    place_before = {row: pair for pair, row in rows_by_pair(before).items()}
+    place_after = rows_by_pair(after)
+    later = {row: place_after[place_before[row]] for row in rows}
     mended = [row for row in rows if PATTERNS[after.pattern[later[row]]] == "correct"]
     best = max(mended or rows, key=lambda row: (int(before.labels[row].sum()), lead_of_gold(before, row)))
     return best, later[best]
@@ -150,7 +151,7 @@ def figure_2(runs: list[Run], split: str = "dev") -> Figure:
         row = max(rows, key=lambda row: int(pairs.labels[row].sum()))
         draw_scores(panel, pairs, row)
         head, tail, title = name_pair(pairs, row)
-        panel.set_title(f"{pattern} in {title}, threshold {signed(pairs.threshold[row])}\n{head} → {tail}")
+        panel.set_title(f"{pattern} in {title}, threshold {signed(pairs.threshold[row].item())}\n{head} → {tail}")
     axes[2, 0].set_xlabel("score")
     figure.suptitle(f"{run.loss}, seed {run.seed}, {split}", fontsize=10)
     score_legend(figure)

@@ -11,7 +11,7 @@ import html
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from torch import Tensor
 
@@ -31,7 +31,7 @@ MEANINGS = {
 TOP = 7  # relations of the highest scores that a chart shows, besides the gold and the predicted ones
 
 
-def write_page(file: TextIO, title: str, sections: dict[str, str], browser: str, data: Iterable[str]) -> None:
+def write_page(file: IO[str], title: str, sections: dict[str, str], browser: str, data: Iterable[str]) -> None:
     """Write the page: `sections` are HTML by heading, `browser` is the heading of the pairs, `data` what about_block,
     documents_block and pairs_block give, written as it comes.
     Documents come in their order; those of one block, and a run's pairs, may be spread over several."""

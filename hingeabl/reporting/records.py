@@ -114,15 +114,15 @@ def read_record(path: Path) -> Run:
         run = run_from(path, found["config"], found["scores"])
         thresholds = found["thresholds"]
         by_epoch = {line["epoch"]: line["dev"] for line in found["dev_by_epoch"]}
-        counted = tuple(np.array(found["test_documents"][name].split(), dtype=np.int64) for name in COUNTED)
-        fits = run is not None and are_curve(by_epoch) and are_counts(*counted) and run.scores["test"]
+        correct, predicted, gold = (np.array(found["test_documents"][name].split(), dtype=np.int64) for name in COUNTED)
+        fits = are_curve(by_epoch) and are_counts(correct, predicted, gold)
         fits = fits and thresholds.keys() == THRESHOLDS and all(type(x) in (int, float) for x in thresholds.values())
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
-        fits = False
-    if not fits:
+        run = None
+    if run is None or not (fits and run.scores["test"]):
         raise UserError(f"{path}: is not a run's record; restore the file, or write it again with report.py --record")
     scores = {**run.scores, "test": {**run.scores["test"], **thresholds}}
-    return Run(path, run.backbone, run.loss, run.seed, run.config, scores, by_epoch, counted)
+    return Run(path, run.backbone, run.loss, run.seed, run.config, scores, by_epoch, (correct, predicted, gold))
 
 
 def write_record(run: Run, thresholds: dict[str, float], folder: str | Path) -> Path:
@@ -183,7 +183,7 @@ def dev_scores(run: Run) -> dict[int, dict[str, float]]:
 
 def are_curve(by_epoch: dict[Any, Any]) -> bool:
     """Whether these are dev scores by epoch, each with an F1, of one epoch or more."""
-    f1 = [scores.get("f1") if isinstance(scores, dict) else None for scores in by_epoch.values()]
+    f1: list[Any] = [scores.get("f1") if isinstance(scores, dict) else None for scores in by_epoch.values()]
     return (
         bool(f1)
         and all(type(epoch) is int for epoch in by_epoch)

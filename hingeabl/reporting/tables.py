@@ -172,7 +172,7 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
     notes += more + published.get("notes", [])
     setting = f"{split}, {Path(next(iter(groups.values()))[0].config['settings']['model_name_or_path']).name}"
     setting += f" (the paper's: {published['encoder']})" if "encoder" in published else ""
-    heading = {"3_later": "published", "precision": "", "thresholds": ""}.get(number, "paper")
+    heading = {"3_later": "published", "precision": "", "thresholds": ""}.get(str(number), "paper")
     return Table(number, published["title"], setting, figures, rows, comparisons, notes, heading)
 
 
@@ -234,7 +234,7 @@ def mark_best(rows: list[Row], figures: tuple[Figure, ...]) -> list[Row]:
     for figure in figures:
         if figure.higher is None:
             continue
-        means = [row.cells[figure.key].mean for row in rows]
+        means = [mean for row in rows if (mean := row.cells[figure.key].mean) is not None]
         best = max(means) if figure.higher else min(means)
         for row in marked:
             cell = row.cells[figure.key]

@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -97,7 +98,7 @@ def write_scores(args: argparse.Namespace) -> None:
     typed = run.settings.entity_marker == "typed"
     with garbage_collection_paused():
         documents = load_documents(args.data_file, run.rel2id, typed=typed)
-    about = {
+    about: dict[str, Any] = {
         "data_file": digest(args.data_file),
         "teacher": digest(Path(args.load_path) / "model.safetensors"),
         "precision": precision,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from evaluation import Gold, prepare_gold, train_facts
@@ -44,7 +43,7 @@ class Experiment:
     rel2id: dict[str, int]
     tokenizer: PreTrainedTokenizerBase
     splits: dict[str, Split]
-    train_set: Sequence[Feature] | Dataset  # what is trained on: train's features, with a teacher's scores if asked for
+    train_set: Any  # what is trained on: train's features, with a teacher's scores if asked for
     device: torch.device
     precision: str
 
@@ -60,7 +59,7 @@ def prepare(args: Settings) -> Experiment:
     with garbage_collection_paused():
         splits, tokenizer = read_splits(args, paths, rel2id)
     train = splits["train"]
-    train_set: Sequence[Feature] | Dataset = train.features
+    train_set: Any = train.features
     if args.teacher_scores and not args.load_path:
         train_set = WithTeacherScores(train.features, args.teacher_scores, train.path, rel2id)
     precision = pick_precision(args.precision, device)

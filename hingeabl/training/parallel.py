@@ -5,6 +5,7 @@ Each process (a "rank") has the whole model and a share of every batch. Rank 0 a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -26,7 +27,7 @@ def start() -> None:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     if rank():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)  # type: ignore[method-assign]
+        tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)  # type: ignore[assignment,method-assign]
 
 
 def finish() -> None:
@@ -53,6 +54,13 @@ def share(model: nn.Module, device: torch.device) -> nn.Module:
     if device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return DistributedDataParallel(model, find_unused_parameters=True)
+
+
+def gradients_averaged(model: nn.Module, now: bool) -> contextlib.AbstractContextManager[None]:
+    """For a backward pass: the gradients of all processes are averaged now, or only added up in each until later."""
+    if now or not isinstance(model, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return model.no_sync()
 
 
 def wait_for_all() -> None:

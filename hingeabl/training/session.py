@@ -151,10 +151,19 @@ def begin(experiment: Experiment, model: DocREModel, seed: int, folder: Path) ->
 
 
 def log_losses(training: Training, recent: list[tuple[int, list[str], Tensor]], progress: tqdm) -> None:
-    """Write the mean of the losses since the last log, and show it. `recent` holds (step, titles, this process's share
-    of the loss) of each batch. Raises UserError naming the first batch whose loss is NaN or infinite.
+    """Write the mean of the losses since the last log and the learning rates, and show them beside the progress bar."""
+    mean = mean_loss(recent)
+    rates = {group["name"]: group["lr"] for group in training.optimizer.param_groups}
+    if training.log:
+        training.log.write(training.place.step, {"loss": mean, **rates})
+    progress.set_postfix(loss=f"{mean:.4f}", lr=f"{rates['learning_rate']:.1e}")
 
-    The losses are looked at here only, every STEPS_PER_LOG steps, so that a GPU is not made to wait at each.
+
+def mean_loss(recent: list[tuple[int, list[str], Tensor]]) -> float:
+    """The mean of each batch's loss, given as (step, titles, this process's share of the loss). Raises UserError naming
+    the first batch whose loss is NaN or infinite.
+
+    This reads the losses back from the GPU, so it is called every STEPS_PER_LOG steps only.
     """
     values = parallel.add_over_all(torch.stack([loss for _, _, loss in recent])).tolist()
     for (step, titles, _), value in zip(recent, values, strict=True):
@@ -163,11 +172,7 @@ def log_losses(training: Training, recent: list[tuple[int, list[str], Tensor]], 
                 f"step {step}: the loss is {value}, on documents {titles}; look at these documents, lower "
                 "--learning_rate, or pass --precision fp32"
             )
-    mean = sum(values) / len(values)
-    rates = {group["name"]: group["lr"] for group in training.optimizer.param_groups}
-    if training.log:
-        training.log.write(training.place.step, {"loss": mean, **rates})
-    progress.set_postfix(loss=f"{mean:.4f}", lr=f"{rates['learning_rate']:.1e}")
+    return sum(values) / len(values)
 
 
 def save_if_due(training: Training, stop: StopRequest) -> None:

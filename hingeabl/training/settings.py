@@ -190,7 +190,7 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{folder}/config.json: {message}; copy the run again")
 
     parser = build_parser()
-    parser.error = refuse
+    parser.error = refuse  # type: ignore[method-assign]
     arguments = []
     for name, default in vars(parser.parse_args([])).items():
         value = settings.get(name, default)
@@ -211,7 +211,11 @@ def parse_args(arguments: list[str] | None = None) -> Settings:
     args = parser.parse_args(arguments)
     if args.load_path:
         settings = read_settings(args.load_path)
-        own = {"output_dir": None, "device": None, "wandb_project": None}  # a run's file does not say what is written
+        own: dict[str, Any] = {
+            "output_dir": None,
+            "device": None,
+            "wandb_project": None,
+        }  # a run's file does not say what is written
         own["cache_dir"] = parser.get_default("cache_dir")
         own["rel2id"] = str(Path(args.load_path) / "rel2id.json")
         parser.set_defaults(**settings | own)
