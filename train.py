@@ -21,14 +21,14 @@ from tqdm import tqdm
 from evaluation import format_scores, score_predictions
 from hingeabl.errors import UserError, naming_batch, run_command_line
 from hingeabl.files import make_folder, write_json
-from hingeabl.modeling.checkpoints import load_weights, save_weights
+from hingeabl.modeling.checkpoints import save_weights
 from hingeabl.modeling.encoder import WINDOW, check_length, checkpoint_layers
 from hingeabl.training import parallel
 from hingeabl.training.experiment import Experiment, prepare
 from hingeabl.training.inference import Predictions, merge, predict
 from hingeabl.training.resume import StopRequest, failure_noted, remove_checkpoints, seed_batch
 from hingeabl.training.runs import finished_scores, print_summary, summarise
-from hingeabl.training.saved_run import load_run, weights_of
+from hingeabl.training.saved_run import load_run, load_weights, weights_of
 from hingeabl.training.session import (
     STEPS_BEFORE_ESTIMATE,
     STEPS_PER_LOG,

@@ -37,10 +37,10 @@ from hingeabl.files import write_json
 from hingeabl.modeling.encoder import WINDOW, load_tokenizer
 from hingeabl.training.inference import predict
 from hingeabl.training.runs import describe_environment
+from hingeabl.training.steps import build_optimizer
 from losses import get_loss
 from model import DocREModel
 from prepro import read_docred
-from train import build_optimizer
 from utils import autocast, collate_fn, describe_device, pick_device, pick_precision, set_seed, to_device
 
 SIDES = ("baseline", "ours")

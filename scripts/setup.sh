@@ -1,6 +1,6 @@
 # Sourced by the other scripts: goes to the repository's root and into its virtual environment, .venv, made on the first
-# run and again when requirements.lock changes or the clone moves. It needs Python 3.10 or newer with venv, and the
-# package index; nothing outside the clone changes.
+# run and again when scripts/requirements.lock changes or the clone moves. It needs Python 3.10 or newer with venv, and
+# the package index; nothing outside the clone changes.
 CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.."
 
 find_python() {
@@ -15,13 +15,13 @@ find_python() {
     return 1
 }
 
-wanted=$(pwd && cat requirements.lock)
+wanted=$(pwd && cat scripts/requirements.lock)
 if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
     python=$(find_python) || exit 1
     echo "setting up .venv with $("$python" --version): a few minutes, once"
     "$python" -m venv --clear .venv || exit 1
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock || {
-        echo "error: the packages of requirements.lock could not be installed; check the network and run this again" >&2
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r scripts/requirements.lock || {
+        echo "error: the packages of scripts/requirements.lock could not be installed; check the network and run this again" >&2
         exit 1
     }
     echo "$wanted" >.venv/installed

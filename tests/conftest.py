@@ -1,7 +1,6 @@
-"""Shared fixtures: small encoders of both families, the sample corpus, and the real data where it is to be had."""
+"""Shared fixtures: small encoders of both families, and the sample corpus."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -23,29 +22,12 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from make_sample import make_sample
+from trainings import arguments
 
+import train
 from hingeabl.data.documents import load_rel2id
 
 MINILM = ROOT / "dataset" / "encoders" / "all-MiniLM-L6-v2"
-
-
-def folder_from(variable: str) -> Path:
-    """The folder that an environment variable names; skips the test, saying why, where it does not."""
-    folder = os.environ.get(variable)
-    if not folder or not Path(folder).is_dir():
-        pytest.skip(f"{variable} names no folder: the data this test compares with is not here")
-    return Path(folder)
-
-
-@pytest.fixture(scope="session")
-def redocred() -> Path:
-    return folder_from("REDOCRED_DIR")
-
-
-@pytest.fixture(scope="session")
-def released() -> Path:
-    """Numbers computed by the released programs."""
-    return folder_from("FIXTURES_DIR")
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +55,20 @@ def sample(tmp_path_factory) -> Path:
     for split, count in (("train", 12), ("dev", 5), ("test", 5)):
         (folder / f"{split}.json").write_text(json.dumps(corpus[split][:count]))
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(sample, tiny_bert, tmp_path_factory) -> Path:
+    """The output folder of a finished training of two seeds, 7 and 8. Read it, or copy it; change nothing in it."""
+    output = tmp_path_factory.mktemp("runs") / "hingeabl"
+    train.main(arguments(sample, tiny_bert, output, "--seeds", "7", "8", "--loss_type", "hingeabl_released"))
+    return output
+
+
+@pytest.fixture(scope="session")
+def trained(finished) -> Path:
+    """A finished seed's folder."""
+    return finished / "seed_7"
 
 
 def tiny(config_class, model_class, tokenizer, folder: Path, **settings) -> Path:
@@ -111,3 +107,10 @@ def tiny_distilbert(minilm_tokenizer, tmp_path_factory) -> Path:
     """An encoder family that the fast path does not know."""
     sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
     return tiny(DistilBertConfig, DistilBertModel, minilm_tokenizer, tmp_path_factory.mktemp("distilbert"), **sizes)
+
+
+def pytest_collection_modifyitems(items):
+    """Tests in a browser are slow ones: the short suite needs none."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)

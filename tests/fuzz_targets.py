@@ -18,7 +18,7 @@ from baseline import plain_features, plain_scores
 from conftest import MINILM, SMALL, tiny
 from make_sample import make_sample
 from mutate import edit_bytes, mutated, mutated_tensors
-from test_train import arguments
+from trainings import arguments
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 import predict
@@ -30,14 +30,14 @@ from hingeabl.data.documents import check_document, load_documents, load_rel2id
 from hingeabl.data.stream import stream_documents
 from hingeabl.errors import UserError
 from hingeabl.files import read_json
-from hingeabl.modeling.checkpoints import load_weights, read_weights
+from hingeabl.modeling.checkpoints import read_weights
 from hingeabl.reporting.pairs import read_pairs
 from hingeabl.reporting.records import count_by_document, dev_scores, read_runs
 from hingeabl.reporting.tables import table_of_runs
 from hingeabl.training import distillation
 from hingeabl.training.resume import CHECKPOINTS, Place, load_checkpoint, save_checkpoint
 from hingeabl.training.runs import finished_scores, summarise
-from hingeabl.training.saved_run import open_run
+from hingeabl.training.saved_run import load_weights, open_run
 from prepro import featurize, read_docred
 
 

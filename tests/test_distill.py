@@ -8,7 +8,7 @@ import torch
 from helpers import score
 from make_sample import make_sample, thin_labels
 from safetensors.torch import load_file
-from test_train import arguments
+from trainings import arguments
 
 import train
 from hingeabl.errors import UserError

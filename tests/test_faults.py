@@ -12,7 +12,7 @@ import fetch
 import pytest
 import torch
 from conftest import ROOT
-from test_train import arguments
+from trainings import arguments
 
 import predict
 import train
@@ -54,6 +54,7 @@ def refused(result):
     return lines[0]
 
 
+@pytest.mark.slow
 def test_a_training_on_a_disk_that_is_full_again_and_again_ends_as_one_with_room(sample, tiny_bert, tmp_path, disk):
     more = ("--num_train_epochs", "3", "--save_steps", "1")
     train.main(arguments(sample, tiny_bert, tmp_path / "whole", *more))
@@ -75,14 +76,6 @@ def test_a_training_on_a_disk_that_is_full_again_and_again_ends_as_one_with_room
     assert run(*command)[0] == 0
     for name in KEPT:
         assert (disk / "run/seed_7" / name).read_bytes() == (tmp_path / "whole/seed_7" / name).read_bytes(), name
-
-
-@pytest.fixture(scope="module")
-def trained(sample, tiny_bert, tmp_path_factory):
-    """The folder of a finished seed."""
-    output = tmp_path_factory.mktemp("trained") / "run"
-    train.main(arguments(sample, tiny_bert, output))
-    return output / "seed_7"
 
 
 def programs(trained, sample, output):
@@ -118,6 +111,7 @@ def programs(trained, sample, output):
 NAMES = ("predict.json", "predict.html", "evaluation", "report.html", "report.figure", "distill")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_no_program_leaves_half_a_file_on_a_full_disk(trained, sample, disk, name):
     before = disk / "out.json", disk / "out.html", disk / "report.html", disk / "scores.json"
@@ -140,6 +134,7 @@ def fill(disk):
             pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_read_only_output_is_named(trained, sample, disk, name):
     mount(disk, "remount", "ro")
@@ -147,6 +142,7 @@ def test_a_read_only_output_is_named(trained, sample, disk, name):
     assert str(disk) in line and "Read-only" in line
 
 
+@pytest.mark.slow
 def test_a_training_into_a_read_only_folder_is_refused(sample, tiny_bert, tmp_path, disk):
     mount(disk, "remount", "ro")
     command = arguments(sample, tiny_bert, disk / "run")
@@ -203,7 +199,19 @@ def closed_port():
         return f"http://127.0.0.1:{found.getsockname()[1]}"
 
 
-def test_an_encoder_of_the_hub_without_network_is_named_with_the_remedy(sample, tmp_path):
+def test_an_encoder_of_a_hub_that_does_not_answer_is_named_with_the_remedy(sample, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", closed_port())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the hub's client waits between its tries
+    with pytest.raises(
+        UserError, match=r"google-bert/bert-base-cased.*cannot be loaded .*folder.*, or a hub name while the hub"
+    ):
+        train.main(arguments(sample, "google-bert/bert-base-cased", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_without_a_network_training_ends_in_one_line(sample, tmp_path):
     command = arguments(sample, "google-bert/bert-base-cased", tmp_path / "run")
     line = refused(run("train.py", *command, HF_ENDPOINT=closed_port(), HF_HOME=str(tmp_path / "hub")))
     assert "google-bert/bert-base-cased" in line and "pass an encoder's folder" in line

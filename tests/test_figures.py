@@ -1,7 +1,6 @@
 """The figures: what is drawn is what the runs' files say, by plain computations of its own."""
 
 import json
-import math
 import random
 import shutil
 import statistics
@@ -10,22 +9,19 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from helpers import lines_of
 from matplotlib.colors import to_hex
 from safetensors.torch import load_file, save_file
 
-import losses
 import report
-from evaluation import PATTERNS, official_evaluate, prediction_patterns
+from evaluation import official_evaluate, prediction_patterns
 from hingeabl.data.documents import DEFAULT_REL2ID, RELATION_NAMES, load_documents, load_rel2id
 from hingeabl.errors import UserError
 from hingeabl.files import digest
 from hingeabl.reporting import drawing
 from hingeabl.reporting.drawing import BLUE, loss_style, plain, save_figure
 from hingeabl.reporting.figures import BINS, FIGURES
-from hingeabl.reporting.loss_figures import appendix_e
 from hingeabl.reporting.records import read_runs
-from hingeabl.reporting.tables import LATER
-from losses import get_loss, loss_names
 
 RELATIONS = load_rel2id()
 NAMES = json.loads(RELATION_NAMES.read_text())
@@ -223,61 +219,6 @@ def test_figure_2_names_what_it_lacks(runs):
         FIGURES["2"](chosen(runs, "sat"))
 
 
-def test_figures_3_and_4_are_eq_9_and_need_no_runs():
-    margin = get_loss("hingeabl").parameters["margin"]
-    [line] = [line for line in FIGURES["3"]([]).axes[0].lines if len(line.get_xdata()) > 2]
-    assert line.get_ydata() == pytest.approx([max(0, margin - d) for d in line.get_xdata()])
-    axes = FIGURES["4"]([]).axes[0]
-    for line, sign in zip([line for line in axes.lines if len(line.get_xdata()) > 2], (1, -1), strict=True):
-        assert line.get_ydata() == pytest.approx([max(0, margin - sign * x) for x in line.get_xdata()])
-    [shade] = axes.patches
-    assert (shade.get_x(), shade.get_width()) == (-margin, 2 * margin)
-
-
-def lines_of(axes):
-    return {line.get_label(): (line.get_xdata(), line.get_ydata()) for line in axes.lines if line.get_label()[0] != "_"}
-
-
-def test_the_papers_losses_are_drawn_with_their_slopes_a_new_one_too(monkeypatch):
-    def linear(scores, labels):
-        d, _ = losses.distance(scores, labels)
-        return -d.sum(dim=1)
-
-    monkeypatch.setitem(losses._LOSSES, "linear", (linear, losses.threshold_class))
-    monkeypatch.setitem(losses._ALIASES, "linear", "linear")
-    axes = np.array(FIGURES["losses"]([]).axes).reshape(3, 3)
-    for column, moving in ((0, 1), (1, 3)):  # the class that moves
-        value, first, second = map(lines_of, axes[:, column])
-        assert set(value) == set(first) == set(second) == set(loss_names()) - set(LATER) and "linear" in value
-        for name in value:
-            x, y = value[name]
-            for place in (100, 700, 1234):
-                scores, labels = torch.full((1, 97), -2.0, dtype=torch.float64), torch.zeros(1, 97)
-                scores[0, 0], scores[0, 1:3], labels[0, 1:3] = 0, 2, 1
-                scores[0, moving] = x[place] if moving < 3 else -x[place]
-                assert y[place] == pytest.approx(float(get_loss(name)(scores, labels)), rel=1e-12)
-                step = x[1] - x[0]
-                assert first[name][1][place] == pytest.approx((y[place + 1] - y[place - 1]) / 2 / step, abs=1e-4)
-                curvature = (y[place + 1] - 2 * y[place] + y[place - 1]) / step**2
-                assert second[name][1][place] == pytest.approx(curvature, abs=1e-3)
-
-
-def test_hingeabl_without_normaliser_is_strictly_convex_as_eq_17_to_20_say():
-    margin = 5.0
-    c = -torch.linspace(-30, margin - 1e-3, 4000, dtype=torch.float64)  # every d < m
-    curves = appendix_e(c, margin)
-    value, first, second = (curve.tolist() for curve in curves["hingeabl"])
-    assert min(second) > 0
-    for place, x in enumerate(c.tolist()):
-        below, above = math.exp(-x), 1 / (1 + math.exp(x))
-        assert value[place] == pytest.approx(-(margin + x) * math.log(above))
-        assert first[place] == pytest.approx(-math.log(above) + (margin + x) / (below + 1))
-        eq_20 = math.exp(x) * above + (below + 1 + below * (margin + x)) / (below + 1) ** 2
-        assert second[place] == pytest.approx(eq_20)
-    value, first, second = (curve.tolist() for curve in curves["aml"])
-    assert value == pytest.approx((margin + c).tolist()) and set(first) == {1} and set(second) == {0}
-
-
 def test_epochs_are_mean_and_deviation_over_seeds_in_the_losss_colour(runs):
     axes = FIGURES["epochs"](runs).axes[0]
     drawn = lines_of(axes)
@@ -432,13 +373,3 @@ def test_neither_file_is_left_where_one_fails(tmp_path, monkeypatch):
 def test_the_command_line_names_what_does_not_fit(arguments, expected):
     with pytest.raises(UserError, match=expected):
         report.main(arguments)
-
-
-def test_figures_of_losses_need_no_path(tmp_path, capsys):
-    report.main(["--figure", "4", "--output", str(tmp_path / "new")])
-    assert capsys.readouterr().out.split() == [str(tmp_path / "new" / f"figure_4.{kind}") for kind in ("png", "pdf")]
-
-
-def test_all_losses_look_different():
-    looks = [tuple(loss_style(loss).values()) for loss in loss_names()]
-    assert len(set(looks)) == len(looks) and PATTERNS[1:] == WRONG

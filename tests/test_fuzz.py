@@ -1,4 +1,4 @@
-"""Two thousand broken files: each is read right, or refused in one line. See fuzz.py for more of them."""
+"""Broken files: each is read right, or refused in one line. fuzz.py has more of them."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,6 @@ import pytest
 from fuzz import run_cases
 from fuzz_targets import TARGETS, World
 
-CASES = 2000
-
 
 @pytest.fixture(scope="module")
 def world(minilm, tmp_path_factory):
@@ -16,9 +14,10 @@ def world(minilm, tmp_path_factory):
     return World(tmp_path_factory.mktemp("fuzz"), redocred and Path(redocred))
 
 
-def test_broken_files_are_read_right_or_refused_and_never_a_traceback_a_wrong_number_or_a_hang(world):
-    counts = run_cases(world, CASES)
-    assert sum(counts.values()) >= CASES
-    for target in TARGETS:
+@pytest.mark.parametrize("cases", [400, pytest.param(2000, marks=pytest.mark.slow)])
+def test_broken_files_are_read_right_or_refused_and_never_a_traceback_a_wrong_number_or_a_hang(world, cases):
+    counts = run_cases(world, cases)
+    assert sum(counts.values()) >= cases
+    for target in TARGETS if cases == 2000 else ("documents", "stream", "predictions"):  # the rest is rare
         assert counts[target, "read"], f"{target}: no file was read: nothing was compared"
         assert counts[target, "UserError"] or target in ("cache", "resume")  # these are done without

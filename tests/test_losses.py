@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from conftest import ROOT
+from helpers import DATA
 from safetensors.torch import load_file
 
 from hingeabl.errors import UserError
@@ -25,8 +26,9 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def numbers(released):
-    return load_file(released / "losses.safetensors"), json.loads((released / "losses.json").read_text())
+def numbers():
+    """The released programs' own, on random scores."""
+    return load_file(DATA / "losses.safetensors"), json.loads((DATA / "losses.json").read_text())
 
 
 @pytest.mark.parametrize(("name", "margin", "key"), CASES)
@@ -218,12 +220,13 @@ def test_ncrls_negatives_are_exact_far_out_and_without_gradient_where_easy(gamma
     torch.testing.assert_close(scores.grad[:, 2], slope)
 
 
-def test_the_diff_that_the_readme_shows_is_in_the_code():
-    shown = (ROOT / "README.md").read_text().split("```diff\n")[1].split("```")[0]
+def test_the_diff_that_the_docs_show_is_in_the_code():
+    shown = (ROOT / "docs/extending.md").read_text().split("```diff\n")[1].split("```")[0]
     added = "".join(line[1:] for line in shown.splitlines(keepends=True) if line.startswith("+"))
     assert added.count("@register()") == 3 and added in (ROOT / "losses.py").read_text()
 
 
-def test_the_loss_that_the_readme_shows_is_the_one_in_the_code():
-    shown = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    assert shown in (ROOT / "losses.py").read_text()
+@pytest.mark.parametrize("page", ["README.md", "docs/extending.md"])
+def test_the_loss_that_the_pages_show_is_the_one_in_the_code(page):
+    shown = (ROOT / page).read_text().split("```python\n")[1].split("```")[0]
+    assert "def sat(" in shown and shown in (ROOT / "losses.py").read_text()

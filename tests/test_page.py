@@ -334,18 +334,6 @@ def test_a_page_of_predictions_shows_what_the_file_holds(browser, sample, tmp_pa
     assert bars[f"✓ {last['relation']}"] == f"{last['score']:.2f}"
 
 
-@pytest.fixture(scope="module")
-def trained(sample, tiny_bert, tmp_path_factory):
-    """A run that train.py made."""
-    from test_train import arguments
-
-    import train
-
-    output = tmp_path_factory.mktemp("trained") / "hingeabl"
-    train.main(arguments(sample, tiny_bert, output))
-    return output / "seed_7"
-
-
 def test_the_scores_that_training_keeps_give_its_counts_and_predictions(trained, sample):
     run = read_run(trained)
     for split, name in (("dev", "result_dev.json"), ("test", "result.json")):

@@ -12,29 +12,24 @@ import pytest
 import torch
 from conftest import ROOT
 from helpers import CPU
-from test_train import EMPTY, arguments
+from trainings import EMPTY
 
 import predict
-import train
 from hingeabl.data.documents import RELATION_NAMES
 from hingeabl.data.stream import LARGEST, read_objects, stream_documents
 from hingeabl.errors import UserError
 from hingeabl.files import read_json
 from hingeabl.training import inference
 from hingeabl.training.saved_run import open_run
-from hingeabl.training.settings import read_settings
-from losses import get_loss
 from prepro import read_docred
 
 FIELDS = ["title", "h_idx", "t_idx", "r", "relation", "score", "threshold", "margin"]
 
 
-@pytest.fixture(scope="module")
-def run(sample, tiny_bert, tmp_path_factory):
+@pytest.fixture
+def run(trained):
     """A finished run's folder."""
-    output = tmp_path_factory.mktemp("runs") / "hingeabl"
-    train.main(arguments(sample, tiny_bert, output))
-    return output / "seed_7"
+    return trained
 
 
 @pytest.fixture
@@ -343,14 +338,3 @@ def test_every_truncation_of_a_list_is_refused():
     for stop in range(len(text)):
         with pytest.raises(UserError, match=r"^docs: "):
             list(read_objects(io.BytesIO(text[:stop]), "docs", 16))
-
-
-@pytest.mark.parametrize("split", ["dev", "test"])
-def test_all_of_redocred_is_predicted_as_evaluation_does(run, redocred, tmp_path, split):
-    opened = open_run(run, CPU)
-    features = read_docred(redocred / f"{split}_revised.json", opened.tokenizer, opened.rel2id)
-    loss, relations = get_loss(read_settings(run)["loss_type"]), {i: r for r, i in opened.rel2id.items()}
-    budget = opened.settings.test_batch_size * 512
-    expected = inference.predict(opened.model, features, loss, relations, CPU, "fp32", 4, budget).entries
-    found = predict_file(run, json.loads((redocred / f"{split}_revised.json").read_text()), tmp_path)
-    assert len(found) > 500 and [{field: entry[field] for field in FIELDS[:4]} for entry in found] == expected

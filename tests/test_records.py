@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 
-import fetch
 import make_small
 import numpy as np
 import pytest
@@ -130,17 +129,10 @@ def test_runs_that_are_not_finished_are_named(runs, tmp_path, capsys):
     assert "not finished, left out" in capsys.readouterr().out
 
 
-def test_the_small_study_takes_official_documents_alone(redocred, tmp_path, monkeypatch):
-    monkeypatch.setattr(make_small, "ROOT", tmp_path)
-    monkeypatch.setattr(make_small.sys, "argv", ["make_small.py", str(redocred)])
-    make_small.main()
-    official = json.loads((redocred / "dev_revised.json").read_text())
-    small = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "dataset/small").iterdir()}
-    assert small["train"] == official[:400] and small["dev"] == official[400:]
-    assert small["test"] == json.loads((redocred / "test_revised.json").read_text())
+def test_the_small_study_refuses_other_documents_than_the_official_ones(data, tmp_path, monkeypatch):
     for name in ("dev_revised.json", "test_revised.json"):
-        assert fetch.has_checksum(redocred / name, fetch.CHECKSUMS[name])
-        (tmp_path / name).write_text(json.dumps(official[:7]))
+        shutil.copy(data / "dev.json", tmp_path / name)
+    monkeypatch.setattr(make_small, "ROOT", tmp_path)
     monkeypatch.setattr(make_small.sys, "argv", ["make_small.py", str(tmp_path)])
     with pytest.raises(UserError, match=r"dev_revised\.json: is not the official Re-DocRED file"):
         make_small.main()
@@ -165,7 +157,7 @@ def test_the_stored_tables_come_out_of_the_records(capsys, name):
 @pytest.mark.parametrize(
     "section, sources",
     [
-        ("Measured here", [["small"]]),
+        ("The small study", [["small"]]),
         ("The same with thirty epochs", [["small_30"]]),
         (
             "The same in float32, on another machine",
@@ -173,11 +165,11 @@ def test_the_stored_tables_come_out_of_the_records(capsys, name):
         ),
     ],
 )
-def test_every_score_in_the_readme_comes_out_of_the_records(capsys, section, sources):
+def test_every_score_in_the_results_comes_out_of_the_records(capsys, section, sources):
     tables = "".join(
         printed(capsys, "--table", "all", *(ROOT / "results" / path for path in paths)) for paths in sources
     )
-    text = (ROOT / "README.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    text = (ROOT / "docs/results.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
     scores = {score.replace(",", "") for score in re.findall(r"(?<![\w.])(?:\d+\.\d+|\d+,\d{3})(?![\w.])", text)}
     scores.discard("3053")  # the paper's training documents
     assert len(scores) > 25

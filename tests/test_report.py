@@ -229,17 +229,6 @@ def test_table_2_compares_within_a_backbone_alone(sample, tmp_path, capsys):
     assert {row["name"]: row["f1"]["paper"] for row in found["rows"]}["docunet/hingeabl_released"] == 79.43
 
 
-def test_tables_5_and_6_equal_the_papers_where_the_data_is_the_papers(redocred, capsys):
-    files = redocred / "dev_revised.json", redocred / "test_revised.json"
-    rows = json.loads(printed(capsys, "--table", 6, *files, "--format", "json"))["rows"]
-    for row in rows:
-        for key in ("documents", "entities", "triples", "sentences"):
-            assert round(row[key]["mean"], 1) == row[key]["paper"], (row["name"], key)
-    *own, together = json.loads(printed(capsys, "--table", 5, *files, "--format", "json"))["rows"]
-    assert [row["name"] for row in own] == ["dev_revised.json", "test_revised.json"]
-    assert together["pairs"]["mean"] == pytest.approx((193232 + 198670) / 1000)
-
-
 def counts(sample, *quality):
     """Counts of runs on the sample's test documents, one for each quality."""
     documents = load_documents(sample / "test.json") * 12  # sixty documents

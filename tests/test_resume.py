@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, tiny
 from safetensors.torch import load_file
-from test_train import arguments
+from trainings import arguments
 from transformers import BertConfig, BertModel
 
 import report
@@ -23,8 +23,8 @@ from hingeabl.errors import UserError
 from hingeabl.files import save_tensors
 from hingeabl.training import resume, session
 
-KILLS = int(os.environ.get("KILLS", "3"))  # scripts/kill_twenty.sh asks for more
-EPOCHS = max(12, 2 * KILLS)
+KILLS = int(os.environ.get("KILLS", "1"))  # test.sh --all asks for 3, KILLS=20 for more
+EPOCHS = max(8, 2 * KILLS)
 LONG = (
     "--num_train_epochs",
     str(EPOCHS),
@@ -126,6 +126,7 @@ def test_a_training_killed_again_and_again_ends_as_one_that_was_not(long_argumen
     assert_same_run(folder, uninterrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["checkpoints", "model.safetensors"])
 def test_a_kill_while_weights_are_written_costs_nothing(long_arguments, uninterrupted, tmp_path, name):
     process = start(long_arguments(tmp_path / "run"), "-c", DIES_WRITING, str(ROOT), name)
@@ -170,7 +171,7 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(
     assert_same_run(tmp_path / "run" / "seed_7", uninterrupted)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
 def test_a_scheduler_that_stops_a_training_gets_75_and_loses_nothing(long_arguments, uninterrupted, tmp_path, name):
     process = start(long_arguments(tmp_path / "run"))
     wait_for_steps(tmp_path / "run" / "seed_7", 30)
@@ -258,7 +259,7 @@ train.main(sys.argv[3:])
 """
 
 
-@pytest.mark.parametrize("backbone", ["atlop", "kd_docre"])
+@pytest.mark.parametrize("backbone", ["atlop", pytest.param("kd_docre", marks=pytest.mark.slow)])
 def test_two_processes_have_the_gradients_of_one_with_the_doubled_batch(backbone, sample, still_bert, tmp_path):
     """Six documents of 2, 3, 4, 6 and as many entities as they have, so of 2 to more than 100 pairs, are one batch."""
     data = tmp_path / "data"
@@ -287,6 +288,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_doubled_batch(backbone
         assert (one[name] - two[name]).abs().max() <= allowed, name
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_the_scores_of_one_and_go_on_as_one(sample, still_bert, tmp_path, monkeypatch):
     shared = ("--loss_type", "atl", "--num_train_epochs", "3")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 from fuzz_targets import Harm
-from test_train import arguments
+from trainings import arguments
 
 import predict
 import report

@@ -119,6 +119,7 @@ def test_batches_hold_every_document_once_the_longest_first_within_the_budget(sa
     assert len(batches_by_size(features, 1)) == len(features) and len(batches_by_size(features, 10**9)) == 1
 
 
+@pytest.mark.slow
 def test_the_benchmark_times_both_sides_and_writes_json(sample, tiny_bert, tmp_path):
     command = [sys.executable, "scripts/bench.py", "--data", sample / "dev.json", "--model_name_or_path", tiny_bert]
     command += ["--steps", "2", "--warmup", "1", "--repeats", "1", "--batch_size", "2", "--precision", "fp32"]

@@ -6,64 +6,26 @@ import shutil
 import statistics
 import subprocess
 import sys
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file
+from trainings import arguments, first_loss
 from transformers import AutoTokenizer
 
 import train
-from hingeabl.data.documents import DEFAULT_REL2ID
 from hingeabl.errors import UserError
 from hingeabl.training import inference
-from hingeabl.training.settings import build_parser, parse_args
+from hingeabl.training.resume import Place
+from hingeabl.training.session import StepClock, mean_loss
+from hingeabl.training.settings import build_parser
 from hingeabl.training.steps import build_optimizer
 from losses import get_loss, loss_names
 from model import DocREModel
 from prepro import read_docred
 from utils import collate_fn
-
-EMPTY = {"title": "A", "sents": [], "vertexSet": []}
-
-
-def arguments(sample, encoder, output, *more):
-    """A one-seed training of two epochs on the tiny encoder."""
-    return [
-        *(
-            "--data_dir",
-            str(sample),
-            "--train_file",
-            "train.json",
-            "--dev_file",
-            "dev.json",
-            "--test_file",
-            "test.json",
-        ),
-        *("--model_name_or_path", str(encoder), "--emb_size", "64", "--num_train_epochs", "2", "--seeds", "7"),
-        *(
-            "--learning_rate",
-            "1e-3",
-            "--classifier_lr",
-            "1e-2",
-            "--output_dir",
-            str(output),
-            "--cache_dir",
-            str(Path(output).parent / "cache"),
-            "--precision",
-            "fp32",
-            *more,
-        ),
-    ]
-
-
-@pytest.fixture(scope="module")
-def finished(sample, tiny_bert, tmp_path_factory):
-    """The output folder of a finished training of two seeds."""
-    output = tmp_path_factory.mktemp("runs") / "hingeabl"
-    train.main(arguments(sample, tiny_bert, output, "--seeds", "7", "8", "--loss_type", "hingeabl_released"))
-    return output
 
 
 def test_a_run_folder_holds_settings_metrics_weights_predictions_and_scores(finished, sample):
@@ -130,7 +92,8 @@ def test_the_same_seed_gives_the_same_run(finished, sample, tiny_bert, tmp_path)
     assert (tmp_path / "again" / "seed_7" / "model.safetensors").read_bytes() != other
 
 
-def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(finished, sample, tiny_bert, capsys):
+def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(finished, sample, tiny_bert, tmp_path, capsys):
+    finished = shutil.copytree(finished, tmp_path / "run")
     before = (finished / "seed_7" / "model.safetensors").stat().st_mtime_ns
     train.main(arguments(sample, tiny_bert, finished, "--loss_type", "hingeabl_released"))
     assert "finished before" in capsys.readouterr().out
@@ -139,11 +102,7 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(finished,
     assert (finished / "seed_7" / "model.safetensors").stat().st_mtime_ns == before
 
 
-def first_loss(folder):
-    return json.loads((folder / "seed_7" / "metrics.jsonl").read_text().splitlines()[0])["loss"]
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_mixed_precision_trains_to_finite_weights(finished, sample, tiny_bert, tmp_path, precision, monkeypatch):
     scalers = []
 
@@ -163,7 +122,7 @@ def test_mixed_precision_trains_to_finite_weights(finished, sample, tiny_bert, t
 
 
 @pytest.mark.parametrize("loss", loss_names())
-@pytest.mark.parametrize("encoder", ["minilm", "tiny_roberta"])
+@pytest.mark.parametrize("encoder", [pytest.param("minilm", marks=pytest.mark.slow), "tiny_roberta"])
 @pytest.mark.parametrize("backbone", DocREModel.backbones)
 def test_every_loss_falls_on_a_fixed_batch_under_every_backbone(loss, encoder, backbone, request, sample, rel2id):
     path = str(request.getfixturevalue(encoder))
@@ -219,12 +178,6 @@ def test_new_layers_have_their_own_rate_and_nothing_decays(tiny_bert):
     )
 
 
-def test_defaults_are_the_papers():
-    args = build_parser().parse_args([])
-    assert (args.num_train_epochs, args.train_batch_size, args.test_batch_size) == (30, 4, 8)
-    assert args.seeds == [1, 5, 42, 66, 233] and args.warmup_ratio == 0.06 and args.max_grad_norm == 1.0
-
-
 def test_gradient_accumulation_takes_a_step_for_an_incomplete_group(sample, tiny_bert, tmp_path):
     more = ("--train_batch_size", "5", "--gradient_accumulation_steps", "2", "--num_train_epochs", "1")
     train.main(arguments(sample, tiny_bert, tmp_path, *more))  # 12 documents, 2 batches, 1 step
@@ -235,7 +188,7 @@ def test_gradient_accumulation_takes_a_step_for_an_incomplete_group(sample, tiny
 def test_a_loss_that_is_not_finite_names_step_and_documents():
     losses = [(3, ["A", "B"], torch.tensor(1.0)), (4, ["C"], torch.tensor(math.nan))]
     with pytest.raises(UserError, match=r"step 4: the loss is nan, on documents \['C'\]"):
-        train.mean_loss(losses)
+        mean_loss(losses)
 
 
 def test_a_broken_training_stops_with_exit_code_and_one_line(sample, tiny_bert, tmp_path):
@@ -255,141 +208,6 @@ def test_an_unlabelled_test_file_is_predicted(sample, tiny_bert, tmp_path):
     assert isinstance(json.loads((tmp_path / "run" / "seed_7" / "result.json").read_text()), list)
 
 
-def bad_data(sample, folder):
-    """A copy of the sample whose dev file has two documents of one title."""
-    data = shutil.copytree(sample, folder / "data")
-    documents = json.loads((data / "dev.json").read_text())
-    documents[1]["title"] = documents[0]["title"]
-    (data / "dev.json").write_text(json.dumps(documents))
-    return data
-
-
-def test_bad_input_stops_before_anything_is_written(sample, tiny_bert, tmp_path):
-    output = tmp_path / "run"
-    command = [sys.executable, "train.py", *arguments(bad_data(sample, tmp_path), tiny_bert, output)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "dev.json: documents 0 and 1" in errors[0]
-    assert "Traceback" not in done.stderr and not output.exists()
-
-
-@pytest.mark.parametrize(
-    ("more", "expected"),
-    [
-        (["--loss_type", "hinge"], "no such loss"),
-        (["--train_file", "absent.json"], r"absent\.json: no such file"),
-        (["--model_name_or_path", "/no/such/encoder"], "cannot be loaded"),
-        (["--train_batch_size", "13"], "make no batch"),
-        (["--seeds", "1", "1"], "each seed once"),
-        (["--emb_size", "96"], "multiple of the block size"),
-        (["--wandb_project", "x"], "wandb is not installed"),
-        (["--device", "cuda:99"], "not usable here"),
-        (["--rel2id", "/no/such/rel2id.json"], "no such file"),
-        (["--backbone", "other"], "choose from atlop, docunet, kd_docre"),
-        (["--init_from", "/no/such/model.safetensors"], "cannot be read"),
-        (["--teacher_scores", "/no/such/scores"], "no such file"),
-    ],
-)
-def test_bad_settings_are_refused_before_anything_is_written(sample, tiny_bert, tmp_path, more, expected):
-    output = tmp_path / "run"
-    with pytest.raises(UserError, match=expected):
-        train.main([*arguments(sample, tiny_bert, output), *more])
-    assert not output.exists()
-
-
-@pytest.mark.parametrize(
-    ("flag", "value"),
-    [("--num_train_epochs", "0"), ("--seeds", "99999999999"), ("--learning_rate", "nan"), ("--warmup_ratio", "6")],
-)
-def test_numbers_out_of_range_are_refused(flag, value, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        parse_args(["--output_dir", "x", flag, value])
-    assert stopped.value.code == 2 and f"argument {flag}" in capsys.readouterr().err
-
-
-def test_a_conflict_in_a_later_seeds_folder_stops_before_the_first_is_trained(finished, sample, tiny_bert, tmp_path):
-    shutil.copytree(finished / "seed_8", tmp_path / "seed_8")
-    more = ("--seeds", "7", "8", "--loss_type", "hingeabl_released", "--num_train_epochs", "3")
-    with pytest.raises(
-        UserError, match=r"seed_8: holds a run with other settings \(num_train_epochs 2 there, 3 here\)"
-    ):
-        train.main(arguments(sample, tiny_bert, tmp_path, *more))
-    assert not (tmp_path / "seed_7").exists()
-
-
-def test_a_folder_of_something_else_is_refused(sample, tiny_bert, tmp_path):
-    (tmp_path / "seed_7").mkdir()
-    (tmp_path / "seed_7" / "config.json").write_text("[]")
-    with pytest.raises(UserError, match="is no run's"):
-        train.main(arguments(sample, tiny_bert, tmp_path))
-
-
-def test_the_same_experiment_in_other_words_is_known_as_finished(finished, sample, tiny_bert, tmp_path, capsys):
-    shutil.copy(DEFAULT_REL2ID, tmp_path / "copied.json")
-    more = ("--loss_type", "HingeABL_released", "--margin", "5", "--rel2id", str(tmp_path / "copied.json"))
-    train.main(arguments(sample, tiny_bert, finished, "--test_batch_size", "3", *more))
-    assert "finished before: seeds 7" in capsys.readouterr().out
-
-
-def test_a_run_from_before_a_setting_was_there_had_its_default(finished, sample, tiny_bert, tmp_path, capsys):
-    output = shutil.copytree(finished, tmp_path / "runs")
-    config = json.loads((output / "seed_7" / "config.json").read_text())
-    del config["settings"]["backbone"]
-    (output / "seed_7" / "config.json").write_text(json.dumps(config))
-    train.main(arguments(sample, tiny_bert, output, "--loss_type", "hingeabl_released"))
-    assert "finished before: seeds 7" in capsys.readouterr().out
-    with pytest.raises(UserError, match="backbone atlop there, docunet here"):
-        train.main(arguments(sample, tiny_bert, output, "--loss_type", "hingeabl_released", "--backbone", "docunet"))
-
-
-def test_another_numbering_of_the_relations_is_another_experiment(finished, sample, tiny_bert, tmp_path):
-    rel2id = json.loads(DEFAULT_REL2ID.read_text())
-    rel2id["P17"], rel2id["P131"] = rel2id["P131"], rel2id["P17"]
-    (tmp_path / "swapped.json").write_text(json.dumps(rel2id))
-    more = ("--loss_type", "hingeabl_released", "--rel2id", str(tmp_path / "swapped.json"))
-    with pytest.raises(UserError, match="another rel2id file"):
-        train.main(arguments(sample, tiny_bert, finished, *more))
-
-
-def test_a_runs_folder_is_not_scored_over(finished):
-    before = (finished / "seed_8" / "scores.json").read_text()
-    with pytest.raises(UserError, match="is a run's folder"):
-        train.main(["--load_path", str(finished / "seed_7"), "--output_dir", str(finished / "seed_8")])
-    assert (finished / "seed_8" / "scores.json").read_text() == before
-
-
-def test_a_folder_that_holds_no_run_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(UserError, match="holds no settings"):
-        train.main(["--load_path", str(tmp_path)])
-
-
-def test_an_output_folder_that_is_a_file_is_refused(sample, tiny_bert, tmp_path):
-    (tmp_path / "file").write_text("kept")
-    with pytest.raises(UserError, match="cannot be written to"):
-        train.main(arguments(sample, tiny_bert, tmp_path / "file" / "run"))
-    assert (tmp_path / "file").read_text() == "kept"
-
-
-def test_a_document_longer_than_two_windows_is_refused_before_anything_is_written(sample, tiny_bert, tmp_path):
-    data = shutil.copytree(sample, tmp_path / "data")
-    documents = json.loads((data / "test.json").read_text())
-    documents[2]["sents"].append(["word"] * 1100)
-    (data / "test.json").write_text(json.dumps(documents))
-    with pytest.raises(UserError, match="--max_seq_length 1024 or less"):
-        train.main(arguments(data, tiny_bert, tmp_path / "run", "--max_seq_length", "2000"))
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("documents", [[], [EMPTY], [{**EMPTY, "labels": []}]])
-def test_a_dev_file_without_documents_or_labels_is_refused(sample, tiny_bert, tmp_path, documents):
-    data = shutil.copytree(sample, tmp_path / "data")
-    (data / "dev.json").write_text(json.dumps(documents))
-    with pytest.raises(UserError, match=r"dev\.json: .*(no documents|labels: is missing|no labels)"):
-        train.main(arguments(data, tiny_bert, tmp_path / "run"))
-
-
 def test_balanced_softmax_decides_against_zero_from_end_to_end(sample, tiny_bert, tmp_path, monkeypatch):
     thresholds = []
     patterns = inference.prediction_patterns
@@ -399,32 +217,13 @@ def test_balanced_softmax_decides_against_zero_from_end_to_end(sample, tiny_bert
 
 
 def test_the_end_is_announced_once_after_fifty_steps(capsys):
-    clock = train.StepClock()
+    args = SimpleNamespace(num_train_epochs=10, train_batch_size=4, gradient_accumulation_steps=1)
+    splits = {name: SimpleNamespace(documents=[{}] * 10) for name in ("dev", "test")}
+    clock = StepClock(SimpleNamespace(args=args, splits=splits, device=torch.device("cpu")))
     clock.start()
     for step in range(120):
-        clock.tick(4, torch.device("cpu"), 1000 - step, 100)
+        clock.tick(Place(epoch=1, step=step), total_steps=1000)
     assert capsys.readouterr().out.count("all seeds done in about") == 1
-
-
-def test_missing_output_folder_is_refused(sample, tiny_bert):
-    with pytest.raises(UserError, match="--output_dir is missing"):
-        train.main(["--data_dir", str(sample)])
-
-
-def test_original_docred_as_training_file_is_warned_of(sample, tiny_bert, tmp_path, capsys):
-    data = shutil.copytree(sample, tmp_path / "data")
-    documents = json.loads((data / "train.json").read_text())
-    for document in documents:
-        document["labels"] = document["labels"][::3]
-    (data / "train.json").write_text(json.dumps(documents))
-    train.prepare(parse_args(arguments(data, tiny_bert, tmp_path / "run")))
-    assert "original DocRED" in capsys.readouterr().err
-    train.prepare(parse_args(arguments(sample, tiny_bert, tmp_path / "run")))
-    captured = capsys.readouterr()
-    assert "original DocRED" not in captured.err
-    assert captured.out.startswith(
-        "loss           hingeabl_released (margin 5), decided against threshold class\ntrain "
-    )
 
 
 def test_gradient_checkpointing_changes_no_score(sample, tiny_bert, finished, tmp_path):

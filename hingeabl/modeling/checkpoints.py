@@ -1,4 +1,4 @@
-"""A run's model on disk, and checkpoints: safetensors, or what the authors of the three modules released.
+"""Weights on disk: safetensors, or the .pt files that the authors of the three modules released.
 
 Nothing in a file is run when it is read: .pt files are read as tensors only.
 """
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import save_tensors
-from model import DocREModel
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -30,32 +29,6 @@ def misfit(found: Tensor, wanted: Tensor) -> str:
     if found.shape != wanted.shape:
         return f"has shape {list(found.shape)}, not {list(wanted.shape)}"
     return "" if found.float().isfinite().all() else "holds numbers that are not finite"
-
-
-def load_weights(model: DocREModel, path: str | Path) -> None:
-    """Load a checkpoint's weights into a model: safetensors, or a file that torch.save wrote; names as ours, or as in
-    the checkpoints that the authors of ATLOP, DocuNet and KD-DocRE released (see DocREModel.adopt_names).
-
-    Raises UserError, naming what is missing, left over or of another shape, and changes nothing then.
-    """
-    fit_weights(model, read_weights(Path(path)), path)
-
-
-def fit_weights(model: DocREModel, weights: dict[str, Tensor], path: str | Path) -> None:
-    """load_weights of tensors that were read from `path`."""
-    weights = model.adopt_names(weights)
-    wanted = model.state_dict()
-    problems = [f"{name} is missing" for name in wanted if name not in weights]
-    problems += [f"{name} is left over" for name in weights if name not in wanted]
-    misfits = {name: misfit(weights[name], tensor) for name, tensor in wanted.items() if name in weights}
-    problems += [f"{name} {problem}" for name, problem in misfits.items() if problem]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(
-            f"{path}: does not fit the model: {'; '.join(problems[:3])}{more}; "
-            "use the backbone, encoder, emb_size and rel2id that the checkpoint was trained with"
-        )
-    model.load_state_dict(weights)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

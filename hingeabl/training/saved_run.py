@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hingeabl.data.documents import load_rel2id
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import read_json, write_json
-from hingeabl.modeling.checkpoints import fit_weights, read_weights
+from hingeabl.modeling.checkpoints import misfit, read_weights
 from hingeabl.modeling.encoder import load_tokenizer
 from hingeabl.training.settings import Settings, parse_args
 from model import DocREModel
@@ -82,3 +83,29 @@ def weights_of(path: str | Path) -> Path:
     """The weights of a seed's folder, or the checkpoint itself."""
     path = Path(path)
     return path / "model.safetensors" if path.is_dir() else path
+
+
+def load_weights(model: DocREModel, path: str | Path) -> None:
+    """Load a checkpoint's weights into a model: safetensors, or a file that torch.save wrote; names as ours, or as in
+    the checkpoints that the authors of ATLOP, DocuNet and KD-DocRE released (see DocREModel.adopt_names).
+
+    Raises UserError, naming what is missing, left over or of another shape, and changes nothing then.
+    """
+    fit_weights(model, read_weights(Path(path)), path)
+
+
+def fit_weights(model: DocREModel, weights: dict[str, Tensor], path: str | Path) -> None:
+    """load_weights of tensors that were read from `path`."""
+    weights = model.adopt_names(weights)
+    wanted = model.state_dict()
+    problems = [f"{name} is missing" for name in wanted if name not in weights]
+    problems += [f"{name} is left over" for name in weights if name not in wanted]
+    misfits = {name: misfit(weights[name], tensor) for name, tensor in wanted.items() if name in weights}
+    problems += [f"{name} {problem}" for name, problem in misfits.items() if problem]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(
+            f"{path}: does not fit the model: {'; '.join(problems[:3])}{more}; "
+            "use the backbone, encoder, emb_size and rel2id that the checkpoint was trained with"
+        )
+    model.load_state_dict(weights)

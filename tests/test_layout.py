@@ -1,0 +1,158 @@
+"""What lies at the top, who may import whom, which names stay, and that links and commands of the pages work."""
+
+import ast
+import inspect
+import re
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+LAYERS = [  # each imports from those before it, and from its own
+    {"hingeabl"},  # errors.py and files.py
+    {"utils", "hingeabl.data"},
+    {"losses", "prepro", "evaluation"},
+    {"hingeabl.modeling"},
+    {"model"},
+    {"hingeabl.training"},
+    {"hingeabl.reporting"},
+    {"train", "predict", "report"},
+]
+PROGRAMS = {"train", "model", "losses", "prepro", "evaluation", "utils", "predict", "report"}
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "dataset" / "README.md"]
+
+
+def tracked(*patterns):
+    """Files of the repository, or all files where this is no git checkout."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", *patterns], cwd=ROOT, capture_output=True)
+    return [ROOT / name for name in listed.stdout.decode().splitlines() if (ROOT / name).exists()]
+
+
+def part_of(module):
+    """The part of LAYERS that a module belongs to, "" for a package of others."""
+    names = module.split(".")
+    if names[0] in PROGRAMS:
+        return names[0]
+    if names[0] != "hingeabl":
+        return ""
+    return ".".join(names[:2]) if (ROOT / "/".join(names[:2])).is_dir() else "hingeabl"
+
+
+def imports_of(path):
+    """Every module that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+SOURCES = {
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
+    for path in [*ROOT.glob("*.py"), *(ROOT / "hingeabl").rglob("*.py")]
+}
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_modules_import_in_one_direction(module):
+    layer = next(number for number, parts in enumerate(LAYERS) if part_of(module) in parts)
+    allowed = set().union(*LAYERS[: layer + 1], {""})
+    for imported in imports_of(SOURCES[module]):
+        assert part_of(imported) in allowed, f"{module} imports {imported}"
+        assert part_of(imported) not in ("train", "predict", "report"), f"{module} imports the program {imported}"
+
+
+def test_no_module_imports_itself_through_others():
+    known = {name: {found for found in imports_of(path) if found in SOURCES} for name, path in SOURCES.items()}
+    done = set()
+
+    def visit(name, above):
+        assert name not in above, f"import cycle: {' -> '.join([*above, name])}"
+        if name not in done:
+            for found in known[name] - {"hingeabl"}:
+                visit(found, [*above, name])
+            done.add(name)
+
+    for name in known:
+        visit(name, [])
+
+
+def test_the_top_holds_eight_programs_and_twenty_entries():
+    top = {path.relative_to(ROOT).parts[0] for path in tracked()}
+    shown = {name for name in top if not name.startswith(".")}
+    assert {name.removesuffix(".py") for name in shown if name.endswith(".py")} == PROGRAMS
+    assert len(shown) <= 20
+
+
+def test_no_python_file_is_longer_than_400_lines():
+    longer = {path.name: count for path in tracked("*.py") if (count := len(path.read_text().splitlines())) > 400}
+    assert not longer
+
+
+def test_the_names_that_forks_import_keep_their_arguments():
+    from evaluation import official_evaluate, prediction_patterns
+    from losses import get_loss
+    from model import DocREModel
+    from prepro import read_docred
+    from utils import collate_fn
+
+    arguments = {function: list(inspect.signature(function).parameters) for function in (read_docred, collate_fn)}
+    assert arguments[read_docred][:4] == ["path", "tokenizer", "rel2id", "max_seq_length"]
+    assert arguments[collate_fn] == ["features"]
+    assert list(inspect.signature(get_loss).parameters)[:2] == ["name", "margin"]
+    assert list(inspect.signature(official_evaluate).parameters) == ["predictions", "gold", "train_documents"]
+    assert list(inspect.signature(prediction_patterns).parameters) == ["scores", "labels", "threshold"]
+    assert list(inspect.signature(DocREModel.__init__).parameters)[1:5] == [
+        *("encoder_name_or_path", "num_classes", "emb_size", "block_size")
+    ]
+    assert list(inspect.signature(DocREModel.forward).parameters)[1:] == [
+        *("input_ids", "lengths", "mention_pos", "mention_entity", "num_entities", "hts")
+    ]
+
+
+def test_the_lock_pins_everything_that_pyproject_asks_for():
+    wanted = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    extra = re.search(r"\ntest = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL)
+    wanted += re.findall(r'"([^"]+)"', extra[1])
+    pinned = dict(re.findall(r"^([\w.-]+)==([\d.]+)", (ROOT / "scripts/requirements.lock").read_text(), re.M))
+    assert len(wanted) > 15
+    for requirement in wanted:
+        name, _, least = requirement.partition(">=")
+        version = pinned[name.replace("_", "-")]
+        assert [int(part) for part in version.split(".")] >= [int(part) for part in least.split(".") if part], name
+
+
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 200 and len(text.split()) <= 2000
+
+
+def anchors_of(path):
+    """The anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        found = (page.parent / name).resolve() if name else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors_of(found), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_command_names_a_script_that_is_there_and_options_that_it_has(page):
+    commands = re.findall(r"(?:python|bash) ((?:\w+/)*[\w-]+\.(?:py|sh))([^\n`|]*)", page.read_text(encoding="utf-8"))
+    for script, rest in commands:
+        path = ROOT / script
+        assert path.exists(), script
+        known = path.read_text()
+        if script in ("train.py",):
+            known = (ROOT / "hingeabl/training/settings.py").read_text().replace("    ", "    --")
+        for option in re.findall(r"(?<!\S)(--[a-z_]+)", rest.split("#")[0]) if script.endswith(".py") else []:
+            assert option in known, f"{script} {option}"

@@ -1,0 +1,178 @@
+"""Settings and data that do not fit are refused before anything is written; a finished run is known again."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from trainings import EMPTY, arguments
+
+import train
+from hingeabl.data.documents import DEFAULT_REL2ID
+from hingeabl.errors import UserError
+from hingeabl.training.settings import build_parser, parse_args
+
+
+def test_defaults_are_the_papers():
+    args = build_parser().parse_args([])
+    assert (args.num_train_epochs, args.train_batch_size, args.test_batch_size) == (30, 4, 8)
+    assert args.seeds == [1, 5, 42, 66, 233] and args.warmup_ratio == 0.06 and args.max_grad_norm == 1.0
+
+
+def bad_data(sample, folder):
+    """A copy of the sample whose dev file has two documents of one title."""
+    data = shutil.copytree(sample, folder / "data")
+    documents = json.loads((data / "dev.json").read_text())
+    documents[1]["title"] = documents[0]["title"]
+    (data / "dev.json").write_text(json.dumps(documents))
+    return data
+
+
+def test_bad_input_stops_before_anything_is_written(sample, tiny_bert, tmp_path):
+    output = tmp_path / "run"
+    command = [sys.executable, "train.py", *arguments(bad_data(sample, tmp_path), tiny_bert, output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "dev.json: documents 0 and 1" in errors[0]
+    assert "Traceback" not in done.stderr and not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--loss_type", "hinge"], "no such loss"),
+        (["--train_file", "absent.json"], r"absent\.json: no such file"),
+        (["--model_name_or_path", "/no/such/encoder"], "cannot be loaded"),
+        (["--train_batch_size", "13"], "make no batch"),
+        (["--seeds", "1", "1"], "each seed once"),
+        (["--emb_size", "96"], "multiple of the block size"),
+        (["--wandb_project", "x"], "wandb is not installed"),
+        (["--device", "cuda:99"], "not usable here"),
+        (["--rel2id", "/no/such/rel2id.json"], "no such file"),
+        (["--backbone", "other"], "choose from atlop, docunet, kd_docre"),
+        (["--init_from", "/no/such/model.safetensors"], "cannot be read"),
+        (["--teacher_scores", "/no/such/scores"], "no such file"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(sample, tiny_bert, tmp_path, more, expected):
+    output = tmp_path / "run"
+    with pytest.raises(UserError, match=expected):
+        train.main([*arguments(sample, tiny_bert, output), *more])
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--num_train_epochs", "0"), ("--seeds", "99999999999"), ("--learning_rate", "nan"), ("--warmup_ratio", "6")],
+)
+def test_numbers_out_of_range_are_refused(flag, value, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse_args(["--output_dir", "x", flag, value])
+    assert stopped.value.code == 2 and f"argument {flag}" in capsys.readouterr().err
+
+
+def test_a_conflict_in_a_later_seeds_folder_stops_before_the_first_is_trained(finished, sample, tiny_bert, tmp_path):
+    shutil.copytree(finished / "seed_8", tmp_path / "seed_8")
+    more = ("--seeds", "7", "8", "--loss_type", "hingeabl_released", "--num_train_epochs", "3")
+    with pytest.raises(
+        UserError, match=r"seed_8: holds a run with other settings \(num_train_epochs 2 there, 3 here\)"
+    ):
+        train.main(arguments(sample, tiny_bert, tmp_path, *more))
+    assert not (tmp_path / "seed_7").exists()
+
+
+def test_a_folder_of_something_else_is_refused(sample, tiny_bert, tmp_path):
+    (tmp_path / "seed_7").mkdir()
+    (tmp_path / "seed_7" / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="is no run's"):
+        train.main(arguments(sample, tiny_bert, tmp_path))
+
+
+def test_the_same_experiment_in_other_words_is_known_as_finished(finished, sample, tiny_bert, tmp_path, capsys):
+    shutil.copy(DEFAULT_REL2ID, tmp_path / "copied.json")
+    more = ("--loss_type", "HingeABL_released", "--margin", "5", "--rel2id", str(tmp_path / "copied.json"))
+    output = shutil.copytree(finished, tmp_path / "run")
+    train.main(arguments(sample, tiny_bert, output, "--test_batch_size", "3", *more))
+    assert "finished before: seeds 7" in capsys.readouterr().out
+
+
+def test_a_run_from_before_a_setting_was_there_had_its_default(finished, sample, tiny_bert, tmp_path, capsys):
+    output = shutil.copytree(finished, tmp_path / "runs")
+    config = json.loads((output / "seed_7" / "config.json").read_text())
+    del config["settings"]["backbone"]
+    (output / "seed_7" / "config.json").write_text(json.dumps(config))
+    train.main(arguments(sample, tiny_bert, output, "--loss_type", "hingeabl_released"))
+    assert "finished before: seeds 7" in capsys.readouterr().out
+    with pytest.raises(UserError, match="backbone atlop there, docunet here"):
+        train.main(arguments(sample, tiny_bert, output, "--loss_type", "hingeabl_released", "--backbone", "docunet"))
+
+
+def test_another_numbering_of_the_relations_is_another_experiment(finished, sample, tiny_bert, tmp_path):
+    rel2id = json.loads(DEFAULT_REL2ID.read_text())
+    rel2id["P17"], rel2id["P131"] = rel2id["P131"], rel2id["P17"]
+    (tmp_path / "swapped.json").write_text(json.dumps(rel2id))
+    more = ("--loss_type", "hingeabl_released", "--rel2id", str(tmp_path / "swapped.json"))
+    with pytest.raises(UserError, match="another rel2id file"):
+        train.main(arguments(sample, tiny_bert, finished, *more))
+
+
+def test_a_runs_folder_is_not_scored_over(finished):
+    before = (finished / "seed_8" / "scores.json").read_text()
+    with pytest.raises(UserError, match="is a run's folder"):
+        train.main(["--load_path", str(finished / "seed_7"), "--output_dir", str(finished / "seed_8")])
+    assert (finished / "seed_8" / "scores.json").read_text() == before
+
+
+def test_a_folder_that_holds_no_run_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="holds no settings"):
+        train.main(["--load_path", str(tmp_path)])
+
+
+def test_an_output_folder_that_is_a_file_is_refused(sample, tiny_bert, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(UserError, match="cannot be written to"):
+        train.main(arguments(sample, tiny_bert, tmp_path / "file" / "run"))
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_document_longer_than_two_windows_is_refused_before_anything_is_written(sample, tiny_bert, tmp_path):
+    data = shutil.copytree(sample, tmp_path / "data")
+    documents = json.loads((data / "test.json").read_text())
+    documents[2]["sents"].append(["word"] * 1100)
+    (data / "test.json").write_text(json.dumps(documents))
+    with pytest.raises(UserError, match="--max_seq_length 1024 or less"):
+        train.main(arguments(data, tiny_bert, tmp_path / "run", "--max_seq_length", "2000"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("documents", [[], [EMPTY], [{**EMPTY, "labels": []}]])
+def test_a_dev_file_without_documents_or_labels_is_refused(sample, tiny_bert, tmp_path, documents):
+    data = shutil.copytree(sample, tmp_path / "data")
+    (data / "dev.json").write_text(json.dumps(documents))
+    with pytest.raises(UserError, match=r"dev\.json: .*(no documents|labels: is missing|no labels)"):
+        train.main(arguments(data, tiny_bert, tmp_path / "run"))
+
+
+def test_missing_output_folder_is_refused(sample, tiny_bert):
+    with pytest.raises(UserError, match="--output_dir is missing"):
+        train.main(["--data_dir", str(sample)])
+
+
+def test_original_docred_as_training_file_is_warned_of(sample, tiny_bert, tmp_path, capsys):
+    data = shutil.copytree(sample, tmp_path / "data")
+    documents = json.loads((data / "train.json").read_text())
+    for document in documents:
+        document["labels"] = document["labels"][::3]
+    (data / "train.json").write_text(json.dumps(documents))
+    train.prepare(parse_args(arguments(data, tiny_bert, tmp_path / "run")))
+    assert "original DocRED" in capsys.readouterr().err
+    train.prepare(parse_args(arguments(sample, tiny_bert, tmp_path / "run")))
+    captured = capsys.readouterr()
+    assert "original DocRED" not in captured.err
+    assert captured.out.startswith(
+        "loss           hingeabl_released (margin 5), decided against threshold class\ntrain "
+    )
