@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from safetensors.torch import load_file, save_file
 
 import report
-from evaluation import official_evaluate, prediction_patterns
+from evaluation import PATTERNS, official_evaluate, prediction_patterns
 from hingeabl.data.documents import DEFAULT_REL2ID, RELATION_NAMES, load_documents, load_rel2id
 from hingeabl.errors import UserError
 from hingeabl.files import digest
@@ -247,6 +247,7 @@ def test_a_run_without_dev_scores_is_named(sample, tmp_path, content):
 
 
 def test_pattern_shares_add_up_and_stand_beside_the_papers(runs):
+    assert PATTERNS[1:] == WRONG
     axes = FIGURES["patterns"](runs).axes[0]
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["atl", "sat", "hingeabl_released", "atl, paper (BERT-base)"]
