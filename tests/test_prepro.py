@@ -145,7 +145,7 @@ BAD_DOCUMENTS = {
     "vertexSet[1]": changed("vertexSet", 1, []),
     "vertexSet[0][1].sent_id": changed("vertexSet", 0, 1, "sent_id", 2),
     "vertexSet[0][0].sent_id": changed("vertexSet", 0, 0, "sent_id", -1),
-    "vertexSet[1][0].pos": changed("vertexSet", 1, 0, "pos", [3, 9]),
+    "vertexSet[1][0].pos": changed("vertexSet", 1, 0, "pos", [3, len(DOCUMENT["sents"][0]) + 1]),
     "vertexSet[2][0].pos": changed("vertexSet", 2, 0, "pos", [3, 3]),
     "vertexSet[0][0].pos": changed("vertexSet", 0, 0, "pos", [-1, 2]),
     "vertexSet[1][0].name": changed("vertexSet", 1, 0, "name", None),
