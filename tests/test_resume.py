@@ -241,6 +241,27 @@ def torchrun(processes, *program):
     return found.stdout
 
 
+# What one process alone says, sums and gathers, in each of two.
+TOGETHER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from hingeabl.training import parallel
+parallel.start()
+rank, cpu = parallel.rank(), torch.device("cpu")
+assert parallel.world_size() == 2
+assert parallel.any_of_all(rank == 1, cpu) and not parallel.any_of_all(False, cpu)
+assert parallel.add_over_all(torch.tensor([1.0, rank])).tolist() == [2, 1]
+assert parallel.gather({"rank": rank}) == ([] if rank else [{"rank": 0}, {"rank": 1}])
+parallel.finish()
+"""
+
+
+def test_processes_share_flags_sums_and_results(tmp_path):
+    (tmp_path / "together.py").write_text(TOGETHER)
+    torchrun(2, str(tmp_path / "together.py"), str(ROOT))
+
+
 # Writes the gradients of the first batch, before they are clipped.
 FIRST_GRADIENTS = """
 import sys

@@ -102,6 +102,7 @@ def test_predictions_do_not_depend_on_the_batch_budget(sample, tiny_bert, minilm
         assert other.entries == predictions and other.patterns == patterns
         assert other.pairs["document"].equal(pairs["document"]) and other.pairs["entities"].equal(pairs["entities"])
         torch.testing.assert_close(other.pairs["scores"], pairs["scores"])
+    assert len(pairs["document"]) and (pairs["document"].diff() >= 0).all()
     assert sum(patterns.values()) == sum(len(feature["hts"]) for feature in features)
     titles = [entry["title"] for entry in predictions]
     order = [feature["title"] for feature in features]
