@@ -167,6 +167,14 @@ def pairs_in_view(browser):
     return int(text(browser, "#count")[0].split()[0].replace(",", ""))
 
 
+def test_what_a_document_says_cannot_end_the_data_that_it_stands_in():
+    text = page.block("data-documents", [NAME, "<!--", "<script"])
+    start, end = '<script type="application/json" data-documents>', "</script>"
+    assert text.startswith(start) and text.endswith(end)
+    inside = text[len(start) : -len(end)]
+    assert "<" not in inside and json.loads(inside) == [NAME, "<!--", "<script"]
+
+
 def test_pattern_counts_on_the_page_are_those_of_the_scores(browser, report_page, runs):
     opened(browser, report_page)
     for loss, seed in (("atl", 1), ("hingeabl_released", 5)):

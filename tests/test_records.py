@@ -92,6 +92,7 @@ def test_a_record_is_small_and_one_may_be_passed_by_its_path(records, capsys):
         lambda record: record["dev_by_epoch"][0]["dev"].update(f1="1"),
         lambda record: record["test_documents"].update(gold="1 2"),
         lambda record: record["test_documents"].update(correct="9999 0 0 0 0"),
+        lambda record: record["test_documents"].update(predicted="0 0 0 0 0"),
         lambda record: record["test_documents"].update(correct="1 x 0 0 0"),
         lambda record: record["test_documents"].update(correct="1"),
     ],
