@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import gzip
 import hashlib
 import json
 import math
@@ -10,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -23,20 +26,44 @@ from hingeabl.errors import UserError, first_line
 
 ROOT = Path(__file__).resolve().parents[1]  # of the clone
 META = ROOT / "meta"
+GZIP = b"\x1f\x8b"  # the first bytes of a packed file
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json(path: str | Path) -> Any:
-    """Parse one JSON file. Raises UserError where it is missing, unreadable or broken, NaN and Infinity included."""
+    """Parse one JSON file, see read_text. Raises UserError where it is missing, unreadable or broken, NaN and Infinity
+    included."""
+    return parse_json(read_text(path), str(path))
+
+
+def read_text(path: str | Path) -> str:
+    """A file's text: UTF-8 or, with its byte order mark, UTF-16; packed by gzip or not. A mark is left out.
+
+    Raises UserError where the file is missing, cannot be read or unpacked, or is no such text.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        data = Path(path).read_bytes()
+        data = gzip.decompress(data) if data.startswith(GZIP) else data
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}: cannot be unpacked ({first_line(error)}); download it again") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    return parse_json(text, str(path))
+    try:
+        return data.decode(encoding_of(data))
+    except UnicodeDecodeError as error:
+        raise not_text(str(path), error, error.start) from None
+
+
+def encoding_of(start: bytes) -> str:
+    """The encoding that a file's first bytes tell: UTF-16 by its byte order mark, else UTF-8, with a mark or without."""
+    return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
+def not_text(where: str, error: UnicodeDecodeError, byte: int) -> UserError:
+    """The message about text of another encoding; `byte` is where."""
+    return UserError(f"{where}: not UTF-8 text ({error.reason} at byte {byte}); save it as UTF-8")
 
 
 def parse_json(text: str, where: str) -> Any:
