@@ -238,7 +238,7 @@ def check_predictions(predictions: Any, gold: Gold, where: str) -> None:
             if type(number) is not int or not 0 <= number < entities:
                 has = "" if document is None else f" of a document that has {entities}"
                 raise UserError(
-                    f"{where}: entry {index} ({entry['title']!r}): {field}: {number!r} is no entity{has}; "
+                    f"{where}: entry {index} ({entry['title']!r}): {field}: {number!r} is not an entity{has}; "
                     "score predictions against the file they were made from"
                 )
         evidence = entry.get("evidence", [])

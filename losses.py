@@ -3,7 +3,7 @@ predictions.
 
 Notation of every function: scores [pairs, classes] float32 or float64, labels [pairs, classes] 0/1 (class 0 is
 1 for a pair without relation); class 0 is the threshold class TH, classes 1.. are the relations R; P and N are a
-pair's positive and negative relations; d_r is Eq. (8). Each returns one value a pair, [pairs]; `Loss` averages
+pair's positive and negative relations; d_r is Eq. (8). Each returns one value per pair, [pairs]; `Loss` averages
 them over pairs.
 
 To add a loss, write one such function and put @register above it. Its further arguments, with their defaults, are

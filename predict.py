@@ -90,7 +90,7 @@ class Predictor:
         return found._replace(entries=[self.with_name(entry) for entry in found.entries])
 
     def with_name(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """The prediction with its relation's name, behind the relation."""
+        """The prediction with its relation's name, after the relation."""
         scores = {field: entry.pop(field) for field in ("score", "threshold", "margin")}
         return {**entry, "relation": self.names.get(entry["r"], entry["r"]), **scores}
 
@@ -176,7 +176,7 @@ def check_output(output: str, input_name: str) -> None:
     if output == "-" or not path.exists():
         return
     if not path.is_file():
-        raise UserError(f"--output {output}: is no file; name one, or - for standard output")
+        raise UserError(f"--output {output}: is not a file; name one, or - for standard output")
     if input_name != "-" and Path(input_name).exists() and path.samefile(input_name):
         raise UserError(f"--output {output}: is the input; name another file")
 
@@ -210,8 +210,8 @@ def main(arguments: list[str] | None = None) -> None:
             write_page(page, "HingeABL: predictions", {}, "Predicted pairs", page_blocks(predictor, groups))
     if predictor.cut:
         print(
-            f"note: {predictor.cut:,} documents fill the {predictor.max_seq_length:,} word pieces that are read of "
-            "each; what lies behind is left out",
+            f"note: {predictor.cut:,} documents reach the limit of {predictor.max_seq_length:,} word pieces; the "
+            "rest of each is left out",
             file=sys.stderr,
         )
     if args.output != "-":

@@ -121,7 +121,7 @@ def encode_documents(
 
 
 def marker_pieces(tokenizer: Any, entity_marker: str) -> Callable[[dict[str, Any]], tuple[int, int]]:
-    """A function from a mention to the pieces before and behind it: `*` twice (ATLOP), or by the mention's type, from
+    """A function from a mention to the pieces before and after it: `*` twice (ATLOP), or by the mention's type, from
     the unused part of BERT's vocabulary (DocuNet). Raises UserError for a vocabulary without them."""
 
     def piece(text: str) -> int:
@@ -232,7 +232,7 @@ def statistics(documents: list[Document]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print each file's statistics, one column a file."""
+    """Print each file's statistics, one column per file."""
     parser = argparse.ArgumentParser(description="Print the statistics of files in DocRED's schema.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="a JSON file in DocRED's schema")
     parser.add_argument("--rel2id", default=DEFAULT_REL2ID, help="relation inventory (default: meta/rel2id.json)")

@@ -1,6 +1,6 @@
 """Train and score a document-level relation extraction model: the paper's experiment, one seed or many.
 
-    python train.py --data_dir dataset/redocred --output_dir runs/bert_hingeabl
+    python train.py --data_dir dataset/redocred --output_dir runs/try
 
 The defaults are the paper's Appendix B for BERT. Each seed's folder holds everything about its run; docs/runs.md
 describes it. This file reads from top to bottom: settings and data, seeds, the model, epochs, a batch, scores.
@@ -14,9 +14,11 @@ import hingeabl  # noqa: F401  first: it tells in one line which package is miss
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import get_linear_schedule_with_warmup
 
 from evaluation import format_scores, score_predictions
 from hingeabl.errors import UserError, naming_batch, run_command_line
@@ -43,7 +45,15 @@ from hingeabl.training.session import (
     save_predictions,
 )
 from hingeabl.training.settings import parse_args
-from hingeabl.training.steps import batches_of_epoch, load_batches, optimizer_step, pairs_of, share_of
+from hingeabl.training.steps import (
+    batches_of_epoch,
+    build_optimizer,
+    load_batches,
+    optimizer_step,
+    pairs_of,
+    share_of,
+    steps_per_epoch,
+)
 from model import DocREModel
 from utils import autocast, set_seed, to_device
 
@@ -88,7 +98,7 @@ def train_seeds(experiment: Experiment) -> None:
 def train_seed(experiment: Experiment, seed: int, clock: StepClock, stop: StopRequest) -> dict[str, Any]:
     """Train one seed, from its last checkpoint where it was stopped; keep its best epoch by dev F1, score that on test.
 
-    Returns the content of scores.json. Raises SystemExit for a request to stop, behind a checkpoint.
+    Returns the content of scores.json. Raises SystemExit for a request to stop, after a checkpoint.
     """
     args = experiment.args
     model = build_model(experiment, seed)  # before anything is written: settings may not fit the encoder
@@ -97,7 +107,13 @@ def train_seed(experiment: Experiment, seed: int, clock: StepClock, stop: StopRe
             return result
         print(f"\nseed {seed}: {folder}")
         with failure_noted(folder):
-            training = begin(experiment, model, seed, folder)  # optimizer, schedule, and the place in the training
+            # AdamW without weight decay, linear warm-up and decay, loss scaling for fp16 (Appendix B)
+            optimizer = build_optimizer(model, args)
+            total_steps = steps_per_epoch(experiment) * args.num_train_epochs
+            scheduler = get_linear_schedule_with_warmup(optimizer, int(total_steps * args.warmup_ratio), total_steps)
+            scaler = torch.amp.GradScaler(experiment.device.type, enabled=experiment.precision == "fp16")
+            # from the start, or from the last checkpoint
+            training = begin(experiment, seed, folder, model, optimizer, scheduler, scaler, total_steps)
             while training.place.epoch <= args.num_train_epochs:
                 train_epoch(training, clock, stop)
                 score_epoch(training)
@@ -126,33 +142,41 @@ def check_lengths(experiment: Experiment, model: DocREModel) -> None:
 
 
 def train_epoch(training: Training, clock: StepClock, stop: StopRequest) -> None:
-    """Train what is left of an epoch. The loss is the mean over all pairs of a batch, of all processes."""
+    """Train what is left of an epoch. The loss is the mean over all pairs of a batch, of all processes together."""
     experiment, model, place = training.experiment, training.shared, training.place
     args, features = experiment.args, experiment.splits["train"].features
-    batches = batches_of_epoch(experiment, training.seed, place.epoch)  # documents' numbers, of all processes
-    left, title = batches[place.batch :], f"epoch {place.epoch}/{args.num_train_epochs}"
-    progress = tqdm(load_batches(experiment, left), title, len(batches), False, initial=place.batch, unit="batch")
+    batches = batches_of_epoch(experiment, training.seed, place.epoch)  # [batches][documents], of all processes
+    left = batches[place.batch :]  # all of them, unless the training was stopped within the epoch
+    progress = tqdm(
+        load_batches(experiment, left),
+        desc=f"epoch {place.epoch}/{args.num_train_epochs}",
+        total=len(batches),
+        initial=place.batch,
+        leave=False,
+        unit="batch",
+    )
     per_step, recent = args.gradient_accumulation_steps, []
     model.train()
     clock.start()
-    for everyone, batch in zip(left, progress, strict=True):
-        seed_batch(training.seed, place.epoch, place.batch, parallel.rank())  # dropout, however often it was stopped
-        mine = share_of(everyone)
-        titles = [features[number]["title"] for number in mine]
-        weight = pairs_of(features, mine) / max(pairs_of(features, everyone), 1) if mine else 0.0
-        group = min(per_step, len(batches) - place.batch // per_step * per_step)  # an epoch's last one may be smaller
+    for global_batch, batch in zip(left, progress, strict=True):
+        seed_batch(training.seed, place.epoch, place.batch, parallel.rank())  # the same dropout after a resume
+        local_batch = share_of(global_batch)  # this process's documents
+        titles = [features[number]["title"] for number in local_batch]
+        in_step = min(per_step, len(batches) - place.batch // per_step * per_step)  # batches that this step adds up
         place.batch += 1
         step_due = place.batch % per_step == 0 or place.batch == len(batches)
 
-        # forward and backward
+        # forward and backward. Gradients are averaged over processes: a weight by pairs, times the number of processes,
+        # makes that the mean over all pairs.
+        weight = pairs_of(features, local_batch) / max(pairs_of(features, global_batch), 1) if local_batch else 0.0
         with parallel.gradients_averaged(model, step_due), naming_batch(batch, titles, LESS_MEMORY):
             loss = weight * batch_loss(experiment, model, to_device(batch, experiment.device))
-            training.scaler.scale(loss * parallel.world_size() / group).backward()
+            training.scaler.scale(loss * parallel.world_size() / in_step).backward()
         recent.append((place.step + 1, titles, loss.detach()))
         if not step_due:
             continue
 
-        # clip, step, schedule
+        # clip, step, schedule, zero the gradients
         optimizer_step(training.model, training.optimizer, training.scheduler, training.scaler, args.max_grad_norm)
         place.step += 1
         if place.step % STEPS_PER_LOG == 0 or place.batch == len(batches):
@@ -181,7 +205,7 @@ def score_epoch(training: Training) -> None:
     """Score dev at an epoch's end, and keep the epoch's weights and predictions if none before was better."""
     place, folder = training.place, training.folder
     scores, found = score_split(training.experiment, training.model, "dev")
-    if not training.log:
+    if training.log is None:  # not rank 0, which alone has the scores and writes files
         return
     training.log.write(place.step, {"epoch": place.epoch, "dev": scores})
     mark = ""
@@ -223,11 +247,12 @@ def score_split(experiment: Experiment, model: DocREModel, name: str) -> tuple[d
         experiment.device,
         experiment.precision,
         args.num_labels,
-        args.test_batch_size * WINDOW,
+        args.test_batch_size * WINDOW,  # tokens and pairs at once
         title=name,
     )
     found = merge(parallel.gather(mine), [feature["title"] for feature in split.features])
-    return score_predictions(found.entries, split.gold) | found.patterns if split.gold else {}, found
+    scores = score_predictions(found.entries, split.gold) | found.patterns if split.gold else {}
+    return scores, found
 
 
 def score_saved_run(experiment: Experiment) -> None:

@@ -33,7 +33,10 @@ def run_command_line(main: Callable[[], None]) -> None:
             raise
         _drop_output()
         sys.exit(
-            _fail(f"{error.filename or 'output'}: {error.strerror or error}; make room or choose another place", 2)
+            _fail(
+                f"{error.filename or 'output'}: {error.strerror or error}; free some space or choose another place",
+                2,
+            )
         )
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):

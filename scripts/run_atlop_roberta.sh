@@ -6,7 +6,7 @@ LOSS=${1:-atl}
 source "$(dirname "$0")/setup.sh"
 source scripts/size.sh
 
-python train.py \
+exec python train.py \
     --backbone atlop \
     --model_name_or_path roberta-large \
     --loss_type "$LOSS" \

@@ -6,7 +6,7 @@ LOSS=${1:?usage: bash scripts/run_bert.sh LOSS; the losses are listed by: python
 source "$(dirname "$0")/setup.sh"
 source scripts/size.sh
 
-python train.py \
+exec python train.py \
     --model_name_or_path bert-base-cased \
     --loss_type "$LOSS" \
     --learning_rate 5e-5 \

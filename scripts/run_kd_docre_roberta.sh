@@ -6,7 +6,7 @@ LOSS=${1:-afl}
 source "$(dirname "$0")/setup.sh"
 source scripts/size.sh
 
-python train.py \
+exec python train.py \
     --backbone kd_docre \
     --model_name_or_path roberta-large \
     --emb_size 1024 \

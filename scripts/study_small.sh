@@ -6,6 +6,7 @@
 #     LOSSES="atl" SEEDS="66 233" bash scripts/study_small.sh --data FOLDER      other runs for the same tables
 #     LOSSES="atl" SEEDS=66 EPOCHS=30 bash scripts/study_small.sh --data FOLDER  longer ones, for tables of their own
 #     LOSSES="atl" SEEDS=1 PRECISION=fp32 bash scripts/study_small.sh --data FOLDER  likewise; else train.py picks
+#     RECORDS=runs/again bash scripts/study_small.sh --data FOLDER    trains all runs again: results/ holds a record of each
 set -euo pipefail
 [ "${1:-}" = --data ] && [ $# = 2 ] || { echo "usage: bash scripts/study_small.sh --data FOLDER" >&2; exit 2; }
 DATA=$(realpath -m "$2")
@@ -16,7 +17,7 @@ NAME=small
 ARGS=(--num_train_epochs "$EPOCHS")
 [ "$EPOCHS" = 10 ] || NAME+=_$EPOCHS
 [ -z "${PRECISION:-}" ] || { NAME+=_$PRECISION; ARGS+=(--precision "$PRECISION"); }
-RECORDS=results/$NAME
+RECORDS=${RECORDS:-results/$NAME}
 source "$(dirname "$0")/setup.sh"
 
 export SIZE=small

@@ -130,7 +130,7 @@ def fuzz_stream(world, number, structure, in_bytes):
     except (ValueError, ZeroDivisionError, RecursionError, AttributeError, UserError):
         expected = None
     if expected is None:
-        assert isinstance(documents, str) or not data.lstrip().startswith(b"[")  # one behind the other
+        assert isinstance(documents, str) or not data.lstrip().startswith(b"[")  # one after the other
     else:
         assert documents == expected
     if isinstance(documents, str):

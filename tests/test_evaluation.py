@@ -115,8 +115,8 @@ def test_scores_of_a_worked_example():
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [
-        (prediction(0, 3, "P19"), r"entry 0 \('A'\): t_idx: 3 is no entity of a document that has 3"),
-        (prediction(-1, 1, "P19", title="Z"), "h_idx: -1 is no entity"),
+        (prediction(0, 3, "P19"), r"entry 0 \('A'\): t_idx: 3 is not an entity of a document that has 3"),
+        (prediction(-1, 1, "P19", title="Z"), "h_idx: -1 is not an entity"),
         ({"title": "A", "h_idx": 0, "t_idx": 1}, "entry 0: needs title and r"),
         (prediction(0, 1, "P19", evidence="0"), "evidence: must list sentence numbers"),
     ],

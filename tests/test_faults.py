@@ -68,7 +68,9 @@ def test_a_training_on_a_disk_that_is_full_again_and_again_ends_as_one_with_room
     ):
         mount(disk, "remount", f"size={room}")
         line = refused(run(*command))
-        assert f"seed_7/{full}: cannot be written" in line and "No space left" in line and "make room" in line
+        assert (
+            f"seed_7/{full}: cannot be written" in line and "No space left" in line and "free some disk space" in line
+        )
         assert not list(disk.rglob("*.tmp"))
         if room != "300k":
             assert json.loads((disk / "run/seed_7/failed.json").read_text())["error"] in line

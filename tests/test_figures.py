@@ -196,7 +196,7 @@ def test_figure_1_falls_back_to_a_pair_that_stays_wrong_and_then_says_what_is_mi
     [
         (("atl", "sat"), {}, "figure 1: .* no run of hingeabl_released is there; pass one too"),
         (("hingeabl_released",), {}, "figure 1: .* no run of atl is there"),
-        (("atl", "hingeabl_released"), {"pair": ("no such", 0, 1)}, "'no such': is no title of a dev document"),
+        (("atl", "hingeabl_released"), {"pair": ("no such", 0, 1)}, "'no such': is not the title of a dev document"),
         (("atl", "hingeabl_released"), {"pair": ("Sample dev 0", 0, 0)}, "'Sample dev 0' 0 0: runs keep the scores"),
     ],
 )

@@ -169,7 +169,7 @@ def test_long_documents_are_cut_as_in_training_and_that_is_said(run, documents, 
     assert "left out" not in capsys.readouterr().err
     documents[0]["sents"].append(["word"] * 1100)
     found = predict_file(run, documents, tmp_path)
-    assert "note: 1 documents fill the 1,024 word pieces" in capsys.readouterr().err
+    assert "note: 1 documents reach the limit of 1,024 word pieces" in capsys.readouterr().err
     other = documents[0]["title"]
     assert triples(entry for entry in found if entry["title"] != other) == triples(
         entry for entry in expected if entry["title"] != other
@@ -201,7 +201,7 @@ def test_missing_and_unfit_files_are_refused(run, documents, tmp_path):
     refused("none.json: no such file", source=tmp_path / "none.json")
     refused("cannot be read", source=tmp_path)
     refused("config.json: no such file", load_path=tmp_path)
-    refused("is no file", output=tmp_path)
+    refused("is not a file", output=tmp_path)
     refused("cannot be written", output=tmp_path / "none" / "found.json")
     refused("is the input", output=tmp_path / "." / "docs.json")
     unfit = shutil.copytree(run, tmp_path / "unfit")
@@ -245,7 +245,7 @@ AWKWARD = [
         lambda texts: "\n".join(texts) + "\n",
         "".join,
     ],
-    ids=["list", "spaced list", "lines", "one behind the other"],
+    ids=["list", "spaced list", "lines", "one after the other"],
 )
 def test_text_cut_anywhere_is_read_whole(chunk, ascii_only, layout):
     for indent in (None, 1):
@@ -312,13 +312,13 @@ def test_a_document_without_an_end_is_refused_before_the_file_is_in_memory():
         ('[{"a": 1}', "where , or ] must follow document 0"),
         ('[{"a": 1} {"a": 2}]', "'{' where , or ] must follow document 0"),
         ('[{"a": 1}, ', r"docs: document 1: broken JSON \(the file ends"),
-        ('[{"a": 1},]', "document 1: is not an object with title.* ']' stands there"),
-        ('[{"a": 1}, 7]', "document 1: is not an object with title.* '7' stands there"),
-        ('[{"a": 1}] x', "'x' behind the list's end"),
-        ("title", "document 0: is not an object .* 't' stands there"),
+        ('[{"a": 1},]', "document 1: is not an object with title.* found ']'"),
+        ('[{"a": 1}, 7]', "document 1: is not an object with title.* found '7'"),
+        ('[{"a": 1}] x', "'x' after the end of the list"),
+        ("title", "document 0: is not an object .* found 't'"),
         ('[{"a": 1}, {"a": }, {"a": 3}]', r"document 1: broken JSON \(Expecting value"),
         ('[{"a": [1}]', r"document 0: broken JSON \("),
-        ('[{"a": NaN}]', "document 0: broken JSON .*NaN is no JSON"),
+        ('[{"a": NaN}]', "document 0: broken JSON .*NaN is not JSON"),
         ('{"a": 1}\n{"a": 2]', r"document 1: broken JSON \("),
         ('[{"a": "\\ud800"}]', "document 0: holds .*half of a character"),
         (b'[{"a": "\xc3\xa9 \xff"}]', r"docs: not UTF-8 text \(invalid start byte at byte 11\)"),

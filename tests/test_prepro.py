@@ -207,7 +207,7 @@ def test_a_missing_file_is_named(tmp_path):
     [
         ({"P17": 1, "P19": 2}, "class 0 is missing"),
         ({"Na": 0, "P17": 1, "P19": 3}, "class 2 is missing"),
-        ({"Na": 0, "P17": 1, "P19": 1}, "class 1 stands there twice"),
+        ({"Na": 0, "P17": 1, "P19": 1}, "class 1 appears twice"),
         ({"Na": 0}, "names no relation"),
         ({"Na": "0"}, "must map each relation"),
         (["Na"], "must map each relation"),

@@ -122,7 +122,7 @@ def test_a_training_killed_again_and_again_ends_as_one_that_was_not(long_argumen
     assert kills >= KILLS - 1
     process = start(long_arguments(tmp_path / "run"))
     output = process.communicate()[0]
-    assert process.returncode == 0 and "going on behind step" in output
+    assert process.returncode == 0 and "resuming after step" in output
     assert_same_run(folder, uninterrupted)
 
 
@@ -167,7 +167,7 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(
     newest.write_bytes(harm(newest.read_bytes()))
     train.main(long_arguments(tmp_path / "run"))
     shown = capsys.readouterr().out
-    assert f"{newest} is broken" in shown and "going on behind step 12" in shown and older.name.startswith("epoch_0002")
+    assert f"{newest} is broken" in shown and "resuming after step 12" in shown and older.name.startswith("epoch_0002")
     assert_same_run(tmp_path / "run" / "seed_7", uninterrupted)
 
 
@@ -177,7 +177,7 @@ def test_a_scheduler_that_stops_a_training_gets_75_and_loses_nothing(long_argume
     wait_for_steps(tmp_path / "run" / "seed_7", 30)
     process.send_signal(getattr(signal, name))
     output = process.communicate()[0]
-    assert process.returncode == 75 and f"{name}: saved behind step" in output
+    assert process.returncode == 75 and f"{name}: saved after step" in output
     train.main(long_arguments(tmp_path / "run"))
     assert_same_run(tmp_path / "run" / "seed_7", uninterrupted)
 
@@ -370,6 +370,6 @@ def test_a_checkpoint_that_cannot_be_written_leaves_those_before_it(tmp_path, mo
     monkeypatch.setattr(files, "save_file", fail)
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"old")
-    with pytest.raises(UserError, match=r"cannot be written .*No space left.*make room"):
+    with pytest.raises(UserError, match=r"cannot be written .*No space left.*free some disk space"):
         save_tensors(path, {})
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

@@ -46,7 +46,7 @@ def test_bad_input_stops_before_anything_is_written(sample, tiny_bert, tmp_path)
         (["--loss_type", "hinge"], "no such loss"),
         (["--train_file", "absent.json"], r"absent\.json: no such file"),
         (["--model_name_or_path", "/no/such/encoder"], "cannot be loaded"),
-        (["--train_batch_size", "13"], "make no batch"),
+        (["--train_batch_size", "13"], "are fewer than one batch"),
         (["--seeds", "1", "1"], "each seed once"),
         (["--emb_size", "96"], "multiple of the block size"),
         (["--wandb_project", "x"], "wandb is not installed"),
@@ -87,7 +87,7 @@ def test_a_conflict_in_a_later_seeds_folder_stops_before_the_first_is_trained(fi
 def test_a_folder_of_something_else_is_refused(sample, tiny_bert, tmp_path):
     (tmp_path / "seed_7").mkdir()
     (tmp_path / "seed_7" / "config.json").write_text("[]")
-    with pytest.raises(UserError, match="is no run's"):
+    with pytest.raises(UserError, match="is not from a training run"):
         train.main(arguments(sample, tiny_bert, tmp_path))
 
 

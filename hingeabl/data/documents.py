@@ -35,7 +35,7 @@ def load_rel2id(path: str | Path = DEFAULT_REL2ID) -> dict[str, int]:
     if found != list(range(len(found))):
         repeated = [index for index, count in Counter(found).items() if count > 1]
         gap = next((index for index in range(len(found)) if index not in set(found)), None)
-        wrong = f"class {repeated[0]} stands there twice" if repeated else f"class {gap} is missing"
+        wrong = f"class {repeated[0]} appears twice" if repeated else f"class {gap} is missing"
         raise UserError(f"{path}: {wrong}; number the relations 0 to {len(found) - 1} without gaps")
     return rel2id
 
@@ -120,7 +120,7 @@ def _check_mention(mention: Any, lengths: list[int], where: str) -> None:
     sentence, span = mention.get("sent_id"), mention.get("pos")
     if type(sentence) is not int or not 0 <= sentence < len(lengths):
         raise UserError(
-            f"{where}.sent_id: {sentence!r} is no sentence of this document, which has {len(lengths)}; fix it"
+            f"{where}.sent_id: {sentence!r} is not a sentence of this document, which has {len(lengths)}; fix it"
         )
     if not (isinstance(span, list) and len(span) == 2 and all(type(place) is int for place in span)):
         raise UserError(f"{where}.pos: {span!r} is not [start, end] in tokens; correct it")
@@ -135,12 +135,16 @@ def _check_label(label: Any, entities: int, lengths: list[int], rel2id: dict[str
     for field in ("h", "t"):
         index = label.get(field)
         if type(index) is not int or not 0 <= index < entities:
-            raise UserError(f"{where}.{field}: {index!r} is no entity of a document that has {entities}; correct it")
+            raise UserError(
+                f"{where}.{field}: {index!r} is not an entity of a document that has {entities}; correct it"
+            )
     relation = label.get("r")
     if not isinstance(relation, str):
         raise UserError(f"{where}.r: must be a string, the relation's name")
     if rel2id is not None and not rel2id.get(relation):  # class 0 is no label either
-        raise UserError(f"{where}.r: {relation!r} is no relation of the rel2id file; add it there or remove the label")
+        raise UserError(
+            f"{where}.r: {relation!r} is not a relation of the rel2id file; add it there or remove the label"
+        )
     evidence = label.get("evidence", [])
     if not isinstance(evidence, list) or not all(type(item) is int and 0 <= item < len(lengths) for item in evidence):
         raise UserError(f"{where}.evidence: {evidence!r} must be a list of sentence numbers under {len(lengths)}")

@@ -1,6 +1,6 @@
 """Documents from a JSON file as a stream, one at a time, however large the file is.
 
-A file holds a list of documents in DocRED's schema, one document, or documents one behind the other (JSON Lines).
+A file holds a list of documents in DocRED's schema, one document, or documents one after the other (JSON Lines).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class JsonText:
                 return ""
 
     def skip(self, character: str) -> bool:
-        """Whether that is the next character, which is then behind us."""
+        """Whether that is the next character, which is then skipped."""
         found = self.peek() == character
         self.place += found
         return found
@@ -87,7 +87,7 @@ class JsonText:
 
 
 def read_objects(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator[Any]:
-    """The objects of a JSON list, or those that stand one behind the other, as they are read.
+    """The objects of a JSON list, or those that stand one after the other, as they are read.
 
     `name` opens messages, `chunk` is how many bytes are read at once. Raises UserError for anything else.
     """
@@ -99,7 +99,7 @@ def read_objects(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator[Any]
     while goes_on:
         where = f"{name}: document {number}"
         if text.peek() not in ("{", ""):
-            raise UserError(f"{where}: is not an object with title, sents and vertexSet; {text.peek()!r} stands there")
+            raise UserError(f"{where}: is not an object with title, sents and vertexSet; found {text.peek()!r}")
         yield parse_json(text.take_object(where), where)
         number += 1
         goes_on = text.skip(",") if listed else bool(text.peek())
@@ -107,7 +107,7 @@ def read_objects(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator[Any]
         found = repr(text.peek()) if text.peek() else "the file ends"
         raise UserError(f"{name}: broken JSON ({found} where , or ] must follow document {number - 1}); is it whole?")
     if text.peek():
-        raise UserError(f"{name}: broken JSON ({text.peek()!r} behind the list's end); remove what stands there")
+        raise UserError(f"{name}: broken JSON ({text.peek()!r} after the end of the list); remove it")
 
 
 def stream_documents(file: BinaryIO, name: str, typed: bool = False, chunk: int = CHUNK) -> Iterator[Document]:

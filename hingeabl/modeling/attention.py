@@ -1,4 +1,4 @@
-"""Attention within windows that lie one behind the other, read only where mentions open; and dropout that is cheap.
+"""Attention within windows that lie one after the other, read only where mentions open; and dropout that is cheap.
 
 Localized context pooling reads the last layer's attention at the mentions' opening markers. Those rows are all that is
 handed out; the other layers keep nothing for anyone.
@@ -48,7 +48,7 @@ def attend_in_windows(
     mentions in `module.mention_attention`, as the encoder used it: after dropout while training.
     """
     if attention_mask is not None:
-        raise ValueError("windows lie one behind the other, there is no padding to mask; call encode()")
+        raise ValueError("windows lie one after the other, there is no padding to mask; call encode()")
     reads = getattr(module, "reads_mentions", False)
     outputs, read = [], []
     sizes = [window.size for window in windows]

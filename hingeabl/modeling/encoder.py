@@ -1,6 +1,6 @@
 """The BERT- or RoBERTa-type encoder, and documents longer than its window.
 
-The windows of a batch lie one behind the other in a single row of tokens, each attending to itself alone (see
+The windows of a batch lie one after the other in a single row of tokens, each attending to itself alone (see
 attention.py), so that no work is done on padding.
 """
 
@@ -72,7 +72,7 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
 
 def takes_windows(encoder: PreTrainedModel) -> bool:
     """Switch an encoder to `attend_in_windows`; False unless it has BERT's layout and a window's embeddings are the
-    same alone, at the places the encoder gives it, as behind another window."""
+    same alone, at the places the encoder gives it, as after another window."""
     if last_self_attention(encoder) is None:
         return False
     encoder.set_attn_implementation(ATTENTION)
@@ -169,7 +169,7 @@ def window_tokens(tokens: Tensor, document: int, window: int, end_tokens: int) -
 
 
 def is_roberta(encoder: PreTrainedModel) -> bool:
-    """RoBERTa's family: positions count from behind the padding index, and two end tokens separate texts."""
+    """RoBERTa's family: positions count from after the padding index, and two end tokens separate texts."""
     return hasattr(getattr(encoder, "embeddings", None), "create_position_ids_from_input_ids")
 
 
@@ -219,7 +219,7 @@ def encode(
 
 
 def pack(windows: list[Tensor], rows: list[Tensor]) -> list[PackedWindow]:
-    """Lay windows one behind the other: on a GPU without padding; on the CPU with a little, see recurring_size."""
+    """Lay windows one after the other: on a GPU without padding; on the CPU with a little, see recurring_size."""
     device = windows[0].device
     sizes = [recurring_size(len(window), 32, device) for window in windows]
     sizes[-1] += recurring_size(sum(sizes), 128, device) - sum(sizes)

@@ -54,7 +54,7 @@ def down(channels: int, out_channels: int) -> nn.ModuleList:
 
 
 def beside(skip: Tensor, deeper: Tensor) -> Tensor:
-    """[documents, channels, n, n] and a map of half the size, enlarged to n -> both, one behind the other in channels.
+    """[documents, channels, n, n] and a map of half the size, enlarged to n -> both, one after the other in channels.
 
     Enlarged by 2 with aligned corners; where n is odd, a row and a column of zeros is missing at the end.
     """
@@ -71,7 +71,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         if hidden % heads:
             raise UserError(
-                f"--backbone kd_docre: the encoder's hidden size {hidden} is no multiple of {heads}; use another"
+                f"--backbone kd_docre: the encoder's hidden size {hidden} is not a multiple of {heads}; use another"
             )
         self.heads = heads
         self.to_q = nn.Linear(hidden, hidden, bias=False)

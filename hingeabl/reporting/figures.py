@@ -103,7 +103,9 @@ def find_pair(before: Pairs, after: Pairs, pair: tuple[str, int, int], split: st
     title, head, tail = pair
     number = next((n for n, document in enumerate(before.documents) if document["title"] == title), None)
     if number is None:
-        raise UserError(f"--pair: {title!r}: is no title of a {split} document; pass one that is, or another --split")
+        raise UserError(
+            f"--pair: {title!r}: is not the title of a {split} document; pass one that is, or another --split"
+        )
     first, second = (rows_by_pair(pairs).get((number, head, tail)) for pairs in (before, after))
     if first is None or second is None:
         raise UserError(

@@ -66,7 +66,7 @@ def comparison_lines(table: Table) -> list[list[str]]:
 
 
 def caption(table: Table) -> str:
-    """One line: the table's number, title, split and the runs behind it."""
+    """One line: the table's number, title, split and the runs it is made of."""
     seeds = sorted({seed for row in table.rows for seed in row.seeds})
     behind = f", seeds {', '.join(map(str, seeds))}, mean and standard deviation over runs" if seeds else ""
     return f"Table {table.number}. {table.title}: {table.setting}{behind}"
@@ -173,8 +173,8 @@ def as_json(table: Table) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """A line a row: name, seeds, and mean, standard deviation and published value of every figure, unrounded; then the
-    published values' source in a table that names some."""
+    """One line per row: name, seeds, and mean, standard deviation and published value of every figure,
+    unrounded; then the published values' source in a table that names some."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     parts = ("mean", "std", "paper")

@@ -110,7 +110,7 @@ def gold_labels(documents: list[Document], rel2id: dict[str, int], document: Ten
         if not (0 <= number < len(sizes) and 0 <= head < sizes[number] and 0 <= tail < sizes[number] and head != tail):
             raise KeyError(number)
     if len(places) < len(document):
-        raise KeyError("a pair stands there twice")
+        raise KeyError("a pair appears twice")
     labels = torch.zeros(len(document), len(rel2id), dtype=torch.bool)
     for number, found in enumerate(documents):
         for label in found.get("labels", []):

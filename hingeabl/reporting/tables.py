@@ -54,7 +54,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A table's row: name, seeds behind it, cells by key, and where its published figures come from."""
+    """A table's row: name, seeds it is made of, cells by key, and where its published figures come from."""
 
     name: str
     seeds: list[int]

@@ -78,7 +78,7 @@ def read_splits(
         check_labels(paths[name], documents[name], required=not args.load_path and name != "test")
     found = len(documents["train"])
     if not (args.load_path or args.keep_last_batch) and found < args.train_batch_size * parallel.world_size():
-        raise UserError(f"{paths['train']}: {found} documents make no batch; lower --train_batch_size")
+        raise UserError(f"{paths['train']}: {found} documents are fewer than one batch; lower --train_batch_size")
     tokenizer = load_tokenizer(f"{args.load_path}/encoder" if args.load_path else args.model_name_or_path)
     used = ("dev", "test") if args.load_path else ("train", "dev", "test")
     scored = [name for name in ("dev", "test") if is_labelled(documents[name])]

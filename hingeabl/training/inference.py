@@ -87,7 +87,7 @@ def predict(
     title: str = "",
     with_scores: bool = False,
 ) -> Predictions:
-    """The relations of documents, and the scores behind them.
+    """The relations of documents, and their scores.
 
     `relations` names the classes, `num_labels` limits the relations of a pair; the rest as in `score`. `with_scores`
     adds {score, threshold, margin} to each entry, margin being score - threshold; then UserError names a document whose

@@ -95,7 +95,7 @@ def load_checkpoint(
         try:
             tensors, state = read_checkpoint(path)
         except (SafetensorError, OSError, ValueError, KeyError) as error:
-            print(f"note: {path} is broken ({first_line(error)}); going on from the one before it")
+            print(f"note: {path} is broken ({first_line(error)}); using the one before it")
             path.unlink(missing_ok=True)
             continue
         model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model/")})
@@ -113,12 +113,12 @@ def load_checkpoint(
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A checkpoint's tensors and state. Raises ValueError where its checksum is another, and what safe_open does."""
+    """A checkpoint's tensors and state. Raises ValueError where checksum mismatch, and what safe_open does."""
     with safe_open(path, "pt") as file:
         about = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if checksum(tensors, about["state"]) != about["sha256"]:
-        raise ValueError("its checksum is another")
+        raise ValueError("checksum mismatch")
     return tensors, json.loads(about["state"])
 
 

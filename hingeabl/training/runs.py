@@ -30,11 +30,13 @@ def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | No
     old = read_json(folder / "config.json")
     parts = ("settings", "loss", "data", "environment")
     if not isinstance(old, dict) or not all(isinstance(old.get(part), dict) for part in parts):
-        raise UserError(f"{folder}/config.json: is no run's; remove the folder or pass another --output_dir")
+        raise UserError(
+            f"{folder}/config.json: is not from a training run; remove the folder or pass another --output_dir"
+        )
     settings = vars(Settings()) | old["settings"]  # those that were not there yet had their defaults
     sizes = settings["train_batch_size"], old.get("processes", 1)
     if not all(type(size) is int and size > 0 for size in sizes):
-        raise UserError(f"{folder}/config.json: train_batch_size or processes is no number; remove the folder")
+        raise UserError(f"{folder}/config.json: train_batch_size or processes is not a number; remove the folder")
     settings["train_batch_size"] = math.prod(sizes)
     here = {**config["settings"], "train_batch_size": config["settings"]["train_batch_size"] * config["processes"]}
     differences = [
@@ -69,7 +71,7 @@ class RunLog:
     """metrics.jsonl, and the same figures for TensorBoard and, if asked for, Weights & Biases."""
 
     def __init__(self, folder: Path, name: str, wandb_project: str | None, size: int, step: int) -> None:
-        """Go on behind the first `size` bytes, written up to optimizer step `step`: what came later is forgotten.
+        """Continue after the first `size` bytes, written up to optimizer step `step`: what came later is forgotten.
 
         Raises UserError where metrics.jsonl has not as many.
         """
@@ -91,7 +93,7 @@ class RunLog:
         try:
             self.file.write(json.dumps({"step": step, **record}) + "\n")
         except OSError as error:
-            raise UserError(f"{self.file.name}: cannot be written ({error.strerror}); make room") from None
+            raise UserError(f"{self.file.name}: cannot be written ({error.strerror}); free some disk space") from None
         figures = {}
         for name, value in record.items():
             nested = {f"{name}/{key}": figure for key, figure in value.items()} if isinstance(value, dict) else None
@@ -144,17 +146,22 @@ def summarise(loss: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, 
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """A row a seed, then mean ± standard deviation, in percent."""
+    """One row per seed, then mean ± standard deviation, in percent."""
     columns = [(split, name) for split in ("dev", "test") for name in ("f1", "ign_f1") if summary[split]]
     heads = {"f1": "F1", "ign_f1": "Ign F1"}
-    print(f"\n{summary['loss']['name']:<14}" + "".join(f"{split + ' ' + heads[name]:>16}" for split, name in columns))
+    left = max(14, len(summary["loss"]["name"]) + 2)
+    print(
+        f"\n{summary['loss']['name']:<{left}}" + "".join(f"{split + ' ' + heads[name]:>16}" for split, name in columns)
+    )
     for run in summary["runs"]:
-        print(f"seed {run['seed']:<9}" + "".join(f"{100 * run[split][name]:>16.2f}" for split, name in columns))
+        print(
+            f"seed {run['seed']}".ljust(left) + "".join(f"{100 * run[split][name]:>16.2f}" for split, name in columns)
+        )
     cells = []
     for split, name in columns:
         mean, std = summary[split][name]["mean"], summary[split][name]["std"]
         cells.append(f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if std is not None else ""))
-    print(f"{'mean ± std':<14}" + "".join(f"{cell:>16}" for cell in cells))
+    print("mean ± std".ljust(left) + "".join(f"{cell:>16}" for cell in cells))
 
 
 def describe_environment() -> dict[str, Any]:

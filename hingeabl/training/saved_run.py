@@ -26,7 +26,7 @@ def save_run(folder: Path, model: DocREModel, tokenizer: PreTrainedTokenizerBase
         model.model.config.save_pretrained(folder / "encoder")
         tokenizer.save_pretrained(folder / "encoder")
     except Exception as error:  # tokenizers has no type of its own for a full disk
-        raise UserError(f"{folder}/encoder: cannot be written ({first_line(error)}); make room") from None
+        raise UserError(f"{folder}/encoder: cannot be written ({first_line(error)}); free some disk space") from None
     write_json(folder / "model.json", model.settings)
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import get_linear_schedule_with_warmup
 
 from hingeabl.errors import UserError
 from hingeabl.files import digest, make_folder, save_tensors, write_json
@@ -33,7 +32,7 @@ from hingeabl.training.resume import (
 )
 from hingeabl.training.runs import RunLog, describe_environment
 from hingeabl.training.saved_run import save_run, weights_of
-from hingeabl.training.steps import batches_of_epoch, build_optimizer, move_schedule
+from hingeabl.training.steps import move_schedule
 from model import DocREModel
 from utils import describe_device
 
@@ -122,17 +121,25 @@ def run_config(experiment: Experiment, seed: int) -> dict[str, Any]:
     }
 
 
-def begin(experiment: Experiment, model: DocREModel, seed: int, folder: Path) -> Training:
-    """A seed's optimizer, schedule and scaler where its last checkpoint left them, or at their beginning, with the
-    files that a run has then."""
+def begin(
+    experiment: Experiment,
+    seed: int,
+    folder: Path,
+    model: DocREModel,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LambdaLR,
+    scaler: torch.amp.GradScaler,
+    total_steps: int,
+) -> Training:
+    """Bring model, optimizer, schedule and scaler to the last checkpoint of the run's folder, or write the files that a
+    run has from its start."""
     args = experiment.args
-    optimizer = build_optimizer(model, args)
-    scaler = torch.amp.GradScaler(experiment.device.type, enabled=experiment.precision == "fp16")
     place = load_checkpoint(folder, model, optimizer, scaler)
+    move_schedule(scheduler, place.step)
     parallel.wait_for_all()  # before any of these files changes
     log = None
     if place.step:
-        print(f"going on behind step {place.step:,}, in epoch {place.epoch}")
+        print(f"resuming after step {place.step:,}, in epoch {place.epoch}")
     elif parallel.rank() == 0:
         write_json(folder / "config.json", run_config(experiment, seed))
         write_json(folder / "rel2id.json", experiment.rel2id)
@@ -140,10 +147,6 @@ def begin(experiment: Experiment, model: DocREModel, seed: int, folder: Path) ->
     if parallel.rank() == 0:
         name = f"{Path(str(args.output_dir)).name} seed {seed}"
         log = RunLog(folder, name, args.wandb_project, place.log_size, place.step)
-    steps_per_epoch = math.ceil(len(batches_of_epoch(experiment, seed, 1)) / args.gradient_accumulation_steps)
-    total_steps = steps_per_epoch * args.num_train_epochs
-    scheduler = get_linear_schedule_with_warmup(optimizer, int(total_steps * args.warmup_ratio), total_steps)
-    move_schedule(scheduler, place.step)
     shared = parallel.share(model, experiment.device)
     return Training(
         experiment, seed, folder, model, shared, optimizer, scheduler, scaler, total_steps, place, place.step, log
@@ -195,7 +198,7 @@ def save(training: Training, signal_name: str) -> None:
         save_checkpoint(training.folder, training.place, training.model, training.optimizer, training.scaler)
     training.saved = training.place.step
     if signal_name:
-        tqdm.write(f"{signal_name}: saved behind step {training.place.step:,}; the same command goes on from there")
+        tqdm.write(f"{signal_name}: saved after step {training.place.step:,}; run the same command to resume")
         raise SystemExit(EXIT_STOPPED)
 
 

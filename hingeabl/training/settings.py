@@ -27,7 +27,7 @@ def number_type(kind: type, name: str, fits: Callable[[Any], bool]) -> Callable[
         except ValueError:
             value = None
         if value is None or not fits(value):
-            raise argparse.ArgumentTypeError(f"{text} is no {name}")
+            raise argparse.ArgumentTypeError(f"must be a {name}, got {text}")
         return value
 
     return parse
@@ -42,7 +42,7 @@ share = number_type(float, "share (0 to 1)", lambda value: 0 <= value <= 1)
 
 def setting(
     default: Any,
-    help: str | None = None,
+    help: str,
     kind: Callable[[str], Any] = str,
     choices: Sequence[str] | None = None,
     compared: bool = True,
@@ -81,7 +81,7 @@ class ModelSettings:
     emb_size: int = setting(768, "size of the head and tail vectors", positive_int)
     loss_type: str = setting("hingeabl_released", f"one of {', '.join(loss_names())}", compared=False)
     margin: float | None = setting(
-        None, "margin of a margin loss; None is the loss's own", finite_float, compared=False
+        None, "margin of a margin loss; default: the loss's own", finite_float, compared=False
     )
     num_labels: int = setting(4, "most relations predicted for a pair", positive_int)
 
@@ -90,30 +90,30 @@ class ModelSettings:
 class TrainingSettings:
     """training"""
 
-    seeds: Sequence[int] = setting((1, 5, 42, 66, 233), "a run for each", seed_number, compared=False)
-    num_train_epochs: int = setting(30, None, positive_int)
-    train_batch_size: int = setting(4, "documents", positive_int)
+    seeds: Sequence[int] = setting((1, 5, 42, 66, 233), "one run per seed", seed_number, compared=False)
+    num_train_epochs: int = setting(30, "epochs", positive_int)
+    train_batch_size: int = setting(4, "documents per batch and process", positive_int)
     test_batch_size: int = setting(
         8,
-        "documents of 512 tokens and pairs scored at once, or more shorter ones; scores do not depend on it",
+        "evaluation batch size, in units of 512 tokens plus pairs; it does not change scores",
         positive_int,
         compared=False,
     )
     keep_last_batch: bool = setting(False, "train on an epoch's last, smaller batch too")
-    gradient_accumulation_steps: int = setting(1, None, positive_int)
-    learning_rate: float = setting(5e-5, "of the encoder; 3e-5 for RoBERTa", finite_float)
-    classifier_lr: float = setting(1e-4, "of the new layers", finite_float)
+    gradient_accumulation_steps: int = setting(1, "batches per optimizer step", positive_int)
+    learning_rate: float = setting(5e-5, "learning rate of the encoder; 3e-5 for RoBERTa", finite_float)
+    classifier_lr: float = setting(1e-4, "learning rate of the new layers", finite_float)
     module_lr: float | None = setting(
         None,
-        "of DocuNet's U-Net or KD-DocRE's axial transformer; None is that of the other new layers",
+        "learning rate of DocuNet's U-Net or KD-DocRE's axial transformer; default: --classifier_lr",
         finite_float,
     )
-    adam_epsilon: float = setting(1e-6, None, finite_float)
-    warmup_ratio: float = setting(0.06, "share of the steps", share)
-    max_grad_norm: float = setting(1.0, None, finite_float)
+    adam_epsilon: float = setting(1e-6, "of AdamW", finite_float)
+    warmup_ratio: float = setting(0.06, "share of the steps with linear warm-up", share)
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", finite_float)
     precision: str | None = setting(
         None,
-        "None is fp16 on CUDA, bf16 on a CPU that has it, else fp32",
+        "default: fp16 on CUDA, bf16 on a CPU that has it, else fp32",
         choices=("fp32", "bf16", "fp16"),
         compared=False,
     )
@@ -129,7 +129,7 @@ class TrainingSettings:
     teacher_scores: str | None = setting(
         None, "folder that scripts/distill.py wrote: also match these scores in training", compared=False
     )
-    device: str | None = setting(None, "None is CUDA where there is one, else the CPU", compared=False)
+    device: str | None = setting(None, "default: CUDA if there is a GPU, else the CPU", compared=False)
 
 
 @dataclass
@@ -153,10 +153,7 @@ NOT_COMPARED = frozenset(field.name for field in fields(Settings) if not field.m
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of train.py: an option for each field of Settings."""
-    parser = argparse.ArgumentParser(
-        description="Train and score a document-level relation extraction model.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description="Train and score a document-level relation extraction model.")
     for group in GROUPS:
         options = parser.add_argument_group(str(group.__doc__))
         for field in fields(group):
@@ -170,7 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
                 choices=field.metadata["choices"],
                 nargs="+" if isinstance(field.default, tuple) else None,
                 default=list(field.default) if isinstance(field.default, tuple) else field.default,
-                help=field.metadata["help"],
+                help=field.metadata["help"] + ("" if field.default is None else " (default: %(default)s)"),
             )
     return parser
 
@@ -197,7 +194,7 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
         if value is default:  # None and False are no arguments
             continue
         if value is None or value is False or isinstance(value, dict):
-            refuse(f"--{name} {value} is no setting")
+            refuse(f"--{name} {value} is not a setting")
         if isinstance(value, list):
             arguments += [f"--{name}", *map(str, value)]
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,12 @@ def batches_of_epoch(experiment: Experiment, seed: int, epoch: int) -> list[list
     size = args.train_batch_size * parallel.world_size()
     batches = [order[start : start + size] for start in range(0, len(order), size)]
     return batches if args.keep_last_batch or len(batches[-1]) == size else batches[:-1]
+
+
+def steps_per_epoch(experiment: Experiment) -> int:
+    """Optimizer steps of an epoch."""
+    batches = len(batches_of_epoch(experiment, seed=0, epoch=1))
+    return math.ceil(batches / experiment.args.gradient_accumulation_steps)
 
 
 def share_of(batch: list[int]) -> list[int]:
