@@ -12,6 +12,7 @@ import hingeabl  # noqa: F401  first: it tells in one line which package is miss
 
 # isort: split
 import argparse
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hingeabl.data.documents import Document, load_documents
+from hingeabl.data.documents import load_documents
+from hingeabl.data.predictions import Prediction, check_predictions, doubts, write_codalab
+from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import read_json, write_json
 
@@ -28,7 +31,6 @@ from hingeabl.files import read_json, write_json
 # contains, performer, publication date, member of, has part, country of origin, part of.
 FREQUENT = frozenset("P17 P131 P27 P150 P175 P577 P463 P527 P495 P361".split())
 
-Prediction = dict[str, Any]
 PATTERNS = ("correct", "FP", "FN_CRK", "FN_IRK")  # of an ordered pair (Figure 2), see pattern_of_each
 PERCENTILES = (5, 25, 50, 75, 95)  # of the relative offset, see threshold_diagnostics
 COUNTS = ("n_predictions", *PATTERNS)
@@ -124,7 +126,7 @@ def score_predictions(predictions: list[Prediction], gold: Gold, where: str = "p
     place = np.searchsorted(gold.triples, triples)
     correct = np.append(gold.triples, np.iinfo(np.int64).max)[place] == triples
     seen = np.append(gold.in_train, False)[place] & correct
-    known = triples >= 0  # of documents that are there
+    known = triples >= 0  # of documents and entities that are there
 
     precision, recall, f1 = precision_recall_f1(correct.sum(), len(triples), len(gold.triples))
     ign_precision = (correct.sum() - seen.sum()) / (len(triples) - seen.sum() + 1e-5)
@@ -132,7 +134,8 @@ def score_predictions(predictions: list[Prediction], gold: Gold, where: str = "p
     if any("evidence" in entry for entry in predictions):
         evidence = [frozenset(predictions[index].get("evidence", ())) for index in first]
         correct_evidence = sum(len(evidence[index] & gold.evidence[place[index]]) for index in np.flatnonzero(correct))
-        known_evidence = sum(len(evidence[index]) for index in np.flatnonzero(known))
+        titled = [predictions[index]["title"] in gold.documents for index in first]
+        known_evidence = sum(len(evidence[index]) for index in np.flatnonzero(titled))
     scores = {
         "precision": precision,
         "recall": recall,
@@ -158,8 +161,9 @@ def score_predictions(predictions: list[Prediction], gold: Gold, where: str = "p
 
 
 def number_predictions(predictions: list[Prediction], gold: Gold, where: str) -> tuple[np.ndarray, list[str]]:
-    """The numbers int64 [predictions] of the predicted triples, as in Gold, negative for unknown titles; and the
-    relations in the order of their numbers, those of Gold first. Raises UserError as check_predictions does."""
+    """The numbers int64 [predictions] of the predicted triples, as in Gold, negative for titles and entities that Gold
+    does not have; and the relations in the order of their numbers, those of Gold first. Raises UserError as
+    check_predictions does."""
     try:
         titles, heads, tails, named = (
             [entry[field] for entry in predictions] for field in ("title", "h_idx", "t_idx", "r")
@@ -170,18 +174,18 @@ def number_predictions(predictions: list[Prediction], gold: Gold, where: str) ->
     except (TypeError, KeyError, ValueError, OverflowError):
         plain = False
     if not (plain and isinstance(predictions, list)) or any("evidence" in entry for entry in predictions):
-        check_predictions(predictions, gold, where)
+        check_predictions(predictions, where)
     relations = dict(gold.relations)
     relation = np.array([relations.setdefault(name, len(relations)) for name in named], dtype=np.int64)
     if len(relations) > 1 << SHIFT:
         raise UserError(f"{where}: names more than {1 << SHIFT:,} relations; is it a file of predictions?")
     document = np.array([gold.documents.get(title, -1) for title in titles], dtype=np.int64)
-    entities = np.append(gold.entities, np.iinfo(np.int64).max)[document]  # the last for an unknown title
-    if (np.minimum(head, tail) < 0).any() or (np.maximum(head, tail) >= entities).any():
-        check_predictions(predictions, gold, where)
-    pair = np.append(gold.first_pairs, 0)[document] + head * np.where(document < 0, 0, entities) + tail
+    if (np.minimum(head, tail) < 0).any():
+        check_predictions(predictions, where)
+    entities = np.append(gold.entities, 0)[document]  # 0 for an unknown title
+    pair = np.append(gold.first_pairs, 0)[document] + head * entities + tail
     unknown: dict[tuple[str, int, int], int] = {}
-    for index in np.flatnonzero(document < 0):
+    for index in np.flatnonzero(np.maximum(head, tail) >= entities):
         pair[index] = -1 - unknown.setdefault((titles[index], heads[index], tails[index]), len(unknown))
     return pair << SHIFT | relation, list(relations)
 
@@ -222,28 +226,6 @@ def precision_recall_f1(correct: int, predicted: int, gold: int) -> tuple[float,
 def harmonic_mean(precision: float, recall: float) -> float:
     """F1, 0 where both are 0."""
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def check_predictions(predictions: Any, gold: Gold, where: str) -> None:
-    """Raise UserError, opening with `where`, at the first entry that is no prediction. An unknown title is one."""
-    if not isinstance(predictions, list):
-        raise UserError(f"{where}: must be a list of {{title, h_idx, t_idx, r}}")
-    for index, entry in enumerate(predictions):
-        if not (isinstance(entry, dict) and isinstance(entry.get("title"), str) and isinstance(entry.get("r"), str)):
-            raise UserError(f"{where}: entry {index}: needs title and r as strings, h_idx and t_idx as entity numbers")
-        document = gold.documents.get(entry["title"])
-        entities = np.iinfo(np.int64).max if document is None else int(gold.entities[document])
-        for field in ("h_idx", "t_idx"):
-            number = entry.get(field)
-            if type(number) is not int or not 0 <= number < entities:
-                has = "" if document is None else f" of a document that has {entities}"
-                raise UserError(
-                    f"{where}: entry {index} ({entry['title']!r}): {field}: {number!r} is not an entity{has}; "
-                    "score predictions against the file they were made from"
-                )
-        evidence = entry.get("evidence", [])
-        if not isinstance(evidence, list) or not all(type(sentence) is int for sentence in evidence):
-            raise UserError(f"{where}: entry {index} ({entry['title']!r}): evidence: must list sentence numbers")
 
 
 def are_scores(found: Any) -> bool:
@@ -332,16 +314,29 @@ def main() -> None:
     """Score a predictions file and print every figure."""
     parser = argparse.ArgumentParser(description="Score predictions as the official Re-DocRED evaluator does.")
     parser.add_argument("--predictions", required=True, help="JSON list of {title, h_idx, t_idx, r, evidence?}")
-    parser.add_argument("--gold", required=True, help="labelled file in DocRED's schema")
-    parser.add_argument("--train", required=True, help="training file: its facts are what Ign F1 ignores")
+    parser.add_argument("--gold", help="labelled file in DocRED's schema")
+    parser.add_argument("--train", help="training file: its facts are what Ign F1 ignores")
+    parser.add_argument("--codalab", metavar="FILE.zip", help="write the upload of DocRED's competition")
     parser.add_argument("--json", metavar="OUT", help="also write the figures to this file, as fractions")
     args = parser.parse_args()
+    if args.codalab:
+        write_codalab(args.codalab, read_json(args.predictions), args.predictions)
+        if not args.gold:
+            return
+    for name in ("gold", "train"):
+        if not getattr(args, name):
+            raise UserError(f"--{name} is missing; name the {'labelled' if name == 'gold' else 'training'} file")
     documents, train_documents = load_documents(args.gold, unique_titles=True), load_documents(args.train)
     for path, found in ((args.gold, documents), (args.train, train_documents)):
         if not any(document.get("labels") for document in found):
             raise UserError(f"{path}: has no labels; pass a labelled file")
     gold = prepare_gold(documents, train_facts(train_documents))
-    scores = score_predictions(read_json(args.predictions), gold, args.predictions)
+    predictions = read_json(args.predictions)
+    scores = score_predictions(predictions, gold, args.predictions)
+    known = {label["r"] for document in (*documents, *train_documents) for label in document.get("labels", [])}
+    counts = {document["title"]: len(document["vertexSet"]) for document in documents}
+    for doubt in doubts(predictions, counts, known):
+        print(f"WARNING: {args.predictions}: {doubt}", file=sys.stderr)
     print(format_scores(scores))
     if args.json:
         write_json(args.json, scores)

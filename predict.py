@@ -30,7 +30,8 @@ from typing import IO, Any, BinaryIO
 import torch
 from tqdm import tqdm
 
-from hingeabl.data.documents import RELATION_NAMES, Document
+from hingeabl.data.documents import RELATION_NAMES
+from hingeabl.data.schema import Document
 from hingeabl.data.stream import stream_documents
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import read_json, whole_file

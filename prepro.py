@@ -1,6 +1,6 @@
 """From DocRED's files to features: validation, entity markers, word pieces, label rows.
 
-    python prepro.py FILE... prints the statistics of each file.
+    python prepro.py FILE... prints the statistics of each file, and what is doubtful about them.
 
 A document in DocRED's schema is {title, sents, vertexSet, labels}: `sents` holds lists of tokens,
 `vertexSet[i]` the mentions of entity i as {name, sent_id, pos: [start, end)}, and `labels` (missing
@@ -15,6 +15,7 @@ import hingeabl  # noqa: F401  first: it tells in one line which package is miss
 import argparse
 import functools
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,19 +25,16 @@ import numpy as np
 from tqdm import tqdm
 
 from hingeabl.data.cache import Encoded, load_pieces, pieces_path, save_pieces
-from hingeabl.data.documents import (
-    CLOSING,
-    DEFAULT_REL2ID,
-    MARKED_TYPES,
-    Document,
-    garbage_collection_paused,
-    load_documents,
-    load_rel2id,
-)
+from hingeabl.data.checks import check_cuts, check_files, print_findings
+from hingeabl.data.documents import DEFAULT_REL2ID, garbage_collection_paused, load_documents, load_rel2id
+from hingeabl.data.schema import CLOSING, MARKED_TYPES, Document
+from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError, run_command_line
+from hingeabl.files import ROOT
 
 ENTITY_MARKERS = ("asterisk", "typed")
 
+SMALL_ENCODER = ROOT / "dataset" / "encoders" / "all-MiniLM-L6-v2"
 Feature = dict[str, Any]
 
 
@@ -72,10 +70,12 @@ def featurize(
     entity_pos  per entity, per mention: [start, end] in word pieces, counted without [CLS]; `start` is
                 the mention's opening marker, `end` the piece after its closing one; mentions past the cut stay
     hts         [[h, t], ...], every ordered pair h != t, row by row
-    labels      uint8 array [pairs, classes], 1 for each relation of the pair, in column 0 for no relation;
-                absent without labels
+    labels      LabelRows, for numpy an array uint8 [pairs, classes]: 1 for each relation of the pair, in
+                column 0 for no relation; absent without labels
 
-    The first two come from `cache_file` if they are there (see cache.py), else they are written to it.
+    pieces_cut  int, only of a document that was cut: how many word pieces it lost
+
+    Word pieces come from `cache_file` if they are there (see cache.py), else they are written to it.
     """
     encoded = load_pieces(cache_file, documents) if cache_file else None
     if encoded is None:
@@ -83,7 +83,7 @@ def featurize(
         if cache_file:
             save_pieces(cache_file, encoded)
     features = []
-    for document, (input_ids, entity_pos) in zip(documents, encoded, strict=True):
+    for document, (input_ids, entity_pos, pieces_cut) in zip(documents, encoded, strict=True):
         entities = len(document["vertexSet"])
         feature = {
             "title": document["title"],
@@ -91,8 +91,10 @@ def featurize(
             "entity_pos": entity_pos,
             "hts": all_pairs(entities),
         }
+        if pieces_cut:
+            feature["pieces_cut"] = pieces_cut
         if "labels" in document:
-            feature["labels"] = label_rows(document["labels"], entities, rel2id)
+            feature["labels"] = LabelRows(document["labels"], entities, rel2id)
         features.append(feature)
     return features
 
@@ -100,7 +102,7 @@ def featurize(
 def encode_documents(
     documents: list[Document], tokenizer: Any, max_seq_length: int, entity_marker: str
 ) -> list[Encoded]:
-    """input_ids and entity_pos of each document.
+    """input_ids, entity_pos and pieces_cut of each document.
 
     Each token is split into word pieces on its own (with a byte-level tokenizer without a leading space). Raises
     UserError for a tokenizer without the two special tokens or without the markers.
@@ -116,7 +118,9 @@ def encode_documents(
     encoded = []
     for document in tqdm(documents, desc="word pieces", unit="doc", leave=False, disable=len(documents) < 2):
         pieces, entity_pos = mark_entities(document, pieces_of, markers)
-        encoded.append(([tokenizer.cls_token_id, *pieces[: max_seq_length - 2], tokenizer.sep_token_id], entity_pos))
+        kept = pieces[: max_seq_length - 2]
+        input_ids = [tokenizer.cls_token_id, *kept, tokenizer.sep_token_id]
+        encoded.append((input_ids, entity_pos, len(pieces) - len(kept)))
     return encoded
 
 
@@ -193,13 +197,27 @@ def all_pairs(entities: int) -> list[list[int]]:
     return [list(pair) for pair in itertools.permutations(range(entities), 2)]
 
 
-def label_rows(labels: list[dict[str, Any]], entities: int, rel2id: dict[str, int]) -> np.ndarray:
-    """uint8 [pairs, classes] in the order of hts: multi-hot relations, or class 0 where there is none."""
-    rows = np.zeros((entities, entities, len(rel2id)), dtype=np.uint8)
-    for label in labels:
-        rows[label["h"], label["t"], rel2id[label["r"]]] = 1
-    rows[:, :, 0] = ~rows.any(axis=2)
-    return rows[~np.eye(entities, dtype=bool)]
+class LabelRows:
+    """A document's labels, uint8 [pairs, classes] in the order of hts: multi-hot relations, or class 0 where there is
+    none. Only the labels themselves are kept, a hundredth of that array; numpy makes the array when it is needed."""
+
+    __slots__ = ("cells", "shape")
+
+    def __init__(self, labels: list[dict[str, Any]], entities: int, rel2id: dict[str, int]) -> None:
+        """`cells` is int32 [2, labels]: each label's pair and class."""
+        pairs = [label["h"] * (entities - 1) + label["t"] - (label["t"] > label["h"]) for label in labels]
+        self.cells = np.array([pairs, [rel2id[label["r"]] for label in labels]], dtype=np.int32)
+        self.shape = (entities * (entities - 1), len(rel2id))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        rows = np.zeros(self.shape, dtype=np.uint8)
+        rows[self.cells[0], self.cells[1]] = 1
+        rows[:, 0] = ~rows.any(axis=1)
+        return rows if dtype is None else rows.astype(dtype)
+
+    def tolist(self) -> list[list[int]]:
+        """The array as lists."""
+        return np.asarray(self).tolist()
 
 
 def statistics(documents: list[Document]) -> dict[str, float]:
@@ -232,18 +250,44 @@ def statistics(documents: list[Document]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print each file's statistics, one column per file."""
-    parser = argparse.ArgumentParser(description="Print the statistics of files in DocRED's schema.")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="a JSON file in DocRED's schema")
+    """Print each file's statistics, one column per file, and what is doubtful about the files."""
+    parser = argparse.ArgumentParser(description="Print the statistics of files in DocRED's schema, and check them.")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a file in DocRED's schema; one may be for training")
     parser.add_argument("--rel2id", default=DEFAULT_REL2ID, help="relation inventory (default: meta/rel2id.json)")
+    parser.add_argument("--max_seq_length", type=int, default=1024, help="as in train.py (default: 1024)")
+    parser.add_argument(
+        "--model_name_or_path",
+        default=str(SMALL_ENCODER) if SMALL_ENCODER.exists() else None,
+        help="encoder whose tokenizer counts word pieces (default: the small encoder, if scripts/fetch.py fetched it)",
+    )
+    parser.add_argument("--json", action="store_true", help="print statistics and findings as JSON")
     args = parser.parse_args()
     rel2id = load_rel2id(args.rel2id)
-    columns = [statistics(load_documents(path, rel2id)) for path in args.files]
-    names = [Path(path).name for path in args.files]
+    files: dict[str, Any] = {path: load_documents(path, rel2id) for path in args.files}
+    train = next((path for path in files if "train" in Path(path).name.lower()), None)
+    findings = check_files(files, train)
+    if args.model_name_or_path:
+        tokenizer = load_tokenizer(args.model_name_or_path)
+        for path, documents in files.items():
+            findings += check_cuts(
+                path, featurize(documents, tokenizer, rel2id, args.max_seq_length), args.max_seq_length
+            )
+    columns = {path: statistics(documents) for path, documents in files.items()}
+    if args.json:
+        print(json.dumps({"files": columns, "findings": findings}, indent=2))
+    else:
+        print_statistics(columns)
+        print_findings(findings)
+
+
+def print_statistics(columns: dict[str, dict[str, float]]) -> None:
+    """Statistics by path as a table, one column per file."""
+    names = [Path(path).name for path in columns]
     widths = [max(len(name), 12) for name in names]
     print("".ljust(26), *(name.rjust(width) for name, width in zip(names, widths, strict=True)), sep="  ")
-    for figure in columns[0]:
-        cells = [f"{column[figure]:,.3f}" if column[figure] % 1 else f"{column[figure]:,.0f}" for column in columns]
+    for figure in next(iter(columns.values())):
+        values = [column[figure] for column in columns.values()]
+        cells = [f"{value:,.3f}" if value % 1 else f"{value:,.0f}" for value in values]
         print(figure.ljust(26), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)), sep="  ")
 
 

@@ -30,7 +30,7 @@ from hingeabl.training.experiment import Experiment, prepare
 from hingeabl.training.inference import Predictions, merge, predict
 from hingeabl.training.resume import StopRequest, failure_noted, remove_checkpoints, seed_batch
 from hingeabl.training.runs import finished_scores, print_summary, summarise
-from hingeabl.training.saved_run import load_run, load_weights, weights_of
+from hingeabl.training.saved_run import load_checkpoint_file, load_run, load_weights, weights_of
 from hingeabl.training.session import (
     STEPS_BEFORE_ESTIMATE,
     STEPS_PER_LOG,
@@ -256,9 +256,14 @@ def score_split(experiment: Experiment, model: DocREModel, name: str) -> tuple[d
 
 
 def score_saved_run(experiment: Experiment) -> None:
-    """--load_path: score a saved run on dev and test; with --output_dir, write predictions and scores there."""
+    """--load_path: score a saved run, or a checkpoint, on dev and test; with --output_dir, write predictions and scores
+    there."""
     args = experiment.args
-    model = load_run(str(args.load_path)).to(experiment.device)
+    if Path(str(args.load_path)).is_dir():
+        model = load_run(str(args.load_path)).to(experiment.device)
+    else:
+        model = load_checkpoint_file(str(args.load_path), args.model_name_or_path, len(experiment.rel2id))
+        model.to(experiment.device)
     if model.settings["num_classes"] != len(experiment.rel2id):
         raise UserError(f"{args.rel2id}: has {len(experiment.rel2id)} classes, the run {model.settings['num_classes']}")
     check_lengths(experiment, model)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hingeabl.errors import UserError, first_line
+from hingeabl.machine import check_gpu
 
 AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -22,9 +23,14 @@ def set_seed(seed: int) -> None:
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The device asked for, or CUDA where there is one, else the CPU. Raises UserError for one that is not there."""
+    """The device asked for, or CUDA where there is one, else the CPU. Raises UserError for one that is not there or not
+    supported, and for a GPU that torch cannot use."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type == "cuda" or not name:
+            check_gpu()
+        if device.type not in ("cuda", "cpu"):
+            raise UserError(f"--device {name}: only cuda and cpu are supported; leave it out or pass cpu")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: not usable here ({first_line(error)}); leave it out or pass cpu") from None

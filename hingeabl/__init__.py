@@ -1,7 +1,13 @@
-"""Imported before anything else: a package that is not installed is told in one line, not in a traceback."""
+"""Imported before anything else: what this machine lacks is told in one line, not in a traceback."""
 
+import re
 import sys
+from importlib import metadata
+from pathlib import Path
 from types import TracebackType
+
+REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
+INSTALL = "bash scripts/test.sh sets up an environment that fits, or: pip install -r requirements.txt"
 
 
 def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -12,4 +18,43 @@ def tell(kind: type[BaseException], error: BaseException, trace: TracebackType |
         sys.__excepthook__(kind, error, trace)
 
 
+def requirements() -> dict[str, str]:
+    """Package -> its lowest version, "" for any, from requirements.txt."""
+    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+    return {line.partition(">=")[0]: line.partition(">=")[2] for line in lines if line and not line.startswith("#")}
+
+
+def numbers(version: str) -> list[int]:
+    """The numbers at a version's beginning, for comparison: "2.13.0+cpu" -> [2, 13, 0]."""
+    return [int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part]  # type: ignore[index]
+
+
+def too_old() -> list[str]:
+    """Installed packages that are older than requirements.txt asks for, each with both versions."""
+    found = []
+    for name, lowest in requirements().items():
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # told when it is imported
+        if numbers(version) < numbers(lowest):
+            found.append(f"{name} {version} is installed, at least {lowest} is needed")
+    return found
+
+
+def check_machine() -> None:
+    """End the program in one line where it cannot run: on native Windows, with an old Python or old packages."""
+    problem = ""
+    if sys.platform == "win32":
+        problem = "native Windows is not supported; run this on Linux, macOS or in WSL"
+    elif sys.version_info < (3, 10):  # noqa: UP036
+        problem = f"Python {sys.version.split()[0]} is running this, at least 3.10 is needed"
+    elif old := too_old():
+        problem = f"{'; '.join(old)}; {INSTALL}"
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(1)
+
+
 sys.excepthook = tell
+check_machine()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,9 @@ class UserError(Exception):
 def run_command_line(main: Callable[[], None]) -> None:
     """Run a script's main(); a UserError becomes one line on stderr and exit code 2, and so does what a full disk or a
     full memory raises where nobody has said more about it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or pipe that cannot show a character shows its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
         sys.stdout.flush()

@@ -27,6 +27,7 @@ from hingeabl.errors import UserError, first_line
 ROOT = Path(__file__).resolve().parents[1]  # of the clone
 META = ROOT / "meta"
 GZIP = b"\x1f\x8b"  # the first bytes of a packed file
+SPACE = re.compile(r"[ \t\r\n]*")
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -57,7 +58,7 @@ def read_text(path: str | Path) -> str:
 
 
 def encoding_of(start: bytes) -> str:
-    """The encoding that a file's first bytes tell: UTF-16 by its byte order mark, else UTF-8, with a mark or without."""
+    """The encoding that a file's first bytes tell: UTF-16 by its byte order mark, else UTF-8."""
     return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
@@ -73,13 +74,36 @@ def parse_json(text: str, where: str) -> Any:
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: broken JSON ({error}); repair the file or download it again") from None
-    if SURROGATE.search(text):  # an escaped half of a character pair is JSON, but no text
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            half = error.object[error.start].encode("unicode_escape").decode()
-            raise UserError(f"{where}: holds {half}, half of a character; repair the text there") from None
+    if SURROGATE.search(text):
+        _refuse_halves(value, where)
     return value
+
+
+def parse_objects(text: str, where: str) -> Iterator[Any]:
+    """Parse JSON objects that come one after the other, as in JSON Lines. Raises UserError, opening with `where` and
+    the object's number, at the first that is broken."""
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+    halves = SURROGATE.search(text)
+    place, number = 0, 0
+    while (place := SPACE.match(text, place).end()) < len(text):  # type: ignore[union-attr]
+        of_object = f"{where}: document {number}"
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{of_object}: broken JSON ({error}); repair the file or download it again") from None
+        if halves:
+            _refuse_halves(value, of_object)
+        yield value
+        number += 1
+
+
+def _refuse_halves(value: Any, where: str) -> None:
+    """An escaped half of a character pair is JSON, but not text."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("unicode_escape").decode()
+        raise UserError(f"{where}: holds {half}, half of a character; repair the text there") from None
 
 
 def _refuse_constant(name: str) -> None:

@@ -32,9 +32,10 @@ from baseline import Baseline, plain_features, plain_scores
 
 from evaluation import prepare_gold, score_predictions, train_facts
 from hingeabl.data.documents import load_documents, load_rel2id
+from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import run_command_line
 from hingeabl.files import write_json
-from hingeabl.modeling.encoder import WINDOW, load_tokenizer
+from hingeabl.modeling.encoder import WINDOW
 from hingeabl.training.inference import predict
 from hingeabl.training.runs import describe_environment
 from hingeabl.training.steps import build_optimizer

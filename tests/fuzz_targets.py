@@ -26,7 +26,8 @@ import report
 import train
 from evaluation import prepare_gold, score_predictions, train_facts
 from hingeabl.data.cache import pieces_path
-from hingeabl.data.documents import check_document, load_documents, load_rel2id
+from hingeabl.data.documents import load_documents, load_rel2id
+from hingeabl.data.schema import check_document
 from hingeabl.data.stream import stream_documents
 from hingeabl.errors import UserError
 from hingeabl.files import read_json

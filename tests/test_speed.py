@@ -11,7 +11,7 @@ from conftest import ROOT
 
 import prepro
 from hingeabl.data.cache import pieces_path
-from hingeabl.modeling.encoder import load_tokenizer
+from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.training.inference import batches_by_size, predict
 from losses import get_loss
 from model import DocREModel

@@ -21,9 +21,9 @@ from safetensors.numpy import save
 
 from hingeabl.files import digest
 
-VERSION = "1"  # of the word pieces' rules in prepro.py and of this file's format: a new one leaves older files behind
+VERSION = "2"  # of the word pieces' rules in prepro.py and of this file's format: a new one leaves older files behind
 
-Encoded = tuple[list[int], list[list[list[int]]]]  # a document's input_ids and entity_pos, as in prepro.featurize
+Encoded = tuple[list[int], list[list[list[int]]], int]  # a document's input_ids, entity_pos, pieces_cut: see featurize
 
 
 def pieces_path(
@@ -46,10 +46,11 @@ def pieces_path(
 
 def save_pieces(path: Path, encoded: list[Encoded]) -> None:
     """Write documents' word pieces, whole or not at all; where that fails, say so on stderr and go on without."""
-    positions = [mention for _, entity_pos in encoded for entity in entity_pos for mention in entity]
+    positions = [mention for _, entity_pos, _ in encoded for entity in entity_pos for mention in entity]
     arrays = {
-        "input_ids": np.array([piece for pieces, _ in encoded for piece in pieces], dtype=np.int32),
-        "lengths": np.array([len(pieces) for pieces, _ in encoded], dtype=np.int32),
+        "input_ids": np.array([piece for pieces, _, _ in encoded for piece in pieces], dtype=np.int32),
+        "lengths": np.array([len(pieces) for pieces, _, _ in encoded], dtype=np.int32),
+        "pieces_cut": np.array([cut for _, _, cut in encoded], dtype=np.int32),
         "entity_pos": np.array(positions, dtype=np.int32).reshape(-1, 2),
     }
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -67,15 +68,15 @@ def load_pieces(path: Path, documents: list[dict[str, Any]]) -> list[Encoded] | 
     """The word pieces of `documents` as save_pieces wrote them; None where the file is missing or broken."""
     try:
         with safe_open(path, "np") as stored:
-            arrays = {name: stored.get_tensor(name) for name in ("input_ids", "lengths", "entity_pos")}
+            arrays = {name: stored.get_tensor(name) for name in ("input_ids", "lengths", "entity_pos", "pieces_cut")}
             intact = (stored.metadata() or {}).get("sha256") == _checksum(arrays)
     except (OSError, SafetensorError, TypeError):  # the last for a kind of number that numpy does not have
         return None
     mentions = sum(len(entity) for document in documents for entity in document["vertexSet"])
-    shapes = [(len(documents),), (mentions, 2), (arrays["lengths"].sum(),)]
+    shapes = [(len(documents),), (len(documents),), (mentions, 2), (arrays["lengths"].sum(),)]
     if (
         not intact
-        or [arrays[name].shape for name in ("lengths", "entity_pos", "input_ids")] != shapes
+        or [arrays[name].shape for name in ("lengths", "pieces_cut", "entity_pos", "input_ids")] != shapes
         or any(array.dtype != np.int32 for array in arrays.values())
     ):
         return None
@@ -84,8 +85,11 @@ def load_pieces(path: Path, documents: list[dict[str, Any]]) -> list[Encoded] | 
         (
             list(itertools.islice(pieces, length)),
             [list(itertools.islice(positions, len(entity))) for entity in document["vertexSet"]],
+            cut,
         )
-        for length, document in zip(arrays["lengths"].tolist(), documents, strict=True)
+        for length, cut, document in zip(
+            arrays["lengths"].tolist(), arrays["pieces_cut"].tolist(), documents, strict=True
+        )
     ]
 
 

@@ -1,28 +1,31 @@
-"""Documents in DocRED's schema and the relation inventory: read, and every field checked."""
+"""Files of documents in DocRED's schema, and the relation inventory: read, and every field checked."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hingeabl.data.schema import Document, check_document, check_types
 from hingeabl.errors import UserError
-from hingeabl.files import META, read_json
+from hingeabl.files import META, parse_json, parse_objects, read_json, read_text
 
-MARKED_TYPES = {"ORG": 1, "LOC": 3, "TIME": 5, "PER": 7, "MISC": 9, "NUM": 11}  # DocuNet's: [unused1] opens an ORG ...
-CLOSING = 50  # ... and [unused51] closes it
 DEFAULT_REL2ID = META / "rel2id.json"
 RELATION_NAMES = META / "relation_names.json"  # Wikidata's property -> its English name
-Document = dict[str, Any]
+NO_RELATION = {"na", "no", "none", "norelation", "norel", "notrelated", "unrelated", "nr", "nil", "null", "other"}
+NO_RELATION |= {"negative", "th", "threshold", "o", "nota", "noneoftheabove", "noneofabove", "norelationship"}
+NAMES_MAY_DIFFER = 0.01  # share of mentions: Re-DocRED's own files have 0.02 to 0.06 %, DWIE's 0.3 %
 
 
 def load_rel2id(path: str | Path = DEFAULT_REL2ID) -> dict[str, int]:
     """Read {relation: class}; class 0 is "no relation" and doubles as the threshold class.
 
-    Raises UserError unless the classes are 0, 1, ... without gap or repetition.
+    Raises UserError unless the classes are 0, 1, ... without gap or repetition, and 0 is called as "no relation" is.
     """
     rel2id = read_json(path)
     if not isinstance(rel2id, dict) or not all(type(index) is int for index in rel2id.values()):
@@ -37,21 +40,42 @@ def load_rel2id(path: str | Path = DEFAULT_REL2ID) -> dict[str, int]:
         gap = next((index for index in range(len(found)) if index not in set(found)), None)
         wrong = f"class {repeated[0]} appears twice" if repeated else f"class {gap} is missing"
         raise UserError(f"{path}: {wrong}; number the relations 0 to {len(found) - 1} without gaps")
+    [first] = [relation for relation, index in rel2id.items() if index == 0]
+    if re.sub(r"[\W_]+", "", first).lower() not in NO_RELATION:
+        raise UserError(
+            f'{path}: class 0 must mean no relation, but is {first!r}; add "Na": 0 and number the relations from 1'
+        )
     return rel2id
+
+
+def read_documents(path: str | Path) -> list[Any]:
+    """What a file holds, unchecked: the objects of a JSON list, a single one, or one after the other (JSON Lines).
+
+    Raises UserError for anything else; see read_text for encodings and gzip.
+    """
+    text = read_text(path)
+    first = text.lstrip()[:1]
+    if not first:
+        raise UserError(f"{path}: is empty; it must hold a list of documents, like DocRED's files, or one a line")
+    if first == "{":
+        return list(parse_objects(text, str(path)))
+    documents = parse_json(text, str(path))
+    if not isinstance(documents, list):
+        raise UserError(f"{path}: must hold a list of documents, like DocRED's files, or one a line")
+    return documents
 
 
 def load_documents(
     path: str | Path, rel2id: dict[str, int] | None = None, unique_titles: bool = False, typed: bool = False
 ) -> list[Document]:
-    """Read and check one file in DocRED's schema; returns its documents as they stand there.
+    """Read and check one file in DocRED's schema; returns its documents as they are there.
 
     Labels must name relations of `rel2id` where it is given. `unique_titles` is for files that are scored, where the
     title tells documents apart; `typed` for typed entity markers, which need each mention's type. A label with h = t is
-    dropped, and the number of those is printed. Raises UserError with file, document, field and remedy.
+    dropped, and the number of those is printed. Doubtful mentions are counted on stderr, see warn_of_mentions. Raises
+    UserError with file, document, field and remedy.
     """
-    documents = read_json(path)
-    if not isinstance(documents, list):
-        raise UserError(f"{path}: must hold a list of documents, like DocRED's files")
+    documents = read_documents(path)
     seen: dict[str, int] = {}
     self_labels = 0
     for index, document in enumerate(documents):
@@ -71,83 +95,47 @@ def load_documents(
             document["labels"] = kept
     if self_labels:
         print(f"{path}: dropped {self_labels} labels whose head and tail are the same entity")
+    warn_of_mentions(documents, str(path))
     return documents
 
 
-def check_document(document: Any, where: str, rel2id: dict[str, int] | None = None) -> None:
-    """Raise UserError, opening with `where`, at the first field that DocRED's schema does not allow."""
-    if not isinstance(document, dict):
-        raise UserError(f"{where}: is not an object with title, sents and vertexSet")
-    for field, kind, described in (("title", str, "string"), ("sents", list, "list"), ("vertexSet", list, "list")):
-        if not isinstance(document.get(field), kind):
-            problem = "has the wrong type" if field in document else "is missing"
-            raise UserError(f"{where}: {field}: {problem}; it must be a {described}")
-        if field == "title":
-            where = f"{where} ({document['title']!r})"
-    for number, sentence in enumerate(document["sents"]):
-        if not isinstance(sentence, list) or not all(isinstance(token, str) for token in sentence):
-            raise UserError(f"{where}: sents[{number}]: must be a list of strings, the sentence's tokens")
-    lengths = [len(sentence) for sentence in document["sents"]]
-    for entity, mentions in enumerate(document["vertexSet"]):
-        if not isinstance(mentions, list) or not mentions:
-            raise UserError(f"{where}: vertexSet[{entity}]: has no mentions; remove the entity or add one")
-        for number, mention in enumerate(mentions):
-            _check_mention(mention, lengths, f"{where}: vertexSet[{entity}][{number}]")
-    if "labels" in document:
-        if not isinstance(document["labels"], list):
-            raise UserError(f"{where}: labels: must be a list; leave the field out where there are none")
-        for number, label in enumerate(document["labels"]):
-            _check_label(label, len(document["vertexSet"]), lengths, rel2id, f"{where}: labels[{number}]")
-
-
-def check_types(document: Document, where: str) -> None:
-    """Raise UserError, opening with `where`, at the first mention whose type no marker is for."""
-    for entity, mentions in enumerate(document["vertexSet"]):
-        for number, mention in enumerate(mentions):
-            entity_type = mention.get("type")
-            if not isinstance(entity_type, str) or entity_type not in MARKED_TYPES:
-                raise UserError(
-                    f"{where}: vertexSet[{entity}][{number}].type: {entity_type!r} is none of "
-                    f"{', '.join(MARKED_TYPES)}; correct it, or train with --entity_marker asterisk"
+def warn_of_mentions(documents: list[Document], where: str) -> None:
+    """Say on stderr how many entities have no mention, and, where they are more than NAMES_MAY_DIFFER, how many
+    mentions have a name that is not the text at their position."""
+    empty = sum(not mentions for document in documents for mentions in document["vertexSet"])
+    if empty:
+        print(
+            f"WARNING: {where}: {empty:,} entities have no mention; they keep their number and get a zero embedding",
+            file=sys.stderr,
+        )
+    total, differ, example = 0, 0, ""
+    for document in documents:
+        for entity, mentions in enumerate(document["vertexSet"]):
+            for number, mention in enumerate(mentions):
+                total += 1
+                start, end = mention["pos"]
+                tokens = document["sents"][mention["sent_id"]][start:end]
+                if "".join(tokens) == mention["name"].replace(" ", ""):
+                    continue  # nearly all
+                if plain_text("".join(tokens)) == plain_text(mention["name"]):
+                    continue
+                differ += 1
+                example = example or (
+                    f"document {document['title']!r}, vertexSet[{entity}][{number}]: name {mention['name']!r}, "
+                    f"but tokens {start} to {end} of sentence {mention['sent_id']} are {' '.join(tokens)!r}"
                 )
-
-
-def _check_mention(mention: Any, lengths: list[int], where: str) -> None:
-    if not isinstance(mention, dict):
-        raise UserError(f"{where}: is not an object with name, sent_id and pos")
-    if not isinstance(mention.get("name"), str):
-        raise UserError(f"{where}.name: must be a string, the mention's text")
-    sentence, span = mention.get("sent_id"), mention.get("pos")
-    if type(sentence) is not int or not 0 <= sentence < len(lengths):
-        raise UserError(
-            f"{where}.sent_id: {sentence!r} is not a sentence of this document, which has {len(lengths)}; fix it"
+    if differ > NAMES_MAY_DIFFER * total:
+        print(
+            f"WARNING: {where}: {differ:,} of {total:,} mentions ({differ / total:.1%}) have a name that is not "
+            f"the text at pos ({example}); pos is [start, end) in tokens of the sentence, not in characters, not in "
+            "tokens of the document, and without the end",
+            file=sys.stderr,
         )
-    if not (isinstance(span, list) and len(span) == 2 and all(type(place) is int for place in span)):
-        raise UserError(f"{where}.pos: {span!r} is not [start, end] in tokens; correct it")
-    if not 0 <= span[0] < span[1] <= lengths[sentence]:
-        problem = "is empty" if span[0] >= span[1] else f"lies outside sentence {sentence}"
-        raise UserError(f"{where}.pos: {span} {problem}, which has {lengths[sentence]} tokens; correct it")
 
 
-def _check_label(label: Any, entities: int, lengths: list[int], rel2id: dict[str, int] | None, where: str) -> None:
-    if not isinstance(label, dict):
-        raise UserError(f"{where}: is not an object with h, t and r")
-    for field in ("h", "t"):
-        index = label.get(field)
-        if type(index) is not int or not 0 <= index < entities:
-            raise UserError(
-                f"{where}.{field}: {index!r} is not an entity of a document that has {entities}; correct it"
-            )
-    relation = label.get("r")
-    if not isinstance(relation, str):
-        raise UserError(f"{where}.r: must be a string, the relation's name")
-    if rel2id is not None and not rel2id.get(relation):  # class 0 is no label either
-        raise UserError(
-            f"{where}.r: {relation!r} is not a relation of the rel2id file; add it there or remove the label"
-        )
-    evidence = label.get("evidence", [])
-    if not isinstance(evidence, list) or not all(type(item) is int and 0 <= item < len(lengths) for item in evidence):
-        raise UserError(f"{where}.evidence: {evidence!r} must be a list of sentence numbers under {len(lengths)}")
+def plain_text(text: str) -> str:
+    """Letters and digits alone, in lower case."""
+    return "".join(filter(str.isalnum, text)).casefold()
 
 
 @contextlib.contextmanager

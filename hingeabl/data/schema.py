@@ -46,7 +46,7 @@ LABEL_FIELDS = ("h", "t", "r", "evidence")
 
 
 def missing(value: dict[str, Any], field: str, known: tuple[str, ...]) -> str:
-    """What is wrong with a required field that is not there: "is missing", and what stands there instead."""
+    """What is wrong with a required field that is not there: "is missing", and what is there instead."""
     other = misnamed(value, field, known)
     return f"is missing; it has {other!r} instead: did you mean {field!r}? Rename it" if other else "is missing"
 
@@ -108,7 +108,7 @@ def _check_mention(mention: Any, lengths: list[int], where: str) -> None:
     sentence, span = mention["sent_id"], mention["pos"]
     if type(sentence) is not int or not 0 <= sentence < len(lengths):
         raise UserError(
-            f"{where}.sent_id: {sentence!r} is no sentence of this document, which has {len(lengths)}; fix it"
+            f"{where}.sent_id: {sentence!r} is not a sentence of this document, which has {len(lengths)}; fix it"
         )
     if not (isinstance(span, list) and len(span) == 2 and all(type(place) is int for place in span)):
         raise UserError(f"{where}.pos: {span!r} is not [start, end] in tokens; correct it")
@@ -116,8 +116,8 @@ def _check_mention(mention: Any, lengths: list[int], where: str) -> None:
         problem = "is empty" if span[0] == span[1] else f"lies outside sentence {sentence}"
         problem = "ends before it starts" if span[0] > span[1] else problem
         raise UserError(
-            f"{where}.pos: {span} {problem}, which has {lengths[sentence]} tokens; it must be [start, end) in tokens of "
-            "the sentence, not in characters or tokens of the document; correct it"
+            f"{where}.pos: {span} {problem}, which has {lengths[sentence]} tokens; it must be [start, end) in tokens "
+            "of the sentence, not in characters or tokens of the document; correct it"
         )
 
 
@@ -142,7 +142,9 @@ def _check_label(label: Any, entities: int, lengths: list[int], rel2id: dict[str
         if field not in label:
             raise UserError(f"{where}.{field}: {missing(label, field, LABEL_FIELDS)}; it is an entity's number, from 0")
         if type(index) is not int or not 0 <= index < entities:
-            raise UserError(f"{where}.{field}: {index!r} is no entity of a document that has {entities}; correct it")
+            raise UserError(
+                f"{where}.{field}: {index!r} is not an entity of a document that has {entities}; correct it"
+            )
     relation = label.get("r")
     if not isinstance(relation, str):
         problem = "must be a string" if "r" in label else missing(label, "r", LABEL_FIELDS)
@@ -151,7 +153,7 @@ def _check_label(label: Any, entities: int, lengths: list[int], rel2id: dict[str
         if relation in rel2id:
             problem = "is class 0 of the rel2id file, which means no relation; remove the label"
         else:
-            problem = "is no relation of the rel2id file; add it there or remove the label"
+            problem = "is not a relation of the rel2id file; add it there or remove the label"
         raise UserError(f"{where}.r: {relation!r} {problem}")
     refuse_misnamed(label, "evidence", LABEL_FIELDS, where)
     evidence = label.get("evidence", [])

@@ -1,22 +1,25 @@
 """Documents from a JSON file as a stream, one at a time, however large the file is.
 
-A file holds a list of documents in DocRED's schema, one document, or documents one after the other (JSON Lines).
+A file holds a list of documents in DocRED's schema, one document, or documents one after the other (JSON Lines): UTF-8,
+or UTF-16 with its byte order mark, packed by gzip or not.
 """
 
 from __future__ import annotations
 
 import codecs
+import gzip
+import io
 import re
+import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from hingeabl.data.documents import Document, check_document, check_types
-from hingeabl.errors import UserError
-from hingeabl.files import parse_json
+from hingeabl.data.schema import Document, check_document, check_types
+from hingeabl.errors import UserError, first_line
+from hingeabl.files import GZIP, SPACE, encoding_of, not_text, parse_json
 
 CHUNK = 2**20  # bytes read at once
 LARGEST = 2**24  # characters: more of them without an end mean that a quote or a bracket is missing
-SPACE = re.compile(r"[ \t\r\n]*")
 TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\]]', re.DOTALL)  # a string, the opening of a cut one, a bracket
 
 
@@ -26,7 +29,7 @@ class JsonText:
     def __init__(self, file: BinaryIO, name: str, chunk: int = CHUNK) -> None:
         """`name` opens messages, `chunk` is how many bytes are read at once."""
         self.file, self.name, self.chunk = file, name, chunk
-        self.decode = codecs.getincrementaldecoder("utf-8")().decode
+        self.decoder: codecs.IncrementalDecoder | None = None  # known from the first bytes
         self.read = 0  # bytes
         self.text = ""
         self.place = 0  # of the next character in the text; those before it are dropped when more is read
@@ -34,12 +37,18 @@ class JsonText:
     def read_more(self) -> bool:
         """Add a chunk to the text; False at the file's end. Raises UserError where it can't be read or is not UTF-8."""
         try:
-            data = self.file.read(self.chunk)
+            if self.decoder is None:
+                self.file = unpacked(self.file)
+                data = self.file.read(max(self.chunk, 2))
+                self.decoder = codecs.getincrementaldecoder(encoding_of(data))()
+            else:
+                data = self.file.read(self.chunk)
             self.read += len(data)
-            more = self.decode(data, not data)
+            more = self.decoder.decode(data, not data)
         except UnicodeDecodeError as error:
-            byte = self.read - len(error.object) + error.start
-            raise UserError(f"{self.name}: not UTF-8 text ({error.reason} at byte {byte}); save it as UTF-8") from None
+            raise not_text(self.name, error, self.read - len(error.object) + error.start) from None
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UserError(f"{self.name}: cannot be unpacked ({first_line(error)}); download it again") from None
         except OSError as error:
             raise UserError(f"{self.name}: cannot be read ({error.strerror}); check the path") from None
         self.text = self.text[self.place :] + more
@@ -86,6 +95,12 @@ class JsonText:
                 raise UserError(f"{where}: broken JSON (the file ends there); repair the file or download it again")
 
 
+def unpacked(file: BinaryIO) -> BinaryIO:
+    """The file, or what gzip packed into it."""
+    buffered: Any = file if hasattr(file, "peek") else io.BufferedReader(file)  # type: ignore[type-var]
+    return gzip.GzipFile(fileobj=buffered) if buffered.peek(2)[:2] == GZIP else buffered  # type: ignore[return-value]
+
+
 def read_objects(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator[Any]:
     """The objects of a JSON list, or those that stand one after the other, as they are read.
 
@@ -116,7 +131,7 @@ def stream_documents(file: BinaryIO, name: str, typed: bool = False, chunk: int 
     for number, document in enumerate(read_objects(file, name, chunk)):
         document.pop("labels", None)
         where = f"{name}: document {number}"
-        check_document(document, where)
+        check_document(document, where, labels=False)
         if typed:
             check_types(document, f"{where} ({document['title']!r})")
         yield document

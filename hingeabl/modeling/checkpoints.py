@@ -6,7 +6,9 @@ Nothing in a file is run when it is read: .pt files are read as tensors only.
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import save_tensors
+
+WRAPPERS = ("checkpoint", "state_dict", "model_state_dict", "model")  # keys under which programs put a state dict
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -32,7 +36,8 @@ def misfit(found: Tensor, wanted: Tensor) -> str:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A checkpoint's tensors by name; of a .pt file, those under its key "checkpoint" where it has one.
+    """A checkpoint's tensors by name, without a wrapper's prefix; of a .pt file, those under a key of WRAPPERS where it
+    has one.
 
     Raises UserError for a file that is missing or broken, or that holds anything but tensors.
     """
@@ -43,13 +48,40 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             weights = load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
-    except pickle.UnpicklingError:
-        raise UserError(f"{path}: is broken, or holds something else than tensors, which is not loaded") from None
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: {why_not_unpickled(str(error), path)}") from None
     except Exception as error:  # torch and safetensors each raise what they like on a broken file
         raise UserError(f"{path}: not a whole checkpoint ({first_line(error)}); copy it again") from None
-    if isinstance(weights, dict):
-        weights = weights.get("checkpoint", weights)
+    while isinstance(weights, dict) and (key := next((key for key in WRAPPERS if is_state(weights.get(key))), "")):
+        weights = weights[key]
     fits = isinstance(weights, dict) and all(isinstance(name, str) for name in weights)
     if not fits or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise UserError(f"{path}: holds something else than named tensors; pass a model's state dict")
-    return weights
+    return without_prefix(weights)
+
+
+def is_state(value: Any) -> bool:
+    """Whether that can be a state dict."""
+    return isinstance(value, dict) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+def without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without what a wrapper put before every name, such as DataParallel's "module."."""
+    marks = [name for name in weights if name.endswith("head_extractor.weight")]
+    prefix = marks[0].removesuffix("head_extractor.weight") if len(marks) == 1 else ""
+    if not prefix and all(name.startswith("module.") for name in weights):
+        prefix = "module."
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+
+
+def why_not_unpickled(message: str, path: Path) -> str:
+    """Why torch does not load a .pt file as tensors alone, with the remedy."""
+    found = re.search(r"GLOBAL ([\w.]+)", message)
+    if not found:
+        return "is broken, or holds something else than tensors; download it again"
+    return (
+        f"holds something else than tensors ({found[1]}), and reading that would run code of the file; if you trust "
+        f"it, extract its tensors: python -c \"import torch; c = torch.load('{path.name}', weights_only=False); "
+        "c = c.get('state_dict', c.get('model', c)); "
+        "torch.save({k: v for k, v in c.items() if torch.is_tensor(v)}, 'tensors.pt')\""
+    )

@@ -7,6 +7,7 @@ attention.py), so that no work is done on padding.
 from __future__ import annotations
 
 import math
+import os
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +18,15 @@ import torch.nn.functional as F
 from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from hingeabl.errors import UserError, first_line
+from hingeabl.machine import hub_hint
 from hingeabl.modeling.attention import ATTENTION, PackedWindow, replace_dropout
 from utils import recurring_size
 
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # nothing is asked of a hub in the background
 logging.disable_progress_bar()  # loading an encoder's weights takes a moment, and its bar would break ours
 hub_logging.set_verbosity_error()  # it tells of every try to reach an unreachable hub; ours is one error in the end
 
@@ -42,7 +45,7 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
                 name_or_path,
                 dtype=torch.float32,
                 output_loading_info=True,
-                use_safetensors=True,
+                weights_only=True,  # of a pytorch_model.bin, where there are no safetensors: tensors alone
                 trust_remote_code=False,
             )
             missing = [name for name in loaded["missing_keys"] if not name.startswith("pooler.")]
@@ -54,7 +57,7 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
     except Exception as error:  # transformers, safetensors and the hub's client each have their own
         raise UserError(
             f"encoder {name_or_path!r}: cannot be loaded ({first_line(error)}); pass a folder with config.json, "
-            "model.safetensors and the tokenizer, or a hub name while the hub can be reached"
+            f"model.safetensors and the tokenizer, or a hub name while the hub can be reached{hub_hint()}"
         ) from None
     if takes_windows(encoder):
         last_self_attention(encoder).reads_mentions = True
@@ -118,17 +121,6 @@ def checkpoint_layers(encoder: Any) -> None:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """An encoder's tokenizer. Raises UserError where it can't be found or loaded."""
-    try:
-        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    except Exception as error:
-        raise UserError(
-            f"tokenizer of {name_or_path!r}: cannot be loaded ({first_line(error)}); pass an encoder's folder, or a "
-            "hub name while the hub can be reached"
-        ) from None
-
-
 def last_self_attention(encoder: Any) -> Any:
     """The last layer's self-attention module in BERT's layout, None for another layout."""
     try:
@@ -174,11 +166,13 @@ def is_roberta(encoder: PreTrainedModel) -> bool:
 
 
 def max_window(encoder: PreTrainedModel) -> tuple[int, int]:
-    """(tokens that one pass may hold, number of end tokens E) of an encoder."""
-    positions = getattr(encoder.config, "max_position_embeddings", WINDOW)
-    if is_roberta(encoder):
-        positions -= encoder.config.pad_token_id + 1
-    return min(WINDOW, positions), 2 if is_roberta(encoder) else 1
+    """(tokens that one pass may hold, number of end tokens E) of an encoder: as many as it has positions, WINDOW where
+    it has no limit. Positions of RoBERTa's and MPNet's types count from after the padding index."""
+    positions = getattr(encoder.config, "max_position_embeddings", None) or 0
+    table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    if getattr(table, "padding_idx", None) is not None:
+        positions -= table.padding_idx + 1  # type: ignore[union-attr, operator]
+    return positions if positions > 0 else WINDOW, 2 if is_roberta(encoder) else 1
 
 
 def check_length(encoder: PreTrainedModel, length: int) -> None:

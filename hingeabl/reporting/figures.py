@@ -21,6 +21,7 @@ from hingeabl.errors import UserError
 from hingeabl.files import digest, read_json
 from hingeabl.reporting.drawing import BLACK, BLUE, PALE, VERMILION, loss_style, new_figure, plain, styled
 from hingeabl.reporting.loss_figures import figure_3, figure_4, figure_losses
+from hingeabl.reporting.page import name_and_type
 from hingeabl.reporting.pairs import Pairs, read_pairs
 from hingeabl.reporting.records import Run, dev_scores, file_of, gold_of, same_experiment
 from hingeabl.reporting.tables import PAPER, WRONG, pattern_share
@@ -163,7 +164,7 @@ def figure_2(runs: list[Run], split: str = "dev") -> Figure:
 def name_pair(pairs: Pairs, row: int) -> tuple[str, str, str]:
     """A pair's head, tail and document's title, each short."""
     document = pairs.documents[pairs.document[row]]
-    head, tail = (plain(document["vertexSet"][entity][0]["name"], 24) for entity in pairs.entities[row].tolist())
+    head, tail = (plain(name_and_type(document["vertexSet"][entity])[0], 24) for entity in pairs.entities[row].tolist())
     return head, tail, plain(document["title"], 24)
 
 

@@ -16,7 +16,8 @@ from typing import IO, Any
 from torch import Tensor
 
 from evaluation import PATTERNS
-from hingeabl.data.documents import RELATION_NAMES, Document
+from hingeabl.data.documents import RELATION_NAMES
+from hingeabl.data.schema import Document
 from hingeabl.files import read_json
 from hingeabl.reporting.pairs import Pairs
 
@@ -82,12 +83,18 @@ def documents_block(documents: Iterable[Document], rel2id: dict[str, int]) -> st
     found = []
     for document in documents:
         entities = [
-            [mentions[0]["name"], mentions[0].get("type", ""), [[m["sent_id"], *m["pos"]] for m in mentions]]
+            [*name_and_type(mentions), [[m["sent_id"], *m["pos"]] for m in mentions]]
             for mentions in document["vertexSet"]
         ]
         labels = [[label["h"], label["t"], rel2id[label["r"]]] for label in document.get("labels", [])]
         found.append([document["title"], document["sents"], entities, labels])
     return block("data-documents", found)
+
+
+def name_and_type(mentions: list[dict[str, Any]]) -> tuple[str, str]:
+    """Those of an entity's first mention, "" for an entity without mention."""
+    first = mentions[0] if mentions else {"name": ""}
+    return first["name"], first.get("type", "")
 
 
 def pairs_block(run: int, pairs: Pairs, first: int = 0) -> str:

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from evaluation import pattern_of_each
-from hingeabl.data.documents import Document, load_rel2id
+from hingeabl.data.documents import load_rel2id
+from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, first_line
 from hingeabl.reporting.records import Run, documents_of, file_of
 from losses import Loss, get_loss

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from evaluation import PERCENTILES, Gold, are_scores, prepare_gold, triples_by_document
-from hingeabl.data.documents import Document, load_documents
+from hingeabl.data.documents import load_documents
+from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 from hingeabl.files import digest, make_folder, parse_json, read_json, write_json
 

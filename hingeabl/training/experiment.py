@@ -12,9 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from evaluation import Gold, prepare_gold, train_facts
 from hingeabl.data.cache import pieces_path
-from hingeabl.data.documents import Document, garbage_collection_paused, load_documents, load_rel2id
+from hingeabl.data.checks import check_cuts, check_files, print_findings, without_gold
+from hingeabl.data.documents import garbage_collection_paused, load_documents, load_rel2id
+from hingeabl.data.schema import Document
+from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError
-from hingeabl.modeling.encoder import load_tokenizer
 from hingeabl.training import parallel
 from hingeabl.training.distillation import WithTeacherScores
 from hingeabl.training.runs import require_wandb
@@ -79,7 +81,8 @@ def read_splits(
     found = len(documents["train"])
     if not (args.load_path or args.keep_last_batch) and found < args.train_batch_size * parallel.world_size():
         raise UserError(f"{paths['train']}: {found} documents are fewer than one batch; lower --train_batch_size")
-    tokenizer = load_tokenizer(f"{args.load_path}/encoder" if args.load_path else args.model_name_or_path)
+    of_run = args.load_path and Path(args.load_path).is_dir()
+    tokenizer = load_tokenizer(f"{args.load_path}/encoder" if of_run else args.model_name_or_path)
     used = ("dev", "test") if args.load_path else ("train", "dev", "test")
     scored = [name for name in ("dev", "test") if is_labelled(documents[name])]
     facts = train_facts(documents["train"])
@@ -93,6 +96,11 @@ def read_splits(
             features = featurize(documents[name], tokenizer, rel2id, *settings, cache_file)
         gold = prepare_gold(documents[name], facts) if name in scored else None
         splits[name] = Split(path, documents[name], features, gold)
+    findings = check_files({str(path): documents[name] for name, path in paths.items()}, str(paths["train"]))
+    for split in splits.values():
+        findings += check_cuts(str(split.path), split.features, args.max_seq_length)
+    if parallel.rank() == 0:
+        print_findings(findings)
     return splits, tokenizer
 
 
@@ -111,8 +119,8 @@ def check_labels(path: Path, documents: list[Document], required: bool) -> None:
 
 
 def is_labelled(documents: list[Document]) -> bool:
-    """Whether every document has labels, if only an empty list of them."""
-    return all("labels" in document for document in documents)
+    """Whether every document has labels, if only an empty list of them, and some document has one."""
+    return all("labels" in document for document in documents) and not without_gold(documents)
 
 
 def announce(experiment: Experiment) -> None:

@@ -193,4 +193,4 @@ def status_of(folder: Path) -> tuple[str, str]:
         return "running", place
     if (folder / "failed.json").exists():
         return "failed", f"{read_json(folder / 'failed.json')['error']} ({place})"
-    return "stopped", f"{place}; the same command goes on"
+    return "stopped", f"{place}; run the same command to resume"

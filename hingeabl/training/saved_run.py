@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hingeabl.data.documents import load_rel2id
+from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import read_json, write_json
 from hingeabl.modeling.checkpoints import misfit, read_weights
-from hingeabl.modeling.encoder import load_tokenizer
 from hingeabl.training.settings import Settings, parse_args
 from model import DocREModel
 
@@ -45,6 +45,29 @@ def load_run(folder: str | Path) -> DocREModel:
     return model
 
 
+def load_checkpoint_file(path: str | Path, encoder: str, num_classes: int) -> DocREModel:
+    """The model of a checkpoint file, such as the authors of ATLOP, DocuNet and KD-DocRE released, on an encoder: its
+    kind and sizes follow from the tensors. Raises UserError where they do not fit."""
+    weights = read_weights(Path(path))
+    shapes = {name: list(tensor.shape) for name, tensor in weights.items()}
+    kinds = [kind for kind, layer in LAYER_OF.items() if any(name.startswith(layer) for name in shapes)]
+    if not shapes.get("head_extractor.weight"):
+        raise UserError(f"{path}: has no head_extractor.weight; pass a checkpoint of ATLOP, DocuNet or KD-DocRE")
+    layers = {name.split(".")[2] for name in shapes if name.startswith("axial_transformer.axial_attns.")}
+    unet = shapes.get("segmentation_net.inc.conv.double_conv.0.weight", [256])
+    model = DocREModel(
+        encoder,
+        num_classes,
+        shapes["head_extractor.weight"][0],
+        backbone=kinds[0] if kinds else "atlop",
+        unet_channels=unet[0],
+        axial_layers=len(layers),
+        pretrained=False,
+    )
+    fit_weights(model, weights, path)
+    return model
+
+
 def check_depth(folder: Path, settings: Any, tensors: int) -> None:
     """Raise UserError where a run folder's files ask for more layers than there are tensors: unlike sizes that are too
     large, which fail at once, they would be made one by one until the memory is full."""
@@ -55,6 +78,9 @@ def check_depth(folder: Path, settings: Any, tensors: int) -> None:
         depth = found.get(field) if isinstance(found, dict) else None
         if isinstance(depth, (int, float)) and depth > tensors:
             raise UserError(f"{folder}/{name}: {field}: {depth} layers do not fit the weights; copy the run again")
+
+
+LAYER_OF = {"docunet": "segmentation_net.", "kd_docre": "axial_transformer."}  # what only a checkpoint of it has
 
 
 @dataclass(frozen=True)

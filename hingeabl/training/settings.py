@@ -137,7 +137,12 @@ class OutputSettings:
     """output"""
 
     output_dir: str | None = setting(None, "folder of the runs; required to train", compared=False)
-    load_path: str | None = setting(None, "a finished run's seed folder: score it instead of training", compared=False)
+    load_path: str | None = setting(
+        None,
+        "score instead of training: a finished run's seed folder, or a checkpoint (.pt, safetensors) of the encoder "
+        "--model_name_or_path",
+        compared=False,
+    )
     wandb_project: str | None = setting(None, "also log to Weights & Biases, if it is installed", compared=False)
 
 
@@ -203,10 +208,12 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
 
 
 def parse_args(arguments: list[str] | None = None) -> Settings:
-    """Command-line settings; with --load_path, those of the loaded run where the command line gives none."""
+    """Command-line settings; with --load_path RUN, those of the loaded run where the command line gives none."""
     parser = build_parser()
     args = parser.parse_args(arguments)
-    if args.load_path:
+    if args.load_path and not Path(args.load_path).exists():
+        raise UserError(f"--load_path {args.load_path}: no such file or folder; check the path")
+    if args.load_path and Path(args.load_path).is_dir():
         settings = read_settings(args.load_path)
         own: dict[str, Any] = {
             "output_dir": None,
@@ -219,7 +226,7 @@ def parse_args(arguments: list[str] | None = None) -> Settings:
         args = parser.parse_args(arguments)
         if args.output_dir and (Path(args.output_dir) / "config.json").exists():
             raise UserError(f"--output_dir {args.output_dir}: is a run's folder; choose another one for the new scores")
-    elif not args.output_dir:
+    elif not args.output_dir and not args.load_path:
         raise UserError("--output_dir is missing; name the folder that the runs shall go to")
     if len(set(args.seeds)) < len(args.seeds):
         raise UserError(f"--seeds {args.seeds}: name each seed once")

@@ -1,0 +1,105 @@
+"""What is doubtful about a set of data files, checked across them: printed before a training and by prepro.py."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from hingeabl.data.schema import Document
+
+Finding = dict[str, Any]  # {"check", "files", "count", "message"}
+
+
+def check_files(files: dict[str, Sequence[Document]], train: str | None = None) -> list[Finding]:
+    """What is doubtful across files, given as {path: documents}; `train` is the training file's path, where there is
+    one among them. [] when all is well."""
+    found = shared_documents(files)
+    if train is not None:
+        found += unseen_relations(files, train)
+    return found + [empty_labels(path) for path, documents in files.items() if without_gold(documents)]
+
+
+def shared_documents(files: dict[str, Sequence[Document]]) -> list[Finding]:
+    """For each two files: how many documents of the second have the title, or the text, of one in the first."""
+    found = []
+    titles = {path: {document["title"] for document in documents} for path, documents in files.items()}
+    texts = {path: {text_of(document): document["title"] for document in files[path]} for path in files}
+    paths = list(files)
+    for place, first in enumerate(paths):
+        for second in paths[place + 1 :]:
+            same_title = titles[first] & titles[second]
+            same_text = {title for text, title in texts[second].items() if text and text in texts[first]}
+            shared = same_title | same_text
+            if shared:
+                message = (
+                    f"{first} and {second} share {len(shared):,} documents ({len(same_title):,} by title, "
+                    f"{len(same_text):,} by text), such as {min(shared)!r}: scores on one are not independent of the "
+                    "other; take them out of one file"
+                )
+                found.append(finding("shared documents", [first, second], len(shared), message))
+    return found
+
+
+def text_of(document: Document) -> str:
+    """A document's tokens as one text, without case, for comparison."""
+    return " ".join(token for sentence in document["sents"] for token in sentence).casefold()
+
+
+def unseen_relations(files: dict[str, Sequence[Document]], train: str) -> list[Finding]:
+    """For each other file: its relations that the training file has no label of, which no training can learn."""
+    known = {label["r"] for document in files[train] for label in document.get("labels", [])}
+    found = []
+    for path, documents in files.items():
+        labels = [label["r"] for document in documents for label in document.get("labels", [])]
+        unseen = sorted(set(labels) - known)
+        if known and unseen:
+            count = sum(label in unseen for label in labels)
+            message = (
+                f"{path} has {count:,} of its {len(labels):,} labels in {len(unseen)} relations that {train} never has "
+                f"({', '.join(unseen[:5])}{', ...' if len(unseen) > 5 else ''}): they cannot be learned"
+            )
+            found.append(finding("unseen relations", [path, train], count, message))
+    return found
+
+
+def without_gold(documents: Sequence[Document]) -> bool:
+    """Whether all documents have labels, and all of these are empty: a test file whose labels are kept back."""
+    return bool(documents) and all(document.get("labels") == [] for document in documents)
+
+
+def empty_labels(path: str) -> Finding:
+    """The finding about a file without gold labels."""
+    message = f"{path}: the labels of every document are empty: it is predicted, but there is nothing to score against"
+    return finding("no gold labels", [path], 0, message)
+
+
+def check_cuts(path: str, features: Sequence[dict[str, Any]], max_seq_length: int) -> list[Finding]:
+    """How much of a file's documents lies past max_seq_length; features as prepro.featurize makes them."""
+    documents = mentions = entities = 0
+    for feature in features:
+        if not feature.get("pieces_cut"):
+            continue
+        documents += 1
+        kept = len(feature["input_ids"]) - 2  # without [CLS] and [SEP]
+        lost = [[start >= kept for start, _ in entity] for entity in feature["entity_pos"]]
+        mentions += sum(map(sum, lost))
+        entities += sum(bool(entity) and all(entity) for entity in lost)
+    if not documents:
+        return []
+    message = (
+        f"{path}: {documents:,} of {len(features):,} documents are longer than --max_seq_length {max_seq_length} word "
+        f"pieces and are cut: {mentions:,} mentions are lost, and {entities:,} entities have no mention left"
+    )
+    return [finding("cut documents", [path], documents, message) | {"mentions": mentions, "entities": entities}]
+
+
+def finding(check: str, files: list[str], count: int, message: str) -> Finding:
+    """One finding, for print_findings or JSON."""
+    return {"check": check, "files": files, "count": count, "message": message}
+
+
+def print_findings(findings: list[Finding]) -> None:
+    """A line for each on stderr; nothing when all is well."""
+    for found in findings:
+        print(f"WARNING: {found['message']}", file=sys.stderr)

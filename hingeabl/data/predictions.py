@@ -1,0 +1,76 @@
+"""Predictions [{title, h_idx, t_idx, r, evidence?}, ...]: checked, compared with a gold file, packed for upload."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+import zipfile
+from typing import Any
+
+from hingeabl.data.documents import RELATION_NAMES
+from hingeabl.errors import UserError
+from hingeabl.files import read_json, whole_file
+
+Prediction = dict[str, Any]
+
+
+def check_predictions(predictions: Any, where: str) -> None:
+    """Raise UserError, opening with `where`, at the first entry that is no prediction. A title or an entity that the
+    gold file does not have makes one all the same: see doubts."""
+    if not isinstance(predictions, list):
+        raise UserError(f"{where}: must be a list of {{title, h_idx, t_idx, r}}")
+    for index, entry in enumerate(predictions):
+        if not (isinstance(entry, dict) and isinstance(entry.get("title"), str) and isinstance(entry.get("r"), str)):
+            raise UserError(f"{where}: entry {index}: needs title and r as strings, h_idx and t_idx as entity numbers")
+        for field in ("h_idx", "t_idx"):
+            number = entry.get(field)
+            if type(number) is not int or not 0 <= number < 2**63 - 1:
+                raise UserError(
+                    f"{where}: entry {index} ({entry['title']!r}): {field}: {number!r} is not an entity's number"
+                )
+        evidence = entry.get("evidence", [])
+        if not isinstance(evidence, list) or not all(type(sentence) is int for sentence in evidence):
+            raise UserError(f"{where}: entry {index} ({entry['title']!r}): evidence: must list sentence numbers")
+
+
+def doubts(predictions: list[Prediction], counts: dict[str, int], relations: set[str]) -> list[str]:
+    """What speaks for a wrong file, one line each: predictions of documents and entities that the gold file does not
+    have, given as {title: entities}, and of relations that are none of `relations`. They count as wrong, as in the
+    official evaluator."""
+    titles = [entry for entry in predictions if entry["title"] not in counts]
+    normal = {unicodedata.normalize("NFC", title) for title in counts}
+    same = sum(unicodedata.normalize("NFC", entry["title"]) in normal for entry in titles)
+    entities = [
+        entry for entry in predictions if max(entry["h_idx"], entry["t_idx"]) >= counts.get(entry["title"], 2**63)
+    ]
+    named = [entry for entry in predictions if entry["r"] not in relations]
+    ids = {name: relation for relation, name in read_json(RELATION_NAMES).items()}
+    by_name = sum(entry["r"] in ids for entry in named)
+    unicode_form = f"{same:,} of them differ in Unicode form alone: write both files in NFC" if same else ""
+    other_file = "were they made from another file than --gold?"
+    found = []
+    for what, entries, remedy in (
+        ("a document that --gold does not have", titles, unicode_form),
+        ("an entity that its document in --gold does not have", entities, ""),
+        ("a relation that neither --gold nor --train has", named, "give identifiers, not names" if by_name else ""),
+    ):
+        if entries:
+            example = {field: entries[0][field] for field in ("title", "h_idx", "t_idx", "r")}
+            found.append(
+                f"{len(entries):,} of {len(predictions):,} predictions name {what}, such as {example}; "
+                f"{remedy or other_file}; they count as wrong"
+            )
+    return found
+
+
+def write_codalab(path: str, predictions: Any, where: str) -> None:
+    """Write the upload of DocRED's competition: a zip file that holds result.json, a list of {title, h_idx, t_idx, r,
+    evidence}. Raises UserError as check_predictions does, and where the file cannot be written."""
+    check_predictions(predictions, where)
+    fields = ("title", "h_idx", "t_idx", "r")
+    entries = [
+        {name: entry[name] for name in fields} | {"evidence": entry.get("evidence", [])} for entry in predictions
+    ]
+    with whole_file(path, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("result.json", json.dumps(entries, ensure_ascii=False))
+    print(f"{len(entries):,} predictions to upload: {path}")

@@ -1,0 +1,19 @@
+"""The tokenizer of an encoder."""
+
+from __future__ import annotations
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from hingeabl.errors import UserError, first_line
+from hingeabl.machine import hub_hint
+
+
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """An encoder's tokenizer. Raises UserError where it can't be found or loaded."""
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+    except Exception as error:
+        raise UserError(
+            f"tokenizer of {name_or_path!r}: cannot be loaded ({first_line(error)}); pass an encoder's folder, or a "
+            f"hub name while the hub can be reached{hub_hint()}"
+        ) from None

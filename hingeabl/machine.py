@@ -1,0 +1,76 @@
+"""The machine: its GPU and whether torch can use it, and how it reaches the model hub."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from importlib.util import find_spec
+
+import torch
+
+from hingeabl.errors import UserError, first_line
+
+WHEELS = "see the selector of torch's web page for the build that fits, and install it with pip"
+
+
+def nvidia_gpus() -> list[tuple[str, str]]:
+    """(name, driver version) of each GPU that nvidia-smi reports; [] where it is missing or fails."""
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return []
+    command = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    lines = done.stdout.splitlines() if done.returncode == 0 else []
+    return [(name.strip(), driver.strip()) for name, _, driver in (line.partition(",") for line in lines) if driver]
+
+
+def gpu_problem() -> str:
+    """Why torch cannot use the GPU that this machine has, with the remedy; "" where it can, or there is none."""
+    if torch.cuda.is_available():
+        try:
+            torch.ones(8, device="cuda").mul(2).sum().item()
+        except (RuntimeError, AssertionError) as error:
+            name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+            kernels = ", ".join(torch.cuda.get_arch_list()) or "none"
+            return (
+                f"GPU {name} (compute capability {capability[0]}.{capability[1]}) cannot be used by torch "
+                f"{torch.__version__}, which has kernels for {kernels} ({first_line(error)}); {WHEELS}"
+            )
+        return ""
+    gpus = nvidia_gpus()
+    if not gpus:
+        return ""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is not None and not hidden.strip(" -1"):
+        return ""  # hidden on purpose
+    name, driver = gpus[0]
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build for the CPU alone"
+    cause = "the driver is too old for it, or does not run" if torch.version.cuda else "it has no GPU code"
+    return (
+        f"this machine has a GPU ({name}, driver {driver}), but torch {torch.__version__} ({built}) cannot use it: "
+        f"{cause}; update the driver, or {WHEELS}"
+    )
+
+
+def check_gpu() -> None:
+    """Raise UserError where there is a GPU that torch cannot use: training beside it would take days."""
+    if problem := gpu_problem():
+        raise UserError(f"{problem}; or pass --device cpu to work without the GPU")
+
+
+def hub_hint() -> str:
+    """What the environment says about the way to the model hub, for the end of a message; "" where it says nothing."""
+    proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy") and value}
+    proxies.pop("no_proxy", None)
+    proxies.pop("NO_PROXY", None)
+    socks = next((f"{name}={value}" for name, value in proxies.items() if value.lower().startswith("socks")), "")
+    if socks and find_spec("socksio") is None:
+        return f"; the proxy {socks} needs the package socksio: pip install socksio"
+    found = [f"{name}={value}" for name, value in proxies.items()]
+    names = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    found += [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
+    return f"; set here: {', '.join(found)}" if found else ""
