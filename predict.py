@@ -21,7 +21,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from typing import IO, Any, BinaryIO
 import torch
 from tqdm import tqdm
 
+from hingeabl.data.checks import check_cuts
 from hingeabl.data.documents import RELATION_NAMES
 from hingeabl.data.schema import Document
 from hingeabl.data.stream import stream_documents
@@ -49,8 +50,8 @@ GROUP = 500  # documents read and scored at a time: as many as Re-DocRED's dev f
 
 
 class Predictor:
-    """A run, ready to predict: `documents` and `cut` count what it was given and what was longer than it reads,
-    `predictions` what it found."""
+    """A run, ready to predict: `documents` counts what it was given, `cut` the documents that were longer than it reads
+    with the mentions and entities lost there, `predictions` what it found."""
 
     def __init__(self, run: TrainedRun, precision: str | None = None, test_batch_size: int | None = None) -> None:
         """`precision` and `test_batch_size` default to the run's own, as in train.py --load_path."""
@@ -62,7 +63,8 @@ class Predictor:
         self.precision = pick_precision(precision or run.settings.precision, self.device)
         self.budget = (test_batch_size or run.settings.test_batch_size) * WINDOW
         self.max_seq_length = min(run.settings.max_seq_length, 2 * max_window(run.model.model)[0])
-        self.documents = self.cut = self.predictions = 0
+        self.documents = self.predictions = 0
+        self.cut: Counter[str] = Counter()
 
     def __call__(self, documents: list[Document]) -> Predictions:
         """Predictions of checked documents without labels; its entries {title, h_idx, t_idx, r, relation, score,
@@ -74,7 +76,8 @@ class Predictor:
             documents, self.run.tokenizer, self.run.rel2id, self.max_seq_length, settings.entity_marker
         )
         self.documents += len(features)
-        self.cut += sum(len(feature["input_ids"]) == self.max_seq_length for feature in features)
+        for cut in check_cuts("", features, self.max_seq_length):
+            self.cut.update(documents=cut["count"], mentions=cut["mentions"], entities=cut["entities"])
         found = predict(
             self.run.model,
             features,
@@ -211,8 +214,9 @@ def main(arguments: list[str] | None = None) -> None:
             write_page(page, "HingeABL: predictions", {}, "Predicted pairs", page_blocks(predictor, groups))
     if predictor.cut:
         print(
-            f"note: {predictor.cut:,} documents reach the limit of {predictor.max_seq_length:,} word pieces; the "
-            "rest of each is left out",
+            f"note: {predictor.cut['documents']:,} documents are longer than the {predictor.max_seq_length:,} word "
+            f"pieces that the model reads and are cut: {predictor.cut['mentions']:,} mentions are lost, and "
+            f"{predictor.cut['entities']:,} entities have no mention left",
             file=sys.stderr,
         )
     if args.output != "-":

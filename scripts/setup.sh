@@ -24,6 +24,7 @@ if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
         echo "error: the packages of scripts/requirements.lock could not be installed; check the network and run this again" >&2
         exit 1
     }
+    .venv/bin/python scripts/doctor.py --gpu # warns of a GPU that torch cannot use
     echo "$wanted" >.venv/installed
 fi
 source .venv/bin/activate

@@ -1,0 +1,128 @@
+"""Print what this machine has and what it lacks, a line each; exit code 1 where something is wrong.
+
+    bash scripts/doctor.sh           the whole report
+    python scripts/doctor.py --gpu   only a GPU that torch cannot use, as set-up asks
+
+Nothing but Python is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+from hingeabl import numbers, requirements
+
+SECONDS = 10  # to wait for the hub
+NETWORK = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE")
+NETWORK += ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy")
+Line = tuple[str, str, bool]  # what, what was found, whether it is well
+
+
+def system() -> Iterator[Line]:
+    """The system, Python, the commit of the clone, free space on its disk."""
+    yield "system", platform.platform(), sys.platform != "win32"
+    yield "python", f"{platform.python_version()} ({sys.prefix})", sys.version_info >= (3, 10)
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    yield "commit", commit or "unknown: no git, or not a clone", True
+    free = shutil.disk_usage(ROOT).free / 2**30
+    yield "disk", f"{free:.0f} GiB free" + ("" if free > 10 else "; set-up and runs want 10"), free > 10
+
+
+def packages() -> Iterator[Line]:
+    """Each package of requirements.txt: the version found, and the one needed."""
+    for name, lowest in requirements().items():
+        needed = f" (at least {lowest} is needed)" if lowest else ""
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield name, f"not installed{needed}; pip install -r requirements.txt", False
+            continue
+        yield name, version + needed, numbers(version) >= numbers(lowest)
+
+
+def gpu() -> Iterator[Line]:
+    """The GPUs, their driver, torch's build, and whether these fit."""
+    try:
+        import torch
+
+        from hingeabl.machine import gpu_problem, nvidia_gpus
+    except ImportError as error:
+        yield "torch", f"cannot be imported ({error})", False
+        return
+    for name, driver in nvidia_gpus():
+        yield "GPU", f"{name}, driver {driver}", True
+    yield "torch's build", f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU alone", True
+    problem = gpu_problem()
+    usable = "usable" if torch.cuda.is_available() else "none: trainings run on the CPU"
+    yield "GPU for torch", problem or usable, not problem
+
+
+def hub() -> Iterator[Line]:
+    """Whether the model hub answers, and the variables that decide how it is asked."""
+    for name in NETWORK:
+        if os.environ.get(name):
+            yield name, os.environ[name], True
+    try:
+        from huggingface_hub.constants import ENDPOINT
+    except ImportError:
+        yield "hub", "not asked: huggingface_hub is not installed", True
+        return
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
+        yield "hub", "not asked: HF_HUB_OFFLINE is set", True
+        return
+    try:
+        urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=SECONDS)
+        yield "hub", f"{ENDPOINT} answers", True
+    except urllib.error.HTTPError as error:
+        yield "hub", f"{ENDPOINT} answers ({error.code})", True
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        yield "hub", f"{ENDPOINT} does not answer ({reason}); encoders and data must be fetched by hand", False
+
+
+def data() -> Iterator[Line]:
+    """The files that scripts/fetch.py fetches, with their checksums."""
+    try:
+        from fetch import CHECKSUMS, ENCODER, ENCODER_SHA256, REDOCRED, has_checksum
+    except ImportError as error:
+        yield "data", f"not looked at ({error})", True
+        return
+    files = {REDOCRED / name: checksum for name, checksum in CHECKSUMS.items()}
+    for path, checksum in (files | {ENCODER / "model.safetensors": ENCODER_SHA256}).items():
+        well = not path.exists() or has_checksum(path, checksum)
+        state = "the official file" if path.exists() else "not here"
+        yield str(path.relative_to(ROOT)), state if well else "another checksum: remove it and fetch it again", well
+
+
+def main() -> None:
+    """Print the report."""
+    if sys.argv[1:] == ["--gpu"]:
+        for what, found, well in gpu():
+            if not well:
+                print(f"WARNING: {what}: {found}", file=sys.stderr)
+        return
+    lines = [line for part in (system, packages, gpu, hub, data) for line in part()]
+    width = max(len(what) for what, _, _ in lines)
+    for what, found, well in lines:
+        print(f"{'ok ' if well else 'BAD'}  {what:<{width}}  {found}")
+    sys.exit(0 if all(well for _, _, well in lines) else 1)
+
+
+if __name__ == "__main__":
+    main()
