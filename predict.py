@@ -31,7 +31,7 @@ import torch
 from tqdm import tqdm
 
 from hingeabl.data.checks import check_cuts
-from hingeabl.data.documents import RELATION_NAMES
+from hingeabl.data.documents import RELATION_NAMES, MentionCounts
 from hingeabl.data.schema import Document
 from hingeabl.data.stream import stream_documents
 from hingeabl.errors import UserError, run_command_line
@@ -50,8 +50,8 @@ GROUP = 500  # documents read and scored at a time: as many as Re-DocRED's dev f
 
 
 class Predictor:
-    """A run, ready to predict: `documents` counts what it was given, `cut` the documents that were longer than it reads
-    with the mentions and entities lost there, `predictions` what it found."""
+    """A run, ready to predict: `documents` counts what it was given, `mentions` what is doubtful there, `cut` the
+    documents that were longer than it reads with the mentions and entities lost, `predictions` what it found."""
 
     def __init__(self, run: TrainedRun, precision: str | None = None, test_batch_size: int | None = None) -> None:
         """`precision` and `test_batch_size` default to the run's own, as in train.py --load_path."""
@@ -65,6 +65,7 @@ class Predictor:
         self.max_seq_length = min(run.settings.max_seq_length, 2 * max_window(run.model.model)[0])
         self.documents = self.predictions = 0
         self.cut: Counter[str] = Counter()
+        self.mentions = MentionCounts()
 
     def __call__(self, documents: list[Document]) -> Predictions:
         """Predictions of checked documents without labels; its entries {title, h_idx, t_idx, r, relation, score,
@@ -76,6 +77,7 @@ class Predictor:
             documents, self.run.tokenizer, self.run.rel2id, self.max_seq_length, settings.entity_marker
         )
         self.documents += len(features)
+        self.mentions.add(documents)
         for cut in check_cuts("", features, self.max_seq_length):
             self.cut.update(documents=cut["count"], mentions=cut["mentions"], entities=cut["entities"])
         found = predict(
@@ -212,6 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
             deque(groups, maxlen=0)
         else:
             write_page(page, "HingeABL: predictions", {}, "Predicted pairs", page_blocks(predictor, groups))
+    predictor.mentions.warn("standard input" if args.input == "-" else args.input)
     if predictor.cut:
         print(
             f"note: {predictor.cut['documents']:,} documents are longer than the {predictor.max_seq_length:,} word "

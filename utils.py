@@ -96,7 +96,9 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
         "hts": [torch.tensor(feature["hts"], dtype=torch.long).reshape(-1, 2) for feature in features],
     }
     if all("labels" in feature for feature in features):
-        batch["labels"] = torch.from_numpy(np.concatenate([feature["labels"] for feature in features])).float()
+        batch["labels"] = torch.from_numpy(
+            np.concatenate([np.asarray(feature["labels"]) for feature in features])
+        ).float()
     if all("teacher_scores" in feature for feature in features):
         batch["teacher_scores"] = torch.cat([feature["teacher_scores"] for feature in features]).float()
     return batch

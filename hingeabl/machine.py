@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ import torch
 
 from hingeabl.errors import UserError, first_line
 
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 WHEELS = "see the selector of torch's web page for the build that fits, and install it with pip"
 
 
@@ -62,15 +64,21 @@ def check_gpu() -> None:
         raise UserError(f"{problem}; or pass --device cpu to work without the GPU")
 
 
-def hub_hint() -> str:
-    """What the environment says about the way to the model hub, for the end of a message; "" where it says nothing."""
-    proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy") and value}
-    proxies.pop("no_proxy", None)
-    proxies.pop("NO_PROXY", None)
+def without_password(address: str) -> str:
+    """An address without the name and password that it may hold."""
+    return re.sub(r"//[^/@]*@", "//***@", address)
+
+
+def hub_hint(name: str) -> str:
+    """What the environment says about the way to the model hub, for the end of a message about an encoder of that name;
+    "" where it says nothing, or the name is a folder here."""
+    if os.path.isdir(name):
+        return ""
+    proxies = {name: without_password(value) for name, value in os.environ.items() if name.lower() in PROXIES}
     socks = next((f"{name}={value}" for name, value in proxies.items() if value.lower().startswith("socks")), "")
     if socks and find_spec("socksio") is None:
         return f"; the proxy {socks} needs the package socksio: pip install socksio"
-    found = [f"{name}={value}" for name, value in proxies.items()]
+    found = [f"{name}={value}" for name, value in proxies.items() if value]
     names = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     found += [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
     return f"; set here: {', '.join(found)}" if found else ""

@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -154,7 +155,7 @@ def build_tasks(side: str, args: argparse.Namespace) -> dict[str, Callable[..., 
             inputs = to_device(collate_fn(batch), device)
             labels = inputs.pop("labels")
         else:
-            labels = torch.cat([torch.tensor(feature["labels"]) for feature in batch]).float().to(device)
+            labels = torch.cat([torch.tensor(np.asarray(feature["labels"])) for feature in batch]).float().to(device)
         with autocast(device, precision):
             scores = network(**inputs) if ours else network(batch)
         if not ours:

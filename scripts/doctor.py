@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def hub() -> Iterator[Line]:
     """Whether the model hub answers, and the variables that decide how it is asked."""
     for name in NETWORK:
         if os.environ.get(name):
-            yield name, os.environ[name], True
+            yield name, re.sub(r"//[^/@]*@", "//***@", os.environ[name]), True
     try:
         from huggingface_hub.constants import ENDPOINT
     except ImportError:

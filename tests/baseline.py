@@ -166,6 +166,7 @@ def plain_features(
                 hts.append([head, tail])
                 labels.append(row)
         ids = tokenizer.convert_tokens_to_ids(pieces[: max_seq_length - 2])
+        cut = {"pieces_cut": len(pieces) - len(ids)} if len(pieces) > len(ids) else {}
         features.append(
             {
                 "title": document["title"],
@@ -176,6 +177,7 @@ def plain_features(
                 ],
                 "hts": hts,
                 "labels": labels,
+                **cut,
             }
         )
     return features
@@ -207,11 +209,12 @@ def plain_scores(predictions: list[dict[str, Any]], gold_path: str | Path, train
     by_relation: dict[str, dict[str, int]] = {}
 
     def groups_of(title: str, relation: str, head: int, tail: int) -> list[dict[str, int]]:
-        distance = min(
+        distances = [
             abs(first["sent_id"] - second["sent_id"])
             for first in vertices[title][head]
             for second in vertices[title][tail]
-        )
+        ]
+        distance = min(distances, default=1)
         own = by_relation.setdefault(relation, {"correct": 0, "predicted": 0, "gold": 0})
         frequency = "freq" if relation in FREQUENT else "long_tail"
         return [groups[frequency], groups["inter" if distance else "intra"], own]
@@ -221,8 +224,9 @@ def plain_scores(predictions: list[dict[str, Any]], gold_path: str | Path, train
             group["gold"] += 1
     for entry in distinct:
         title, relation, head, tail = (entry[field] for field in ("title", "r", "h_idx", "t_idx"))
-        if title not in vertices:  # counts against precision, and in no breakdown
+        if max(head, tail) >= len(vertices.get(title, [])):  # counts against precision, and in no breakdown
             by_relation.setdefault(relation, {"correct": 0, "predicted": 0, "gold": 0})["predicted"] += 1
+            predicted_evidence += len(set(entry.get("evidence", []))) if title in vertices else 0
             continue
         mine = groups_of(title, relation, head, tail)
         for group in mine:

@@ -147,6 +147,7 @@ def test_a_file_that_is_no_checkpoint_of_these_models_is_named(tiny_bert, tmp_pa
     [
         ("ALL_PROXY", "socks5://127.0.0.1:9", "the proxy ALL_PROXY=socks5://127.0.0.1:9 needs the package socksio"),
         ("https_proxy", "socks5h://127.0.0.1:9", "https_proxy=socks5h://127.0.0.1:9 needs the package socksio"),
+        ("HTTPS_PROXY", "http://me:secret@127.0.0.1:9", "set here: HTTPS_PROXY=http://***@127.0.0.1:9"),
         ("HF_HUB_OFFLINE", "1", "set here: HF_HUB_OFFLINE=1"),
         ("HF_ENDPOINT", "http://127.0.0.1:9", "set here: HF_ENDPOINT=http://127.0.0.1:9"),
     ],
@@ -155,10 +156,10 @@ def test_what_stands_between_here_and_the_hub_is_named(monkeypatch, name, value,
     for other in [*os.environ]:
         if other.lower().endswith("_proxy") or other.startswith("HF_"):
             monkeypatch.delenv(other)
-    assert machine.hub_hint() == ""
+    assert machine.hub_hint("a/b") == ""
     monkeypatch.setenv(name, value)
     monkeypatch.setattr(machine, "find_spec", lambda package: None)
-    assert told in machine.hub_hint()
+    assert told in machine.hub_hint("a/b") and machine.hub_hint(str(ROOT)) == ""
     monkeypatch.setattr("time.sleep", lambda _: None)
     with pytest.raises(UserError, match=re.escape(told)):
         load_encoder("no-such-owner/no-such-encoder")

@@ -15,9 +15,7 @@ from evaluation import (
     check_predictions,
     official_evaluate,
     prediction_patterns,
-    prepare_gold,
     threshold_diagnostics,
-    train_facts,
 )
 from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
@@ -115,15 +113,15 @@ def test_scores_of_a_worked_example():
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [
-        (prediction(0, 3, "P19"), r"entry 0 \('A'\): t_idx: 3 is not an entity of a document that has 3"),
-        (prediction(-1, 1, "P19", title="Z"), "h_idx: -1 is not an entity"),
+        (prediction(0, "1", "P19"), r"entry 0 \('A'\): t_idx: '1' is not an entity's number"),
+        (prediction(-1, 1, "P19", title="Z"), "h_idx: -1 is not an entity's number"),
         ({"title": "A", "h_idx": 0, "t_idx": 1}, "entry 0: needs title and r"),
         (prediction(0, 1, "P19", evidence="0"), "evidence: must list sentence numbers"),
     ],
 )
 def test_a_bad_prediction_is_named(entry, expected):
     with pytest.raises(UserError, match=expected):
-        check_predictions([entry], prepare_gold(GOLD, train_facts(TRAIN)), "result.json")
+        check_predictions([entry], "result.json")
 
 
 def count_patterns(scores, labels, threshold):

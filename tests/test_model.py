@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from baseline import Baseline
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import model as model_module
+from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError
 from hingeabl.modeling import attention, encoder
 from hingeabl.modeling.checkpoints import save_weights
@@ -34,7 +36,7 @@ def test_scores_do_not_depend_on_batch_mates(atlop, minilm_tokenizer, rel2id, pa
     features = read_docred(DATA / "sample_documents.json", minilm_tokenizer, rel2id)
     features.append(features[0])
     alone = features[3]
-    alone["hts"], alone["labels"] = alone["hts"][:pairs], alone["labels"][:pairs]
+    alone["hts"], alone["labels"] = alone["hts"][:pairs], np.asarray(alone["labels"])[:pairs]
     before = sum(len(feature["hts"]) for feature in features[:3])
     single = score(atlop, [alone], precision)
     batched = score(atlop, features, precision)[before : before + pairs]
@@ -296,7 +298,7 @@ def test_an_encoder_folder_without_its_vocabulary_is_refused(tiny_bert, tmp_path
             path.unlink()
 
     with pytest.raises(UserError, match="tokenizer"):
-        featurize([], encoder.load_tokenizer(broken(tiny_bert, tmp_path, remove)), rel2id)
+        featurize([], load_tokenizer(broken(tiny_bert, tmp_path, remove)), rel2id)
 
 
 @pytest.mark.parametrize("name", ["bert_of_1997", "docred"])

@@ -8,6 +8,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def load_documents(
 
     Labels must name relations of `rel2id` where it is given. `unique_titles` is for files that are scored, where the
     title tells documents apart; `typed` for typed entity markers, which need each mention's type. A label with h = t is
-    dropped, and the number of those is printed. Doubtful mentions are counted on stderr, see warn_of_mentions. Raises
+    dropped, and the number of those is printed. Doubtful mentions are counted on stderr, see MentionCounts. Raises
     UserError with file, document, field and remedy.
     """
     documents = read_documents(path)
@@ -95,42 +96,56 @@ def load_documents(
             document["labels"] = kept
     if self_labels:
         print(f"{path}: dropped {self_labels} labels whose head and tail are the same entity")
-    warn_of_mentions(documents, str(path))
+    mentions = MentionCounts()
+    mentions.add(documents)
+    mentions.warn(str(path))
     return documents
 
 
-def warn_of_mentions(documents: list[Document], where: str) -> None:
-    """Say on stderr how many entities have no mention, and, where they are more than NAMES_MAY_DIFFER, how many
-    mentions have a name that is not the text at their position."""
-    empty = sum(not mentions for document in documents for mentions in document["vertexSet"])
-    if empty:
-        print(
-            f"WARNING: {where}: {empty:,} entities have no mention; they keep their number and get a zero embedding",
-            file=sys.stderr,
-        )
-    total, differ, example = 0, 0, ""
-    for document in documents:
-        for entity, mentions in enumerate(document["vertexSet"]):
-            for number, mention in enumerate(mentions):
-                total += 1
-                start, end = mention["pos"]
-                tokens = document["sents"][mention["sent_id"]][start:end]
-                if "".join(tokens) == mention["name"].replace(" ", ""):
-                    continue  # nearly all
-                if plain_text("".join(tokens)) == plain_text(mention["name"]):
-                    continue
-                differ += 1
-                example = example or (
-                    f"document {document['title']!r}, vertexSet[{entity}][{number}]: name {mention['name']!r}, "
-                    f"but tokens {start} to {end} of sentence {mention['sent_id']} are {' '.join(tokens)!r}"
-                )
-    if differ > NAMES_MAY_DIFFER * total:
-        print(
-            f"WARNING: {where}: {differ:,} of {total:,} mentions ({differ / total:.1%}) have a name that is not "
-            f"the text at pos ({example}); pos is [start, end) in tokens of the sentence, not in characters, not in "
-            "tokens of the document, and without the end",
-            file=sys.stderr,
-        )
+@dataclass
+class MentionCounts:
+    """What is doubtful about the mentions of documents, which may come in groups: entities without mention, and
+    mentions whose name is not the text at their position."""
+
+    empty: int = 0
+    total: int = 0
+    differ: int = 0
+    example: str = ""
+
+    def add(self, documents: list[Document]) -> None:
+        """Count those of checked documents."""
+        for document in documents:
+            for entity, mentions in enumerate(document["vertexSet"]):
+                self.empty += not mentions
+                for number, mention in enumerate(mentions):
+                    self.total += 1
+                    start, end = mention["pos"]
+                    tokens = document["sents"][mention["sent_id"]][start:end]
+                    if "".join(tokens) == mention["name"].replace(" ", ""):
+                        continue  # nearly all
+                    if plain_text("".join(tokens)) == plain_text(mention["name"]):
+                        continue
+                    self.differ += 1
+                    self.example = self.example or (
+                        f"document {document['title']!r}, vertexSet[{entity}][{number}]: name {mention['name']!r}, but "
+                        f"tokens {start} to {end} of sentence {mention['sent_id']} are {' '.join(tokens)!r}"
+                    )
+
+    def warn(self, where: str) -> None:
+        """Say it on stderr: entities without mention, and names that differ where they are over NAMES_MAY_DIFFER."""
+        if self.empty:
+            print(
+                f"WARNING: {where}: {self.empty:,} entities have no mention; they keep their number and get a zero "
+                "embedding",
+                file=sys.stderr,
+            )
+        if self.differ > NAMES_MAY_DIFFER * self.total:
+            print(
+                f"WARNING: {where}: {self.differ:,} of {self.total:,} mentions ({self.differ / self.total:.1%}) have a "
+                f"name that is not the text at pos ({self.example}); pos is [start, end) in tokens of the sentence, "
+                "not in characters, not in tokens of the document, and without the end",
+                file=sys.stderr,
+            )
 
 
 def plain_text(text: str) -> str:

@@ -27,11 +27,15 @@ OTHER_NAMES = {  # what other programs and data sets call the fields
 }
 
 
+KINDS: dict[str, Any] = {"title": str, "sents": list, "vertexSet": list, "labels": (list, dict), "name": str}
+KINDS |= {"sent_id": int, "pos": list, "h": int, "t": int, "r": str, "evidence": list}
+
+
 def misnamed(value: dict[str, Any], field: str, known: tuple[str, ...]) -> str | None:
-    """The key under which an object has a field by another name, None where it has none: another case, a slip of a
-    letter or two, or a name of OTHER_NAMES. `known` are the schema's own keys."""
+    """The key under which an object has a field, of the field's kind, by another name, None where it has none: another
+    case, a slip of a letter or two, or a name of OTHER_NAMES. `known` are the schema's own keys."""
     for key in value:
-        if key in known or not isinstance(key, str):
+        if key in known or not isinstance(key, str) or not isinstance(value[key], KINDS.get(field, object)):
             continue
         plain = key.lower().replace("-", "_")
         alike = len(field) > 2 and difflib.SequenceMatcher(None, plain, field.lower()).ratio() >= 0.75

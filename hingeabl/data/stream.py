@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import io
 import re
 import zlib
 from collections.abc import Iterator
@@ -37,12 +36,12 @@ class JsonText:
     def read_more(self) -> bool:
         """Add a chunk to the text; False at the file's end. Raises UserError where it can't be read or is not UTF-8."""
         try:
+            data = self.file.read(max(self.chunk, 2))
             if self.decoder is None:
-                self.file = unpacked(self.file)
-                data = self.file.read(max(self.chunk, 2))
+                if data.startswith(GZIP):
+                    self.file = gzip.GzipFile(fileobj=Rewound(data, self.file))  # type: ignore[call-overload]
+                    data = self.file.read(max(self.chunk, 2))
                 self.decoder = codecs.getincrementaldecoder(encoding_of(data))()
-            else:
-                data = self.file.read(self.chunk)
             self.read += len(data)
             more = self.decoder.decode(data, not data)
         except UnicodeDecodeError as error:
@@ -95,10 +94,18 @@ class JsonText:
                 raise UserError(f"{where}: broken JSON (the file ends there); repair the file or download it again")
 
 
-def unpacked(file: BinaryIO) -> BinaryIO:
-    """The file, or what gzip packed into it."""
-    buffered: Any = file if hasattr(file, "peek") else io.BufferedReader(file)  # type: ignore[type-var]
-    return gzip.GzipFile(fileobj=buffered) if buffered.peek(2)[:2] == GZIP else buffered  # type: ignore[return-value]
+class Rewound:
+    """A file to read whose first bytes were read already."""
+
+    def __init__(self, start: bytes, file: BinaryIO) -> None:
+        self.start, self.file = start, file
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, `size` of them at most."""
+        if not self.start:
+            return self.file.read(size)
+        found, self.start = (self.start, b"") if size < 0 else (self.start[:size], self.start[size:])
+        return found
 
 
 def read_objects(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator[Any]:

@@ -15,5 +15,5 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     except Exception as error:
         raise UserError(
             f"tokenizer of {name_or_path!r}: cannot be loaded ({first_line(error)}); pass an encoder's folder, or a "
-            f"hub name while the hub can be reached{hub_hint()}"
+            f"hub name while the hub can be reached{hub_hint(name_or_path)}"
         ) from None

@@ -57,7 +57,7 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
     except Exception as error:  # transformers, safetensors and the hub's client each have their own
         raise UserError(
             f"encoder {name_or_path!r}: cannot be loaded ({first_line(error)}); pass a folder with config.json, "
-            f"model.safetensors and the tokenizer, or a hub name while the hub can be reached{hub_hint()}"
+            f"model.safetensors and the tokenizer, or a hub name while the hub can be reached{hub_hint(name_or_path)}"
         ) from None
     if takes_windows(encoder):
         last_self_attention(encoder).reads_mentions = True
