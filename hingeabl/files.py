@@ -27,6 +27,7 @@ from hingeabl.errors import UserError, first_line
 ROOT = Path(__file__).resolve().parents[1]  # of the clone
 META = ROOT / "meta"
 GZIP = b"\x1f\x8b"  # the first bytes of a packed file
+ZIP = b"PK\x03\x04"  # the same of an archive
 SPACE = re.compile(r"[ \t\r\n]*")
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -63,7 +64,9 @@ def encoding_of(start: bytes) -> str:
 
 
 def not_text(where: str, error: UnicodeDecodeError, byte: int) -> UserError:
-    """The message about text of another encoding; `byte` is where."""
+    """The message about text of another encoding, or about an archive; `byte` is where."""
+    if error.object[: len(ZIP)] == ZIP:
+        return UserError(f"{where}: is a zip archive; unpack it first")
     return UserError(f"{where}: not UTF-8 text ({error.reason} at byte {byte}); save it as UTF-8")
 
 

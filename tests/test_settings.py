@@ -132,6 +132,11 @@ def test_a_folder_that_holds_no_run_is_refused(tmp_path):
         train.main(["--load_path", str(tmp_path)])
 
 
+def test_a_folder_of_runs_in_place_of_a_seeds_names_a_seeds(finished):
+    with pytest.raises(UserError, match=r"config\.json: no such file; pass the folder of a seed, such as .*seed_7"):
+        train.main(["--load_path", str(finished)])
+
+
 def test_an_output_folder_that_is_a_file_is_refused(sample, tiny_bert, tmp_path):
     (tmp_path / "file").write_text("kept")
     with pytest.raises(UserError, match="cannot be written to"):

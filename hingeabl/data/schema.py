@@ -66,6 +66,14 @@ def check_document(document: Any, where: str, rel2id: dict[str, int] | None = No
     these are not looked at."""
     if not isinstance(document, dict):
         raise UserError(f"{where}: is not an object with title, sents and vertexSet")
+    if document and not {"title", "sents", "vertexSet"} & document.keys():
+        inner = next(
+            (f"; take the list under {key!r} alone" for key in document if isinstance(document[key], list)), ""
+        )
+        raise UserError(
+            f"{where}: is not a document: it has {', '.join(map(repr, list(document)[:5]))}, but none of title, sents, "
+            f"vertexSet{inner}; pass a file in DocRED's schema (docs/data.md)"
+        )
     for field, kind, described in (("title", str, "string"), ("sents", list, "list"), ("vertexSet", list, "list")):
         if not isinstance(document.get(field), kind):
             problem = "has the wrong type" if field in document else missing(document, field, DOCUMENT_FIELDS)

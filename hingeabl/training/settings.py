@@ -182,6 +182,10 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
 
     Raises UserError where it holds none, or one that the command line would not take.
     """
+    if not (Path(folder) / "config.json").exists():
+        seeds = sorted(path.parent for path in Path(folder).glob("**/seed_*/config.json"))
+        example = f", such as {seeds[0]}" if seeds else " that train.py wrote"
+        raise UserError(f"{folder}/config.json: no such file; pass the folder of a seed{example}")
     config = read_json(Path(folder) / "config.json")
     settings = config.get("settings") if isinstance(config, dict) else None
     needed = {"data_dir", "train_file", "dev_file", "test_file", "loss_type", "max_seq_length"}
