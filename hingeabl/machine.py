@@ -8,30 +8,36 @@ import shutil
 import subprocess
 from importlib.util import find_spec
 
-import torch
-
 from hingeabl.errors import UserError, first_line
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 WHEELS = "see the selector of torch's web page for the build that fits, and install it with pip"
 
 
-def nvidia_gpus() -> list[tuple[str, str]]:
-    """(name, driver version) of each GPU that nvidia-smi reports; [] where it is missing or fails."""
+def ask_nvidia_smi(*fields: str) -> list[list[str]]:
+    """These fields of each GPU that nvidia-smi reports; [] where it is missing, fails or does not know a field."""
     program = shutil.which("nvidia-smi")
     if not program:
         return []
-    command = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    command = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return []
     lines = done.stdout.splitlines() if done.returncode == 0 else []
-    return [(name.strip(), driver.strip()) for name, _, driver in (line.partition(",") for line in lines) if driver]
+    found = [[value.strip() for value in line.split(",")] for line in lines]
+    return [values for values in found if len(values) == len(fields)]
+
+
+def nvidia_gpus() -> list[tuple[str, str]]:
+    """(name, driver version) of each GPU that nvidia-smi reports; [] where it is missing or fails."""
+    return [(name, driver) for name, driver in ask_nvidia_smi("name", "driver_version")]
 
 
 def gpu_problem() -> str:
     """Why torch cannot use the GPU that this machine has, with the remedy; "" where it can, or there is none."""
+    import torch  # here, since set-up asks for the GPUs before it installs torch
+
     if torch.cuda.is_available():
         try:
             torch.ones(8, device="cuda").mul(2).sum().item()

@@ -20,6 +20,7 @@ if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
     python=$(find_python) || exit 1
     echo "setting up .venv with $("$python" --version): a few minutes, once"
     "$python" -m venv --clear .venv || exit 1
+    .venv/bin/python scripts/torch_build.py || exit 1 # where the GPU or its driver wants another build than pip takes
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r scripts/requirements.lock || {
         echo "error: the packages of scripts/requirements.lock could not be installed; check the network and run this again" >&2
         exit 1
