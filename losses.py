@@ -215,7 +215,7 @@ def ncrl_terms(scores: Tensor, labels: Tensor, gamma: float) -> Tensor:
     m = s_r - s_TH for a relation and s_TH minus the relations' mean score for class 0, positive without relation."""
     none = scores[:, :1] - scores[:, 1:].mean(dim=1, keepdim=True)
     m = torch.cat([none, scores[:, 1:] - scores[:, :1]], dim=1)
-    log_rest = torch.logaddexp(F.logsigmoid(-m), scores.new_tensor(gamma).log())  # log(1 - p + gamma)
+    log_rest = torch.logaddexp(F.logsigmoid(-m), scores.new_full((), gamma).log())  # log(1 - p + gamma)
     return torch.where(labels > 0, F.softplus(-m), -log_rest.clamp_max(0.0))
 
 

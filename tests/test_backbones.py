@@ -110,6 +110,23 @@ def test_kd_docres_empty_slots_are_zero_in_training_only(tiny_bert):
         assert (maps[0, :3, :3] != 0).any(dim=-1).all()
 
 
+def test_the_axial_transformers_norms_have_float32s_gradients_in_bf16():
+    torch.manual_seed(0)
+    transformer = AxialTransformer(hidden=64, layers=6)
+    maps, counts = torch.randn(1, 20, 20, 64), torch.ones(1, 20)
+    direction = torch.randn(1, 20, 20, 64)
+    gradients = []
+    for enabled in (False, True):
+        transformer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found = transformer(maps, counts)
+        assert found.dtype == torch.float32
+        (found * direction).sum().backward()
+        gradients.append([norm.weight.grad.clone() for norm in transformer.lns])
+    for exact, half in zip(*gradients, strict=True):
+        assert (half - exact).norm() < 0.05 * exact.norm()
+
+
 def test_axial_attention_adds_a_slots_column_and_row():
     """One layer at one slot, written out: the first attention runs along the head index, the second along the tail."""
     torch.manual_seed(0)

@@ -174,6 +174,18 @@ def test_gradient_checkpointing_changes_no_gradient(tiny_bert, minilm_tokenizer,
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
 
 
+def test_gradient_checkpointing_keeps_no_graph_after_the_backward_pass(tiny_bert, minilm_tokenizer, rel2id):
+    batch = collate_fn(real_shapes(minilm_tokenizer, rel2id, [(5, 60)]))
+    labels = batch.pop("labels")
+    model = DocREModel(str(tiny_bert), emb_size=64).train()
+    encoder.checkpoint_layers(model.model)
+    get_loss("atl")(model(**batch), labels).backward()
+    for module in model.modules():
+        kept = [value for value in vars(module).values() if isinstance(value, (list, torch.Tensor))]
+        tensors = [tensor for value in kept for tensor in (value if isinstance(value, list) else [value])]
+        assert not [tensor for tensor in tensors if isinstance(tensor, torch.Tensor) and tensor.grad_fn is not None]
+
+
 def test_gradient_checkpointing_of_an_unknown_encoder_is_refused(tiny_distilbert):
     with pytest.raises(UserError, match="--gradient_checkpointing"):
         encoder.checkpoint_layers(DocREModel(str(tiny_distilbert), emb_size=64).model)

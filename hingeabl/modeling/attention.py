@@ -39,18 +39,20 @@ def attend_in_windows(
     windows: list[PackedWindow],
     scaling: float,
     dropout: float = 0.0,
+    mention_attention: list[Tensor] | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """transformers' attention function: query, key, value [1, heads, tokens, head size], `windows` one behind the
     other.
 
-    The module that reads mentions leaves each window's attention float32 [heads, rows, length] at the rows of its
-    mentions in `module.mention_attention`, as the encoder used it: after dropout while training.
+    The module that reads mentions appends each window's attention float32 [heads, rows, length] at the rows of its
+    mentions to `mention_attention`, as the encoder used it: after dropout while training. Gradient checkpointing
+    appends them again, and only the graph holds the list then.
     """
     if attention_mask is not None:
         raise ValueError("windows lie one after the other, there is no padding to mask; call encode()")
-    reads = getattr(module, "reads_mentions", False)
-    outputs, read = [], []
+    reads = mention_attention is not None and getattr(module, "reads_mentions", False)
+    outputs: list[Tensor] = []
     sizes = [window.size for window in windows]
     packed = zip(windows, *(tensor[0].split(sizes, dim=1) for tensor in (query, key, value)), strict=True)
     with torch.autocast(query.device.type, enabled=False):  # the rows are computed in float32, the rest as it comes
@@ -69,9 +71,7 @@ def attend_in_windows(
                 weights = attention(q.index_select(1, window.rows).float(), k.float(), window.mask, scaling)
                 if keep is not None:
                     weights = weights * keep.index_select(1, window.rows) / (1 - dropout)
-                read.append(weights[:, :, : window.length])
-    if reads:
-        module.mention_attention = read
+                mention_attention.append(weights[:, :, : window.length])  # type: ignore[union-attr]
     return torch.cat(outputs, dim=1).transpose(0, 1).unsqueeze(0), None
 
 

@@ -239,16 +239,16 @@ def run_packed(
         ids.append(F.pad(window, padding))
         positions.append(F.pad(torch.arange(first, first + place.length, device=window.device), padding))
     input_ids = torch.cat(ids)[None]
+    read: list[Tensor] = []
     output = encoder(
         input_ids=input_ids,
         position_ids=torch.cat(positions)[None],
         token_type_ids=torch.zeros_like(input_ids),
         windows=packed,
+        mention_attention=read,
     )
-    last = last_self_attention(encoder)
-    read, last.mention_attention = getattr(last, "mention_attention", rows), None
     hidden = output.last_hidden_state[0].split([place.size for place in packed])
-    return [values[: place.length] for values, place in zip(hidden, packed, strict=True)], read
+    return [values[: place.length] for values, place in zip(hidden, packed, strict=True)], read[: len(packed)]
 
 
 def run_each(encoder: PreTrainedModel, windows: list[Tensor], rows: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

@@ -117,5 +117,7 @@ class AxialTransformer(nn.Module):
         for attention, linear, norm in zip(self.axial_attns, self.ffns, self.lns, strict=True):
             along_heads, along_tails = (axis["fn"] for axis in attention["axial_attentions"])
             attended = along_heads(maps.transpose(1, 2), log_counts).transpose(1, 2) + along_tails(maps, log_counts)
-            maps = norm(linear(maps + attended))
+            changed = linear(maps + attended)
+            with torch.autocast(maps.device.type, enabled=False):  # as on GPUs, where autocast normalises in float32
+                maps = norm(changed.to(norm.weight.dtype))
         return maps
