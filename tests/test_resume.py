@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from hingeabl import files
 from hingeabl.errors import UserError
 from hingeabl.files import save_tensors
 from hingeabl.training import resume, session
+from hingeabl.training.steps import load_batches
 
 KILLS = int(os.environ.get("KILLS", "1"))  # test.sh --all asks for 3, KILLS=20 for more
 EPOCHS = max(8, 2 * KILLS)
@@ -76,12 +78,12 @@ def uninterrupted(long_arguments, tmp_path_factory):
     return output / "seed_7"
 
 
-def start(arguments, *interpreter):
+def start(arguments, *interpreter, **options):
     """train.py as a process of its own, with as many threads as this one."""
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     program = interpreter or (str(ROOT / "train.py"),)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([sys.executable, *program, *arguments], env=environment, **pipes)
+    return subprocess.Popen([sys.executable, *program, *arguments], env=environment, **pipes, **options)
 
 
 def changed(folder):
@@ -173,13 +175,22 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(
 
 @pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
 def test_a_scheduler_that_stops_a_training_gets_75_and_loses_nothing(long_arguments, uninterrupted, tmp_path, name):
-    process = start(long_arguments(tmp_path / "run"))
+    """SIGTERM goes to the process group, as SLURM and torchrun send it, SIGUSR1 to the process."""
+    process = start(long_arguments(tmp_path / "run"), start_new_session=True)
     wait_for_steps(tmp_path / "run" / "seed_7", 30)
-    process.send_signal(getattr(signal, name))
+    send = os.killpg if name == "SIGTERM" else os.kill
+    send(process.pid, getattr(signal, name))
     output = process.communicate()[0]
     assert process.returncode == 75 and f"{name}: saved after step" in output
     train.main(long_arguments(tmp_path / "run"))
     assert_same_run(tmp_path / "run" / "seed_7", uninterrupted)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batches_are_made_without_processes_that_a_signal_to_the_group_would_end(device):
+    experiment = SimpleNamespace(device=torch.device(device), train_set=[{}] * 4)
+    loader = load_batches(experiment, [[0, 1], [2, 3]])
+    assert loader.num_workers == 0 and loader.pin_memory == (device == "cuda")
 
 
 def test_a_second_process_on_the_same_folder_is_refused(long_arguments, tmp_path):

@@ -38,14 +38,16 @@ def share_of(batch: list[int]) -> list[int]:
 
 
 def load_batches(experiment: Experiment, batches: list[list[int]]) -> DataLoader:
-    """This process's share of batches, collated; a document that does not count where the share is empty."""
-    on_gpu = experiment.device.type == "cuda"
+    """This process's share of batches, collated; a document that does not count where the share is empty.
+
+    Without workers: collating takes a millisecond, and a SIGTERM to all processes of a job would end the workers first,
+    and with them the training before its checkpoint.
+    """
     return DataLoader(
         experiment.train_set,
         batch_sampler=[share_of(batch) or batch[:1] for batch in batches],
         collate_fn=collate_fn,
-        pin_memory=on_gpu,
-        num_workers=2 if on_gpu else 0,  # on the CPU the step itself needs the cores
+        pin_memory=experiment.device.type == "cuda",
     )
 
 
