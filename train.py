@@ -14,7 +14,6 @@ import hingeabl  # noqa: F401  first: it tells in one line which package is miss
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -31,9 +30,11 @@ from hingeabl.training.inference import Predictions, merge, predict
 from hingeabl.training.resume import StopRequest, failure_noted, remove_checkpoints, seed_batch
 from hingeabl.training.runs import finished_scores, print_summary, summarise
 from hingeabl.training.saved_run import load_checkpoint_file, load_run, load_weights, weights_of
+from hingeabl.training.scaling import build_scaler
 from hingeabl.training.session import (
     STEPS_BEFORE_ESTIMATE,
     STEPS_PER_LOG,
+    Recent,
     StepClock,
     Training,
     begin,
@@ -111,7 +112,7 @@ def train_seed(experiment: Experiment, seed: int, clock: StepClock, stop: StopRe
             optimizer = build_optimizer(model, args)
             total_steps = steps_per_epoch(experiment) * args.num_train_epochs
             scheduler = get_linear_schedule_with_warmup(optimizer, int(total_steps * args.warmup_ratio), total_steps)
-            scaler = torch.amp.GradScaler(experiment.device.type, enabled=experiment.precision == "fp16")
+            scaler = build_scaler(experiment.device, experiment.precision)
             # from the start, or from the last checkpoint
             training = begin(experiment, seed, folder, model, optimizer, scheduler, scaler, total_steps)
             while training.place.epoch <= args.num_train_epochs:
@@ -155,7 +156,7 @@ def train_epoch(training: Training, clock: StepClock, stop: StopRequest) -> None
         leave=False,
         unit="batch",
     )
-    per_step, recent = args.gradient_accumulation_steps, []
+    per_step, recent = args.gradient_accumulation_steps, Recent()
     model.train()
     clock.start()
     for global_batch, batch in zip(left, progress, strict=True):
@@ -172,18 +173,23 @@ def train_epoch(training: Training, clock: StepClock, stop: StopRequest) -> None
         with parallel.gradients_averaged(model, step_due), naming_batch(batch, titles, LESS_MEMORY):
             loss = weight * batch_loss(experiment, model, to_device(batch, experiment.device))
             training.scaler.scale(loss * parallel.world_size() / in_step).backward()
-        recent.append((place.step + 1, titles, loss.detach()))
+        recent.losses.append((place.step + 1, titles, loss.detach()))
         if not step_due:
             continue
 
         # clip, step, schedule, zero the gradients
-        optimizer_step(training.model, training.optimizer, training.scheduler, training.scaler, args.max_grad_norm)
-        place.step += 1
-        if place.step % STEPS_PER_LOG == 0 or place.batch == len(batches):
+        skipped = optimizer_step(
+            training.model, training.optimizer, training.scheduler, training.scaler, args.max_grad_norm
+        )
+        if skipped is not None:
+            recent.skipped.append(skipped)
+        place.step += 1  # log_losses takes those back that were skipped
+        log_due = place.tried % STEPS_PER_LOG == 0
+        if log_due or place.batch == len(batches):
             log_losses(training, recent, progress)
-            recent = []
+            recent = Recent()
         clock.tick(place, training.total_steps)
-        if place.step % STEPS_PER_LOG == 0 and place.batch < len(batches):
+        if log_due and place.batch < len(batches):
             save_if_due(training, stop)
 
 

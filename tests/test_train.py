@@ -19,7 +19,7 @@ import train
 from hingeabl.errors import UserError
 from hingeabl.training import inference
 from hingeabl.training.resume import Place
-from hingeabl.training.session import StepClock, mean_loss
+from hingeabl.training.session import Recent, StepClock, mean_loss
 from hingeabl.training.settings import build_parser
 from hingeabl.training.steps import build_optimizer
 from losses import get_loss, loss_names
@@ -188,7 +188,7 @@ def test_gradient_accumulation_takes_a_step_for_an_incomplete_group(sample, tiny
 def test_a_loss_that_is_not_finite_names_step_and_documents():
     losses = [(3, ["A", "B"], torch.tensor(1.0)), (4, ["C"], torch.tensor(math.nan))]
     with pytest.raises(UserError, match=r"step 4: the loss is nan, on documents \['C'\]"):
-        mean_loss(losses)
+        mean_loss(Recent(losses), [])
 
 
 def test_a_broken_training_stops_with_exit_code_and_one_line(sample, tiny_bert, tmp_path):

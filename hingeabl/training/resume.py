@@ -34,18 +34,27 @@ EXIT_STOPPED = 75  # what schedulers know as "try again" (sysexits' EX_TEMPFAIL)
 class Place:
     """How far a training is.
 
-    epoch     the one under way, from 1
-    batch     batches of it that are done
-    step      optimizer steps that are done
-    log_size  bytes of metrics.jsonl
-    best      scores.json so far, {} before the first epoch's end
+    epoch           the one under way, from 1
+    batch           batches of it that are done
+    step            optimizer steps that are done
+    skipped         those that fp16's scaler skipped, not among `step`
+    skipped_in_row  the latest of them, with no other step behind
+    log_size        bytes of metrics.jsonl
+    best            scores.json so far, {} before the first epoch's end
     """
 
     epoch: int = 1
     batch: int = 0
     step: int = 0
+    skipped: int = 0
+    skipped_in_row: int = 0
     log_size: int = 0
     best: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tried(self) -> int:
+        """Optimizer steps, done and skipped."""
+        return self.step + self.skipped
 
 
 def seed_batch(seed: int, epoch: int, batch: int, rank: int) -> None:

@@ -7,7 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from hingeabl.training.resume import (
 )
 from hingeabl.training.runs import RunLog, describe_environment
 from hingeabl.training.saved_run import save_run, weights_of
+from hingeabl.training.scaling import figures, settle_skipped
 from hingeabl.training.steps import move_schedule
 from model import DocREModel
 from utils import describe_device
@@ -57,6 +58,18 @@ class Training:
     place: Place
     saved: int
     log: RunLog | None
+
+
+@dataclass
+class Recent:
+    """What happened since the last log.
+
+    losses   each batch's optimizer step, its documents' titles, and this process's share of the loss, on its device
+    skipped  with fp16, of each optimizer step whether it was skipped, on its device
+    """
+
+    losses: list[tuple[int, list[str], Tensor]] = field(default_factory=list)
+    skipped: list[Tensor] = field(default_factory=list)
 
 
 class StepClock:
@@ -85,7 +98,9 @@ class StepClock:
         scorings = (args.num_train_epochs * seeds - place.epoch + 1) * dev + seeds * test  # documents yet to be scored
         documents = args.train_batch_size * parallel.world_size() * args.gradient_accumulation_steps  # of a step
         step = statistics.mean(self.seconds[5:])  # the first few are slower
-        steps = total_steps * seeds - place.step + scorings / documents / 3  # a forward pass is about a third of a step
+        steps = (
+            total_steps * seeds - place.tried + scorings / documents / 3
+        )  # a forward pass is about a third of a step
         end = datetime.now() + timedelta(seconds=step * steps)
         tqdm.write(
             f"{step:.2f} s a step: all seeds done in about {timedelta(seconds=round(step * steps))}, "
@@ -138,7 +153,7 @@ def begin(
     move_schedule(scheduler, place.step)
     parallel.wait_for_all()  # before any of these files changes
     log = None
-    if place.step:
+    if place != Place():
         print(f"resuming after step {place.step:,}, in epoch {place.epoch}")
     elif parallel.rank() == 0:
         write_json(folder / "config.json", run_config(experiment, seed))
@@ -153,29 +168,39 @@ def begin(
     )
 
 
-def log_losses(training: Training, recent: list[tuple[int, list[str], Tensor]], progress: tqdm) -> None:
-    """Write the mean of the losses since the last log and the learning rates, and show them beside the progress bar."""
-    mean = mean_loss(recent)
+def log_losses(training: Training, recent: Recent, progress: tqdm) -> None:
+    """Write the mean of the losses since the last log and the learning rates, and show them beside the progress bar.
+
+    This reads losses and flags back from the GPU, so it is called every STEPS_PER_LOG steps only. Steps that fp16's
+    scaler skipped do not count: here place and schedule go back by as many.
+    """
+    place, scaler = training.place, training.scaler
+    mean = mean_loss(recent, settle_skipped(place, scaler, recent.skipped))
+    move_schedule(training.scheduler, place.step)
     rates = {group["name"]: group["lr"] for group in training.optimizer.param_groups}
     if training.log:
-        training.log.write(training.place.step, {"loss": mean, **rates})
+        loss = {"loss": mean} if math.isfinite(mean) else {}
+        training.log.write(place.step, {**loss, **rates, **figures(place, scaler)})
     progress.set_postfix(loss=f"{mean:.4f}", lr=f"{rates['learning_rate']:.1e}")
 
 
-def mean_loss(recent: list[tuple[int, list[str], Tensor]]) -> float:
-    """The mean of each batch's loss, given as (step, titles, this process's share of the loss). Raises UserError naming
-    the first batch whose loss is NaN or infinite.
+def mean_loss(recent: Recent, skipped: list[bool]) -> float:
+    """The mean of the batches' losses, but for those that are not finite in a step that fp16's scaler skipped; NaN if
+    no other is left. `skipped` holds a flag for each step, or nothing without fp16.
 
-    This reads the losses back from the GPU, so it is called every STEPS_PER_LOG steps only.
+    Raises UserError naming the first batch whose loss is NaN or infinite in another step.
     """
-    values = parallel.add_over_all(torch.stack([loss for _, _, loss in recent])).tolist()
-    for (step, titles, _), value in zip(recent, values, strict=True):
-        if not math.isfinite(value):
+    values = parallel.add_over_all(torch.stack([loss for _, _, loss in recent.losses])).tolist()
+    finite = []
+    for (step, titles, _), value in zip(recent.losses, values, strict=True):
+        if math.isfinite(value):
+            finite.append(value)
+        elif not (skipped and skipped[step - recent.losses[0][0]]):
             raise UserError(
                 f"step {step}: the loss is {value}, on documents {titles}; look at these documents, lower "
                 "--learning_rate, or pass --precision fp32"
             )
-    return sum(values) / len(values)
+    return sum(finite) / len(finite) if finite else math.nan
 
 
 def save_if_due(training: Training, stop: StopRequest) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hingeabl.training import parallel
 from hingeabl.training.experiment import Experiment
+from hingeabl.training.scaling import scale_of
 from hingeabl.training.settings import Settings
 from model import DocREModel
 from prepro import Feature
@@ -71,14 +73,23 @@ def build_optimizer(model: DocREModel, args: Settings) -> torch.optim.AdamW:
 
 def optimizer_step(
     model: DocREModel, optimizer: torch.optim.Optimizer, scheduler: Any, scaler: torch.amp.GradScaler, max_norm: float
-) -> None:
-    """Clip, step, advance the schedule, clear the gradients. With fp16, the scaler skips a step that overflowed."""
+) -> Tensor | None:
+    """Clip, step, advance the schedule, clear the gradients.
+
+    Returns whether the gradients overflowed and the scaler skipped the step, bool [] on the model's device; None
+    without fp16. Weights and AdamW's own count of steps do not change then. The schedule advances all the same, as to
+    ask would wait for the GPU: move_schedule puts it right at the next log.
+    """
+    device = next(model.parameters()).device
+    before = scale_of(scaler, device)
     scaler.unscale_(optimizer)
     torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     scaler.step(optimizer)
     scaler.update()
     scheduler.step()
     optimizer.zero_grad(set_to_none=True)
+    after = scale_of(scaler, device)
+    return None if before is None or after is None else after < before
 
 
 def move_schedule(scheduler: Any, step: int) -> None:
