@@ -220,6 +220,17 @@ def test_ncrls_negatives_are_exact_far_out_and_without_gradient_where_easy(gamma
     torch.testing.assert_close(scores.grad[:, 2], slope)
 
 
+@pytest.mark.parametrize("name", loss_names())
+def test_a_loss_neither_reads_the_device_nor_copies_to_it(name, monkeypatch):
+    """Both wait for a GPU. `new_tensor` copies a Python number, `item` and the like read one back."""
+    scores = torch.randn(3, 5, requires_grad=True)
+    labels = torch.eye(5)[:3]
+    with monkeypatch.context() as patched:
+        for method in ("new_tensor", "item", "tolist", "__bool__", "__float__"):
+            patched.setattr(torch.Tensor, method, lambda *_: pytest.fail("the GPU would be waited for"))
+        get_loss(name)(scores, labels)
+
+
 def test_the_diff_that_the_docs_show_is_in_the_code():
     shown = (ROOT / "docs/extending.md").read_text().split("```diff\n")[1].split("```")[0]
     added = "".join(line[1:] for line in shown.splitlines(keepends=True) if line.startswith("+"))

@@ -51,14 +51,15 @@ def attend_in_windows(
     """
     if attention_mask is not None:
         raise ValueError("windows lie one after the other, there is no padding to mask; call encode()")
-    reads = mention_attention is not None and getattr(module, "reads_mentions", False)
+    read = mention_attention if getattr(module, "reads_mentions", False) else None
     outputs: list[Tensor] = []
     sizes = [window.size for window in windows]
     packed = zip(windows, *(tensor[0].split(sizes, dim=1) for tensor in (query, key, value)), strict=True)
     with torch.autocast(query.device.type, enabled=False):  # the rows are computed in float32, the rest as it comes
         for window, q, k, v in packed:  # [heads, size, head size]
             keep = None
-            if dropout and (reads or not q.is_cuda):  # torch's own dropout: slow on the CPU, and it shows no rows
+            # torch's own dropout is slow on the CPU, and shows no rows
+            if dropout and (read is not None or not q.is_cuda):
                 keep = keep_mask((q.shape[0], window.size, window.size), dropout, q)
                 output = DroppedAttention.apply(q, k, v, window.mask, keep, scaling, dropout)
             elif q.is_cuda:
@@ -67,11 +68,11 @@ def attend_in_windows(
             else:  # in bfloat16 1.5 times as fast as torch's fused kernel for the CPU
                 output = attention(q, k, window.mask, scaling) @ v
             outputs.append(output)
-            if reads:
+            if read is not None:
                 weights = attention(q.index_select(1, window.rows).float(), k.float(), window.mask, scaling)
                 if keep is not None:
                     weights = weights * keep.index_select(1, window.rows) / (1 - dropout)
-                mention_attention.append(weights[:, :, : window.length])  # type: ignore[union-attr]
+                read.append(weights[:, :, : window.length])
     return torch.cat(outputs, dim=1).transpose(0, 1).unsqueeze(0), None
 
 

@@ -98,9 +98,8 @@ class StepClock:
         scorings = (args.num_train_epochs * seeds - place.epoch + 1) * dev + seeds * test  # documents yet to be scored
         documents = args.train_batch_size * parallel.world_size() * args.gradient_accumulation_steps  # of a step
         step = statistics.mean(self.seconds[5:])  # the first few are slower
-        steps = (
-            total_steps * seeds - place.tried + scorings / documents / 3
-        )  # a forward pass is about a third of a step
+        # a forward pass is about a third of a step
+        steps = total_steps * seeds - place.tried + scorings / documents / 3
         end = datetime.now() + timedelta(seconds=step * steps)
         tqdm.write(
             f"{step:.2f} s a step: all seeds done in about {timedelta(seconds=round(step * steps))}, "
