@@ -23,8 +23,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data
 
 
 def tracked(*patterns):
-    """Files of the repository, or all files where this is no git checkout."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", *patterns], cwd=ROOT, capture_output=True)
+    """Files of the repository; what a user put beside them does not count."""
+    listed = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True)
     return [ROOT / name for name in listed.stdout.decode().splitlines() if (ROOT / name).exists()]
 
 
