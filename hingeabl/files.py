@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -96,7 +97,7 @@ def read_list(path: str | Path, item: str, form: str, may_be_empty: bool = False
         raise UserError(f"{path}: is empty; it must hold {form}")
     if first == "{":
         return list(parse_objects(text, str(path), item))
-    found = parse_json(text, str(path))
+    found = parse_json(text, str(path), item)
     if not isinstance(found, list):
         raise UserError(f"{path}: must hold {form}")
     return found
@@ -114,11 +115,13 @@ def not_text(where: str, error: UnicodeDecodeError, byte: int) -> UserError:
     return UserError(f"{where}: not UTF-8 text ({error.reason} at byte {byte}); save it as UTF-8")
 
 
-def parse_json(text: str, where: str) -> Any:
-    """Parse JSON text. Raises UserError, opening with `where`, for broken JSON, NaN and Infinity included."""
+def parse_json(text: str, where: str, item: str = "entry") -> Any:
+    """Parse JSON text. Raises UserError, opening with `where`, for broken JSON, NaN and Infinity included, and for an
+    object with the same key twice; if that is in a list, `item` and its number are named."""
     try:
-        # ujson is as fast but takes some broken JSON
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(text, **STRICT)  # ujson is as fast but takes some broken JSON
+    except RepeatedKey as error:
+        raise UserError(f"{where}: {place_of_repeated(text, item)}{error}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: broken JSON ({error}); repair the file or download it again") from None
     if SURROGATE.search(text):
@@ -129,13 +132,15 @@ def parse_json(text: str, where: str) -> Any:
 def parse_objects(text: str, where: str, item: str = "document") -> Iterator[Any]:
     """Parse JSON objects that come one after the other, as in JSON Lines. Raises UserError, opening with `where` and
     `item` and the object's number, at the first that is broken."""
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+    decoder = json.JSONDecoder(**STRICT)
     halves = SURROGATE.search(text)
     place, number = 0, 0
     while (place := SPACE.match(text, place).end()) < len(text):  # type: ignore[union-attr]
         of_object = f"{where}: {item} {number}"
         try:
             value, place = decoder.raw_decode(text, place)
+        except RepeatedKey as error:
+            raise UserError(f"{of_object}: {error}") from None
         except (ValueError, RecursionError) as error:
             raise UserError(f"{of_object}: broken JSON ({error}); repair the file or download it again") from None
         if halves:
@@ -161,6 +166,38 @@ def _finite(text: str) -> float:
     if math.isinf(value := float(text)):
         raise ValueError(f"{text} is beyond all numbers")
     return value
+
+
+class RepeatedKey(ValueError):
+    """An object has a key twice, of which only the last would be read."""
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise RepeatedKey(f"the key {key!r} is there twice in one object; remove or rename one")
+    return found
+
+
+def place_of_repeated(text: str, item: str) -> str:
+    """Which item of a list has an object with a key twice, and its title, for a message; "" where it is no list."""
+    repeated = []
+
+    def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            repeated.append(pairs)
+        return dict(pairs) | {"": bool(repeated)}  # an object after the first such one, or around it
+
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(text, object_pairs_hook=note)
+        for number, entry in enumerate(found if isinstance(found, list) else ()):
+            if isinstance(entry, dict) and entry[""]:
+                return f"{item} {number}{f' ({title!r})' if (title := entry.get('title')) else ''}: "
+    return ""
+
+
+STRICT: Any = {"object_pairs_hook": _each_key_once, "parse_constant": _refuse_constant, "parse_float": _finite}
 
 
 def write_json(path: str | Path, value: Any, indent: int = 2) -> None:

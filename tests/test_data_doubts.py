@@ -126,8 +126,7 @@ def test_predictions_for_another_gold_file_are_told_and_scored_as_wrong(tmp_path
 
 def test_right_predictions_are_scored_without_a_word(tmp_path, monkeypatch, capsys):
     gold, file = written(tmp_path, GOLD, "gold.json"), written(tmp_path, [RIGHT], "predictions.json")
-    other = moved(lambda a, b: [a, b]) | {"title": "Train"}
-    train_file = written(tmp_path, [other], "train.json")
+    train_file = written(tmp_path, [moved(lambda a, b: [a, b]) | {"title": "Train"}], "train.json")
     run_program(monkeypatch, evaluation, "--predictions", file, "--gold", gold, "--train", train_file)
     assert not capsys.readouterr().err
 

@@ -28,8 +28,11 @@ def refuse_same_files(paths: Sequence[str]) -> None:
     """Raise UserError if one file is given twice."""
     seen: dict[Path, str] = {}
     for path in paths:
-        if (first := seen.setdefault(Path(path).resolve(), path)) is not path:
-            raise UserError(f"{path}: is given twice{f', also as {first}' if first != path else ''}; pass it once")
+        resolved = Path(path).resolve()
+        if resolved in seen:
+            first = f", also as {seen[resolved]}" if seen[resolved] != path else ""
+            raise UserError(f"{path}: is given twice{first}; pass it once")
+        seen[resolved] = path
 
 
 def refuse_empty(path: str | Path, documents: Sequence[Document]) -> None:
