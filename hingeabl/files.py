@@ -279,6 +279,8 @@ def digest(path: str | Path) -> str:
 def make_folder(path: str | Path) -> Path:
     """Create a folder and its parents. Raises UserError where that fails or the folder can't be written to."""
     path = Path(path)
+    if path.is_file():
+        raise UserError(f"{path}: is a file, and a folder is wanted here; name another one")
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

@@ -180,6 +180,11 @@ def test_weights_in_place_of_the_seed_folder_are_told_with_the_folder(trained):
             predict.main(["--load_path", str(trained / name), "--input", "none.json"])
 
 
+def test_a_file_in_place_of_a_folder_is_told(files):
+    with pytest.raises(UserError, match=r"gold\.json: is a file, and a folder is wanted here"):
+        report.main(["--figure", "3", "--output", str(files["gold"])])
+
+
 def test_a_folder_in_place_of_the_page_is_told(trained):
     for paths in ([], [str(trained)]):
         with pytest.raises(UserError, match="is a folder; name the page's file first, then the runs"):
@@ -260,6 +265,20 @@ def test_predictions_are_read_as_a_list_as_lines_and_packed(files, tmp_path, mon
     assert read_predictions(written(tmp_path, b"", "none.jsonl")) == []
     with pytest.raises(UserError, match=r"is empty; it must hold a list of \{title, h_idx, t_idx, r\}"):
         read_predictions(written(tmp_path, b"", "none.json"))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ([DOCUMENT], "it is a document: pass the file of predictions"),
+        ({"predictions": [RIGHT]}, "take the list under 'predictions' alone"),
+        ([5], "h_idx and t_idx as entity numbers$"),
+    ],
+)
+def test_what_is_no_file_of_predictions_is_called_what_it_is(files, monkeypatch, content, told):
+    written(files["gold"].parent, content, files["predictions"].name)
+    with pytest.raises(UserError, match=rf"predictions\.json: entry 0: needs title and r.*{told}"):
+        score(monkeypatch, files)
 
 
 @pytest.mark.parametrize(

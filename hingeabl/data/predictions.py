@@ -28,7 +28,9 @@ def check_predictions(predictions: Any, where: str) -> None:
         raise UserError(f"{where}: must be a list of {{title, h_idx, t_idx, r}}")
     for index, entry in enumerate(predictions):
         if not (isinstance(entry, dict) and isinstance(entry.get("title"), str) and isinstance(entry.get("r"), str)):
-            raise UserError(f"{where}: entry {index}: needs title and r as strings, h_idx and t_idx as entity numbers")
+            raise UserError(
+                f"{where}: entry {index}: needs title and r as strings, h_idx and t_idx as entity numbers{hint(entry)}"
+            )
         for field in ("h_idx", "t_idx"):
             number = entry.get(field)
             if type(number) is not int or not 0 <= number < 2**63 - 1:
@@ -38,6 +40,16 @@ def check_predictions(predictions: Any, where: str) -> None:
         evidence = entry.get("evidence", [])
         if not isinstance(evidence, list) or not all(type(sentence) is int for sentence in evidence):
             raise UserError(f"{where}: entry {index} ({entry['title']!r}): evidence: must list sentence numbers")
+
+
+def hint(entry: Any) -> str:
+    """What an entry that is no prediction seems to be, for the end of a message."""
+    if not isinstance(entry, dict):
+        return ""
+    if "vertexSet" in entry:
+        return "; it is a document: pass the file of predictions"
+    inner = next((key for key in entry if isinstance(entry[key], list)), None)
+    return f"; take the list under {inner!r} alone" if inner is not None and "title" not in entry else ""
 
 
 def doubts(predictions: list[Prediction], counts: dict[str, int], relations: set[str]) -> list[str]:
