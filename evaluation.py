@@ -21,11 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hingeabl.data.checks import print_findings, training_doubts
 from hingeabl.data.documents import load_documents
-from hingeabl.data.predictions import Prediction, check_predictions, doubts, write_codalab
+from hingeabl.data.predictions import Prediction, check_predictions, doubts, read_predictions, write_codalab
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.files import read_json, write_json
+from hingeabl.files import write_json
+from hingeabl.outputs import check_outputs
 
 # The ten most frequent relations, as the official evaluator lists them: country, located in, country of citizenship,
 # contains, performer, publication date, member of, has part, country of origin, part of.
@@ -313,14 +315,20 @@ def format_scores(scores: dict[str, float]) -> str:
 def main() -> None:
     """Score a predictions file and print every figure."""
     parser = argparse.ArgumentParser(description="Score predictions as the official Re-DocRED evaluator does.")
-    parser.add_argument("--predictions", required=True, help="JSON list of {title, h_idx, t_idx, r, evidence?}")
+    parser.add_argument(
+        "--predictions", required=True, help="JSON list of {title, h_idx, t_idx, r, evidence?}, or one a line"
+    )
     parser.add_argument("--gold", help="labelled file in DocRED's schema")
     parser.add_argument("--train", help="training file: its facts are what Ign F1 ignores")
     parser.add_argument("--codalab", metavar="FILE.zip", help="write the upload of DocRED's competition")
     parser.add_argument("--json", metavar="OUT", help="also write the figures to this file, as fractions")
     args = parser.parse_args()
+    check_outputs(
+        {"--json": (args.json, (".json",)), "--codalab": (args.codalab, (".zip",))},
+        {f"--{name}": getattr(args, name) for name in ("predictions", "gold", "train")},
+    )
     if args.codalab:
-        write_codalab(args.codalab, read_json(args.predictions), args.predictions)
+        write_codalab(args.codalab, read_predictions(args.predictions), args.predictions)
         if not args.gold:
             return
     for name in ("gold", "train"):
@@ -331,10 +339,11 @@ def main() -> None:
         if not any(document.get("labels") for document in found):
             raise UserError(f"{path}: has no labels; pass a labelled file")
     gold = prepare_gold(documents, train_facts(train_documents))
-    predictions = read_json(args.predictions)
+    predictions = read_predictions(args.predictions)
     scores = score_predictions(predictions, gold, args.predictions)
     known = {label["r"] for document in (*documents, *train_documents) for label in document.get("labels", [])}
     counts = {document["title"]: len(document["vertexSet"]) for document in documents}
+    print_findings(training_doubts((args.gold, args.train), documents, train_documents, int(gold.in_train.sum())))
     for doubt in doubts(predictions, counts, known):
         print(f"WARNING: {args.predictions}: {doubt}", file=sys.stderr)
     print(format_scores(scores))

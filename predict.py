@@ -3,8 +3,8 @@
     python predict.py --load_path runs/quickstart/seed_1 --input docs.json --output predictions.json
     python predict.py --load_path runs/quickstart/seed_1 --input - < document.json
 
---html FILE also writes a page to look at them. Memory holds GROUP documents and their predictions, however large the
-input is.
+The ending of --output tells its form (FORMS). --html FILE also writes a page to look at them. Memory holds GROUP
+documents and their predictions, however large the input is.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import hingeabl  # noqa: F401  first: it tells in one line which package is miss
 # isort: split
 import argparse
 import contextlib
+import gzip
+import io
 import itertools
 import json
 import os
@@ -25,7 +27,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -35,8 +37,9 @@ from hingeabl.data.documents import RELATION_NAMES, MentionCounts
 from hingeabl.data.schema import Document
 from hingeabl.data.stream import stream_documents
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.files import read_json, whole_file
+from hingeabl.files import cannot_read, read_json, whole_file
 from hingeabl.modeling.encoder import WINDOW, max_window
+from hingeabl.outputs import check_outputs
 from hingeabl.reporting.page import about_block, documents_block, pairs_block, write_page
 from hingeabl.reporting.pairs import judge
 from hingeabl.training.inference import Predictions, predict
@@ -47,6 +50,20 @@ from prepro import featurize
 from utils import pick_device, pick_precision
 
 GROUP = 500  # documents read and scored at a time: as many as Re-DocRED's dev file has, so batched as in its evaluation
+
+
+class Layout(NamedTuple):
+    """What stands around the predictions of a file: before the first, between two, after the last; or in place of all
+    where there are none."""
+
+    first: str
+    between: str
+    last: str
+    none: str
+
+
+LIST, LINES = Layout("[\n", ",\n", "\n]\n", "[]\n"), Layout("", "\n", "\n", "")
+FORMS = {".json": LIST, ".jsonl": LINES, ".json.gz": LIST, ".jsonl.gz": LINES}
 
 
 class Predictor:
@@ -102,26 +119,25 @@ class Predictor:
 
 
 def predict_stream(
-    predictor: Predictor, file: BinaryIO, name: str, output: IO[str]
+    predictor: Predictor, file: BinaryIO, name: str, output: IO[str], layout: Layout = LIST
 ) -> Iterator[tuple[list[Document], Predictions]]:
-    """Write the predictions of a file's documents to `output`, a JSON list, as they come; yields each group of
-    documents with what was found there."""
+    """Write the predictions of a file's documents to `output`, as JSON, as they come; yields each group of documents
+    with what was found there."""
     typed = predictor.run.settings.entity_marker == "typed"
     documents = stream_documents(file, name, typed)
     size = file_size(file)
-    output.write("[")
     with tqdm(total=size, desc="documents", unit="B", unit_scale=True, leave=False) as progress:
         while group := list(itertools.islice(documents, GROUP)):
-            comma = ",\n" if predictor.predictions else "\n"
+            before = layout.between if predictor.predictions else layout.first
             found = predictor(group)
             lines = [json.dumps(entry, ensure_ascii=False) for entry in found.entries]
-            output.write(comma + ",\n".join(lines) if lines else "")
+            output.write(before + layout.between.join(lines) if lines else "")
             yield group, found
             del group, found  # else they would stay while the next ones are read
             if size:
                 progress.update(file.tell() - progress.n)
             progress.set_postfix(read=predictor.documents)
-    output.write("\n]\n" if predictor.predictions else "]\n")
+    output.write(layout.last if predictor.predictions else layout.none)
 
 
 def page_blocks(predictor: Predictor, groups: Iterator[tuple[list[Document], Predictions]]) -> Iterator[str]:
@@ -151,15 +167,22 @@ def open_input(name: str) -> contextlib.AbstractContextManager[BinaryIO]:
         return contextlib.nullcontext(sys.stdin.buffer)
     try:
         return open(name, "rb")
-    except FileNotFoundError:
-        raise UserError(f"{name}: no such file; check the path") from None
     except OSError as error:
-        raise UserError(f"{name}: cannot be read ({error.strerror}); check the path and its permissions") from None
+        raise cannot_read(name, error) from None
 
 
 @contextlib.contextmanager
 def open_output(name: str) -> Iterator[IO[str]]:
-    """A file written whole or not at all; so is standard output, for "-". Raises UserError where that fails."""
+    """A file written whole or not at all, packed if it ends in .gz; so is standard output, for "-". Raises UserError
+    where that fails."""
+    if name.endswith(".gz"):
+        with (
+            whole_file(name, "wb") as file,
+            gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
+            io.TextIOWrapper(packed, encoding="utf-8") as text,
+        ):
+            yield text
+        return
     if name != "-":
         with whole_file(name) as file:
             yield file
@@ -176,15 +199,25 @@ def open_output(name: str) -> Iterator[IO[str]]:
         raise UserError(f"standard output: cannot be written ({error.strerror}); pass --output FILE") from None
 
 
-def check_output(output: str, input_name: str) -> None:
-    """Raise UserError for an output that is the input, or that is there and is no file."""
-    path = Path(output)
-    if output == "-" or not path.exists():
-        return
-    if not path.is_file():
-        raise UserError(f"--output {output}: is not a file; name one, or - for standard output")
-    if input_name != "-" and Path(input_name).exists() and path.samefile(input_name):
-        raise UserError(f"--output {output}: is the input; name another file")
+def layout_of(name: str) -> Layout:
+    """How an output is laid out by its ending: a list where that tells nothing."""
+    return next((layout for ending, layout in FORMS.items() if name.endswith(ending)), LIST)
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    """Raise UserError for a run that is no folder, or an output that cannot or must not be written."""
+    run = Path(args.load_path)
+    if run.is_file():
+        raise UserError(f"--load_path {run}: is a file; pass the seed's folder{seed_around(run)}")
+    check_outputs(
+        {"--output": (args.output, tuple(FORMS)), "--html": (args.html, (".html", ".htm"))},
+        {"--input": args.input, "--load_path": run},
+    )
+
+
+def seed_around(file: Path) -> str:
+    """The seed's folder that a file lies in, for a message; "" where there is none."""
+    return next((f", {folder}" for folder in file.parents[:2] if (folder / "model.json").exists()), "")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -200,7 +233,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the run's, as in train.py")
     parser.add_argument("--device", help="default: CUDA where there is one")
     args = parser.parse_args(arguments)
-    check_output(args.output, args.input)
+    check_paths(args)
+    name = "standard input" if args.input == "-" else args.input
     no_page: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     with (
         open_input(args.input) as file,
@@ -209,12 +243,14 @@ def main(arguments: list[str] | None = None) -> None:
     ):
         run = open_run(args.load_path, pick_device(args.device))
         predictor = Predictor(run, args.precision, args.test_batch_size)
-        groups = predict_stream(predictor, file, "standard input" if args.input == "-" else args.input, output)
+        groups = predict_stream(predictor, file, name, output, layout_of(args.output))
         if page is None:
             deque(groups, maxlen=0)
         else:
             write_page(page, "HingeABL: predictions", {}, "Predicted pairs", page_blocks(predictor, groups))
-    predictor.mentions.warn("standard input" if args.input == "-" else args.input)
+    if not predictor.documents:
+        print(f"WARNING: {name}: holds no documents, so there is nothing to predict", file=sys.stderr)
+    predictor.mentions.warn(name)
     if predictor.cut:
         print(
             f"note: {predictor.cut['documents']:,} documents are longer than the {predictor.max_seq_length:,} word "

@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from hingeabl.data.cache import Encoded, load_pieces, pieces_path, save_pieces
-from hingeabl.data.checks import check_cuts, check_files, print_findings
+from hingeabl.data.checks import check_cuts, check_files, print_findings, refuse_empty, refuse_same_files
 from hingeabl.data.documents import DEFAULT_REL2ID, garbage_collection_paused, load_documents, load_rel2id
 from hingeabl.data.schema import CLOSING, MARKED_TYPES, Document
 from hingeabl.data.tokenizer import load_tokenizer
@@ -75,8 +75,10 @@ def featurize(
 
     pieces_cut  int, only of a document that was cut: how many word pieces it lost
 
-    Word pieces come from `cache_file` if they are there (see cache.py), else they are written to it.
+    Word pieces come from `cache_file` if they are there (see cache.py), else they are written to it. Raises UserError
+    as encode_documents does, and for a max_seq_length that leaves no room.
     """
+    check_length(max_seq_length)
     encoded = load_pieces(cache_file, documents) if cache_file else None
     if encoded is None:
         encoded = encode_documents(documents, tokenizer, max_seq_length, entity_marker)
@@ -97,6 +99,12 @@ def featurize(
             feature["labels"] = LabelRows(document["labels"], entities, rel2id)
         features.append(feature)
     return features
+
+
+def check_length(max_seq_length: int) -> None:
+    """Raise UserError for a length that leaves no room for a word piece."""
+    if max_seq_length < 3:
+        raise UserError(f"--max_seq_length {max_seq_length}: must be at least 3: [CLS], a word piece, [SEP]")
 
 
 def encode_documents(
@@ -262,8 +270,12 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="print statistics and findings as JSON")
     args = parser.parse_args()
+    check_length(args.max_seq_length)
+    refuse_same_files(args.files)
     rel2id = load_rel2id(args.rel2id)
     files: dict[str, Any] = {path: load_documents(path, rel2id) for path in args.files}
+    for path, documents in files.items():
+        refuse_empty(path, documents)
     train = next((path for path in files if "train" in Path(path).name.lower()), None)
     findings = check_files(files, train)
     if args.model_name_or_path:

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from evaluation import threshold_diagnostics
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import digest, whole_file
+from hingeabl.outputs import check_outputs
 from hingeabl.reporting.drawing import png_of, save_figure
 from hingeabl.reporting.figures import CAPTIONS, FIGURES
 from hingeabl.reporting.formats import WRITERS, aligned, as_html
@@ -118,6 +119,17 @@ def write_html(path: str, runs: list[Run], unfinished: list[Path], split: str) -
         write_page(file, "HingeABL: tables, figures and errors", sections, f"Pairs of the {split} documents", blocks())
 
 
+def check_page(path: str, runs: list[str]) -> None:
+    """Raise UserError for a page that cannot be written, or that would replace a file of the runs."""
+    if Path(path).is_dir():
+        raise UserError(
+            f"--html {path}: is a folder; name the page's file first, then the runs: --html page.html {path}"
+        )
+    inputs = [Path(name) for name in runs if Path(name).is_file()] + seed_folders(runs, needed=False)
+    taken = {f"PATH {number}": given for number, given in enumerate(inputs, 1)}
+    check_outputs({"--html": (path, (".html", ".htm"))}, taken)
+
+
 def write_figure(args: argparse.Namespace) -> None:
     """Write the figure asked for and print its files. Raises UserError where options or runs do not fit it."""
     draw = FIGURES[args.figure]
@@ -164,6 +176,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.figure:
         write_figure(args)
         return
+    if args.html:
+        check_page(args.html, args.paths)
     if not args.paths:
         raise UserError("PATH: is missing; pass folders of runs, for tables 5 and 6 data files")
     if args.table in (5, 6):
@@ -177,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
         texts = list(map(WRITERS[args.format], tables_of(finished(runs, unfinished), unfinished)))
         print(f"[{', '.join(texts)}]" if args.format == "json" else "\n\n".join(texts))
     elif args.table:
-        print(WRITERS[args.format](table_with_thresholds(args.table, runs, unfinished)))
+        print(WRITERS[args.format](table_with_thresholds(args.table, finished(runs, unfinished), unfinished)))
     elif args.record:
         for folder in unfinished:
             print(f"not finished, left out: {folder}")

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 LONGEST_MESSAGE = 2000
-NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_PLACE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -36,12 +37,7 @@ def run_command_line(main: Callable[[], None]) -> None:
         if error.errno not in NO_PLACE:
             raise
         _drop_output()
-        sys.exit(
-            _fail(
-                f"{error.filename or 'output'}: {error.strerror or error}; free some space or choose another place",
-                2,
-            )
-        )
+        sys.exit(_fail(f"{error.filename or 'output'}: {error.strerror or error}; {remedy_of(error)}", 2))
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -60,6 +56,16 @@ def _fail(message: str, code: int) -> int:
         message = f"{message[: LONGEST_MESSAGE // 2]} ... {message[-LONGEST_MESSAGE // 2 :]}"
     print(f"error: {message}", file=sys.stderr)
     return code
+
+
+def remedy_of(error: Exception) -> str:
+    """What helps where a file cannot be written."""
+    number = getattr(error, "errno", None)
+    if number in FULL or "No space left" in str(error):  # safetensors gives no number
+        return "free some disk space or choose another place"
+    if number in (errno.EACCES, errno.EPERM):
+        return "change its permissions or choose another place"
+    return "choose another place"
 
 
 def first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -22,13 +23,19 @@ import ujson
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from hingeabl.errors import UserError, first_line
+from hingeabl.errors import UserError, first_line, remedy_of
 
 ROOT = Path(__file__).resolve().parents[1]  # of the clone
 META = ROOT / "meta"
 GZIP = b"\x1f\x8b"  # the first bytes of a packed file
 ZIP = b"PK\x03\x04"  # the same of an archive
 SPACE = re.compile(r"[ \t\r\n]*")
+FOREIGN = {  # how files begin that are no data, and what they are
+    "version https://git-lfs": "is a git-lfs pointer, not the file itself; run git lfs pull",
+    "<!doctype html": "is a web page, not data; download the raw file",
+    "<html": "is a web page, not data; download the raw file",
+    "<?xml": "is XML, not JSON; download the raw file",
+}
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -41,21 +48,59 @@ def read_json(path: str | Path) -> Any:
 def read_text(path: str | Path) -> str:
     """A file's text: UTF-8 or, with its byte order mark, UTF-16; packed by gzip or not. A mark is left out.
 
-    Raises UserError where the file is missing, cannot be read or unpacked, or is no such text.
+    Raises UserError where the file is missing, cannot be read or unpacked, is no such text, or what FOREIGN lists.
     """
     try:
         data = Path(path).read_bytes()
         data = gzip.decompress(data) if data.startswith(GZIP) else data
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check the path") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: cannot be unpacked ({first_line(error)}); download it again") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+        raise cannot_read(path, error) from None
     try:
-        return data.decode(encoding_of(data))
+        text = data.decode(encoding_of(data))
     except UnicodeDecodeError as error:
         raise not_text(str(path), error, error.start) from None
+    refuse_foreign(text[:1000], str(path))
+    return text
+
+
+def cannot_read(path: str | Path, error: OSError) -> UserError:
+    """The message about a file that cannot be opened or read."""
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{path}: no such file; check the path")
+    if isinstance(error, IsADirectoryError):
+        inside = sorted(file for file in Path(path).glob("*.json*") if file.is_file())
+        return UserError(f"{path}: is a folder; pass a file{f' in it, such as {inside[0]}' if inside else ''}")
+    return UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions")
+
+
+def refuse_foreign(start: str, where: str) -> None:
+    """Raise UserError, opening with `where`, if text begins as one of FOREIGN does."""
+    start = start.lstrip().lower()
+    for beginning, what in FOREIGN.items():
+        if start.startswith(beginning):
+            raise UserError(f"{where}: {what}")
+
+
+def read_list(path: str | Path, item: str, form: str, may_be_empty: bool = False) -> list[Any]:
+    """What a file holds, unchecked: the objects of a JSON list, a single one, or one after the other (JSON Lines).
+
+    In messages `item` names an object, and `form` the whole. An empty file of lines is [] if it `may_be_empty`. Raises
+    UserError for anything else; see read_text for encodings and gzip.
+    """
+    text = read_text(path)
+    first = text.lstrip()[:1]
+    if not first:
+        if may_be_empty and ".jsonl" in Path(path).suffixes:
+            return []
+        raise UserError(f"{path}: is empty; it must hold {form}")
+    if first == "{":
+        return list(parse_objects(text, str(path), item))
+    found = parse_json(text, str(path), item)
+    if not isinstance(found, list):
+        raise UserError(f"{path}: must hold {form}")
+    return found
 
 
 def encoding_of(start: bytes) -> str:
@@ -70,11 +115,13 @@ def not_text(where: str, error: UnicodeDecodeError, byte: int) -> UserError:
     return UserError(f"{where}: not UTF-8 text ({error.reason} at byte {byte}); save it as UTF-8")
 
 
-def parse_json(text: str, where: str) -> Any:
-    """Parse JSON text. Raises UserError, opening with `where`, for broken JSON, NaN and Infinity included."""
+def parse_json(text: str, where: str, item: str = "entry") -> Any:
+    """Parse JSON text. Raises UserError, opening with `where`, for broken JSON, NaN and Infinity included, and for an
+    object with the same key twice; if that is in a list, `item` and its number are named."""
     try:
-        # ujson is as fast but takes some broken JSON
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(text, **STRICT)  # ujson is as fast but takes some broken JSON
+    except RepeatedKey as error:
+        raise UserError(f"{where}: {place_of_repeated(text, item)}{error}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: broken JSON ({error}); repair the file or download it again") from None
     if SURROGATE.search(text):
@@ -82,16 +129,18 @@ def parse_json(text: str, where: str) -> Any:
     return value
 
 
-def parse_objects(text: str, where: str) -> Iterator[Any]:
+def parse_objects(text: str, where: str, item: str = "document") -> Iterator[Any]:
     """Parse JSON objects that come one after the other, as in JSON Lines. Raises UserError, opening with `where` and
-    the object's number, at the first that is broken."""
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+    `item` and the object's number, at the first that is broken."""
+    decoder = json.JSONDecoder(**STRICT)
     halves = SURROGATE.search(text)
     place, number = 0, 0
     while (place := SPACE.match(text, place).end()) < len(text):  # type: ignore[union-attr]
-        of_object = f"{where}: document {number}"
+        of_object = f"{where}: {item} {number}"
         try:
             value, place = decoder.raw_decode(text, place)
+        except RepeatedKey as error:
+            raise UserError(f"{of_object}: {error}") from None
         except (ValueError, RecursionError) as error:
             raise UserError(f"{of_object}: broken JSON ({error}); repair the file or download it again") from None
         if halves:
@@ -119,6 +168,38 @@ def _finite(text: str) -> float:
     return value
 
 
+class RepeatedKey(ValueError):
+    """An object has a key twice, of which only the last would be read."""
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise RepeatedKey(f"the key {key!r} is there twice in one object; remove or rename one")
+    return found
+
+
+def place_of_repeated(text: str, item: str) -> str:
+    """Which item of a list has an object with a key twice, and its title, for a message; "" where it is no list."""
+    repeated = []
+
+    def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            repeated.append(pairs)
+        return dict(pairs) | {"": bool(repeated)}  # an object after the first such one, or around it
+
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(text, object_pairs_hook=note)
+        for number, entry in enumerate(found if isinstance(found, list) else ()):
+            if isinstance(entry, dict) and entry[""]:
+                return f"{item} {number}{f' ({title!r})' if (title := entry.get('title')) else ''}: "
+    return ""
+
+
+STRICT: Any = {"object_pairs_hook": _each_key_once, "parse_constant": _refuse_constant, "parse_float": _finite}
+
+
 def write_json(path: str | Path, value: Any, indent: int = 2) -> None:
     """Write a JSON file whole or not at all: to a temporary name, then renamed; indent 0 puts it on one line.
 
@@ -131,23 +212,27 @@ def write_json(path: str | Path, value: Any, indent: int = 2) -> None:
 @contextlib.contextmanager
 def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """A file to write, text or with mode "wb" bytes, whole or not at all: under a temporary name, renamed at the end,
-    removed on any exception.
+    removed on any exception. So are folders on its path that are not there yet.
 
     Raises UserError where it cannot be written.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file in it")
+    made = [folder for folder in path.parents if not folder.exists()]
     temporary = path.with_name(path.name + ".tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
         put_in_place(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()
         if isinstance(error, OSError):
-            raise UserError(
-                f"{path}: cannot be written ({error.strerror}); free some disk space or choose another place"
-            ) from None
+            raise UserError(f"{path}: cannot be written ({error.strerror}); {remedy_of(error)}") from None
         raise
 
 
@@ -174,9 +259,7 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
         temporary.chmod(scratch.stat().st_mode & 0o666)  # safetensors lets none but the owner read
         put_in_place(temporary, path)
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: cannot be written ({first_line(error)}); free some disk space or choose another place"
-        ) from None
+        raise UserError(f"{path}: cannot be written ({first_line(error)}); {remedy_of(error)}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -189,16 +272,18 @@ def digest(path: str | Path) -> str:
             while chunk := file.read(2**20):
                 result.update(chunk)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        raise cannot_read(path, error) from None
     return result.hexdigest()
 
 
 def make_folder(path: str | Path) -> Path:
     """Create a folder and its parents. Raises UserError where that fails or the folder can't be written to."""
     path = Path(path)
+    if path.is_file():
+        raise UserError(f"{path}: is a file, and a folder is wanted here; name another one")
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             return path
     except OSError as error:
-        raise UserError(f"{path}: cannot be written to ({error.strerror}); choose another place") from None
+        raise UserError(f"{path}: cannot be written to ({error.strerror}); {remedy_of(error)}") from None

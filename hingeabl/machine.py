@@ -75,6 +75,20 @@ def without_password(address: str) -> str:
     return re.sub(r"//[^/@]*@", "//***@", address)
 
 
+def looks_like_path(name: str) -> bool:
+    """Whether an encoder's name is that of a folder rather than of the hub."""
+    return (
+        name.startswith(("/", ".", "~")) or name.count("/") > 1 or ("/" in name and os.path.isdir(name.split("/")[0]))
+    )
+
+
+def why_not_loaded(name: str, error: Exception) -> str:
+    """Why an encoder or its tokenizer cannot be loaded: that its folder is not there, or what the error says."""
+    if looks_like_path(name) and not os.path.exists(name):
+        return "there is no such folder"
+    return first_line(error)
+
+
 def hub_hint(name: str) -> str:
     """What the environment says about the way to the model hub, for the end of a message about an encoder of that name;
     "" where it says nothing, or the name is a folder here."""

@@ -10,12 +10,18 @@ word pieces. The corpus shows that the programs work; scores on it say nothing a
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
 import sys
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from hingeabl.errors import UserError, run_command_line
 
 SPLITS = {"train": 64, "dev": 24, "test": 24}
 LONG_EVERY = 16  # one document of so many is too long for a single encoder pass
@@ -211,9 +217,23 @@ def thin_labels(documents: list[dict[str, Any]], seed: int = 0) -> list[dict[str
     ]
 
 
+def check_folder(folder: Path) -> None:
+    """Raise UserError for a place that is no folder, or that holds data files of another corpus."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is not a folder; name one")
+    for path in (folder / f"{split}.json" for split in (*SPLITS, "train_distant")):
+        if path.exists() and b'"Sample ' not in path.read_bytes()[:200]:
+            raise UserError(f"{path}: is of another corpus and would be replaced; name another folder")
+
+
 def main() -> None:
     """Write train.json, dev.json, test.json and train_distant.json."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1] / "dataset" / "sample")
+    parser = argparse.ArgumentParser(description="Write the sample corpus: small, invented, in DocRED's schema.")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=ROOT / "dataset" / "sample", metavar="OUTPUT_DIR", help="%(default)s"
+    )
+    folder = parser.parse_args().folder
+    check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     corpus = make_sample()
     corpus["train_distant"] = thin_labels(corpus["train"])
@@ -225,4 +245,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)

@@ -10,6 +10,7 @@ from mutate import edit_bytes, mutated
 
 from evaluation import prepare_gold, score_predictions, train_facts
 from hingeabl.data.documents import load_documents, load_rel2id
+from hingeabl.data.predictions import read_predictions
 from hingeabl.data.schema import check_document
 from hingeabl.data.stream import stream_documents
 from hingeabl.errors import UserError
@@ -78,6 +79,11 @@ def finite(text):
     return 1 / 0 if math.isinf(float(text)) else float(text)
 
 
+def each_once(pairs):
+    """An object, none with a key twice."""
+    return dict(pairs) if len(dict(pairs)) == len(pairs) else 1 / 0
+
+
 def fuzz_stream(world, number, structure, in_bytes):
     value = world.documents[number % len(world.documents)]
     value = value if number % 3 else value[0]
@@ -92,7 +98,8 @@ def fuzz_stream(world, number, structure, in_bytes):
     documents = found(2**20)
     assert found(501) == documents or (isinstance(documents, str) and isinstance(found(501), str))
     try:
-        whole = json.loads(data.decode(), parse_constant=lambda name: 1 / 0, parse_float=finite)
+        strict = {"parse_constant": lambda name: 1 / 0, "parse_float": finite, "object_pairs_hook": each_once}
+        whole = json.loads(data.decode(), **strict)
         json.dumps(whole, ensure_ascii=False).encode()
         whole = whole if isinstance(whole, list) else [whole]
         expected = [{k: v for k, v in document.items() if k != "labels"} for document in whole]
@@ -114,7 +121,7 @@ def fuzz_predictions(world, number, structure, in_bytes):
     if number % 2:
         good = [entry | {"evidence": [0, 1]} for entry in good]
     path = world.write("result.json", mutated(good, structure, in_bytes))
-    predictions = read_json(path)
+    predictions = read_predictions(path)
     scores = score_predictions(predictions, world.gold, str(path))
     plain = plain_scores(predictions, world.folder / "dev.json", world.folder / "train.json")
     close(scores, plain)

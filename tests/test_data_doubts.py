@@ -126,7 +126,8 @@ def test_predictions_for_another_gold_file_are_told_and_scored_as_wrong(tmp_path
 
 def test_right_predictions_are_scored_without_a_word(tmp_path, monkeypatch, capsys):
     gold, file = written(tmp_path, GOLD, "gold.json"), written(tmp_path, [RIGHT], "predictions.json")
-    run_program(monkeypatch, evaluation, "--predictions", file, "--gold", gold, "--train", gold)
+    train_file = written(tmp_path, [moved(lambda a, b: [a, b]) | {"title": "Train"}], "train.json")
+    run_program(monkeypatch, evaluation, "--predictions", file, "--gold", gold, "--train", train_file)
     assert not capsys.readouterr().err
 
 
@@ -251,7 +252,7 @@ def test_every_reader_takes_every_form(tmp_path, form, trained, monkeypatch, cap
     plain = written(tmp_path, TWO, "plain.json")
     found = []
     for source in (plain, path):
-        target = tmp_path / f"{source.name}.found"
+        target = tmp_path / f"{source.name.partition('.')[0]}.found.json"
         predict.main(["--load_path", str(trained), "--input", str(source), "--output", str(target)])
         found.append(target.read_text())
     assert found[0] == found[1]

@@ -199,11 +199,11 @@ def test_missing_and_unfit_files_are_refused(run, documents, tmp_path):
         assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["docs.json"]
 
     refused("none.json: no such file", source=tmp_path / "none.json")
-    refused("cannot be read", source=tmp_path)
+    refused(r"is a folder; pass a file in it, such as .*docs\.json", source=tmp_path)
     refused("config.json: no such file", load_path=tmp_path)
-    refused("is not a file", output=tmp_path)
-    refused("cannot be written", output=tmp_path / "none" / "found.json")
-    refused("is the input", output=tmp_path / "." / "docs.json")
+    refused("is a folder; name a file", output=tmp_path)
+    refused("cannot be written", output=docs / "found.json")
+    refused("is the file of --input too", output=tmp_path / "." / "docs.json")
     unfit = shutil.copytree(run, tmp_path / "unfit")
     (unfit / "rel2id.json").write_text('{"Na": 0, "P17": 1}')
     refused("has 2 classes, the model 97", load_path=unfit)

@@ -53,7 +53,7 @@ def test_bad_input_stops_before_anything_is_written(sample, tiny_bert, tmp_path)
         (["--device", "cuda:99"], "not usable here"),
         (["--rel2id", "/no/such/rel2id.json"], "no such file"),
         (["--backbone", "other"], "choose from atlop, docunet, kd_docre"),
-        (["--init_from", "/no/such/model.safetensors"], "cannot be read"),
+        (["--init_from", "/no/such/model.safetensors"], "no such file"),
         (["--teacher_scores", "/no/such/scores"], "no such file"),
     ],
 )

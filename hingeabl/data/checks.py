@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hingeabl.data.schema import Document
+from hingeabl.errors import UserError
 
+FACTS_OF_DOUBT = 1000  # of as many facts some are known from training, where both files are of one data set
 Finding = dict[str, Any]  # {"check", "files", "count", "message"}
 
 
@@ -18,6 +22,52 @@ def check_files(files: dict[str, Sequence[Document]], train: str | None = None) 
     if train is not None:
         found += unseen_relations(files, train)
     return found + [empty_labels(path) for path, documents in files.items() if without_gold(documents)]
+
+
+def refuse_same_files(paths: Sequence[str]) -> None:
+    """Raise UserError if one file is given twice."""
+    seen: dict[Path, str] = {}
+    for path in paths:
+        resolved = Path(path).resolve()
+        if resolved in seen:
+            first = f", also as {seen[resolved]}" if seen[resolved] != path else ""
+            raise UserError(f"{path}: is given twice{first}; pass it once")
+        seen[resolved] = path
+
+
+def refuse_empty(path: str | Path, documents: Sequence[Document]) -> None:
+    """Raise UserError for a file without documents."""
+    if not documents:
+        raise UserError(f"{path}: holds no documents; check the file")
+
+
+def training_doubts(
+    files: tuple[str, str], gold: Sequence[Document], train: Sequence[Document], known: int
+) -> list[Finding]:
+    """What speaks against the training file that a gold file is scored with, both given as paths and documents: the
+    same or shared documents, or another data set. `known` is how many of the gold facts the training file states."""
+    gold_file, train_file = files
+    if gold == train:
+        message = (
+            f"{train_file}: holds the same documents as {gold_file}: Ign F1 ignores every fact; pass the train file"
+        )
+        return [finding("same documents", list(files), len(gold), message)]
+    found = shared_documents({gold_file: gold, train_file: train})
+    relations, trained = relations_of(gold), relations_of(train)
+    facts, stated = sum(relations.values()), sum(trained.values())
+    if not relations.keys() & trained.keys():
+        what = f"has none of the {len(relations):,} relations of {gold_file}"
+    elif not known and min(facts, stated) >= FACTS_OF_DOUBT:
+        what = f"states none of the {facts:,} facts of {gold_file} among its {stated:,}"
+    else:
+        return found
+    message = f"{train_file}: {what}: Ign F1 ignores nothing; pass the train file of the same data set"
+    return [*found, finding("another data set", list(files), facts, message)]
+
+
+def relations_of(documents: Sequence[Document]) -> Counter[str]:
+    """How many labels each relation has."""
+    return Counter(label["r"] for document in documents for label in document.get("labels", []))
 
 
 def shared_documents(files: dict[str, Sequence[Document]]) -> list[Finding]:

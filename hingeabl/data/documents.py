@@ -14,7 +14,7 @@ from typing import Any
 
 from hingeabl.data.schema import Document, check_document, check_types
 from hingeabl.errors import UserError
-from hingeabl.files import META, parse_json, parse_objects, read_json, read_text
+from hingeabl.files import META, read_json, read_list
 
 DEFAULT_REL2ID = META / "rel2id.json"
 RELATION_NAMES = META / "relation_names.json"  # Wikidata's property -> its English name
@@ -32,6 +32,9 @@ def load_rel2id(path: str | Path = DEFAULT_REL2ID) -> dict[str, int]:
     if not isinstance(rel2id, dict) or not all(type(index) is int for index in rel2id.values()):
         raise UserError(f"{path}: must map each relation to its class number, like meta/rel2id.json")
     found = sorted(rel2id.values())
+    if found and found == list(range(1, len(found) + 1)):
+        none = next((name for name in rel2id if means_no_relation(name)), "Na")
+        raise UserError(f"{path}: class 0 is missing; number the classes from 0, with {none!r} as 0")
     if not found or found[0] != 0:
         raise UserError(f'{path}: class 0 is missing; add the no-relation class, "Na": 0')
     if len(found) < 2:
@@ -42,28 +45,21 @@ def load_rel2id(path: str | Path = DEFAULT_REL2ID) -> dict[str, int]:
         wrong = f"class {repeated[0]} appears twice" if repeated else f"class {gap} is missing"
         raise UserError(f"{path}: {wrong}; number the relations 0 to {len(found) - 1} without gaps")
     [first] = [relation for relation, index in rel2id.items() if index == 0]
-    if re.sub(r"[\W_]+", "", first).lower() not in NO_RELATION:
+    if not means_no_relation(first):
         raise UserError(
             f'{path}: class 0 must mean no relation, but is {first!r}; add "Na": 0 and number the relations from 1'
         )
     return rel2id
 
 
-def read_documents(path: str | Path) -> list[Any]:
-    """What a file holds, unchecked: the objects of a JSON list, a single one, or one after the other (JSON Lines).
+def means_no_relation(name: str) -> bool:
+    """Whether a class is called as "no relation" is."""
+    return re.sub(r"[\W_]+", "", name).lower() in NO_RELATION
 
-    Raises UserError for anything else; see read_text for encodings and gzip.
-    """
-    text = read_text(path)
-    first = text.lstrip()[:1]
-    if not first:
-        raise UserError(f"{path}: is empty; it must hold a list of documents, like DocRED's files, or one a line")
-    if first == "{":
-        return list(parse_objects(text, str(path)))
-    documents = parse_json(text, str(path))
-    if not isinstance(documents, list):
-        raise UserError(f"{path}: must hold a list of documents, like DocRED's files, or one a line")
-    return documents
+
+def read_documents(path: str | Path) -> list[Any]:
+    """What a file holds, unchecked; see read_list."""
+    return read_list(path, "document", "a list of documents, like DocRED's files, or one a line")
 
 
 def load_documents(

@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import unicodedata
 import zipfile
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from hingeabl.data.documents import RELATION_NAMES
 from hingeabl.errors import UserError
-from hingeabl.files import read_json, whole_file
+from hingeabl.files import read_json, read_list, whole_file
 
 Prediction = dict[str, Any]
+
+
+def read_predictions(path: str | Path) -> list[Any]:
+    """What a file of predictions holds, unchecked: a list of them, or one a line; see read_list."""
+    return read_list(path, "prediction", "a list of {title, h_idx, t_idx, r}, or one a line", may_be_empty=True)
 
 
 def check_predictions(predictions: Any, where: str) -> None:
@@ -21,7 +28,9 @@ def check_predictions(predictions: Any, where: str) -> None:
         raise UserError(f"{where}: must be a list of {{title, h_idx, t_idx, r}}")
     for index, entry in enumerate(predictions):
         if not (isinstance(entry, dict) and isinstance(entry.get("title"), str) and isinstance(entry.get("r"), str)):
-            raise UserError(f"{where}: entry {index}: needs title and r as strings, h_idx and t_idx as entity numbers")
+            raise UserError(
+                f"{where}: entry {index}: needs title and r as strings, h_idx and t_idx as entity numbers{hint(entry)}"
+            )
         for field in ("h_idx", "t_idx"):
             number = entry.get(field)
             if type(number) is not int or not 0 <= number < 2**63 - 1:
@@ -33,10 +42,22 @@ def check_predictions(predictions: Any, where: str) -> None:
             raise UserError(f"{where}: entry {index} ({entry['title']!r}): evidence: must list sentence numbers")
 
 
+def hint(entry: Any) -> str:
+    """What an entry that is no prediction seems to be, for the end of a message."""
+    if not isinstance(entry, dict):
+        return ""
+    if "vertexSet" in entry:
+        return "; it is a document: pass the file of predictions"
+    inner = next((key for key in entry if isinstance(entry[key], list)), None)
+    return f"; take the list under {inner!r} alone" if inner is not None and "title" not in entry else ""
+
+
 def doubts(predictions: list[Prediction], counts: dict[str, int], relations: set[str]) -> list[str]:
-    """What speaks for a wrong file, one line each: predictions of documents and entities that the gold file does not
-    have, given as {title: entities}, and of relations that are none of `relations`. They count as wrong, as in the
-    official evaluator."""
+    """What speaks for a wrong file, one line each: no predictions; some that are there twice; predictions of documents
+    and entities that the gold file does not have, given as {title: entities}, and of relations that are none of
+    `relations`. The last three count as wrong, as in the official evaluator."""
+    if not predictions:
+        return ["holds no predictions: every score is 0"]
     titles = [entry for entry in predictions if entry["title"] not in counts]
     normal = {unicodedata.normalize("NFC", title) for title in counts}
     same = sum(unicodedata.normalize("NFC", entry["title"]) in normal for entry in titles)
@@ -48,7 +69,7 @@ def doubts(predictions: list[Prediction], counts: dict[str, int], relations: set
     by_name = sum(entry["r"] in ids for entry in named)
     unicode_form = f"{same:,} of them differ in Unicode form alone: write both files in NFC" if same else ""
     other_file = "were they made from another file than --gold?"
-    found = []
+    found = repeated(predictions)
     for what, entries, remedy in (
         ("a document that --gold does not have", titles, unicode_form),
         ("an entity that its document in --gold does not have", entities, ""),
@@ -61,6 +82,17 @@ def doubts(predictions: list[Prediction], counts: dict[str, int], relations: set
                 f"{remedy or other_file}; they count as wrong"
             )
     return found
+
+
+def repeated(predictions: list[Prediction]) -> list[str]:
+    """A line about predictions that are there more than once, [] where none is."""
+    counted = Counter((entry["title"], entry["h_idx"], entry["t_idx"], entry["r"]) for entry in predictions)
+    if len(counted) == len(predictions):
+        return []
+    return [
+        f"{len(predictions) - len(counted):,} of {len(predictions):,} predictions repeat another one, such as "
+        f"{counted.most_common(1)[0][0]}; each counts once, with the evidence of the first"
+    ]
 
 
 def write_codalab(path: str, predictions: Any, where: str) -> None:

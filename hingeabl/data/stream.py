@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from hingeabl.data.schema import Document, check_document, check_types
 from hingeabl.errors import UserError, first_line
-from hingeabl.files import GZIP, SPACE, encoding_of, not_text, parse_json
+from hingeabl.files import GZIP, SPACE, cannot_read, encoding_of, not_text, parse_json, refuse_foreign
 
 CHUNK = 2**20  # bytes read at once
 LARGEST = 2**24  # characters: more of them without an end mean that a quote or a bracket is missing
@@ -49,7 +49,7 @@ class JsonText:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise UserError(f"{self.name}: cannot be unpacked ({first_line(error)}); download it again") from None
         except OSError as error:
-            raise UserError(f"{self.name}: cannot be read ({error.strerror}); check the path") from None
+            raise cannot_read(self.name, error) from None
         self.text = self.text[self.place :] + more
         self.place = 0
         return bool(data)
@@ -116,6 +116,7 @@ def read_objects(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator[Any]
     text = JsonText(file, name, chunk)
     if not text.peek():
         raise UserError(f"{name}: is empty; it must hold a list of documents, like DocRED's files, or one document")
+    refuse_foreign(text.text[text.place :][:1000], name)
     listed, number = text.skip("["), 0
     goes_on = not (listed and text.peek() == "]")
     while goes_on:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hingeabl.errors import UserError, first_line
-from hingeabl.machine import hub_hint
+from hingeabl.errors import UserError
+from hingeabl.machine import hub_hint, why_not_loaded
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
@@ -14,6 +14,6 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:
         raise UserError(
-            f"tokenizer of {name_or_path!r}: cannot be loaded ({first_line(error)}); pass an encoder's folder, or a "
-            f"hub name while the hub can be reached{hub_hint(name_or_path)}"
+            f"tokenizer of {name_or_path!r}: cannot be loaded ({why_not_loaded(name_or_path, error)}); pass an "
+            f"encoder's folder, or a hub name while the hub can be reached{hub_hint(name_or_path)}"
         ) from None

@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
 
-from hingeabl.errors import UserError, first_line
-from hingeabl.machine import hub_hint
+from hingeabl.errors import UserError
+from hingeabl.machine import hub_hint, why_not_loaded
 from hingeabl.modeling.attention import ATTENTION, PackedWindow, replace_dropout
 from utils import recurring_size
 
@@ -56,8 +56,9 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
             encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # transformers, safetensors and the hub's client each have their own
         raise UserError(
-            f"encoder {name_or_path!r}: cannot be loaded ({first_line(error)}); pass a folder with config.json, "
-            f"model.safetensors and the tokenizer, or a hub name while the hub can be reached{hub_hint(name_or_path)}"
+            f"encoder {name_or_path!r}: cannot be loaded ({why_not_loaded(name_or_path, error)}); pass a folder with "
+            "config.json, model.safetensors and the tokenizer, or a hub name while the hub can be reached"
+            f"{hub_hint(name_or_path)}"
         ) from None
     if takes_windows(encoder):
         last_self_attention(encoder).reads_mentions = True

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from evaluation import PERCENTILES
+from hingeabl.data.checks import refuse_empty
 from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
 from hingeabl.files import META, digest, read_json
@@ -157,7 +158,8 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
     published = published_figures(number)
     groups = groups_of(number, runs)
     if not groups:
-        raise UserError(f"table {number}: none of the runs belongs in it; it takes " + what_belongs(number))
+        left = f"; not finished: {', '.join(map(str, unfinished))}" if unfinished else ""
+        raise UserError(f"table {number}: none of the runs belongs in it; it takes {what_belongs(number)}{left}")
     same_experiment([run for group in groups.values() for run in group])
     rows = [make_row(name, group, split, figures, published["rows"].get(name, {})) for name, group in groups.items()]
     rows = mark_best(rows, figures)
@@ -304,6 +306,8 @@ def table_of_data(number: int, paths: list[str]) -> Table:
     documents = {Path(path).name: load_documents(path) for path in paths}
     if len(documents) < len(paths):
         raise UserError(f"table {number}: two files have the same name; pass files of different names")
+    for path, found in zip(paths, documents.values(), strict=True):
+        refuse_empty(path, found)
     rows = []
     for name, found in documents.items():
         split = next((split for split in paper["columns"] if name.startswith(split)), "")

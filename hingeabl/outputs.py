@@ -1,0 +1,59 @@
+"""Where a program may write: checked before its work is done."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from hingeabl.errors import UserError, remedy_of
+
+OF_A_RUN = ("config.json", "scores.json", "model.json", "rel2id.json", "result.json", "result_dev.json")
+Output = tuple[str | None, tuple[str, ...]]  # the path, None or "-" for no file, and the endings that it may have
+
+
+def check_outputs(outputs: Mapping[str, Output], inputs: Mapping[str, str | Path | None]) -> None:
+    """Raise UserError for an output that cannot be written, has an ending that tells another format, or would replace
+    an input, another output or a file of a run; both are given by the options that name them. A folder among the inputs
+    stands for all files in it."""
+    taken = {option: Path(path) for option, path in inputs.items() if path and path != "-"}
+    for option, (name, endings) in outputs.items():
+        if not name or name == "-":
+            continue
+        path, where = Path(name), f"{option} {name}"
+        try:
+            check_kind(path, where, endings)
+            check_loss(path, where, taken)
+            check_place(path)
+        except OSError as error:
+            raise UserError(f"{where}: cannot be written ({error.strerror}); {remedy_of(error)}") from None
+        taken[option] = path
+
+
+def check_kind(path: Path, where: str, endings: tuple[str, ...]) -> None:
+    """Raise UserError, opening with `where`, for what is no file, or has none of the endings but another."""
+    if path.is_dir():
+        raise UserError(f"{where}: is a folder; name a file, such as {path / f'found{endings[0]}'}")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{where}: is not a file; name one")
+    if path.suffix and not path.name.lower().endswith(endings):
+        raise UserError(f"{where}: cannot be written as {path.suffix}; name a file that ends in {' or '.join(endings)}")
+
+
+def check_loss(path: Path, where: str, taken: Mapping[str, Path]) -> None:
+    """Raise UserError, opening with `where`, if writing the file would cost one that is still needed."""
+    resolved = path.resolve()
+    for option, other in taken.items():
+        if resolved == other.resolve() or (path.exists() and other.exists() and path.samefile(other)):
+            raise UserError(f"{where}: is the file of {option} too; name another one")
+        if path.exists() and other.resolve() in resolved.parents:
+            raise UserError(f"{where}: is a file of {option} {other} and would be replaced; name another one")
+    if path.exists() and path.name in OF_A_RUN and (resolved.parent / "config.json").exists():
+        raise UserError(f"{where}: is a file of a run and would be replaced; name another one")
+
+
+def check_place(path: Path) -> None:
+    """Raise OSError if nothing can be written into the nearest folder on the path that is there."""
+    folder = next(folder for folder in path.resolve().parents if folder.exists())
+    with tempfile.TemporaryFile(dir=folder):
+        pass
