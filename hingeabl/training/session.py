@@ -24,11 +24,11 @@ from hingeabl.training.experiment import Experiment
 from hingeabl.training.inference import Predictions
 from hingeabl.training.resume import (
     EXIT_STOPPED,
+    CheckpointWriter,
     Place,
     StopRequest,
     load_checkpoint,
     locked,
-    save_checkpoint,
 )
 from hingeabl.training.runs import RunLog, describe_environment
 from hingeabl.training.saved_run import save_run, weights_of
@@ -58,6 +58,7 @@ class Training:
     place: Place
     saved: int
     log: RunLog | None
+    writer: CheckpointWriter
 
 
 @dataclass
@@ -145,6 +146,7 @@ def begin(
     scheduler: torch.optim.lr_scheduler.LambdaLR,
     scaler: torch.amp.GradScaler,
     total_steps: int,
+    writer: CheckpointWriter,
 ) -> Training:
     """Bring model, optimizer, schedule and scaler to the last checkpoint of the run's folder, or write the files that a
     run has from its start."""
@@ -164,7 +166,8 @@ def begin(
         log = RunLog(folder, name, args.wandb_project, place.log_size, place.step)
     shared = parallel.share(model, experiment.device)
     return Training(
-        experiment, seed, folder, model, shared, optimizer, scheduler, scaler, total_steps, place, place.step, log
+        *(experiment, seed, folder, model, shared, optimizer, scheduler, scaler, total_steps, place, place.step, log),
+        writer=writer,
     )
 
 
@@ -217,12 +220,15 @@ def end_epoch(training: Training, stop: StopRequest) -> None:
 
 
 def save(training: Training, signal_name: str) -> None:
-    """Write a checkpoint; then, where a signal asked to stop, raise SystemExit."""
+    """Begin to write a checkpoint; where a signal asked to stop, raise SystemExit when it is written."""
     if training.log:
         training.place.log_size = training.log.size()
-        save_checkpoint(training.folder, training.place, training.model, training.optimizer, training.scaler)
+        training.writer.write(training.folder, training.place, training.model, training.optimizer, training.scaler)
     training.saved = training.place.step
     if signal_name:
+        training.writer.wait()
+        parallel.wait_for_all()  # what starts the processes ends all when one has left, so not while rank 0 writes
+        parallel.finish()
         tqdm.write(f"{signal_name}: saved after step {training.place.step:,}; run the same command to resume")
         raise SystemExit(EXIT_STOPPED)
 
