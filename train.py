@@ -32,7 +32,7 @@ from hingeabl.training.runs import finished_scores, print_summary, summarise
 from hingeabl.training.saved_run import load_checkpoint_file, load_run, load_weights, weights_of
 from hingeabl.training.scaling import build_scaler
 from hingeabl.training.session import (
-    STEPS_BEFORE_ESTIMATE,
+    ESTIMATES,
     STEPS_PER_LOG,
     Recent,
     StepClock,
@@ -84,7 +84,8 @@ def train_seeds(experiment: Experiment) -> None:
     if len(missing) < len(args.seeds):
         print(f"finished before: seeds {', '.join(str(seed) for seed in args.seeds if results[seed])}")
     if experiment.device.type == "cpu":
-        print(f"no GPU: a step's time, and with it the end, is known after {STEPS_BEFORE_ESTIMATE} steps")
+        first, second = ESTIMATES["cpu"]
+        print(f"no GPU: the end is estimated after {first} steps, and more exactly after {second}")
     clock, stop = StepClock(experiment), StopRequest()
     for number, seed in enumerate(missing, 1):
         clock.seeds_left = len(missing) - number

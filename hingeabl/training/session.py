@@ -38,7 +38,7 @@ from model import DocREModel
 from utils import describe_device
 
 STEPS_PER_LOG = 10
-STEPS_BEFORE_ESTIMATE = 50
+ESTIMATES = {"cpu": (5, 50), "cuda": (50,)}  # after how many steps the end is estimated
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Recent:
 
 
 class StepClock:
-    """Times optimizer steps and says once, after STEPS_BEFORE_ESTIMATE of them, when all seeds will be done."""
+    """Times optimizer steps and says, after as many as ESTIMATES names, when all seeds will be done."""
 
     def __init__(self, experiment: Experiment) -> None:
         """`seeds_left` is the number of seeds to train after the present one."""
@@ -92,13 +92,14 @@ class StepClock:
         now = time.perf_counter()
         self.seconds.append(now - self.last)
         self.last = now
-        if len(self.seconds) != STEPS_BEFORE_ESTIMATE:
+        count = len(self.seconds)
+        if count not in ESTIMATES[self.experiment.device.type]:
             return
         args, seeds = self.experiment.args, self.seeds_left + 1
         dev, test = (len(self.experiment.splits[name].documents) for name in ("dev", "test"))
         scorings = (args.num_train_epochs * seeds - place.epoch + 1) * dev + seeds * test  # documents yet to be scored
         documents = args.train_batch_size * parallel.world_size() * args.gradient_accumulation_steps  # of a step
-        step = statistics.mean(self.seconds[5:])  # the first few are slower
+        step = statistics.mean(self.seconds[max(count // 10, 1) :])  # the first few are slower
         steps = (
             total_steps * seeds - place.tried + scorings / documents / 3
         )  # a forward pass is about a third of a step
