@@ -209,15 +209,21 @@ def mean_loss(recent: Recent, skipped: list[bool]) -> float:
 
 def save_if_due(training: Training, stop: StopRequest) -> None:
     """Within an epoch: write a checkpoint after every --save_steps steps, and where a signal asked to stop."""
-    stopped = parallel.any_of_all(bool(stop.name), training.experiment.device)
-    if stopped or training.place.step - training.saved >= training.experiment.args.save_steps:
-        save(training, stop.name if stopped else "")
+    name = name_of_stop(training, stop)
+    if name or training.place.step - training.saved >= training.experiment.args.save_steps:
+        save(training, name)
+
+
+def name_of_stop(training: Training, stop: StopRequest) -> str:
+    """The signal that asked this process to stop, or that another one was asked; "" where none was."""
+    asked = parallel.any_of_all(bool(stop.name), training.experiment.device)
+    return (stop.name or "another process was asked to stop") if asked else ""
 
 
 def end_epoch(training: Training, stop: StopRequest) -> None:
     """Move on to the next epoch and write a checkpoint there."""
     training.place.epoch, training.place.batch = training.place.epoch + 1, 0
-    save(training, stop.name if parallel.any_of_all(bool(stop.name), training.experiment.device) else "")
+    save(training, name_of_stop(training, stop))
 
 
 def save(training: Training, signal_name: str) -> None:
