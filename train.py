@@ -26,13 +26,13 @@ from hingeabl.modeling.checkpoints import save_weights
 from hingeabl.modeling.encoder import WINDOW, check_length, checkpoint_layers
 from hingeabl.training import parallel
 from hingeabl.training.experiment import Experiment, prepare
-from hingeabl.training.inference import Predictions, merge, predict
-from hingeabl.training.resume import StopRequest, failure_noted, remove_checkpoints, seed_batch
+from hingeabl.training.inference import Predictions, gather, predict
+from hingeabl.training.resume import CheckpointWriter, StopRequest, failure_noted, remove_checkpoints, seed_batch
 from hingeabl.training.runs import finished_scores, print_summary, summarise
 from hingeabl.training.saved_run import load_checkpoint_file, load_run, load_weights, weights_of
 from hingeabl.training.scaling import build_scaler
 from hingeabl.training.session import (
-    STEPS_BEFORE_ESTIMATE,
+    ESTIMATES,
     STEPS_PER_LOG,
     Recent,
     StepClock,
@@ -64,7 +64,7 @@ LESS_MEMORY = "lower --train_batch_size and raise --gradient_accumulation_steps,
 def main(arguments: list[str] | None = None) -> None:
     """Train every seed, or score a saved run; `arguments` default to the command line's."""
     args = parse_args(arguments)
-    parallel.start()  # several processes, where torchrun started them
+    parallel.start(args.device)  # several processes, where torchrun started them
     experiment = prepare(args)  # documents, features, gold triples, loss, device: checked before anything is written
     if args.load_path:
         score_saved_run(experiment)
@@ -84,7 +84,8 @@ def train_seeds(experiment: Experiment) -> None:
     if len(missing) < len(args.seeds):
         print(f"finished before: seeds {', '.join(str(seed) for seed in args.seeds if results[seed])}")
     if experiment.device.type == "cpu":
-        print(f"no GPU: a step's time, and with it the end, is known after {STEPS_BEFORE_ESTIMATE} steps")
+        first, second = ESTIMATES["cpu"]
+        print(f"no GPU: the end is estimated after {first} steps, and more exactly after {second}")
     clock, stop = StepClock(experiment), StopRequest()
     for number, seed in enumerate(missing, 1):
         clock.seeds_left = len(missing) - number
@@ -107,14 +108,14 @@ def train_seed(experiment: Experiment, seed: int, clock: StepClock, stop: StopRe
         if result := finished_scores(folder, run_config(experiment, seed)):  # by another process, just now
             return result
         print(f"\nseed {seed}: {folder}")
-        with failure_noted(folder):
+        with failure_noted(folder), CheckpointWriter() as writer:
             # AdamW without weight decay, linear warm-up and decay, loss scaling for fp16 (Appendix B)
             optimizer = build_optimizer(model, args)
             total_steps = steps_per_epoch(experiment) * args.num_train_epochs
             scheduler = get_linear_schedule_with_warmup(optimizer, int(total_steps * args.warmup_ratio), total_steps)
             scaler = build_scaler(experiment.device, experiment.precision)
             # from the start, or from the last checkpoint
-            training = begin(experiment, seed, folder, model, optimizer, scheduler, scaler, total_steps)
+            training = begin(experiment, seed, folder, model, optimizer, scheduler, scaler, total_steps, writer)
             while training.place.epoch <= args.num_train_epochs:
                 train_epoch(training, clock, stop)
                 score_epoch(training)
@@ -213,6 +214,7 @@ def score_epoch(training: Training) -> None:
     scores, found = score_split(training.experiment, training.model, "dev")
     if training.log is None:  # not rank 0, which alone has the scores and writes files
         return
+    training.writer.wait()  # one large file at a time
     training.log.write(place.step, {"epoch": place.epoch, "dev": scores})
     mark = ""
     if not place.best or scores["f1"] > place.best["dev"]["f1"]:
@@ -231,6 +233,7 @@ def score_test(training: Training) -> dict[str, Any]:
     experiment, folder = training.experiment, training.folder
     if training.log:
         training.log.close()
+        training.writer.wait()
     parallel.wait_for_all()  # the best epoch's weights are on disk now
     scores, found = score_split(experiment, load_run(folder).to(experiment.device), "test")
     result = {**training.place.best, "test": scores}
@@ -256,7 +259,7 @@ def score_split(experiment: Experiment, model: DocREModel, name: str) -> tuple[d
         args.test_batch_size * WINDOW,  # tokens and pairs at once
         title=name,
     )
-    found = merge(parallel.gather(mine), [feature["title"] for feature in split.features])
+    found = gather(mine, split.features, experiment.rel2id, experiment.device)
     scores = score_predictions(found.entries, split.gold) | found.patterns if split.gold else {}
     return scores, found
 

@@ -1,5 +1,6 @@
 """Imported before anything else: what this machine lacks is told in one line, not in a traceback."""
 
+import os
 import re
 import sys
 from importlib import metadata
@@ -42,6 +43,13 @@ def too_old() -> list[str]:
     return found
 
 
+def set_allocator() -> None:
+    """Let torch grow pieces of GPU memory instead of cutting up fixed ones, as batches are of many shapes; unless the
+    user has set it up. It must be known before CUDA starts."""
+    if not any(name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")):
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+
+
 def check_machine() -> None:
     """End the program in one line where it cannot run: on native Windows, with an old Python or old packages."""
     problem = ""
@@ -57,5 +65,6 @@ def check_machine() -> None:
 
 
 sys.excepthook = tell
+set_allocator()
 if Path(sys.argv[0]).name != "doctor.py":  # which tells all of it
     check_machine()

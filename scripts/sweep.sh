@@ -1,25 +1,30 @@
 #!/usr/bin/env bash
 # Losses x seeds x representation modules, a training each, one at a time on every GPU (on a CPU, one).
 #     LOSSES="atl hingeabl_released" SEEDS="1 5" SCRIPTS="bert docunet_roberta" bash scripts/sweep.sh [arguments of train.py]
-# Runs are those of scripts/run_*.sh, so scripts/table.sh finds them: finished ones are not repeated, interrupted ones go
-# on. SIZE=sample runs the sweep in miniature; scripts/slurm_sweep.sh runs the same list on SLURM.
+# CUDA_VISIBLE_DEVICES=2,3 takes these GPUs alone. Runs are those of scripts/run_*.sh, so scripts/table.sh finds them:
+# finished ones are not repeated, interrupted ones go on. SIZE=sample runs the sweep in miniature;
+# scripts/slurm_sweep.sh runs the same list on SLURM.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 source scripts/size.sh
 source scripts/sweep_list.sh
 
-GPUS=$(python -c 'import torch; print(torch.cuda.device_count() or 1)')
-run_every_nth() { # trainings $1, $1 + GPUS, ... on GPU $1
+if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+    IFS=, read -ra GPUS <<<"${CUDA_VISIBLE_DEVICES:--1}" # -1 hides all, as "" does
+else
+    read -ra GPUS < <(python -c 'import torch; print(*range(torch.cuda.device_count() or 1))')
+fi
+run_every_nth() { # trainings $1, $1 + the number of GPUs, ... on the GPU of that place
     local number failed=0
-    for ((number = $1; number < COUNT; number += GPUS)); do
-        CUDA_VISIBLE_DEVICES=$1 run_of_list "$number" "${@:2}" || failed=1
+    for ((number = $1; number < COUNT; number += ${#GPUS[@]})); do
+        CUDA_VISIBLE_DEVICES=${GPUS[$1]} run_of_list "$number" "${@:2}" || failed=1
     done
     return $failed
 }
 
 pids=()
-for ((gpu = 0; gpu < GPUS; gpu++)); do
-    run_every_nth "$gpu" "$@" &
+for place in "${!GPUS[@]}"; do
+    run_every_nth "$place" "$@" &
     pids+=($!)
 done
 status=0

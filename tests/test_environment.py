@@ -336,3 +336,16 @@ def test_output_of_any_encoding_is_no_traceback(trained, tmp_path, encoding):
     done = subprocess.run([*command, "--train", "x"], capture_output=True, env=environment)
     shown = done.stderr.decode(encoding)
     assert done.returncode == 2 and shown.startswith("error: ") and "both have the title 'Zweites" in shown
+
+
+@pytest.mark.parametrize("name", [None, "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_gpu_memory_grows_in_pieces_unless_the_user_has_set_it_up(name):
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    environment = {key: value for key, value in os.environ.items() if key not in names}
+    environment |= {name: "backend:native"} if name else {}
+    found = "import os, sys, hingeabl; print(*[os.environ.get(n) for n in sys.argv[1:]], 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", found, *names], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    expected = [environment.get(key) for key in names] if name else ["expandable_segments:True", None]
+    assert done.stdout.split() == [str(value) for value in (*expected, False)]

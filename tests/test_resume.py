@@ -3,19 +3,15 @@
 import json
 import os
 import random
-import shutil
 import signal
-import subprocess
-import sys
+import threading
 import time
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, tiny
-from safetensors.torch import load_file
-from trainings import arguments
-from transformers import BertConfig, BertModel
+from conftest import ROOT
+from trainings import arguments, changed, start, wait_for_steps
 
 import report
 import train
@@ -49,21 +45,13 @@ def die(tensors, path, metadata):
     written.append(path)
     if sum(name in str(path) for path in written) == 3:
         half = sum(tensor.nbytes for tensor in tensors.values()) // 2
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (half, half))
     whole(tensors, path, metadata)
 whole, files.save_file = files.save_file, die
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 train.main(sys.argv[1:])
 """
-
-
-@pytest.fixture(scope="module")
-def still_bert(minilm_tokenizer, tmp_path_factory):
-    """A tiny encoder without dropout."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    return tiny(BertConfig, BertModel, minilm_tokenizer, tmp_path_factory.mktemp("still"), **sizes, **off)
 
 
 @pytest.fixture(scope="module")
@@ -76,31 +64,6 @@ def uninterrupted(long_arguments, tmp_path_factory):
     output = tmp_path_factory.mktemp("whole") / "run"
     train.main(long_arguments(output))
     return output / "seed_7"
-
-
-def start(arguments, *interpreter, **options):
-    """train.py as a process of its own, with as many threads as this one."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    program = interpreter or (str(ROOT / "train.py"),)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([sys.executable, *program, *arguments], env=environment, **pipes, **options)
-
-
-def changed(folder):
-    """When a run's metrics.jsonl last changed."""
-    path = folder / "metrics.jsonl"
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
-def wait_for_steps(folder, at_least, since=0):
-    """Wait until metrics.jsonl, changed after `since`, has a line of so late a step, or the training is over."""
-    path = folder / "metrics.jsonl"
-    for _ in range(600):
-        lines = path.read_text().splitlines() if changed(folder) > since else []
-        if (folder / "scores.json").exists() or any(json.loads(line)["step"] >= at_least for line in lines[:-1]):
-            return
-        time.sleep(0.1)
-    raise AssertionError("the training does not get on")
 
 
 def assert_same_run(folder, expected):
@@ -146,17 +109,15 @@ def test_weights_can_be_read_by_whom_the_folder_lets(tmp_path):
 
 
 def stop_at_third_save(monkeypatch, arguments):
-    """Train until three checkpoints are written, then stop as after SIGTERM."""
-    saved = []
+    """Train until the third checkpoint, then stop as after SIGTERM."""
+    saved, save = [], session.save
 
-    def save(folder, place, *rest):
-        resume.save_checkpoint(folder, place, *rest)
-        saved.append(place.step)
-        if len(saved) == 3:
-            raise SystemExit(resume.EXIT_STOPPED)
+    def count(training, signal_name):
+        saved.append(training.place.step)
+        save(training, "SIGTERM" if len(saved) == 3 else signal_name)
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(session, "save_checkpoint", save)
+        patched.setattr(session, "save", count)
         train.main(arguments)
 
 
@@ -222,7 +183,7 @@ def test_status_tells_finished_running_failed_and_stopped_runs(
     for name in ("stopped", "running"):
         stop_at_third_save(monkeypatch, long_arguments(tmp_path / name))
     with monkeypatch.context() as patched, pytest.raises(UserError):
-        patched.setattr(session, "save_checkpoint", lambda *_: (_ for _ in ()).throw(UserError("no room")))
+        patched.setattr(resume, "save_checkpoint", lambda *_: (_ for _ in ()).throw(UserError("no room")))
         train.main(long_arguments(tmp_path / "failed"))
     capsys.readouterr()
     with resume.locked(tmp_path / "running" / "seed_7"):
@@ -233,138 +194,9 @@ def test_status_tells_finished_running_failed_and_stopped_runs(
     assert shown[str(uninterrupted)] == ["finished", expected]
     assert shown[str(tmp_path / "stopped/seed_7")][0] == "stopped"
     assert shown[str(tmp_path / "running/seed_7")] == ["running", "epochs done: 1, last line: step 20"]
-    assert shown[str(tmp_path / "failed/seed_7")] == ["failed", "no room (epochs done: 0, last line: step 10)"]
+    assert shown[str(tmp_path / "failed/seed_7")] == ["failed", "no room (epochs done: 0, last line: step 12)"]
     train.main(long_arguments(tmp_path / "failed"))
     assert_same_run(tmp_path / "failed" / "seed_7", uninterrupted)
-
-
-def torchrun(processes, *program):
-    """Run a program in several processes on this machine; returns what it printed."""
-    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *program]
-    found = subprocess.run(
-        [sys.executable, *command],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert found.returncode == 0, found.stdout + found.stderr
-    return found.stdout
-
-
-# What one process alone says, sums and gathers, in each of two.
-TOGETHER = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import torch
-from hingeabl.training import parallel
-parallel.start()
-rank, cpu = parallel.rank(), torch.device("cpu")
-assert parallel.world_size() == 2
-assert parallel.any_of_all(rank == 1, cpu) and not parallel.any_of_all(False, cpu)
-assert parallel.add_over_all(torch.tensor([1.0, rank])).tolist() == [2, 1]
-assert parallel.gather({"rank": rank}) == ([] if rank else [{"rank": 0}, {"rank": 1}])
-parallel.finish()
-"""
-
-
-def test_processes_share_flags_sums_and_results(tmp_path):
-    (tmp_path / "together.py").write_text(TOGETHER)
-    torchrun(2, str(tmp_path / "together.py"), str(ROOT))
-
-
-# Writes the gradients of the first batch, before they are clipped.
-FIRST_GRADIENTS = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import train
-from hingeabl.training import parallel
-from pathlib import Path
-from hingeabl.files import save_tensors
-def write(model, *_):
-    if parallel.rank() == 0:
-        found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-        save_tensors(Path(sys.argv[2]), found)
-    raise SystemExit(0)
-train.optimizer_step = write
-train.main(sys.argv[3:])
-"""
-
-
-@pytest.mark.parametrize("backbone", ["atlop", pytest.param("kd_docre", marks=pytest.mark.slow)])
-def test_two_processes_have_the_gradients_of_one_with_the_doubled_batch(backbone, sample, still_bert, tmp_path):
-    """Six documents of 2, 3, 4, 6 and as many entities as they have, so of 2 to more than 100 pairs, are one batch."""
-    data = tmp_path / "data"
-    shutil.copytree(sample, data)
-    documents = json.loads((data / "train.json").read_text())[:6]
-    for document, entities in zip(documents, (2, 3, 4, 6), strict=False):
-        document["vertexSet"] = document["vertexSet"][:entities]
-        document["labels"] = [x for x in document["labels"] if max(x["h"], x["t"]) < entities]
-    assert len(documents[5]["vertexSet"]) > 10
-    (data / "train.json").write_text(json.dumps(documents))
-    program = tmp_path / "first_gradients.py"
-    program.write_text(FIRST_GRADIENTS)
-    found = []
-    for processes, batch in ((1, "6"), (2, "3")):
-        path = tmp_path / f"gradients_{processes}.safetensors"
-        more = ("--train_batch_size", batch, "--backbone", backbone, "--loss_type", "atl")
-        torchrun(
-            processes, str(program), str(ROOT), str(path), *arguments(sample, still_bert, tmp_path / path.stem, *more)
-        )
-        found.append(load_file(path))
-    one, two = found
-    assert one.keys() == two.keys() and len(one) > 20
-    largest = max(gradient.abs().max() for gradient in one.values())
-    for name in one:  # that of a key's bias is 0 but for rounding: softmax does not see it
-        allowed = 1e-5 * one[name].abs().max() + 1e-9 * largest
-        assert (one[name] - two[name]).abs().max() <= allowed, name
-
-
-@pytest.mark.slow
-def test_two_processes_end_with_the_scores_of_one_and_go_on_as_one(sample, still_bert, tmp_path, monkeypatch):
-    shared = ("--loss_type", "atl", "--num_train_epochs", "3")
-
-    def settings(name, batch):
-        return arguments(sample, still_bert, tmp_path / name, *shared, "--train_batch_size", batch)
-
-    train.main(settings("one", "2"))
-    torchrun(2, str(ROOT / "train.py"), *settings("two", "1"))
-    stopped = settings("stopped", "1")
-    program = tmp_path / "two_epochs.py"
-    program.write_text(TWO_EPOCHS)
-    torchrun(2, str(program), str(ROOT), *stopped)
-    train.main(settings("stopped", "2"))
-    expected = json.loads((tmp_path / "one/seed_7/scores.json").read_text())
-    losses = [loss_curve(tmp_path / name / "seed_7") for name in ("one", "two", "stopped")]
-    for name, curve in zip(("two", "stopped"), losses[1:], strict=True):
-        scores = json.loads((tmp_path / name / "seed_7/scores.json").read_text())
-        assert scores["dev"] == pytest.approx(expected["dev"]) and scores["test"] == pytest.approx(expected["test"])
-        assert curve == pytest.approx(losses[0], rel=1e-4)
-        predictions = [json.loads((tmp_path / n / "seed_7/result.json").read_text()) for n in (name, "one")]
-        assert predictions[0] == predictions[1]
-
-
-# Stops behind the second epoch's checkpoint.
-TWO_EPOCHS = """
-import sys
-sys.path.insert(0, sys.argv.pop(1))
-import train
-from hingeabl.training import parallel, session
-save = session.save
-def stop(training, signal_name):
-    save(training, signal_name)
-    if training.place.epoch == 3:
-        parallel.wait_for_all()
-        parallel.finish()
-        raise SystemExit(0)
-session.save = stop
-train.main(sys.argv[1:])
-"""
-
-
-def loss_curve(folder):
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [record["loss"] for record in records if "loss" in record]
 
 
 def test_checkpoints_hold_no_pickle_and_only_two_are_kept(long_arguments, tmp_path, monkeypatch):
@@ -384,3 +216,42 @@ def test_a_checkpoint_that_cannot_be_written_leaves_those_before_it(tmp_path, mo
     with pytest.raises(UserError, match=r"cannot be written .*No space left.*free some disk space"):
         save_tensors(path, {})
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_checkpoint_is_of_the_moment_when_it_was_taken(tmp_path, monkeypatch):
+    """The training goes on while its copy waits to be written."""
+    model, scaler = torch.nn.Linear(2, 2), torch.amp.GradScaler("cpu")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    go_on, write = threading.Event(), resume.save_checkpoint
+
+    def take_step():
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+
+    take_step()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    place = resume.Place(step=1)
+    monkeypatch.setattr(resume, "save_checkpoint", lambda *given: go_on.wait(10) and write(*given))
+    with resume.CheckpointWriter() as writer:
+        writer.write(tmp_path, place, model, optimizer, scaler)
+        take_step()
+        place.step = 2
+        assert not list(tmp_path.rglob("*.safetensors"))
+        go_on.set()
+    assert resume.load_checkpoint(tmp_path, model, optimizer, scaler) == resume.Place(step=1)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert {state["step"].item() for state in optimizer.state.values()} == {1}
+
+
+def test_a_checkpoint_that_could_not_be_written_is_told_at_the_next_wait(tmp_path, monkeypatch):
+    model = torch.nn.Linear(1, 1)
+    given = (tmp_path, resume.Place(), model, torch.optim.AdamW(model.parameters()), torch.amp.GradScaler("cpu"))
+    monkeypatch.setattr(resume, "save_checkpoint", lambda *_: (_ for _ in ()).throw(UserError("no room")))
+    with resume.CheckpointWriter() as writer:
+        writer.write(*given)
+        with pytest.raises(UserError, match="no room"):
+            writer.write(*given)
+        writer.write(*given)
+        with pytest.raises(UserError, match="no room"):
+            writer.wait()
+        writer.wait()

@@ -2,9 +2,13 @@
 
 import hashlib
 import json
+import os
+import shutil
+import subprocess
 
 import fetch
 import pytest
+from conftest import ROOT
 from make_sample import make_sample
 
 from hingeabl.data.documents import load_documents
@@ -63,3 +67,34 @@ def test_without_network_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "REDOCRED", tmp_path / "redocred")
     with pytest.raises(UserError, match=r"no route to the hub.*put train_revised\.json, .* into redocred/ by hand"):
         fetch.fetch_redocred()
+
+
+# Stands in for setup.sh, size.sh, a training and Python in a clone of their own.
+SWEEP = {
+    "scripts/setup.sh": 'cd "$(dirname "${BASH_SOURCE[0]}")/.."; PATH=$PWD/bin:$PATH',
+    "scripts/size.sh": "RUNS=runs",
+    "scripts/run_bert.sh": 'mkdir "at_$CUDA_VISIBLE_DEVICES"; sleep 0.2; rmdir "at_$CUDA_VISIBLE_DEVICES"\n'
+    'echo "$3 $CUDA_VISIBLE_DEVICES" >>used',
+    "bin/python": '#!/bin/bash\n[ "$1" = -c ] && echo 0 1 || echo status',
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus"),
+    [("2,3", ["2", "3", "2", "3"]), ("GPU-8f,7,5", ["GPU-8f", "7", "5", "GPU-8f"]), (None, ["0", "1", "0", "1"])]
+    + [(hidden, 4 * ["-1"]) for hidden in ("", "-1")],
+)
+def test_a_sweep_takes_the_gpus_it_is_given_one_training_at_a_time_on_each(tmp_path, given, gpus):
+    for name, content in SWEEP.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content + "\n")
+        path.chmod(0o755)
+    for name in ("sweep.sh", "sweep_list.sh"):
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
+    environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+    environment |= {"LOSSES": "atl", "SEEDS": "1 2 3 4"} | ({} if given is None else {"CUDA_VISIBLE_DEVICES": given})
+    done = subprocess.run(["bash", str(tmp_path / "scripts/sweep.sh")], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "status" in done.stdout, done.stdout + done.stderr
+    used = dict(line.split() for line in (tmp_path / "used").read_text().splitlines())
+    assert used == {str(seed): gpu for seed, gpu in enumerate(gpus, 1)}

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 import train
 from hingeabl.errors import UserError
-from hingeabl.training import inference
+from hingeabl.training import inference, session
 from hingeabl.training.resume import Place
 from hingeabl.training.session import Recent, StepClock, mean_loss
 from hingeabl.training.settings import build_parser
@@ -216,14 +216,23 @@ def test_balanced_softmax_decides_against_zero_from_end_to_end(sample, tiny_bert
     assert thresholds and not any(threshold.any() for threshold in thresholds)
 
 
-def test_the_end_is_announced_once_after_fifty_steps(capsys):
+@pytest.mark.parametrize(("device", "after"), [("cpu", [5, 50]), ("cuda", [50])])
+def test_the_end_is_estimated_early_on_a_cpu_and_once_more_after_fifty_steps(device, after, capsys, monkeypatch):
+    """Steps take a second, but the first, which takes a minute, and does not count."""
     args = SimpleNamespace(num_train_epochs=10, train_batch_size=4, gradient_accumulation_steps=1)
-    splits = {name: SimpleNamespace(documents=[{}] * 10) for name in ("dev", "test")}
-    clock = StepClock(SimpleNamespace(args=args, splits=splits, device=torch.device("cpu")))
+    splits = {name: SimpleNamespace(documents=[]) for name in ("dev", "test")}
+    monkeypatch.setattr(session, "describe_device", str)
+    seconds = iter([0, *range(60, 200)])
+    monkeypatch.setattr(session.time, "perf_counter", lambda: next(seconds))
+    clock = StepClock(SimpleNamespace(args=args, splits=splits, device=torch.device(device)))
     clock.start()
-    for step in range(120):
+    told = []
+    for step in range(1, 121):
         clock.tick(Place(epoch=1, step=step), total_steps=1000)
-    assert capsys.readouterr().out.count("all seeds done in about") == 1
+        if shown := capsys.readouterr().out:
+            told.append(step)
+            assert shown.startswith(f"1.00 s a step: all seeds done in about 0:{(1000 - step) // 60}:")
+    assert told == after
 
 
 def test_gradient_checkpointing_changes_no_score(sample, tiny_bert, finished, tmp_path):

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from evaluation import prediction_patterns
+from evaluation import PATTERNS, prediction_patterns
 from hingeabl.errors import UserError, naming_batch
+from hingeabl.training import parallel
 from losses import Loss
 from model import DocREModel
 from prepro import Feature
@@ -132,20 +133,35 @@ def in_order(parts: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def merge(parts: list[Predictions], titles: list[str]) -> Predictions:
-    """The Predictions of all documents, from those of every n-th of them: from the first on, from the second on, ...
-    `titles` are all documents', each another where there are several parts."""
-    if len(parts) < 2:
-        return parts[0] if parts else Predictions([], {}, {})
+def gather(mine: Predictions, features: list[Feature], rel2id: dict[str, int], device: torch.device) -> Predictions:
+    """In rank 0 the Predictions of all documents, from those of every process; none in the others.
+
+    Of n processes, the first has predicted the first of `features` and every n-th from there, the second those from the
+    second on, ... With several, titles differ. Tensors alone travel between them, by way of `device`.
+    """
+    count = parallel.world_size()
+    if count == 1:
+        return mine
+    titles, relations = [feature["title"] for feature in features], {number: name for name, number in rel2id.items()}
     place = {title: number for number, title in enumerate(titles)}
-    entries = sorted((entry for part in parts for entry in part.entries), key=lambda entry: place[entry["title"]])
-    patterns = {name: sum(part.patterns[name] for part in parts) for name in parts[0].patterns}
-    pairs = []
-    for number, part in enumerate(parts):
-        if part.pairs:
-            document = part.pairs["document"][:, None] * len(parts) + number
-            pairs.append((torch.cat([document, part.pairs["entities"]], dim=1), part.pairs["scores"]))
-    return Predictions(entries, patterns, in_order(pairs))
+    rows = [[place[e["title"]], e["h_idx"], e["t_idx"], rel2id[e["r"]]] for e in mine.entries]
+    entries = parallel.gather_rows(torch.tensor(rows, dtype=torch.int64).reshape(-1, 4), device)
+    patterns = torch.tensor([mine.patterns.get(name, 0) for name in PATTERNS], device=device)
+    patterns = parallel.add_over_all(patterns)
+    pairs, scores = torch.empty(0, 3, dtype=torch.int32), torch.empty(0, len(rel2id))
+    if mine.pairs:
+        document = mine.pairs["document"][:, None] * count + parallel.rank()
+        pairs, scores = torch.cat([document, mine.pairs["entities"]], dim=1), mine.pairs["scores"]
+    parts = list(zip(parallel.gather_rows(pairs, device), parallel.gather_rows(scores, device), strict=True))
+    if parallel.rank():
+        return Predictions([], {}, {})
+    found = sorted((row for part in entries for row in part.tolist()), key=lambda row: row[0])
+    labelled = all("labels" in feature for feature in features)
+    return Predictions(
+        [{"title": titles[d], "h_idx": head, "t_idx": tail, "r": relations[r]} for d, head, tail, r in found],
+        dict(zip(PATTERNS, patterns.tolist(), strict=True)) if labelled else {},
+        in_order(parts),
+    )
 
 
 def check_finite(scores: Tensor, titles: list[str]) -> None:

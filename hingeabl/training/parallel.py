@@ -9,7 +9,7 @@ import contextlib
 import functools
 import os
 import sys
-from typing import Any
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -17,17 +17,43 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from hingeabl.errors import UserError
+from hingeabl.modeling.attention import ATTENTION
+from model import DocREModel
 
-def start() -> None:
-    """Join the processes that torchrun started, each on its own GPU where there are any."""
+TIMEOUT = timedelta(hours=2)  # for one that reads, scores or writes while the others wait; torch's own is ten minutes
+WITH_ALL_GRADIENTS = ("atlop", "kd_docre")  # models whose every parameter gets a gradient from any batch
+
+
+def start(device: str | None) -> None:
+    """Join the processes that torchrun started, each on its own GPU unless `device`, the value of --device, is cpu.
+
+    Raises UserError where they cannot have a GPU each.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if device and ":" in device:
+        raise UserError(f"--device {device}: each process takes a GPU of its own; leave it out, or pass cuda or cpu")
+    if device in (None, "cuda") and torch.cuda.is_available():
+        gpu = torch.device("cuda", own_gpu(torch.cuda.device_count()))
+        torch.cuda.set_device(gpu)
+        dist.init_process_group("nccl", timeout=TIMEOUT, device_id=gpu)
+    else:
+        dist.init_process_group("gloo", timeout=TIMEOUT)
     if rank():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)  # type: ignore[assignment,method-assign]
+
+
+def own_gpu(gpus: int) -> int:
+    """The number of this process's GPU on its machine, which has `gpus`. Raises UserError where they are too few."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if processes > gpus:
+        raise UserError(
+            f"torchrun --nproc_per_node={processes}: {processes} processes, but {gpus} GPUs can be seen here; pass "
+            f"--nproc_per_node={gpus}, or --device cpu"
+        )
+    return int(os.environ["LOCAL_RANK"])
 
 
 def finish() -> None:
@@ -46,14 +72,22 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def share(model: nn.Module, device: torch.device) -> nn.Module:
+def share(model: DocREModel, device: torch.device) -> nn.Module:
     """The model to call while training: its gradients are the mean over all processes'. Batch norm takes the statistics
     of all of them on GPUs, and of each alone on the CPU, which has no such layer."""
     if world_size() == 1:
         return model
-    if device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return DistributedDataParallel(model, find_unused_parameters=True)
+    unused = may_leave_gradients_out(model)
+    shared = nn.SyncBatchNorm.convert_sync_batchnorm(model) if device.type == "cuda" else model
+    return DistributedDataParallel(shared, find_unused_parameters=unused)
+
+
+def may_leave_gradients_out(model: DocREModel) -> bool:
+    """Whether some parameter may get no gradient from a batch: BERT's pooler, those of an encoder off the fast path, of
+    DocuNet where no document has entities, of a fork's model. To find them takes a walk through the graph each step."""
+    pooler = any(name.startswith("model.pooler.") for name, _ in model.named_parameters())
+    on_fast_path = model.model.config._attn_implementation == ATTENTION
+    return pooler or not on_fast_path or model.backbone not in WITH_ALL_GRADIENTS
 
 
 def gradients_averaged(model: nn.Module, now: bool) -> contextlib.AbstractContextManager[None]:
@@ -66,7 +100,8 @@ def gradients_averaged(model: nn.Module, now: bool) -> contextlib.AbstractContex
 def wait_for_all() -> None:
     """Return once every process has called this."""
     if dist.is_initialized():
-        dist.barrier()
+        on_gpu = dist.get_backend() == "nccl"
+        dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
 
 
 def any_of_all(flag: bool, device: torch.device) -> bool:
@@ -85,10 +120,16 @@ def add_over_all(values: Tensor) -> Tensor:
     return values
 
 
-def gather(value: Any) -> list[Any]:
-    """Every process's value, by rank, in rank 0; [] in the others. Values travel pickled between our own processes."""
+def gather_rows(rows: Tensor, device: torch.device) -> list[Tensor]:
+    """Every process's rows [n, ...], of any n and one shape and type else, by rank, on the CPU, in rank 0; [] in the
+    others. They travel by way of `device`."""
     if not dist.is_initialized():
-        return [value]
-    values: list[Any] = [None] * world_size()
-    dist.gather_object(value, values if rank() == 0 else None)
-    return values if rank() == 0 else []
+        return [rows]
+    counts = torch.zeros(world_size(), dtype=torch.int64, device=device)
+    counts[rank()] = len(rows)
+    sizes = add_over_all(counts).tolist()
+    padded = torch.zeros(max(sizes), *rows.shape[1:], dtype=rows.dtype, device=device)
+    padded[: len(rows)] = rows
+    found = [torch.empty_like(padded) for _ in sizes] if rank() == 0 else None
+    dist.gather(padded, found)
+    return [part[:size].cpu() for part, size in zip(found or [], sizes, strict=False)]

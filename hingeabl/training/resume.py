@@ -13,9 +13,10 @@ import json
 import shutil
 import signal
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import read_json, save_tensors, write_json
+from hingeabl.training import parallel
 from utils import set_seed
 
 CHECKPOINTS = "checkpoints"
@@ -62,22 +64,68 @@ def seed_batch(seed: int, epoch: int, batch: int, rank: int) -> None:
     set_seed(int(np.random.SeedSequence([seed, epoch, batch, rank]).generate_state(1)[0]))
 
 
-def save_checkpoint(
-    folder: Path, place: Place, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> None:
+class CheckpointWriter:
+    """Writes checkpoints in a thread while the training goes on; to leave its `with` block waits for the last."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(1)
+        self.last: Future[None] | None = None
+
+    def __enter__(self) -> CheckpointWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown()
+
+    def write(
+        self,
+        folder: Path,
+        place: Place,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+    ) -> None:
+        """Copy all that a checkpoint holds, and begin to write it. Raises UserError where the one before could not be
+        written."""
+        self.wait()
+        self.last = self.pool.submit(save_checkpoint, folder, take_checkpoint(place, model, optimizer, scaler))
+
+    def wait(self) -> None:
+        """Return once the last checkpoint is written. Raises UserError where it could not be."""
+        last, self.last = self.last, None
+        if last:
+            last.result()
+
+
+class Checkpoint(NamedTuple):
+    """A file's name, its tensors on the CPU, which no training changes, and the rest as JSON."""
+
+    name: str
+    tensors: dict[str, Tensor]
+    state: str
+
+
+def take_checkpoint(
+    place: Place, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> Checkpoint:
+    """A copy of a training as it is now."""
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in state.items()}
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    state = json.dumps({"place": asdict(place), "scaler": scaler.state_dict()})
+    return Checkpoint(f"epoch_{place.epoch:04d}_batch_{place.batch:08d}.safetensors", tensors, state)
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint into the run's folder, whole or not at all, then remove all but it and the one before it.
 
     Raises UserError where it cannot be written; those that were there stay.
     """
-    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in state.items()}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    state = json.dumps({"place": asdict(place), "scaler": scaler.state_dict()})
+    name, tensors, state = checkpoint
     checkpoints = folder / CHECKPOINTS
     checkpoints.mkdir(exist_ok=True)
-    path = checkpoints / f"epoch_{place.epoch:04d}_batch_{place.batch:08d}.safetensors"
-    save_tensors(path, tensors, {"state": state, "sha256": checksum(tensors, state)})
+    save_tensors(checkpoints / name, tensors, {"state": state, "sha256": checksum(tensors, state)})
     for old in sorted(checkpoints.glob("*.safetensors"))[:-2]:
         old.unlink()
 
@@ -165,13 +213,17 @@ def is_locked(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def failure_noted(folder: Path) -> Iterator[None]:
-    """Leave failed.json with the reason in a run's folder when an exception ends the training; remove an older one."""
-    (folder / "failed.json").unlink(missing_ok=True)
+    """Leave failed.json with the reason in a run's folder when an exception ends the training, failed_rank_N.json from
+    other processes than the first; remove older ones."""
+    rank = parallel.rank()
+    for old in folder.glob("failed*.json") if rank == 0 else ():
+        old.unlink(missing_ok=True)
     try:
         yield
     except Exception as error:
         with contextlib.suppress(UserError):  # the disk may be full
-            write_json(folder / "failed.json", {"error": first_line(error)})
+            name = f"failed_rank_{rank}.json" if rank else "failed.json"
+            write_json(folder / name, {"error": first_line(error)})
         raise
 
 
@@ -200,6 +252,6 @@ def status_of(folder: Path) -> tuple[str, str]:
     place = f"epochs done: {epochs}" + (f", last line: step {json.loads(lines[-1])['step']:,}" if lines else "")
     if is_locked(folder):
         return "running", place
-    if (folder / "failed.json").exists():
-        return "failed", f"{read_json(folder / 'failed.json')['error']} ({place})"
+    if failures := sorted(folder.glob("failed*.json")):
+        return "failed", f"{read_json(failures[0])['error']} ({place})"
     return "stopped", f"{place}; run the same command to resume"

@@ -24,11 +24,11 @@ from hingeabl.training.experiment import Experiment
 from hingeabl.training.inference import Predictions
 from hingeabl.training.resume import (
     EXIT_STOPPED,
+    CheckpointWriter,
     Place,
     StopRequest,
     load_checkpoint,
     locked,
-    save_checkpoint,
 )
 from hingeabl.training.runs import RunLog, describe_environment
 from hingeabl.training.saved_run import save_run, weights_of
@@ -38,7 +38,7 @@ from model import DocREModel
 from utils import describe_device
 
 STEPS_PER_LOG = 10
-STEPS_BEFORE_ESTIMATE = 50
+ESTIMATES = {"cpu": (5, 50), "cuda": (50,)}  # after how many steps the end is estimated
 
 
 @dataclass
@@ -58,6 +58,7 @@ class Training:
     place: Place
     saved: int
     log: RunLog | None
+    writer: CheckpointWriter
 
 
 @dataclass
@@ -73,7 +74,7 @@ class Recent:
 
 
 class StepClock:
-    """Times optimizer steps and says once, after STEPS_BEFORE_ESTIMATE of them, when all seeds will be done."""
+    """Times optimizer steps and says, after as many as ESTIMATES names, when all seeds will be done."""
 
     def __init__(self, experiment: Experiment) -> None:
         """`seeds_left` is the number of seeds to train after the present one."""
@@ -91,13 +92,14 @@ class StepClock:
         now = time.perf_counter()
         self.seconds.append(now - self.last)
         self.last = now
-        if len(self.seconds) != STEPS_BEFORE_ESTIMATE:
+        count = len(self.seconds)
+        if count not in ESTIMATES[self.experiment.device.type]:
             return
         args, seeds = self.experiment.args, self.seeds_left + 1
         dev, test = (len(self.experiment.splits[name].documents) for name in ("dev", "test"))
         scorings = (args.num_train_epochs * seeds - place.epoch + 1) * dev + seeds * test  # documents yet to be scored
         documents = args.train_batch_size * parallel.world_size() * args.gradient_accumulation_steps  # of a step
-        step = statistics.mean(self.seconds[5:])  # the first few are slower
+        step = statistics.mean(self.seconds[max(count // 10, 1) :])  # the first few are slower
         # a forward pass is about a third of a step
         steps = total_steps * seeds - place.tried + scorings / documents / 3
         end = datetime.now() + timedelta(seconds=step * steps)
@@ -144,6 +146,7 @@ def begin(
     scheduler: torch.optim.lr_scheduler.LambdaLR,
     scaler: torch.amp.GradScaler,
     total_steps: int,
+    writer: CheckpointWriter,
 ) -> Training:
     """Bring model, optimizer, schedule and scaler to the last checkpoint of the run's folder, or write the files that a
     run has from its start."""
@@ -163,7 +166,8 @@ def begin(
         log = RunLog(folder, name, args.wandb_project, place.log_size, place.step)
     shared = parallel.share(model, experiment.device)
     return Training(
-        experiment, seed, folder, model, shared, optimizer, scheduler, scaler, total_steps, place, place.step, log
+        *(experiment, seed, folder, model, shared, optimizer, scheduler, scaler, total_steps, place, place.step, log),
+        writer=writer,
     )
 
 
@@ -204,24 +208,33 @@ def mean_loss(recent: Recent, skipped: list[bool]) -> float:
 
 def save_if_due(training: Training, stop: StopRequest) -> None:
     """Within an epoch: write a checkpoint after every --save_steps steps, and where a signal asked to stop."""
-    stopped = parallel.any_of_all(bool(stop.name), training.experiment.device)
-    if stopped or training.place.step - training.saved >= training.experiment.args.save_steps:
-        save(training, stop.name if stopped else "")
+    name = name_of_stop(training, stop)
+    if name or training.place.step - training.saved >= training.experiment.args.save_steps:
+        save(training, name)
+
+
+def name_of_stop(training: Training, stop: StopRequest) -> str:
+    """The signal that asked this process to stop, or that another one was asked; "" where none was."""
+    asked = parallel.any_of_all(bool(stop.name), training.experiment.device)
+    return (stop.name or "another process was asked to stop") if asked else ""
 
 
 def end_epoch(training: Training, stop: StopRequest) -> None:
     """Move on to the next epoch and write a checkpoint there."""
     training.place.epoch, training.place.batch = training.place.epoch + 1, 0
-    save(training, stop.name if parallel.any_of_all(bool(stop.name), training.experiment.device) else "")
+    save(training, name_of_stop(training, stop))
 
 
 def save(training: Training, signal_name: str) -> None:
-    """Write a checkpoint; then, where a signal asked to stop, raise SystemExit."""
+    """Begin to write a checkpoint; where a signal asked to stop, raise SystemExit when it is written."""
     if training.log:
         training.place.log_size = training.log.size()
-        save_checkpoint(training.folder, training.place, training.model, training.optimizer, training.scaler)
+        training.writer.write(training.folder, training.place, training.model, training.optimizer, training.scaler)
     training.saved = training.place.step
     if signal_name:
+        training.writer.wait()
+        parallel.wait_for_all()  # what starts the processes ends all when one has left, so not while rank 0 writes
+        parallel.finish()
         tqdm.write(f"{signal_name}: saved after step {training.place.step:,}; run the same command to resume")
         raise SystemExit(EXIT_STOPPED)
 

@@ -121,7 +121,7 @@ class TrainingSettings:
         False, "less memory: compute encoder layers again in backward", compared=False
     )
     save_steps: int = setting(
-        500, "optimizer steps between checkpoints, besides those at the ends of epochs", positive_int, compared=False
+        1000, "optimizer steps between checkpoints, besides those at the ends of epochs", positive_int, compared=False
     )
     init_from: str | None = setting(
         None, "start from the weights of this checkpoint, or of this seed's folder", compared=False
