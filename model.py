@@ -4,16 +4,21 @@ are made of them: ATLOP, DocuNet and KD-DocRE."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from opt_einsum import contract
 from torch import Tensor, nn
 
 from hingeabl.errors import UserError
-from hingeabl.modeling.encoder import encode, load_encoder
-from hingeabl.modeling.layers import AxialTransformer, UNet
+from hingeabl.modeling.bilinear import grouped_bilinear
+from hingeabl.modeling.encoder import Encoded, encode, layers_of, load_encoder
+from hingeabl.modeling.layers import AxialTransformer, UNet, largest_of_all
+from hingeabl.modeling.padded import send
+from hingeabl.modeling.precision import autocast_dtype, weights_in
 from utils import recurring_size
 
 MAP_SIZE = 42  # entity slots along each side of a document's map of pairs; Re-DocRED's largest document fills it
@@ -21,15 +26,17 @@ MAP_SIZE = 42  # entity slots along each side of a document's map of pairs; Re-D
 
 @dataclass
 class Entities:
-    """A document as representation modules see it, float32.
+    """Documents as representation modules see them, float32: on the CPU one, on a GPU a whole batch, padded with zeros.
 
-    embeddings [entities, hidden], context [entities, entities, hidden] of every ordered pair, self pairs included, and
-    pairs int64 [pairs, 2], the (head, tail) to be scored.
+    embeddings [documents, entities, hidden], context [documents, entities, entities, hidden] of every ordered pair,
+    self pairs included, pairs int64 [pairs, 3], the (document, head, tail) to be scored, and `counts`, how many
+    entities each document has; there is room for one at least.
     """
 
     embeddings: Tensor
     context: Tensor
     pairs: Tensor
+    counts: list[int]
 
 
 class DocREModel(nn.Module):
@@ -44,6 +51,7 @@ class DocREModel(nn.Module):
     backbone: ClassVar[str]
     module_layers: ClassVar[tuple[str, ...]] = ()  # layers that train at a rate of their own, --module_lr
     unused_layers: ClassVar[tuple[str, ...]] = ()  # layers of released checkpoints that nothing reads
+    half_layers: ClassVar[tuple[str, ...]] = ("head_extractor", "tail_extractor")  # used under autocast alone
 
     def __init_subclass__(cls, backbone: str) -> None:
         super().__init_subclass__()
@@ -106,17 +114,21 @@ class DocREModel(nn.Module):
         """Make the layers beyond the encoder, whose embeddings have `hidden` numbers; `settings` as in __init__."""
         raise NotImplementedError
 
-    def score_pairs(self, documents: list[Entities]) -> Tensor:
+    def score_pairs(self, groups: list[Entities]) -> Tensor:
         """Scores float32 [pairs of all documents, classes]."""
         raise NotImplementedError
 
     def adopt_names(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Released checkpoints' names -> ours: the encoder, `bert_model` in DocuNet's, is `model`; layers that nothing
         reads are left out, and so is the buffer of positions that older versions of transformers saved."""
-        unused = tuple(f"{name}." for name in self.unused_layers)
-        return {
+        unused = tuple(f"{name}." for name in (*self.unused_layers, "model.pooler"))
+        renamed = {
             f"model.{name.removeprefix('bert_model.')}" if name.startswith("bert_model.") else name: tensor
             for name, tensor in weights.items()
+        }
+        return {
+            name: tensor
+            for name, tensor in renamed.items()
             if not name.endswith(".position_ids") and not name.startswith(unused)
         }
 
@@ -134,18 +146,38 @@ class DocREModel(nn.Module):
         hts: list[Tensor],
     ) -> Tensor:
         """A batch as collate_fn builds it -> scores float32 [pairs, classes], in the order of hts."""
-        encoded = encode(self.model, input_ids, lengths, mention_pos)
-        documents = []
-        with torch.autocast(input_ids.device.type, enabled=False):  # products of attention vanish in half precision
-            for (tokens, attention), positions, entity_of, entities, pairs in zip(
-                encoded, mention_pos, mention_entity, num_entities, hts, strict=True
-            ):
-                embeddings, attention = pool_mentions(tokens.index_select(0, positions), attention, entity_of, entities)
-                documents.append(Entities(embeddings, self.pool_context(attention, tokens), pairs))
-        return self.score_pairs(documents)
+        with self.half_weights(input_ids.device):
+            groups, first = [], 0
+            for encoded in encode(self.model, input_ids, lengths, mention_pos, mention_entity):
+                chosen = slice(first, first + len(encoded.tokens))
+                groups.append(self.pool(encoded, num_entities[chosen], hts[chosen]))
+                first = chosen.stop
+            return self.score_pairs(groups)
+
+    def half_weights(self, device: torch.device) -> AbstractContextManager[None]:
+        """Within its block, layers have copies of their weights in autocast's dtype, where it is on: made once, not at
+        each use. A whole evaluation can lie in one block."""
+        parts = [*layers_of(self.model), *(getattr(self, name) for name in self.half_layers if hasattr(self, name))]
+        return weights_in(parts, autocast_dtype(device))
+
+    def pool(self, encoded: Encoded, counts: list[int], hts: list[Tensor]) -> Entities:
+        """Entities of documents from their tokens: `counts` entities and the pairs `hts` each."""
+        documents, length, hidden = encoded.tokens.shape
+        with torch.autocast(
+            encoded.tokens.device.type, enabled=False
+        ):  # products of attention vanish in half precision
+            place = encoded.position
+            if documents > 1:
+                place = place + length * torch.arange(documents, device=place.device)[:, None]
+            mentions = encoded.tokens.flatten(0, 1).index_select(0, place.flatten()).view(*place.shape, hidden)
+            embeddings, attention = pool_mentions(mentions, encoded.attention, encoded.entity, max(*counts, 1))
+            context = self.pool_context(attention, encoded.tokens)
+        of_document = np.repeat(np.arange(documents), [len(pairs) for pairs in hts])
+        number = send({"of": of_document}, place.device)["of"]
+        return Entities(embeddings, context, torch.cat([number[:, None], torch.cat(hts)], dim=1), counts)
 
     def pool_context(self, entity_attention: Tensor, tokens: Tensor) -> Tensor:
-        """Context vectors [entities, entities, hidden] of all ordered pairs."""
+        """Context vectors [documents, entities, entities, hidden] of all ordered pairs."""
         return localized_context_pooling(entity_attention, tokens)
 
     def add_extractors(self, size: int, emb_size: int) -> None:
@@ -172,10 +204,9 @@ class ATLOP(DocREModel, backbone="atlop"):
         self.add_extractors(2 * hidden, emb_size)
         self.bilinear = nn.Linear(emb_size * block_size, num_classes)
 
-    def score_pairs(self, documents: list[Entities]) -> Tensor:
+    def score_pairs(self, groups: list[Entities]) -> Tensor:
         """Scores float32 [pairs, classes]."""
-        contexts = [document.context[tuple(document.pairs.T)] for document in documents]
-        return self.combine(*pair_entities(documents), torch.cat(contexts), self.bilinear)
+        return self.combine(*pair_entities(groups), pair_contexts(groups), self.bilinear)
 
 
 class DocuNet(DocREModel, backbone="docunet"):
@@ -186,6 +217,7 @@ class DocuNet(DocREModel, backbone="docunet"):
     """
 
     module_layers = ("liner", "segmentation_net")
+    half_layers = (*DocREModel.half_layers, *module_layers)
     features = 256  # numbers that the U-Net gives a pair
 
     def add_layers(
@@ -197,26 +229,33 @@ class DocuNet(DocREModel, backbone="docunet"):
         self.liner = nn.Linear(hidden, 3)
         self.segmentation_net = UNet(unet_channels, self.features)
 
-    def score_pairs(self, documents: list[Entities]) -> Tensor:
+    def score_pairs(self, groups: list[Entities]) -> Tensor:
         """Scores float32 [pairs, classes]."""
+        counts = [count for group in groups for count in group.counts]
+        sizes = [max(MAP_SIZE, count) for count in counts]
+        if self.training:  # one map size, so that all processes call batch norm equally often
+            sizes = [largest_of_all(max(sizes), groups[0].pairs.device)] * len(sizes)
         features: dict[int, Tensor] = {}
-        sizes = [max(MAP_SIZE, len(document.embeddings)) for document in documents]
         for size in sorted(set(sizes)):
+            images = torch.cat([self.images(group, size) for group in groups]).unbind()
             chosen = [number for number, own in enumerate(sizes) if own == size]
-            images = [self.image(documents[number].context, size) for number in chosen]
-            for number, image in zip(chosen, self.segmentation_net(torch.cat(images)), strict=True):
-                head, tail = documents[number].pairs.T
-                features[number] = image[:, head, tail].T  # [pairs, features]
-        contexts = torch.cat([features[number] for number in range(len(documents))])
-        return self.combine(*pair_entities(documents), contexts.float(), self.bilinear)
+            found = self.segmentation_net(torch.stack([images[number] for number in chosen]))
+            missing = max(sizes) - size
+            features |= zip(chosen, nn.functional.pad(found, (0, missing) * 2) if missing else found, strict=True)
+        maps = torch.stack([features[number] for number in range(len(counts))])  # [documents, features, n, n]
+        contexts = maps.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, cells(groups, max(sizes)))
+        return self.combine(*pair_entities(groups), contexts.float(), self.bilinear)
 
-    def image(self, context: Tensor, size: int) -> Tensor:
-        """context [entities, entities, hidden] -> [1, 3, size, size]; of a document without entities, zeros."""
-        image = self.liner(context).float().permute(2, 0, 1)[None]
-        if not len(context):
-            return image.new_zeros(1, 3, size, size)
-        missing = size - len(context)
-        return nn.functional.pad(image, (0, missing, 0, missing), mode="replicate")
+    def images(self, group: Entities, size: int) -> Tensor:
+        """The group's maps of pairs, [documents, 3, size, size]; of a document without entities, zeros."""
+        documents, entities = group.context.shape[:2]
+        last = np.array(group.counts)[:, None] - 1
+        slot = np.minimum(np.arange(size), last).clip(0)  # [documents, size]
+        row = np.arange(documents)[:, None] * entities + slot
+        at = send({"cell": row[:, :, None] * entities + slot[:, None], "known": last >= 0}, group.context.device)
+        context = self.liner(group.context).float().flatten(0, 2)
+        images = context.index_select(0, at["cell"].flatten()).view(documents, size, size, 3).permute(0, 3, 1, 2)
+        return images if min(group.counts) else images * at["known"][:, :, None, None]
 
 
 class KDDocRE(DocREModel, backbone="kd_docre"):
@@ -228,6 +267,7 @@ class KDDocRE(DocREModel, backbone="kd_docre"):
     """
 
     module_layers = ("axial_transformer",)
+    half_layers = (*DocREModel.half_layers, *module_layers)
     unused_layers = ("bilinear",)
 
     def add_layers(
@@ -241,49 +281,79 @@ class KDDocRE(DocREModel, backbone="kd_docre"):
 
     def pool_context(self, entity_attention: Tensor, tokens: Tensor) -> Tensor:
         """As ATLOP's, of the sum over heads divided by (its sum over tokens + 1e-10)."""
-        return localized_context_pooling(entity_attention, tokens, 1e-10 / entity_attention.shape[1])
+        return localized_context_pooling(entity_attention, tokens, 1e-10 / entity_attention.shape[2])
 
-    def score_pairs(self, documents: list[Entities]) -> Tensor:
+    def score_pairs(self, groups: list[Entities]) -> Tensor:
         """Scores float32 [pairs, classes]."""
-        maps, counts = self.pair_maps(documents)
+        maps, counts = self.pair_maps(groups)
         maps = maps + self.axial_transformer(maps, counts)  # [documents, n, n, hidden]
-        pairs = [slots[tuple(document.pairs.T)] for slots, document in zip(maps, documents, strict=True)]
+        pairs = maps.flatten(0, 2).index_select(0, cells(groups, maps.shape[1]))
         with torch.autocast(maps.device.type, enabled=False):  # in half precision, scores would tie with the threshold
-            return self.classifier(torch.cat(pairs).float())
+            return self.classifier(pairs.float())
 
-    def pair_maps(self, documents: list[Entities]) -> tuple[Tensor, Tensor]:
+    def pair_maps(self, groups: list[Entities]) -> tuple[Tensor, Tensor]:
         """Every pair's vector, self pairs included: maps float32 [documents, n, n, hidden], n one more than the most
         entities; and how many slots each index stands for, float32 [documents, n]: an entity for 1, the one behind the
         last entity for all empty ones, the rest for none."""
-        empty = documents[0].embeddings.new_zeros(1, documents[0].embeddings.shape[1])
+        counts = np.array([count for group in groups for count in group.counts])
+        place = np.arange(counts.max() + 1)
+        real = place < counts[:, None]  # [documents, n]
+        real_slots = real[:, :, None] & real[:, None]  # [documents, n, n]
+        slots = send(
+            {
+                "vector": real_slots.ravel().cumsum().reshape(real_slots.shape) * real_slots,  # 0, the first, is empty
+                "count": real + (place == counts[:, None]) * (MAP_SIZE - counts[:, None]).clip(0),
+            },
+            groups[0].embeddings.device,
+        )
+        empty = groups[0].embeddings.new_zeros(1, groups[0].embeddings.shape[2])
         heads, tails, contexts = [empty], [empty], [empty]
-        for document in documents:
-            context = document.context  # [entities, entities, hidden]
-            heads.append(document.embeddings[:, None].expand_as(context).flatten(0, 1))
-            tails.append(document.embeddings[None].expand_as(context).flatten(0, 1))
-            contexts.append(context.flatten(0, 1))
+        for group in groups:
+            entities = group.embeddings.shape[1]
+            head, tail = (rows.flatten() for rows in np.indices((entities, entities)))
+            chosen = np.flatnonzero((np.maximum(head, tail) < np.array(group.counts)[:, None]).ravel())  # of all cells
+            document, cell = chosen // entities**2, chosen % entities**2
+            index = {"head": document * entities + head[cell], "tail": document * entities + tail[cell], "cell": chosen}
+            at = send(index, empty.device)
+            embeddings = group.embeddings.flatten(0, 1)
+            heads.append(embeddings.index_select(0, at["head"]))
+            tails.append(embeddings.index_select(0, at["tail"]))
+            contexts.append(group.context.flatten(0, 2).index_select(0, at["cell"]))
         vectors = self.combine(torch.cat(heads), torch.cat(tails), torch.cat(contexts), self.projection)
-        entities = [len(document.embeddings) for document in documents]
-        empty, *slots = vectors.split([1, *(count**2 for count in entities)])
-        empty = torch.zeros_like(empty) if self.training else empty
-        size = max(entities) + 1
-        maps, counts = [], []
-        for count, vector in zip(entities, slots, strict=True):
-            columns = torch.cat(
-                [vector.view(count, count, vector.shape[1]), empty.expand(count, size - count, -1)], dim=1
-            )
-            maps.append(torch.cat([columns, empty.expand(size - count, size, -1)]))
-            place = torch.arange(size, device=vector.device)
-            counts.append((place < count).float() + (place == count) * max(MAP_SIZE - count, 0))
-        return torch.stack(maps), torch.stack(counts)
+        if self.training:
+            vectors = torch.cat([torch.zeros_like(vectors[:1]), vectors[1:]])
+        maps = vectors.index_select(0, slots["vector"].flatten()).view(*real_slots.shape, -1)
+        return maps, slots["count"].float()
 
 
-def pair_entities(documents: list[Entities]) -> tuple[Tensor, Tensor]:
+def cells(groups: list[Entities], size: int) -> Tensor:
+    """The place of every pair in maps [documents of all groups, size, size], seen as one row: int64 [pairs]."""
+    found, first = [], 0
+    for group in groups:
+        document, head, tail = group.pairs.unbind(1)
+        found.append(((document + first) * size + head) * size + tail)
+        first += len(group.counts)
+    return torch.cat(found)
+
+
+def pair_entities(groups: list[Entities]) -> tuple[Tensor, Tensor]:
     """Embeddings of the heads and of the tails of all pairs, each [pairs, hidden]."""
-    # index_select: on the CPU, embeddings[head] would sum gradients in any order
-    heads = [document.embeddings.index_select(0, document.pairs[:, 0]) for document in documents]
-    tails = [document.embeddings.index_select(0, document.pairs[:, 1]) for document in documents]
+    heads, tails = [], []
+    for group in groups:
+        embeddings, entities = group.embeddings.flatten(0, 1), group.embeddings.shape[1]
+        document, head, tail = group.pairs.unbind(1)
+        # index_select: on the CPU, embeddings[head] would sum gradients in any order
+        heads.append(embeddings.index_select(0, document * entities + head))
+        tails.append(embeddings.index_select(0, document * entities + tail))
     return torch.cat(heads), torch.cat(tails)
+
+
+def pair_contexts(groups: list[Entities]) -> Tensor:
+    """Context vectors of all pairs, [pairs, hidden]."""
+    found = []
+    for group in groups:
+        found.append(group.context.flatten(0, 2).index_select(0, cells([group], group.context.shape[1])))
+    return torch.cat(found)
 
 
 def pool_mentions(
@@ -291,89 +361,29 @@ def pool_mentions(
 ) -> tuple[Tensor, Tensor]:
     """Mentions -> entities: logsumexp of the embeddings, mean of the attention, zeros for an entity without mention.
 
-    mention_embeddings [mentions, hidden], mention_attention [heads, mentions, length], entity_of int64 [mentions];
-    returns [entities, hidden] and [entities, heads, length].
+    mention_embeddings [documents, mentions, hidden], mention_attention [documents, heads, mentions, length], entity_of
+    int64 [documents, mentions], -1 for a mention that is padding; returns [documents, entities, hidden] and [documents,
+    entities, heads, length].
     """
-    member = (entity_of == torch.arange(entities, device=entity_of.device)[:, None]).to(mention_embeddings)
-    count = member.sum(dim=1, keepdim=True)  # [entities, 1]; member is [entities, mentions]
-    index = entity_of[:, None].expand_as(mention_embeddings)
-    highest = mention_embeddings.new_zeros(entities, mention_embeddings.shape[1])
-    highest = highest.scatter_reduce(0, index, mention_embeddings.detach(), "amax", include_self=False)
-    exponentials = member @ torch.exp(mention_embeddings - highest[entity_of])  # [entities, hidden]
-    embeddings = (highest + torch.log(exponentials + (count == 0))) * (count > 0)
-    attention = contract("em,hml->ehl", member / count.clamp_min(1), mention_attention)
+    number = torch.arange(entities, device=entity_of.device)[:, None]
+    member = (entity_of[:, None] == number).to(mention_embeddings)  # [documents, entities, mentions]
+    count = member.sum(dim=2, keepdim=True)  # [documents, entities, 1]
+    index = entity_of.remainder(entities + 1)[:, :, None].expand_as(mention_embeddings)  # padding goes behind the last
+    highest = mention_embeddings.new_zeros(len(entity_of), entities + 1, mention_embeddings.shape[2])
+    highest = highest.scatter_reduce(1, index, mention_embeddings.detach(), "amax", include_self=False)
+    exponentials = member @ torch.exp(mention_embeddings - highest.gather(1, index))  # [documents, entities, hidden]
+    embeddings = (highest[:, :-1] + torch.log(exponentials + (count == 0))) * (count > 0)
+    attention = contract("dem,dhml->dehl", member / count.clamp_min(1), mention_attention)
     return embeddings, attention
 
 
 def localized_context_pooling(entity_attention: Tensor, tokens: Tensor, epsilon: float = 1e-5) -> Tensor:
     """ATLOP's context vector of every ordered pair of entities.
 
-    entity_attention [entities, heads, length], tokens [length, hidden] -> [entities, entities, hidden]: the tokens
-    weighted by the mean over heads of the product of head's and tail's attention, divided by (its sum + epsilon).
+    entity_attention [documents, entities, heads, length], tokens [documents, length, hidden] -> [documents, entities,
+    entities, hidden]: the tokens weighted by the mean over heads of the product of head's and tail's attention, divided
+    by (its sum + epsilon).
     """
-    weights = contract("shl,ohl->sol", entity_attention, entity_attention) / entity_attention.shape[1]
+    weights = contract("dshl,dohl->dsol", entity_attention, entity_attention) / entity_attention.shape[2]
     weights = weights / (weights.sum(dim=-1, keepdim=True) + epsilon)
-    return contract("sol,ld->sod", weights, tokens)
-
-
-def grouped_bilinear(head: Tensor, tail: Tensor, output: nn.Linear, block_size: int) -> Tensor:
-    """Eq. (2) with W_r block-diagonal: head, tail [pairs, emb_size] -> float32 [pairs, classes].
-
-    Both are split into groups of `block_size`; the outer products of the groups of head and tail, flattened with the
-    head index slowest, [pairs, emb_size * block_size], go through the linear map `output`.
-    """
-    device = head.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.dtype
-    head, tail, weight = (rows.to(dtype) for rows in (head, tail, output.weight))
-    product = GroupedBilinear.apply(head, tail, weight, block_size)
-    return product if output.bias is None else product + output.bias
-
-
-class GroupedBilinear(torch.autograd.Function):
-    """The grouped bilinear product, one group at a time: of the outer products [pairs, emb_size * block_size], 49,152
-    numbers a pair in the paper's setting, one group's 4,096 are in memory.
-
-    With group k's outer products x = head_k (x) tail_k [pairs, block * block] and weights W [classes, block * block],
-    scores = sum_k x W^T. The gradient g of the scores then gives dW = g^T x and dx = g W, and of dx, seen as [pairs,
-    block, block], dhead_i = sum_j dx_ij tail_j and dtail_j = sum_i dx_ij head_i. Backward builds x again.
-
-    Groups, not slices of pairs: oneDNN's bfloat16 product of 32 pairs with all 49,152 inputs kills the process on CPUs
-    with AMX, one group's 4,096 do not.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, head: Tensor, tail: Tensor, weight: Tensor, block_size: int) -> Tensor:
-        """head, tail [pairs, emb_size], weight [classes, emb_size * block_size], all of one dtype -> [pairs, classes]
-        in at least float32."""
-        heads, tails = head.unflatten(1, (-1, block_size)), tail.unflatten(1, (-1, block_size))
-        weights = weight.unflatten(1, (-1, block_size**2))  # [classes, groups, block * block]
-        ctx.save_for_backward(heads, tails, weights)
-        outer = head.new_empty(len(head), block_size**2)  # one group's, used again for the next
-        scores = head.new_zeros(len(head), len(weight), dtype=torch.promote_types(head.dtype, torch.float32))
-        for group in range(heads.shape[1]):
-            scores += outer_product(heads[:, group], tails[:, group], outer) @ weights[:, group].T
-        return scores
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """grad [pairs, classes] -> gradients of head, tail and weight."""
-        heads, tails, weights = ctx.saved_tensors
-        grad = grad.to(heads.dtype)
-        grad_transposed = grad.T.contiguous()  # which products with many rows on the right take faster
-        outer, grad_outer = heads.new_empty(2, len(heads), weights.shape[2])
-        grad_heads, grad_tails, grad_weights = map(torch.empty_like, (heads, tails, weights))
-        for group in range(heads.shape[1]):
-            head, tail = heads[:, group], tails[:, group]  # [pairs, block]
-            grad_weights[:, group] = grad_transposed @ outer_product(head, tail, outer)
-            torch.mm(grad, weights[:, group], out=grad_outer)
-            blocks = grad_outer.view(len(head), head.shape[1], tail.shape[1])  # [pairs, block, block]
-            grad_heads[:, group] = (blocks @ tail.unsqueeze(2)).squeeze(2)
-            grad_tails[:, group] = (head.unsqueeze(1) @ blocks).squeeze(1)
-        return grad_heads.flatten(1), grad_tails.flatten(1), grad_weights.flatten(1), None
-
-
-def outer_product(head: Tensor, tail: Tensor, out: Tensor) -> Tensor:
-    """[pairs, block] twice -> [pairs, block * block], the head index slowest."""
-    # twice as fast as a broadcast product
-    torch.bmm(head.unsqueeze(2), tail.unsqueeze(1), out=out.view(len(head), head.shape[1], tail.shape[1]))
-    return out
+    return contract("dsol,dlc->dsoc", weights, tokens)

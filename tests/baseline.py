@@ -28,6 +28,7 @@ class Baseline(nn.Module):
         """`encoder_path`: where the encoder's configuration lies; its weights are the model's."""
         super().__init__()
         self.encoder = AutoModel.from_pretrained(encoder_path, attn_implementation="eager", dtype=torch.float32)
+        self.encoder.pooler = None  # nothing reads it
         for (name, parameter), ours in zip(self.encoder.named_parameters(), model.model.parameters(), strict=True):
             owner = self.encoder.get_submodule(name.rpartition(".")[0])
             assert parameter.shape == ours.shape

@@ -26,6 +26,7 @@ from trainings import arguments
 
 import train
 from hingeabl.data.documents import load_rel2id
+from hingeabl.modeling import padded
 
 MINILM = ROOT / "dataset" / "encoders" / "all-MiniLM-L6-v2"
 
@@ -69,6 +70,14 @@ def finished(sample, tiny_bert, tmp_path_factory) -> Path:
 def trained(finished) -> Path:
     """A finished seed's folder."""
     return finished / "seed_7"
+
+
+@pytest.fixture(params=["one after the other", "all at once"])
+def way(request, monkeypatch) -> str:
+    """Windows, documents and groups one after the other, as on the CPU, or padded and at once, as on a GPU."""
+    if request.param == "all at once":
+        monkeypatch.setattr(padded, "PADDED_DEVICES", ["cpu"])
+    return request.param
 
 
 def tiny(config_class, model_class, tokenizer, folder: Path, **settings) -> Path:

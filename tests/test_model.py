@@ -14,10 +14,9 @@ from helpers import DATA, drawn_model, real_shapes, score
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-import model as model_module
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError
-from hingeabl.modeling import attention, encoder
+from hingeabl.modeling import attention, bilinear, encoder
 from hingeabl.modeling.checkpoints import save_weights
 from hingeabl.training.saved_run import load_run, load_weights, save_run
 from losses import get_loss
@@ -31,6 +30,7 @@ def atlop(minilm):
     return drawn_model("atlop", minilm)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("pairs", [30, 32, 33, 129])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", None)])
 def test_scores_do_not_depend_on_batch_mates(atlop, minilm_tokenizer, rel2id, pairs, precision, tolerance):
@@ -48,6 +48,7 @@ def test_scores_do_not_depend_on_batch_mates(atlop, minilm_tokenizer, rel2id, pa
 SIZES = [(1, 20), (2, 30), (20, 150), (42, 180), (1, 560), (2, 560), (20, 600), (42, 700)]
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("family", ["tiny_bert", "tiny_roberta", "tiny_distilbert"])
 def test_scores_and_gradients_equal_the_plain_computation(family, request, rel2id):
     path = str(request.getfixturevalue(family))
@@ -98,7 +99,8 @@ def test_the_fast_path_hands_out_the_last_layers_attention_at_mention_rows_alone
     for training in (False, True):
         rows.clear()
         model.train(training)
-        [(_, read)] = encoder.encode(model.model, batch["input_ids"], batch["lengths"], batch["mention_pos"])
+        [encoded] = encoder.encode(model.model, *list(batch.values())[:4])
+        read = encoded.attention[0]
         first, second, last = rows  # two layers, and the rows of the second
         assert first == second >= length and last == mentions
         assert read.shape == (4, mentions, length)
@@ -159,6 +161,7 @@ def test_dropped_attention_gradients_equal_finite_differences():
     torch.testing.assert_close(apply(query, key, value, mask, keep, 0.7, 0.4), expected)
 
 
+@pytest.mark.usefixtures("way")
 def test_gradient_checkpointing_changes_no_gradient(tiny_bert, minilm_tokenizer, rel2id):
     batch = collate_fn(real_shapes(minilm_tokenizer, rel2id, [(5, 60), (4, 600)]))
     labels = batch.pop("labels")
@@ -180,6 +183,7 @@ def tensors_with_a_graph():
     return sum(type(found) is torch.Tensor and found.grad_fn is not None for found in gc.get_objects())
 
 
+@pytest.mark.usefixtures("way")
 def test_gradient_checkpointing_keeps_no_graph_after_the_backward_pass(tiny_bert, minilm_tokenizer, rel2id):
     batch = collate_fn(real_shapes(minilm_tokenizer, rel2id, [(5, 60)]))
     labels = batch.pop("labels")
@@ -195,16 +199,19 @@ def test_gradient_checkpointing_of_an_unknown_encoder_is_refused(tiny_distilbert
         encoder.checkpoint_layers(DocREModel(str(tiny_distilbert), emb_size=64).model)
 
 
+@pytest.mark.usefixtures("way")
 def test_training_reads_attention_after_dropout(tiny_bert, minilm_tokenizer, rel2id):
     batch = collate_fn(real_shapes(minilm_tokenizer, rel2id, [(20, 150)]))
     model = DocREModel(str(tiny_bert), emb_size=64).train()
-    [(_, attention)] = encoder.encode(model.model, batch["input_ids"], batch["lengths"], batch["mention_pos"])
+    inputs = list(batch.values())[:4]
+    attention = encoder.encode(model.model, *inputs)[0].attention
     share = (attention == 0).float().mean().item()
     assert 0.08 < share < 0.12  # dropout 0.1
-    [(_, attention)] = encoder.encode(model.eval().model, batch["input_ids"], batch["lengths"], batch["mention_pos"])
+    attention = encoder.encode(model.eval().model, *inputs)[0].attention
     torch.testing.assert_close(attention.sum(-1), torch.ones_like(attention.sum(-1)))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("sizes", [[(0, 10)], [(1, 10)], [(0, 10), (5, 50), (1, 10)]])
 @pytest.mark.parametrize("backbone", DocREModel.backbones)
 def test_documents_without_pairs_go_through_training(tiny_bert, minilm_tokenizer, rel2id, sizes, backbone):
@@ -217,6 +224,7 @@ def test_documents_without_pairs_go_through_training(tiny_bert, minilm_tokenizer
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.usefixtures("way")
 def test_an_entity_whose_mentions_were_cut_off_has_zero_embedding(tiny_bert, minilm_tokenizer, rel2id):
     [whole] = real_shapes(minilm_tokenizer, rel2id, [(4, 60)])
     cut = copy.deepcopy(whole)
@@ -228,12 +236,13 @@ def test_an_entity_whose_mentions_were_cut_off_has_zero_embedding(tiny_bert, min
     torch.testing.assert_close(scores, Baseline(model, str(tiny_bert))([cut]).detach(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.usefixtures("way")
 def test_grouped_bilinear_equals_the_whole_outer_product_and_finite_differences():
     torch.manual_seed(0)
     head, tail, weight = (
         torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in [(5, 6), (5, 6), (4, 18)]
     )
-    apply = model_module.GroupedBilinear.apply
+    apply = bilinear.GroupedBilinear.apply
     assert torch.autograd.gradcheck(lambda h, t, w: apply(h, t, w, 3), (head, tail, weight))
     outer = (head.unflatten(1, (2, 3, 1)) * tail.unflatten(1, (2, 1, 3))).flatten(1)
     torch.testing.assert_close(apply(head, tail, weight, 3), outer @ weight.T)

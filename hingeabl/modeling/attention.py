@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from hingeabl.modeling.padded import PaddedWindows
+
 ATTENTION = "windows_reading_mentions"  # the name under which transformers finds attend_in_windows
 
 
@@ -36,7 +38,7 @@ def attend_in_windows(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    windows: list[PackedWindow],
+    windows: list[PackedWindow] | PaddedWindows,
     scaling: float,
     dropout: float = 0.0,
     mention_attention: list[Tensor] | None = None,
@@ -46,25 +48,24 @@ def attend_in_windows(
     other.
 
     The module that reads mentions appends each window's attention float32 [heads, rows, length] at the rows of its
-    mentions to `mention_attention`, as the encoder used it: after dropout while training. Gradient checkpointing
-    appends them again, and only the graph holds the list then.
+    mentions to `mention_attention`, as the encoder used it: after dropout while training; for PaddedWindows all
+    windows', [windows, heads, rows, size]. Gradient checkpointing appends them again, and only the graph holds the list
+    then.
     """
     if attention_mask is not None:
         raise ValueError("windows lie one after the other, there is no padding to mask; call encode()")
     read = mention_attention if getattr(module, "reads_mentions", False) else None
+    if isinstance(windows, PaddedWindows):
+        return attend_padded(query, key, value, windows, scaling, dropout, read), None
     outputs: list[Tensor] = []
     sizes = [window.size for window in windows]
     packed = zip(windows, *(tensor[0].split(sizes, dim=1) for tensor in (query, key, value)), strict=True)
     with torch.autocast(query.device.type, enabled=False):  # the rows are computed in float32, the rest as it comes
         for window, q, k, v in packed:  # [heads, size, head size]
             keep = None
-            # torch's own dropout is slow on the CPU, and shows no rows
-            if dropout and (read is not None or not q.is_cuda):
+            if dropout:  # torch's own dropout is slow on the CPU, and shows no rows
                 keep = keep_mask((q.shape[0], window.size, window.size), dropout, q)
                 output = DroppedAttention.apply(q, k, v, window.mask, keep, scaling, dropout)
-            elif q.is_cuda:
-                mask = None if window.mask is None else window.mask[None].to(q.dtype)
-                output = F.scaled_dot_product_attention(q[None], k[None], v[None], mask, dropout, scale=scaling)[0]
             else:  # in bfloat16 1.5 times as fast as torch's fused kernel for the CPU
                 output = attention(q, k, window.mask, scaling) @ v
             outputs.append(output)
@@ -76,15 +77,72 @@ def attend_in_windows(
     return torch.cat(outputs, dim=1).transpose(0, 1).unsqueeze(0), None
 
 
+def attend_padded(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    windows: PaddedWindows,
+    scaling: float,
+    dropout: float,
+    read: list[Tensor] | None,
+) -> Tensor:
+    """attend_in_windows for all windows at once: returns [1, tokens, heads, head size]."""
+    heads, tokens, width = query.shape[1:]
+    count, size = windows.place.shape
+    place, rows = windows.place.flatten(), windows.rows.shape[1]
+    with torch.autocast(query.device.type, enabled=False):
+        q, k, v = (  # [windows, heads, size, head size]
+            PadRows.apply(packed[0].transpose(0, 1).flatten(1), place, windows.back)
+            .view(count, size, heads, width)
+            .transpose(1, 2)
+            for packed in (query, key, value)
+        )
+        mask = windows.mask.to(query.dtype)
+        if read is None:
+            output = F.scaled_dot_product_attention(q, k, v, mask[:, None], dropout, scale=scaling)
+        else:
+            q, k, v = (padded.flatten(0, 1) for padded in (q, k, v))  # [windows * heads, size, head size]
+            mask = mask.repeat_interleave(heads, dim=0, output_size=count * heads)
+            index = windows.rows.repeat_interleave(heads, dim=0, output_size=count * heads)[:, :, None]
+            weights = attention(q.gather(1, index.expand(-1, -1, width)).float(), k.float(), mask, scaling)
+            if dropout:
+                keep = keep_mask((count * heads, size, size), dropout, q)
+                output = DroppedAttention.apply(q, k, v, mask, keep, scaling, dropout)
+                weights = weights * keep.gather(1, index.expand(-1, -1, size)) / (1 - dropout)
+            else:
+                output = F.scaled_dot_product_attention(q, k, v, mask, scale=scaling)
+            output = output.unflatten(0, (count, heads))
+            read.append(weights.view(count, heads, rows, size))
+        output = output.transpose(1, 2).reshape(count * size, heads * width)
+        return output.index_select(0, windows.back).view(1, tokens, heads, width)
+
+
+class PadRows(torch.autograd.Function):
+    """Rows put at the places of padded windows. index_select's own gradient would add up what is nowhere added."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, place: Tensor, back: Tensor) -> Tensor:
+        """rows [tokens, n], place int64 [places], back int64 [tokens] -> [places, n]."""
+        ctx.save_for_backward(back)
+        return rows.index_select(0, place)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """grad [places, n], 0 at padding since nothing attends to it or reads it -> [tokens, n]."""
+        [back] = ctx.saved_tensors
+        return grad.index_select(0, back), None, None
+
+
 def attention(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    """softmax(q k^T * scaling + mask): query [heads, rows, head size], key [heads, size, head size], mask [1, 1, size]
-    -> [heads, rows, size]."""
+    """softmax(q k^T * scaling + mask): query [heads, rows, head size], key [heads, size, head size], mask [1 or heads,
+    1, size] -> [heads, rows, size]."""
     mask = query.new_zeros(1, 1, 1) if mask is None else mask.to(query.dtype)
     return torch.baddbmm(mask, query, key.mT, alpha=scaling).softmax(dim=-1)
 
 
 class DroppedAttention(torch.autograd.Function):
-    """One window's attention with dropout, of a mask that is given. autograd would also keep the mask.
+    """Attention with dropout, of a mask that is given, in one window or in several whose heads come in a row. autograd
+    would also keep the mask.
 
     With the softmax P, the dropped D = P * keep and v' = v / (1 - dropout), output = D v'. The gradient g of the output
     gives dv = D^T g / (1 - dropout) and dD = g v'^T. The softmax's gradient P * (dP - rowsum(dP * P)), dP being
@@ -102,8 +160,8 @@ class DroppedAttention(torch.autograd.Function):
         scaling: float,
         dropout: float,
     ) -> Tensor:
-        """query, key, value [heads, size, head size], mask [1, 1, size], keep [heads, size, size] of 0 and 1 ->
-        [heads, size, head size]."""
+        """query, key, value [heads, size, head size], mask [1 or heads, 1, size], keep [heads, size, size] of 0 and 1
+        -> [heads, size, head size]."""
         weights = attention(query, key, mask, scaling)
         dropped = weights * keep
         value = value / (1 - dropout)

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from huggingface_hub.utils import logging as hub_logging
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
@@ -24,6 +25,7 @@ from transformers.utils import logging
 from hingeabl.errors import UserError
 from hingeabl.machine import hub_hint, why_not_loaded
 from hingeabl.modeling.attention import ATTENTION, PackedWindow, replace_dropout
+from hingeabl.modeling.padded import Window, all_at_once, merge_padded, plan, run_padded, send
 from utils import recurring_size
 
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # nothing is asked of a hub in the background
@@ -60,6 +62,8 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
             "config.json, model.safetensors and the tokenizer, or a hub name while the hub can be reached"
             f"{hub_hint(name_or_path)}"
         ) from None
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None  # nothing reads it
     if takes_windows(encoder):
         last_self_attention(encoder).reads_mentions = True
         replace_dropout(encoder)
@@ -132,33 +136,37 @@ def last_self_attention(encoder: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Window:
-    """One encoder pass over tokens of a document: which of its positions are kept, and where they belong.
+class Encoded:
+    """Documents behind the encoder, on the CPU one, on a GPU a whole batch, padded.
 
-    Positions [start, stop) of the document are positions [start - offset, stop - offset) of the window.
+    tokens float32 [documents, length, hidden]; attention float32 [documents, heads, mentions, length], the last
+    layer's at the mentions; position, entity int64 [documents, mentions], where each mention opens and which entity it
+    belongs to, -1 for one that is padding. Attention is 0 behind a document's end; tokens are any there.
     """
 
-    document: int
-    start: int
-    stop: int
-    offset: int
+    tokens: Tensor
+    attention: Tensor
+    position: Tensor
+    entity: Tensor
 
 
-def window_tokens(tokens: Tensor, document: int, window: int, end_tokens: int) -> list[tuple[Tensor, Window]]:
-    """Split one document's tokens [length] into one window or two, each at most `window` long.
+def cut(document: int, length: int, window: int, end_tokens: int) -> list[Window]:
+    """Cut a document of `length` tokens into one window or two, each at most `window` long.
 
-    Two windows: tokens [0, window - E) with the E end tokens behind them, and the start token with tokens
+    Two windows: tokens [0, window - E) with the end token E times behind them, and the start token with tokens
     [length - window + 1, length) behind it. Inserted special tokens are not kept. E is 1 for BERT, 2 for RoBERTa.
     """
-    length = len(tokens)
+    tokens = np.arange(length)
     if length <= window:
-        return [(tokens, Window(document, 0, length, 0))]
-    first_stop, second_start = window - end_tokens, length - window + 1
-    end = tokens[-1:].expand(end_tokens)
-    return [
-        (torch.cat([tokens[:first_stop], end]), Window(document, 0, first_stop, 0)),
-        (torch.cat([tokens[:1], tokens[second_start:]]), Window(document, second_start, length, second_start - 1)),
-    ]
+        return [Window(document, 0, length, 0, tokens)]
+    stop, start = window - end_tokens, length - window + 1
+    first, second = np.append(tokens[:stop], [length - 1] * end_tokens), np.append(0, tokens[start:])
+    return [Window(document, 0, stop, 0, first), Window(document, start, length, start - 1, second)]
+
+
+def layers_of(encoder: Any) -> list[nn.Module]:
+    """The parts of an encoder, one after the other: its layers where they are known, else the whole."""
+    return [encoder] if last_self_attention(encoder) is None else list(encoder.encoder.layer)
 
 
 def is_roberta(encoder: PreTrainedModel) -> bool:
@@ -187,30 +195,47 @@ def check_length(encoder: PreTrainedModel, length: int) -> None:
 
 
 def encode(
-    encoder: PreTrainedModel, input_ids: Tensor, lengths: list[int], mention_pos: list[Tensor]
-) -> list[tuple[Tensor, Tensor]]:
+    encoder: PreTrainedModel,
+    input_ids: Tensor,
+    lengths: list[int],
+    mention_pos: list[Tensor],
+    mention_entity: list[Tensor],
+) -> list[Encoded]:
     """Run the encoder over a batch of documents of up to two windows each.
 
-    input_ids int64 [documents, longest], lengths and mention_pos as collate_fn gives them. Returns for each document
-    its token embeddings float32 [length, hidden] and its mentions' attention float32 [heads, mentions, length].
-    Where two windows overlap, embeddings are averaged; attention is added and each row divided by (its sum + 1e-10).
-    Raises UserError for a document longer than two windows.
+    input_ids int64 [documents, longest] and the lists are as collate_fn gives them. Returns all documents, in order, on
+    the CPU each alone. Where two windows overlap, embeddings are averaged; attention is added and each row divided by
+    (its sum + 1e-10). Raises UserError for a document longer than two windows.
     """
     check_length(encoder, max(lengths))
     window, end_tokens = max_window(encoder)
-    passes = [
-        part
-        for document, length in enumerate(lengths)
-        for part in window_tokens(input_ids[document, :length], document, window, end_tokens)
-    ]
+    windows = [part for document, length in enumerate(lengths) for part in cut(document, length, window, end_tokens)]
+    takes_many = encoder.config._attn_implementation == ATTENTION
+    if takes_many and all_at_once(input_ids.device):
+        at = send(plan(windows, lengths, input_ids.shape[1], [len(own) for own in mention_pos]), input_ids.device)
+        known = at["known"].bool()
+        position, entity = (torch.cat(every)[at["mention"]] for every in (mention_pos, mention_entity))
+        hidden, attention = run_padded(encoder, input_ids, position, at, first_position(encoder))
+        tokens, attention = merge_padded(hidden, attention, position, at)
+        return [Encoded(tokens, attention, position, torch.where(known, entity, -1))]
+    pieces = [input_ids[part.document][torch.from_numpy(part.tokens).to(input_ids.device)] for part in windows]
     rows = [  # of a mention outside its window any row: merge_windows leaves it out
-        (mention_pos[place.document] - place.offset).clamp(0, len(part) - 1) for part, place in passes
+        (mention_pos[part.document] - part.offset).clamp(0, len(part.tokens) - 1) for part in windows
     ]
-    run = run_packed if encoder.config._attn_implementation == ATTENTION else run_each
+    run = run_packed if takes_many else run_each
     parts: list[list[tuple[Window, Tensor, Tensor]]] = [[] for _ in lengths]
-    for (_, place), hidden, read in zip(passes, *run(encoder, [part for part, _ in passes], rows), strict=True):
-        parts[place.document].append((place, hidden.float(), read.float()))
-    return [merge_windows(*document) for document in zip(parts, lengths, mention_pos, strict=True)]
+    for part, hidden, read in zip(windows, *run(encoder, pieces, rows), strict=True):
+        parts[part.document].append((part, hidden.float(), read.float()))
+    merged = [merge_windows(*document) for document in zip(parts, lengths, mention_pos, strict=True)]
+    return [
+        Encoded(tokens[None], attention[None], position[None], entity[None])
+        for (tokens, attention), position, entity in zip(merged, mention_pos, mention_entity, strict=True)
+    ]
+
+
+def first_position(encoder: PreTrainedModel) -> int:
+    """The position id of a window's first token."""
+    return encoder.config.pad_token_id + 1 if is_roberta(encoder) else 0
 
 
 def pack(windows: list[Tensor], rows: list[Tensor]) -> list[PackedWindow]:
@@ -233,7 +258,7 @@ def run_packed(
     """One pass over all windows [length] of word pieces, and the rows [mentions] of each whose attention is read:
     per window its embeddings [length, hidden] and the last layer's attention [heads, mentions, length]."""
     packed = pack(windows, rows)
-    first = encoder.config.pad_token_id + 1 if is_roberta(encoder) else 0
+    first = first_position(encoder)
     ids, positions = [], []
     for window, place in zip(windows, packed, strict=True):
         padding = (0, place.size - place.length)

@@ -7,10 +7,20 @@ checkpoints.
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hingeabl.errors import UserError
+
+
+def largest_of_all(number: int, device: torch.device) -> int:
+    """The largest `number` of all processes, which exchange them by way of `device`."""
+    if not dist.is_initialized():
+        return number
+    largest = torch.tensor(number, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest.item())
 
 
 def double_conv(channels: int, out_channels: int) -> nn.ModuleDict:

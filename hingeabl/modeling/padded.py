@@ -1,0 +1,181 @@
+"""A batch on a GPU: all windows and all documents padded to one size, so that one operator does for all of them.
+
+There a step's time is that of starting its operators; on the CPU, where it is not, encoder.py takes one window and one
+document after the other, without padding. Linear layers work on the windows' tokens, packed into one row; only
+attention and what follows the encoder see padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PADDED_DEVICES = ["cuda"]  # tests add "cpu", to compare both ways
+SIZE = 16  # windows are padded to a multiple of this, as fast kernels of attention want it
+
+
+def all_at_once(device: torch.device) -> bool:
+    """Whether a batch's windows, documents and groups of the grouped product are computed at once on this device."""
+    return device.type in PADDED_DEVICES
+
+
+@dataclass(frozen=True)
+class Window:
+    """One encoder pass over tokens of a document: which of its positions are kept, and where they belong.
+
+    `tokens` int64 are the document's positions that the window holds, inserted special tokens included. Positions
+    [start, stop) of the document are kept; they are positions [start - offset, stop - offset) of the window.
+    """
+
+    document: int
+    start: int
+    stop: int
+    offset: int
+    tokens: np.ndarray
+
+
+@dataclass(frozen=True)
+class PaddedWindows:
+    """Windows as attention takes them.
+
+    place [windows, size]: the packed token at each place, any where there is none. back [tokens]: each packed token's
+    place, counted through all windows. mask float32 [windows, 1, size]: 0, and -inf where there is no token. rows
+    [windows, mentions]: the places whose attention is read, any where a window has fewer. All but the mask int64.
+    """
+
+    place: Tensor
+    back: Tensor
+    mask: Tensor
+    rows: Tensor
+
+
+def send(arrays: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+    """Arrays of integers as int64 tensors of the same shapes on `device`, all in one copy that does not block."""
+    flat = torch.from_numpy(np.concatenate([array.ravel() for array in arrays.values()]).astype(np.int64, copy=False))
+    flat = (flat.pin_memory() if torch.cuda.is_available() and device.type == "cuda" else flat).to(
+        device, non_blocking=True
+    )
+    parts = flat.split([array.size for array in arrays.values()])
+    return {name: part.view(array.shape) for (name, array), part in zip(arrays.items(), parts, strict=True)}
+
+
+def pad_ranges(counts: list[int], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers that go on from row to row, row i holding counts[i] of them -> ([rows, size], 0 where there are fewer;
+    0 or 1 of the same shape, whether there is one)."""
+    known = np.arange(size) < np.array(counts)[:, None]
+    starts = np.cumsum([0, *counts[:-1]])
+    return (starts[:, None] + np.arange(size)) * known, known
+
+
+def plan(windows: list[Window], lengths: list[int], width: int, mentions: list[int]) -> dict[str, np.ndarray]:
+    """Index arrays of windows, in the order of their documents, of input_ids [documents, width].
+
+    `lengths` and `mentions` are the documents' numbers of tokens and of mentions.
+
+    source, position [tokens]             each packed token's place in input_ids, seen as one row, and in its window
+    place [windows, size], back [tokens]  PaddedWindows'
+    filled [windows, size]                0 or 1: whether a place holds a token
+    mention, known [documents, mentions]  the number of each document's mentions among all; 0 or 1: whether it has one
+    document, offset, last [windows, 1]   Window's, and the last place that holds a token
+    row [parts, documents, longest]       the packed token at each position, in its first and in its second window; the
+                                          same where it lies in one; any behind the document's end
+    Where a document has two windows, then parts is 2, else 1, and there are
+    window [2, documents]                 the first and the second window of each, the same where it has one
+    column, kept [2, documents, longest]  each position's place in it; 0 or 1: whether it is kept there
+    start, stop [2, documents, 1]         the positions kept; none in the second of a document that has one
+    two [documents]                       0 or 1: whether it has two
+    """
+    counts = [len(window.tokens) for window in windows]
+    size = -(-max(counts) // SIZE) * SIZE
+    place, filled = pad_ranges(counts, size)
+    mention, known = pad_ranges(mentions, max(mentions))
+    arrays = {
+        "source": np.concatenate([window.document * width + window.tokens for window in windows]),
+        "position": np.concatenate([np.arange(count) for count in counts]),
+        "place": place,
+        "back": np.flatnonzero(filled),
+        "filled": filled,
+        "mention": mention,
+        "known": known,
+        "document": np.array([window.document for window in windows])[:, None],
+        "offset": np.array([window.offset for window in windows])[:, None],
+        "last": np.array(counts)[:, None] - 1,
+    }
+    numbers = [
+        [n for n, window in enumerate(windows) if window.document == document] for document in range(len(lengths))
+    ]
+    first, second = (np.array([own[part] for own in numbers]) for part in (0, -1))
+    positions = np.arange(max(lengths))
+    starts = np.cumsum([0, *counts[:-1]])
+    if len(windows) == len(lengths):
+        return arrays | {"row": (starts[:, None] + np.minimum(positions, arrays["last"]))[None]}
+    window = np.stack([first, second])  # [2, documents]
+    two = first != second
+    start, stop, offset = (
+        np.array([[getattr(windows[n], name) for n in part] for part in window])[:, :, None]
+        for name in ("start", "stop", "offset")
+    )
+    stop[1] *= two[:, None]
+    kept = (positions >= start) & (positions < stop)  # [2, documents, longest]
+    column = np.where(kept, positions - offset, 0)
+    row = starts[window][:, :, None] + column
+    row = np.stack([np.where(kept[0], row[0], row[1]), np.where(kept[1], row[1], row[0])])
+    return arrays | {
+        "row": row,
+        "window": window,
+        "column": column,
+        "kept": kept,
+        "start": start,
+        "stop": stop,
+        "two": two,
+    }
+
+
+def run_padded(
+    encoder: Any, input_ids: Tensor, positions: Tensor, at: dict[str, Tensor], first_position: int
+) -> tuple[Tensor, Tensor]:
+    """One encoder pass over all windows of a `plan`, whose arrays are `at`.
+
+    positions int64 [documents, mentions]: the mentions' places; `first_position` is that of a window's first token.
+    Returns token embeddings [tokens, hidden] and attention float32 [windows, heads, mentions, size] at mentions, those
+    of another window of their document at any place.
+    """
+    filled = at["filled"].to(torch.float32)
+    rows = (positions.index_select(0, at["document"][:, 0]) - at["offset"]).clamp_min(0).minimum(at["last"])
+    windows = PaddedWindows(at["place"], at["back"], filled.log().unsqueeze(1), rows)
+    packed = input_ids.flatten().index_select(0, at["source"])[None]
+    read: list[Tensor] = []
+    output = encoder(
+        input_ids=packed,
+        position_ids=(at["position"] + first_position)[None],
+        token_type_ids=torch.zeros_like(packed),
+        windows=windows,
+        mention_attention=read,
+    )
+    return output.last_hidden_state[0], read[0]
+
+
+def merge_padded(hidden: Tensor, attention: Tensor, positions: Tensor, at: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """What run_padded returns -> embeddings float32 [documents, longest, hidden], attention float32 [documents, heads,
+    mentions, longest]; both of any values behind a document's end, where attention is 0.
+
+    Where two windows overlap, embeddings are averaged; attention is added and each row divided by (its sum + 1e-10).
+    """
+    parts, documents, longest = at["row"].shape
+    first, *others = (hidden.float().index_select(0, row.flatten()) for row in at["row"])
+    tokens = first if not others else (first + others[0]) / 2
+    tokens = tokens.view(documents, longest, -1)
+    if parts == 1:
+        return tokens, attention[..., :longest]
+    found: Any = 0
+    for part in range(2):
+        columns = at["column"][part, :, None, None].expand(-1, *attention.shape[1:3], -1)
+        inside = (positions >= at["start"][part]) & (positions < at["stop"][part])  # [documents, mentions]
+        kept = inside[:, None, :, None] * at["kept"][part, :, None, None]
+        found = found + attention.index_select(0, at["window"][part]).gather(3, columns) * kept
+    sums = found.sum(dim=-1, keepdim=True) + 1e-10
+    return tokens, found / torch.where(at["two"].bool()[:, None, None, None], sums, 1)

@@ -1,0 +1,76 @@
+"""Half-precision copies of layers' weights, made once a step instead of one by one wherever a layer uses them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ALIGNED = 64  # numbers: each copy begins at a multiple of 128 bytes, as tensor cores want it
+
+
+class CastTogether(torch.autograd.Function):
+    """Copies of tensors in another dtype, in one buffer and one call; gradients go back to the tensors' own dtype in
+    the same way. The copies are for reading."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Tensors of any shapes -> their copies in `dtype`."""
+        ctx.set_materialize_grads(False)
+        return tuple(cast_together(tensors, dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The copies' gradients -> float32; none for a copy that was not used."""
+        cast = iter(cast_together([grad for grad in grads if grad is not None], torch.float32))
+        return None, *(None if grad is None else next(cast) for grad in grads)
+
+
+def cast_together(tensors: Iterable[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Copies of tensors on one device in `dtype`, all in one buffer."""
+    tensors = list(tensors)
+    if not tensors:
+        return []
+    places = [0]
+    for tensor in tensors:
+        places.append(places[-1] + -(-tensor.numel() // ALIGNED) * ALIGNED)
+    buffer = tensors[0].new_empty(places[-1], dtype=dtype)
+    copies = [buffer[place:][: one.numel()].view(one.shape) for place, one in zip(places, tensors, strict=False)]
+    torch._foreach_copy_(copies, tensors)
+    return copies
+
+
+@contextlib.contextmanager
+def weights_in(parts: list[nn.Module], dtype: torch.dtype) -> Iterator[None]:
+    """Within the block the float32 weights of linear layers and convolutions in `parts` are copies in `dtype`.
+
+    Gradients arrive at the float32 weights. Each part has one buffer, so that a part's gradients are complete when the
+    backward pass has left it. Weights that are in `dtype` already stay as they are.
+    """
+    kept: list[tuple[nn.Module, str, nn.Parameter | None]] = []
+    try:
+        for part in parts:
+            owners = [
+                (module, name, weight)
+                for module in part.modules()
+                if isinstance(module, nn.Linear | nn.Conv2d)
+                for name, weight in module._parameters.items()
+                if weight is not None and weight.dtype == torch.float32 != dtype
+            ]
+            if owners:
+                copies = CastTogether.apply(dtype, *(weight for _, _, weight in owners))
+                kept += owners
+                for (module, name, _), copy in zip(owners, copies, strict=True):
+                    module._parameters[name] = copy
+        yield
+    finally:
+        for owner, name, weight in kept:
+            owner._parameters[name] = weight
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype:
+    """The dtype that products have on `device` at present: autocast's, float32 where it is off."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
