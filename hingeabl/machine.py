@@ -94,8 +94,6 @@ def why_not_loaded(name: str, error: Exception) -> str:
         return "there is no config.json in it"
     if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to run what is in the file
         return "its weights are broken, or hold something else than tensors"
-    if "instantiate the backend tokenizer" in str(error):  # what follows is a list of causes
-        return "its tokenizer's files are missing or broken"
     return first_line(error)
 
 
