@@ -26,7 +26,6 @@ import tempfile
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple
 
 import torch
@@ -43,7 +42,7 @@ from hingeabl.outputs import check_outputs
 from hingeabl.reporting.page import about_block, documents_block, pairs_block, write_page
 from hingeabl.reporting.pairs import judge
 from hingeabl.training.inference import Predictions, predict
-from hingeabl.training.saved_run import TrainedRun, open_run
+from hingeabl.training.saved_run import TrainedRun, open_run, refuse_file
 from hingeabl.training.settings import positive_int
 from losses import Loss, get_loss
 from prepro import featurize
@@ -205,19 +204,12 @@ def layout_of(name: str) -> Layout:
 
 
 def check_paths(args: argparse.Namespace) -> None:
-    """Raise UserError for a run that is no folder, or an output that cannot or must not be written."""
-    run = Path(args.load_path)
-    if run.is_file():
-        raise UserError(f"--load_path {run}: is a file; pass the seed's folder{seed_around(run)}")
+    """Raise UserError for a run that is a file, or an output that cannot or must not be written."""
+    refuse_file(args.load_path)
     check_outputs(
         {"--output": (args.output, tuple(FORMS)), "--html": (args.html, (".html", ".htm"))},
-        {"--input": args.input, "--load_path": run},
+        {"--input": args.input, "--load_path": args.load_path},
     )
-
-
-def seed_around(file: Path) -> str:
-    """The seed's folder that a file lies in, for a message; "" where there is none."""
-    return next((f", {folder}" for folder in file.parents[:2] if (folder / "model.json").exists()), "")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -30,7 +30,7 @@ from hingeabl.data.documents import DEFAULT_REL2ID, garbage_collection_paused, l
 from hingeabl.data.schema import CLOSING, MARKED_TYPES, Document
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.files import ROOT
+from hingeabl.files import ROOT, refuse_foreign_files
 
 ENTITY_MARKERS = ("asterisk", "typed")
 
@@ -139,6 +139,7 @@ def marker_pieces(tokenizer: Any, entity_marker: str) -> Callable[[dict[str, Any
     def piece(text: str) -> int:
         number = tokenizer.convert_tokens_to_ids(text)
         if number is None or number == tokenizer.unk_token_id:
+            refuse_foreign_files(tokenizer.name_or_path)
             raise UserError(
                 f"tokenizer {tokenizer.name_or_path}: has no {text!r}, which --entity_marker {entity_marker} takes; "
                 "use another marker or a BERT- or RoBERTa-type encoder, its vocabulary files beside its config.json"

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,7 +34,7 @@ FOREIGN = {  # how files begin that are no data, and what they are
     "version https://git-lfs": "is a git-lfs pointer, not the file itself; run git lfs pull",
     "<!doctype html": "is a web page, not data; download the raw file",
     "<html": "is a web page, not data; download the raw file",
-    "<?xml": "is XML, not JSON; download the raw file",
+    "<?xml": "is XML, not data; download the raw file",
 }
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -70,9 +70,19 @@ def cannot_read(path: str | Path, error: OSError) -> UserError:
     if isinstance(error, FileNotFoundError):
         return UserError(f"{path}: no such file; check the path")
     if isinstance(error, IsADirectoryError):
-        inside = sorted(file for file in Path(path).glob("*.json*") if file.is_file())
-        return UserError(f"{path}: is a folder; pass a file{f' in it, such as {inside[0]}' if inside else ''}")
+        inside = listed(json_files(path))
+        return UserError(f"{path}: is a folder; pass a file{f' in it: {inside}' if inside else ''}")
     return UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions")
+
+
+def json_files(folder: str | Path) -> list[str]:
+    """The names of the JSON files in a folder, of lines or packed too, in order."""
+    return sorted(file.name for file in Path(folder).glob("*.json*") if file.is_file())
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a message: the first eight, and how many more there are."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def refuse_foreign(start: str, where: str) -> None:
@@ -81,6 +91,23 @@ def refuse_foreign(start: str, where: str) -> None:
     for beginning, what in FOREIGN.items():
         if start.startswith(beginning):
             raise UserError(f"{where}: {what}")
+
+
+def refuse_foreign_file(path: str | Path) -> None:
+    """refuse_foreign of a file of any kind. Raises UserError too where it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(1000)
+    except OSError as error:
+        raise cannot_read(path, error) from None
+    refuse_foreign(start.decode("utf-8", "replace"), str(path))
+
+
+def refuse_foreign_files(folder: str | Path) -> None:
+    """refuse_foreign_file of each file in a folder that can be read; nothing where there is no folder."""
+    for path in sorted(Path(folder).glob("*")) if folder else ():
+        if path.is_file() and os.access(path, os.R_OK):
+            refuse_foreign_file(path)
 
 
 def read_list(path: str | Path, item: str, form: str, may_be_empty: bool = False) -> list[Any]:

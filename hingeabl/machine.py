@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -83,9 +84,16 @@ def looks_like_path(name: str) -> bool:
 
 
 def why_not_loaded(name: str, error: Exception) -> str:
-    """Why an encoder or its tokenizer cannot be loaded: that its folder is not there, or what the error says."""
+    """Why an encoder or its tokenizer cannot be loaded: what is wrong with its folder or weights, or what the error
+    says."""
     if looks_like_path(name) and not os.path.exists(name):
         return "there is no such folder"
+    if os.path.isfile(name):
+        return "it is a file, not a folder"
+    if os.path.isdir(name) and not os.path.exists(os.path.join(name, "config.json")):
+        return "there is no config.json in it"
+    if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to run what is in the file
+        return "its weights are broken, or hold something else than tensors"
     return first_line(error)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hingeabl.errors import UserError, remedy_of
@@ -28,6 +29,16 @@ def check_outputs(outputs: Mapping[str, Output], inputs: Mapping[str, str | Path
         except OSError as error:
             raise UserError(f"{where}: cannot be written ({error.strerror}); {remedy_of(error)}") from None
         taken[option] = path
+
+
+def check_output_folder(
+    option: str, name: str, written: Iterable[Path], inputs: Mapping[str, str | Path | None]
+) -> None:
+    """Raise UserError if a program that was given an output folder by `option` would write to a place that is one of
+    the inputs; these are given by the options that name them."""
+    for place, (given, path) in itertools.product(written, inputs.items()):
+        if path and place.resolve() == Path(path).resolve():
+            raise UserError(f"{option} {name}: would write to {place}, which {given} names too; name another folder")
 
 
 def check_kind(path: Path, where: str, endings: tuple[str, ...]) -> None:

@@ -165,10 +165,12 @@ def test_a_pointer_or_a_web_page_is_called_so_by_every_reader(tmp_path, text, to
             read(path)
 
 
-def test_a_folder_in_place_of_a_file_is_told_with_a_file_in_it(files, tmp_path):
+def test_a_folder_in_place_of_a_file_is_told_with_the_files_in_it(files, tmp_path):
     (tmp_path / "empty").mkdir()
     for read in (load_documents, load_rel2id, read_predictions):
-        with pytest.raises(UserError, match=r"is a folder; pass a file in it, such as .*gold\.json$"):
+        with pytest.raises(
+            UserError, match=r"is a folder; pass a file in it: gold\.json, predictions\.json, train\.json$"
+        ):
             read(tmp_path)
         with pytest.raises(UserError, match=r"empty: is a folder; pass a file$"):
             read(tmp_path / "empty")

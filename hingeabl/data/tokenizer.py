@@ -5,6 +5,7 @@ from __future__ import annotations
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hingeabl.errors import UserError
+from hingeabl.files import refuse_foreign_files
 from hingeabl.machine import hub_hint, why_not_loaded
 
 
@@ -13,6 +14,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:
+        refuse_foreign_files(name_or_path)
         raise UserError(
             f"tokenizer of {name_or_path!r}: cannot be loaded ({why_not_loaded(name_or_path, error)}); pass an "
             f"encoder's folder, or a hub name while the hub can be reached{hub_hint(name_or_path)}"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hingeabl.errors import UserError, first_line
-from hingeabl.files import save_tensors
+from hingeabl.files import refuse_foreign_file, save_tensors
 
 WRAPPERS = ("checkpoint", "state_dict", "model_state_dict", "model")  # keys under which programs put a state dict
 
@@ -41,13 +41,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises UserError for a file that is missing or broken, or that holds anything but tensors.
     """
+    refuse_foreign_file(path)
     try:
         if path.suffix in (".pt", ".pth", ".bin"):
             weights = torch.load(path, map_location="cpu", weights_only=True)
         else:
             weights = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check the path") from None
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: {why_not_unpickled(str(error), path)}") from None
     except Exception as error:  # torch and safetensors each raise what they like on a broken file

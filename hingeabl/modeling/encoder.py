@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from hingeabl.errors import UserError
+from hingeabl.files import refuse_foreign_files
 from hingeabl.machine import hub_hint, why_not_loaded
 from hingeabl.modeling.attention import ATTENTION, PackedWindow, replace_dropout
 from hingeabl.modeling.padded import Window, all_at_once, merge_padded, plan, run_padded, send
@@ -57,6 +58,7 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
             config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
             encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # transformers, safetensors and the hub's client each have their own
+        refuse_foreign_files(name_or_path)
         raise UserError(
             f"encoder {name_or_path!r}: cannot be loaded ({why_not_loaded(name_or_path, error)}); pass a folder with "
             "config.json, model.safetensors and the tokenizer, or a hub name while the hub can be reached"

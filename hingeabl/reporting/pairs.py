@@ -15,6 +15,7 @@ from evaluation import pattern_of_each
 from hingeabl.data.documents import load_rel2id
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, first_line
+from hingeabl.files import refuse_foreign_file
 from hingeabl.reporting.records import Run, documents_of, file_of
 from losses import Loss, get_loss
 
@@ -91,6 +92,7 @@ def read_pair_scores(path: Path, num_classes: int) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; the run is older than such files, train it again") from None
     except (SafetensorError, OSError, KeyError) as error:
+        refuse_foreign_file(path)
         raise UserError(
             f"{path}: does not hold the scores of pairs ({first_line(error)}); train the run again"
         ) from None

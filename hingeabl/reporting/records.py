@@ -82,7 +82,9 @@ def seed_folders(paths: list[str], needed: bool = True) -> list[Path]:
         configs = sorted(Path(path).rglob("config.json")) if Path(path).is_dir() else []
         seeds = [config.parent for config in configs if config.parent.name.startswith("seed_")]
         if needed and not seeds:
-            raise UserError(f"{path}: holds no runs; pass the --output_dir of train.py, or a folder of such")
+            raise UserError(
+                f"{path}: holds no runs (folders seed_N); pass the --output_dir of train.py, or a folder of such"
+            )
         found += seeds
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,18 @@ from hingeabl.data.documents import garbage_collection_paused, load_documents, l
 from hingeabl.data.schema import Document
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError
+from hingeabl.files import json_files, listed
+from hingeabl.outputs import check_output_folder
 from hingeabl.training import parallel
 from hingeabl.training.distillation import WithTeacherScores
 from hingeabl.training.runs import require_wandb
+from hingeabl.training.saved_run import weights_of
 from hingeabl.training.settings import Settings
 from losses import Loss, get_loss
 from prepro import Feature, featurize
 from utils import describe_device, pick_device, pick_precision
+
+DEFAULT_FOLDER = Path(Settings.data_dir)
 
 
 @dataclass
@@ -58,6 +64,8 @@ def prepare(args: Settings) -> Experiment:
     device = pick_device(args.device)
     rel2id = load_rel2id(args.rel2id)
     paths = {name: Path(args.data_dir) / getattr(args, f"{name}_file") for name in ("train", "dev", "test")}
+    check_inputs(args, paths)
+    check_output(args)
     with garbage_collection_paused():
         splits, tokenizer = read_splits(args, paths, rel2id)
     train = splits["train"]
@@ -68,6 +76,48 @@ def prepare(args: Settings) -> Experiment:
     experiment = Experiment(args, loss, rel2id, tokenizer, splits, train_set, device, precision)
     announce(experiment)
     return experiment
+
+
+def check_inputs(args: Settings, paths: dict[str, Path]) -> None:
+    """Raise UserError for a file that is not there, naming those that are, and for a training on what is scored; a
+    saved run may be scored on its training file, with a warning."""
+    for name, path in paths.items():
+        if not os.path.exists(path):  # unlike Path's, False for a name that is too long
+            raise UserError(f"{path}: no such file; {remedy_of_missing(args, name, path.parent)}")
+    for name in ("dev", "test"):
+        if not paths["train"].samefile(paths[name]):
+            continue
+        same = f"--train_file {args.train_file}: is the --{name}_file too"
+        if not args.load_path:
+            raise UserError(f"{same}, and scores on what a model was trained on mean nothing; pass another file")
+        if parallel.rank() == 0:
+            print(f"WARNING: {same}: Ign F1 ignores every fact, and the model may know them", file=sys.stderr)
+
+
+def remedy_of_missing(args: Settings, name: str, folder: Path) -> str:
+    """What to pass where `folder` lacks the file of the split `name`."""
+    given = f"--{name}_file"
+    if not folder.is_dir():
+        fetch = ", or download Re-DocRED with python scripts/fetch.py redocred"
+        return f"{folder} is not a folder: check --data_dir and {given}{fetch if folder == DEFAULT_FOLDER else ''}"
+    found = sorted(json_files(folder), key=lambda file: name not in file.lower())
+    if not found:
+        return f"{folder} has no data file: check --data_dir and {given}"
+    above = Path(getattr(args, f"{name}_file")).parent
+    return f"pass {given} NAME; there are {listed([str(above / file) for file in found])}"
+
+
+def check_output(args: Settings) -> None:
+    """Raise UserError if --output_dir would write where an input is."""
+    if not args.output_dir:
+        return
+    output = Path(args.output_dir)
+    seeds = [] if args.load_path else [output / f"seed_{seed}" for seed in args.seeds]
+    inputs = {f"--{name}": getattr(args, name) for name in ("data_dir", "model_name_or_path", "teacher_scores")}
+    if args.init_from:
+        inputs["--init_from"] = weights_of(args.init_from)
+    written = [output, *seeds, *map(weights_of, seeds)]
+    check_output_folder("--output_dir", args.output_dir, written, inputs)
 
 
 def read_splits(

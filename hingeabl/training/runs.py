@@ -16,7 +16,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from evaluation import are_scores
-from hingeabl.errors import UserError
+from hingeabl.errors import UserError, remedy_of
 from hingeabl.files import ROOT, read_json
 from hingeabl.training.settings import NOT_COMPARED, Settings
 
@@ -93,7 +93,7 @@ class RunLog:
         try:
             self.file.write(json.dumps({"step": step, **record}) + "\n")
         except OSError as error:
-            raise UserError(f"{self.file.name}: cannot be written ({error.strerror}); free some disk space") from None
+            raise UserError(f"{self.file.name}: cannot be written ({error.strerror}); {remedy_of(error)}") from None
         figures = {}
         for name, value in record.items():
             nested = {f"{name}/{key}": figure for key, figure in value.items()} if isinstance(value, dict) else None

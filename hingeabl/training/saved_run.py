@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hingeabl.data.documents import load_rel2id
 from hingeabl.data.tokenizer import load_tokenizer
-from hingeabl.errors import UserError, first_line
+from hingeabl.errors import UserError, first_line, remedy_of
 from hingeabl.files import read_json, write_json
 from hingeabl.modeling.checkpoints import misfit, read_weights
 from hingeabl.training.settings import Settings, parse_args
@@ -26,7 +26,7 @@ def save_run(folder: Path, model: DocREModel, tokenizer: PreTrainedTokenizerBase
         model.model.config.save_pretrained(folder / "encoder")
         tokenizer.save_pretrained(folder / "encoder")
     except Exception as error:  # tokenizers has no type of its own for a full disk
-        raise UserError(f"{folder}/encoder: cannot be written ({first_line(error)}); free some disk space") from None
+        raise UserError(f"{folder}/encoder: cannot be written ({first_line(error)}); {remedy_of(error)}") from None
     write_json(folder / "model.json", model.settings)
 
 
@@ -94,8 +94,17 @@ class TrainedRun:
     model: DocREModel
 
 
+def refuse_file(run: str | Path) -> None:
+    """Raise UserError if a file is given where a seed's folder is wanted, naming the folder that it lies in."""
+    run = Path(run)
+    if run.is_file():
+        around = next((f", {folder}" for folder in run.parents[:2] if (folder / "model.json").exists()), "")
+        raise UserError(f"--load_path {run}: is a file; pass the seed's folder{around}")
+
+
 def open_run(folder: str | Path, device: torch.device) -> TrainedRun:
     """A seed's folder, its model on `device`. Raises UserError where files are missing or do not fit."""
+    refuse_file(folder)
     folder = Path(folder)
     settings = parse_args([f"--load_path={folder}"])
     rel2id = load_rel2id(folder / "rel2id.json")

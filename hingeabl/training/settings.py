@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,8 +19,9 @@ from model import DocREModel
 from prepro import ENTITY_MARKERS
 
 
-def number_type(kind: type, name: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
-    """An argparse type: a `kind` that `fits`, called `name` in the error message."""
+def number_type(kind: type, name: str, fits: Callable[[Any], bool], several: str = "") -> Callable[[str], Any]:
+    """An argparse type: a `kind` that `fits`, called `name` in the error message. `several` is an example of an option
+    that takes several, for the message about some in one word."""
 
     def parse(text: str) -> Any:
         try:
@@ -27,7 +29,9 @@ def number_type(kind: type, name: str, fits: Callable[[Any], bool]) -> Callable[
         except ValueError:
             value = None
         if value is None or not fits(value):
-            raise argparse.ArgumentTypeError(f"must be a {name}, got {text}")
+            joined = several and re.search(r"[\s,;]", text)
+            remedy = f"; separate several with spaces, without commas and quotes: {several}" if joined else ""
+            raise argparse.ArgumentTypeError(f"must be a {name}, got {text}{remedy}")
         return value
 
     return parse
@@ -35,7 +39,7 @@ def number_type(kind: type, name: str, fits: Callable[[Any], bool]) -> Callable[
 
 positive_int = number_type(int, "whole number above 0", lambda value: value > 0)
 sequence_length = number_type(int, "length (at least 3: [CLS], a word piece, [SEP])", lambda value: value >= 3)
-seed_number = number_type(int, "seed (0 to 2^32 - 1)", lambda value: 0 <= value < 2**32)
+seed_number = number_type(int, "seed (0 to 2^32 - 1)", lambda value: 0 <= value < 2**32, "--seeds 1 5")
 finite_float = number_type(float, "finite number of at least 0", lambda value: 0 <= value < math.inf)
 share = number_type(float, "share (0 to 1)", lambda value: 0 <= value <= 1)
 
