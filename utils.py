@@ -105,16 +105,26 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Every tensor of a collated batch on `device`, copied without blocking where its memory is pinned."""
+    """A collated batch with its tensors on `device`; those of one dtype travel in one copy that does not block."""
+    if device.type == "cpu":
+        return batch
+    tensors = [tensor for value in batch.values() for tensor in as_list(value) if isinstance(tensor, torch.Tensor)]
+    moved: dict[int, torch.Tensor] = {}
+    for dtype in {tensor.dtype for tensor in tensors}:
+        same = [tensor for tensor in tensors if tensor.dtype == dtype]
+        there = torch.cat([tensor.flatten() for tensor in same]).to(device, non_blocking=True)
+        parts = there.split([tensor.numel() for tensor in same])
+        moved |= {id(tensor): part.view(tensor.shape) for tensor, part in zip(same, parts, strict=True)}
 
     def move(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return value.to(device, non_blocking=True)
-        if isinstance(value, list):
-            return [move(item) for item in value]
-        return value
+        return [move(item) for item in value] if isinstance(value, list) else moved.get(id(value), value)
 
     return {name: move(value) for name, value in batch.items()}
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list as it is, anything else as the one item of a list."""
+    return value if isinstance(value, list) else [value]
 
 
 def describe_device(device: torch.device) -> str:

@@ -89,15 +89,13 @@ def attend_padded(
     """attend_in_windows for all windows at once: returns [1, tokens, heads, head size]."""
     heads, tokens, width = query.shape[1:]
     count, size = windows.place.shape
-    place, rows = windows.place.flatten(), windows.rows.shape[1]
     with torch.autocast(query.device.type, enabled=False):
+        rows = [packed.transpose(1, 2).reshape(tokens, heads * width) for packed in (query, key, value)]
         q, k, v = (  # [windows, heads, size, head size]
-            PadRows.apply(packed[0].transpose(0, 1).flatten(1), place, windows.back)
-            .view(count, size, heads, width)
-            .transpose(1, 2)
-            for packed in (query, key, value)
+            padded.unflatten(0, (count, size)).unflatten(2, (heads, width)).transpose(1, 2)
+            for padded in PadRows.apply(*rows, windows.place.flatten(), windows.back)
         )
-        mask = windows.mask.to(query.dtype)
+        mask = windows.mask
         if read is None:
             output = F.scaled_dot_product_attention(q, k, v, mask[:, None], dropout, scale=scaling)
         else:
@@ -112,7 +110,7 @@ def attend_padded(
             else:
                 output = F.scaled_dot_product_attention(q, k, v, mask, scale=scaling)
             output = output.unflatten(0, (count, heads))
-            read.append(weights.view(count, heads, rows, size))
+            read.append(weights.unflatten(0, (count, heads)))
         output = output.transpose(1, 2).reshape(count * size, heads * width)
         return output.index_select(0, windows.back).view(1, tokens, heads, width)
 
@@ -121,16 +119,16 @@ class PadRows(torch.autograd.Function):
     """Rows put at the places of padded windows. index_select's own gradient would add up what is nowhere added."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, place: Tensor, back: Tensor) -> Tensor:
-        """rows [tokens, n], place int64 [places], back int64 [tokens] -> [places, n]."""
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, place: Tensor, back: Tensor) -> tuple[Tensor, ...]:
+        """query, key, value [tokens, n], place int64 [places], back int64 [tokens] -> each [places, n]."""
         ctx.save_for_backward(back)
-        return rows.index_select(0, place)
+        return torch.cat([query, key, value], dim=1).index_select(0, place).chunk(3, dim=1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """grad [places, n], 0 at padding since nothing attends to it or reads it -> [tokens, n]."""
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients [places, n], 0 at padding since nothing attends to it or reads it -> each [tokens, n]."""
         [back] = ctx.saved_tensors
-        return grad.index_select(0, back), None, None
+        return *torch.cat(grads, dim=1).index_select(0, back).chunk(3, dim=1), None, None
 
 
 def attention(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> Tensor:

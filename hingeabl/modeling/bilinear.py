@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hingeabl.modeling.padded import all_at_once
 from torch import Tensor, nn
 
-from hingeabl.modeling.precision import autocast_dtype
+from hingeabl.modeling.padded import all_at_once
+from hingeabl.modeling.precision import as_in_autocast
 
 OUTER_BYTES = 512 * 2**20  # of outer products in memory at once on a GPU
 CLASSES = 8  # tensor cores are fast where the number of classes is a multiple of this
@@ -21,8 +21,7 @@ def grouped_bilinear(head: Tensor, tail: Tensor, output: nn.Linear, block_size: 
     Both are split into groups of `block_size`; the outer products of the groups of head and tail, flattened with the
     head index slowest, [pairs, emb_size * block_size], go through the linear map `output`.
     """
-    dtype = autocast_dtype(head.device) if torch.is_autocast_enabled(head.device.type) else head.dtype
-    head, tail, weight = (rows.to(dtype) for rows in (head, tail, output.weight))
+    head, tail, weight = (as_in_autocast(rows) for rows in (head, tail, output.weight))
     classes = len(weight)
     if all_at_once(head.device):
         weight = F.pad(weight, (0, 0, 0, -classes % CLASSES))

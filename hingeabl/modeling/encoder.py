@@ -27,6 +27,7 @@ from hingeabl.files import refuse_foreign_files
 from hingeabl.machine import hub_hint, why_not_loaded
 from hingeabl.modeling.attention import ATTENTION, PackedWindow, replace_dropout
 from hingeabl.modeling.padded import Window, all_at_once, merge_padded, plan, run_padded, send
+from hingeabl.modeling.precision import as_in_autocast
 from utils import recurring_size
 
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # nothing is asked of a hub in the background
@@ -68,6 +69,8 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
         encoder.pooler = None  # nothing reads it
     if takes_windows(encoder):
         last_self_attention(encoder).reads_mentions = True
+        for layer in encoder.encoder.layer:
+            layer.attention.self.register_forward_pre_hook(cast_input)
         replace_dropout(encoder)
     else:
         print(
@@ -78,6 +81,11 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
         encoder.set_attn_implementation("eager")
         check_full_attention(encoder, name_or_path)
     return encoder
+
+
+def cast_input(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Self-attention's input in autocast's dtype, once: query, key and value would each cast it."""
+    return tuple(as_in_autocast(states) for states in inputs[:1]) + inputs[1:]
 
 
 def takes_windows(encoder: PreTrainedModel) -> bool:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hingeabl.errors import UserError
+from hingeabl.modeling.precision import as_in_autocast
 
 
 def largest_of_all(number: int, device: torch.device) -> int:
@@ -126,7 +127,8 @@ class AxialTransformer(nn.Module):
         log_counts = counts.log()
         for attention, linear, norm in zip(self.axial_attns, self.ffns, self.lns, strict=True):
             along_heads, along_tails = (axis["fn"] for axis in attention["axial_attentions"])
-            attended = along_heads(maps.transpose(1, 2), log_counts).transpose(1, 2) + along_tails(maps, log_counts)
+            slots = as_in_autocast(maps)  # once: each query, key and value would cast them
+            attended = along_heads(slots.transpose(1, 2), log_counts).transpose(1, 2) + along_tails(slots, log_counts)
             changed = linear(maps + attended)
             with torch.autocast(maps.device.type, enabled=False):  # as on GPUs, where autocast normalises in float32
                 maps = norm(changed.to(norm.weight.dtype))

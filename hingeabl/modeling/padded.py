@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hingeabl.modeling.precision import autocast_dtype
+
 PADDED_DEVICES = ["cuda"]  # tests add "cpu", to compare both ways
 SIZE = 16  # windows are padded to a multiple of this, as fast kernels of attention want it
 
@@ -42,9 +44,10 @@ class Window:
 class PaddedWindows:
     """Windows as attention takes them.
 
-    place [windows, size]: the packed token at each place, any where there is none. back [tokens]: each packed token's
-    place, counted through all windows. mask float32 [windows, 1, size]: 0, and -inf where there is no token. rows
-    [windows, mentions]: the places whose attention is read, any where a window has fewer. All but the mask int64.
+    place int64 [windows, size]: the packed token at each place, any where there is none. back int64 [tokens]: each
+    packed token's place, counted through all windows. mask [windows, 1, size], in the dtype of attention: 0, and -inf
+    where there is no token. rows int64 [windows, mentions]: the places whose attention is read, any where a window has
+    fewer.
     """
 
     place: Tensor
@@ -55,11 +58,8 @@ class PaddedWindows:
 
 def send(arrays: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
     """Arrays of integers as int64 tensors of the same shapes on `device`, all in one copy that does not block."""
-    flat = torch.from_numpy(np.concatenate([array.ravel() for array in arrays.values()]).astype(np.int64, copy=False))
-    flat = (flat.pin_memory() if torch.cuda.is_available() and device.type == "cuda" else flat).to(
-        device, non_blocking=True
-    )
-    parts = flat.split([array.size for array in arrays.values()])
+    flat = np.concatenate([array.ravel() for array in arrays.values()]).astype(np.int64, copy=False)
+    parts = torch.from_numpy(flat).to(device, non_blocking=True).split([array.size for array in arrays.values()])
     return {name: part.view(array.shape) for (name, array), part in zip(arrays.items(), parts, strict=True)}
 
 
@@ -144,9 +144,9 @@ def run_padded(
     Returns token embeddings [tokens, hidden] and attention float32 [windows, heads, mentions, size] at mentions, those
     of another window of their document at any place.
     """
-    filled = at["filled"].to(torch.float32)
+    mask = at["filled"].to(autocast_dtype(input_ids.device)).log().unsqueeze(1)
     rows = (positions.index_select(0, at["document"][:, 0]) - at["offset"]).clamp_min(0).minimum(at["last"])
-    windows = PaddedWindows(at["place"], at["back"], filled.log().unsqueeze(1), rows)
+    windows = PaddedWindows(at["place"], at["back"], mask, rows)
     packed = input_ids.flatten().index_select(0, at["source"])[None]
     read: list[Tensor] = []
     output = encoder(

@@ -74,3 +74,9 @@ def weights_in(parts: list[nn.Module], dtype: torch.dtype) -> Iterator[None]:
 def autocast_dtype(device: torch.device) -> torch.dtype:
     """The dtype that products have on `device` at present: autocast's, float32 where it is off."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
+
+
+def as_in_autocast(values: Tensor) -> Tensor:
+    """Values in the dtype that autocast would cast them to for a product; as they are where it is off."""
+    on = torch.is_autocast_enabled(values.device.type)
+    return values.to(torch.get_autocast_dtype(values.device.type)) if on else values
