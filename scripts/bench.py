@@ -1,6 +1,7 @@
 """Times beside a plain baseline: preprocessing, training steps, the evaluation pass, the evaluator; and peak memory.
 
     python scripts/bench.py --data FILE --model_name_or_path ENCODER [--device cuda] [--output runs/bench.json]
+    python scripts/bench.py --data FILE --model_name_or_path random:roberta-large --precision fp16 bf16
 
 The baseline (tests/baseline.py) does the work as the released program does. Each of the two has a process of its own,
 started in the same way; they take turns, one working while the other waits, so that both see the same machine.
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from baseline import Baseline, plain_features, plain_scores
+from encoders import CONFIGS, save_encoder
 
 from evaluation import prepare_gold, score_predictions, train_facts
 from hingeabl.data.documents import load_documents, load_rel2id
@@ -39,29 +41,40 @@ from hingeabl.files import write_json
 from hingeabl.modeling.encoder import WINDOW
 from hingeabl.training.inference import predict
 from hingeabl.training.runs import describe_environment
-from hingeabl.training.steps import build_optimizer
+from hingeabl.training.scaling import build_scaler
+from hingeabl.training.steps import build_optimizer, optimizer_step
 from losses import get_loss
 from model import DocREModel
 from prepro import read_docred
 from utils import autocast, collate_fn, describe_device, pick_device, pick_precision, set_seed, to_device
 
 SIDES = ("baseline", "ours")
+RANDOM = "random:"
 
 
 def parse_args() -> argparse.Namespace:
     """The file and encoder to time with, and how often."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="labelled file in DocRED's schema")
-    parser.add_argument("--model_name_or_path", required=True, help="encoder: hub name or folder")
+    parser.add_argument(
+        "--model_name_or_path",
+        required=True,
+        help=f"encoder: hub name or folder, or one with random weights: {', '.join(RANDOM + size for size in CONFIGS)}",
+    )
     parser.add_argument("--loss_type", default="hingeabl_released")
     parser.add_argument("--batch_size", type=int, default=4, help="documents of a training step (default: 4)")
     parser.add_argument("--steps", type=int, default=30, help="training steps that are timed (default: 30)")
     parser.add_argument("--warmup", type=int, default=40, help="training steps before those (default: 40)")
     parser.add_argument("--repeats", type=int, default=2, help="of everything else (default: 2)")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: as in train.py")
+    parser.add_argument(
+        "--precision", nargs="+", choices=("fp32", "bf16", "fp16"), help="one or more (default: as in train.py)"
+    )
     parser.add_argument("--device", help="default: CUDA where there is one")
     parser.add_argument("--output", default="runs/bench.json", help="where the figures go (default: runs/bench.json)")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.device = str(pick_device(args.device))
+    args.precision = args.precision or [pick_precision(None, torch.device(args.device))]
+    return args
 
 
 class Clock:
@@ -114,23 +127,26 @@ def make_predictions(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return predictions
 
 
-def build_tasks(side: str, args: argparse.Namespace) -> dict[str, Callable[..., Any]]:
-    """What one side can be asked to do, each task returning its seconds (or bytes)."""
-    device = pick_device(args.device)
-    precision = pick_precision(args.precision, device)
+def build_tasks(side: str, args: argparse.Namespace, encoder: str) -> dict[str, Callable[..., Any]]:
+    """What one side can be asked to do, each task returning its seconds (or bytes); `encoder` is a hub name or a
+    folder, without weights where they are to be random."""
+    device = torch.device(args.device)
     set_seed(0)
     rel2id = load_rel2id()
     relations = {number: name for name, number in rel2id.items()}
-    tokenizer = load_tokenizer(args.model_name_or_path)
+    tokenizer = load_tokenizer(encoder)
     loss = get_loss(args.loss_type)
-    model = DocREModel(args.model_name_or_path, len(rel2id)).to(device).train()
+    pretrained = not args.model_name_or_path.startswith(RANDOM)
+    model = DocREModel(encoder, len(rel2id), pretrained=pretrained).to(device).train()
     ours = side == "ours"
-    network = model if ours else Baseline(model, args.model_name_or_path).to(device)
+    network = model if ours else Baseline(model, encoder).to(device)
     rates = argparse.Namespace(learning_rate=5e-5, classifier_lr=1e-4, module_lr=None, adam_epsilon=1e-6)
     optimizer = build_optimizer(model, rates)
     if not ours:  # the released program's is a loop over parameters
         groups = [{"params": group["params"], "lr": group["lr"]} for group in optimizer.param_groups]
         optimizer = torch.optim.AdamW(groups, eps=1e-6, weight_decay=0.0, foreach=False, fused=False)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    scalers = {precision: build_scaler(device, precision) for precision in args.precision}
     documents = load_documents(args.data, rel2id, unique_titles=True)
     gold, predictions = prepare_gold(documents, train_facts(documents)), make_predictions(documents)
     features = (read_docred if ours else plain_features)(args.data, tokenizer, rel2id)
@@ -147,8 +163,8 @@ def build_tasks(side: str, args: argparse.Namespace) -> dict[str, Callable[..., 
             clock.mark()
         return sum(clock.seconds())
 
-    def train_step(chosen: list[int]) -> list[float]:
-        batch = [features[index] for index in chosen]
+    def train_step(precision: str, chosen: list[int]) -> list[float]:
+        scaler, batch = scalers[precision], [features[index] for index in chosen]
         network.train()
         clock = Clock(device)
         if ours:
@@ -162,16 +178,14 @@ def build_tasks(side: str, args: argparse.Namespace) -> dict[str, Callable[..., 
             loss.predict(scores, 4)  # the released program decides at each training step too
         value = loss(scores, labels)
         clock.mark()
-        value.backward()
+        scaler.scale(value).backward()
         clock.mark()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer_step(model, optimizer, scheduler, scaler, 1.0)
         clock.mark()
         return clock.seconds()
 
     @torch.no_grad()
-    def evaluate() -> float:
+    def evaluate(precision: str) -> float:
         network.eval()
         clock = Clock(device)
         if ours:
@@ -206,9 +220,9 @@ def build_tasks(side: str, args: argparse.Namespace) -> dict[str, Callable[..., 
     }
 
 
-def serve(connection: Connection, side: str, args: argparse.Namespace) -> None:
+def serve(connection: Connection, side: str, args: argparse.Namespace, encoder: str) -> None:
     """A side's process: do what is asked for, send back what it returns."""
-    tasks = build_tasks(side, args)
+    tasks = build_tasks(side, args, encoder)
     connection.send(None)  # ready
     while request := connection.recv():
         task, arguments = request
@@ -220,8 +234,11 @@ def take_turns(ask: Callable[..., Any], turn: int, task: str, *arguments: object
     return {side: ask(side, task, *arguments) for side in (SIDES if turn % 2 else SIDES[::-1])}
 
 
-def measure(ask: Callable[..., Any], args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """All timings, {what: {side: seconds of each turn}}, and the peak memory of training above what was held before."""
+def measure(
+    ask: Callable[..., Any], args: argparse.Namespace, precision: str, before: dict[str, float]
+) -> dict[str, dict[str, list[float]]]:
+    """All timings, {what: {side: seconds of each turn}}, and the peak memory of training: in all, and above the bytes
+    that each side held `before` any training."""
     timings: dict[str, dict[str, list[float]]] = {}
 
     def note(what: str, results: dict[str, float]) -> None:
@@ -233,18 +250,21 @@ def measure(ask: Callable[..., Any], args: argparse.Namespace) -> dict[str, dict
     random.Random(0).shuffle(order)
     needed = args.batch_size * (args.warmup + args.steps)
     order = (order * (needed // count + 1))[:needed]
-    before = {side: ask(side, "memory", True)[0] for side in SIDES}
+    for side in SIDES:
+        ask(side, "memory", True)
     for turn in tqdm(range(args.warmup + args.steps), desc="training steps", unit="step", leave=False):
         chosen = order[turn * args.batch_size : (turn + 1) * args.batch_size]
-        results = take_turns(ask, turn, "train_step", chosen)
+        results = take_turns(ask, turn, "train_step", precision, chosen)
         if turn < args.warmup:
             continue
         for position, part in enumerate(("forward", "backward", "optimizer")):
             note(part, {side: seconds[position] for side, seconds in results.items()})
         note("training step", {side: sum(seconds) for side, seconds in results.items()})
-    note("peak memory of training", {side: ask(side, "memory")[1] - before[side] for side in SIDES})
-    tasks = {
-        "evaluation pass": ("evaluate",),
+    peak = {side: ask(side, "memory")[1] for side in SIDES}
+    note("peak memory of training", {side: peak[side] - before[side] for side in SIDES})
+    note("memory in all", peak)
+    tasks: dict[str, tuple[Any, ...]] = {
+        "evaluation pass": ("evaluate", precision),
         "preprocessing": ("preprocess", False),
         "preprocessing, cached": ("preprocess", True),
         "evaluator": ("score",),
@@ -264,15 +284,13 @@ def print_table(timings: dict[str, dict[str, list[float]]]) -> None:
         print(f"{what:<26}{form(baseline):>12}{form(ours):>12}{baseline / ours:>8.1f}x")
 
 
-def main() -> None:
-    """Start both sides, measure, print the table, write the JSON."""
-    args = parse_args()
-    device = pick_device(args.device)
+def run(args: argparse.Namespace, encoder: str) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Start both sides and measure: {precision: timings}, with the same weights and optimizer one after the other."""
     context = multiprocessing.get_context("spawn")
     connections: dict[str, Connection] = {}
     for side in SIDES:
         connections[side], other = context.Pipe()
-        context.Process(target=serve, args=(other, side, args), daemon=True).start()
+        context.Process(target=serve, args=(other, side, args, encoder), daemon=True).start()
 
     def ask(side: str, task: str, *arguments: object) -> Any:
         time.sleep(0.05)  # the other side's threads wait busily for a moment before they sleep
@@ -281,16 +299,29 @@ def main() -> None:
 
     for connection in connections.values():
         connection.recv()
-    timings = measure(ask, args)
+    before = {side: ask(side, "memory")[0] for side in SIDES}
+    timings = {precision: measure(ask, args, precision, before) for precision in args.precision}
     for connection in connections.values():
         connection.send(None)
-    precision = pick_precision(args.precision, device)
+    return timings
+
+
+def main() -> None:
+    """Measure, print the tables, write the JSON."""
+    args = parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        encoder = args.model_name_or_path
+        if encoder.startswith(RANDOM):
+            save_encoder(encoder.removeprefix(RANDOM), args.data, folder)
+            encoder = folder
+        timings = run(args, encoder)
     cpu = next((line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")), "")
-    machine = f"{describe_device(device)}, {precision}, {cpu or platform.processor()}"
-    print(f"{machine}\nbatches of {args.batch_size} documents of {args.data}, {args.steps} steps, {args.loss_type}\n")
-    print_table(timings)
-    settings = {**vars(args), "precision": precision}
-    result = {"machine": machine, "settings": settings, "environment": describe_environment(), "timings": timings}
+    machine = f"{describe_device(torch.device(args.device))}, {cpu or platform.processor()}"
+    print(f"{machine}\nbatches of {args.batch_size} documents of {args.data}, {args.steps} steps, {args.loss_type}")
+    for precision, found in timings.items():
+        print(f"\n{args.model_name_or_path}, {precision}")
+        print_table(found)
+    result = {"machine": machine, "settings": vars(args), "environment": describe_environment(), "timings": timings}
     write_json(args.output, result)
     print(f"\nwritten: {args.output}")
 

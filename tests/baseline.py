@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from opt_einsum import contract
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from evaluation import FREQUENT
 from model import DocREModel
@@ -27,7 +27,8 @@ class Baseline(nn.Module):
     def __init__(self, model: DocREModel, encoder_path: str) -> None:
         """`encoder_path`: where the encoder's configuration lies; its weights are the model's."""
         super().__init__()
-        self.encoder = AutoModel.from_pretrained(encoder_path, attn_implementation="eager", dtype=torch.float32)
+        config = AutoConfig.from_pretrained(encoder_path)
+        self.encoder = AutoModel.from_config(config, attn_implementation="eager", dtype=torch.float32)
         self.encoder.pooler = None  # nothing reads it
         for (name, parameter), ours in zip(self.encoder.named_parameters(), model.model.parameters(), strict=True):
             owner = self.encoder.get_submodule(name.rpartition(".")[0])
@@ -122,7 +123,7 @@ class Baseline(nn.Module):
         entity, seen = torch.stack(entities), torch.stack(entity_attention)
         weights = (seen.index_select(0, head) * seen.index_select(0, tail)).mean(dim=1)  # [pairs, longest]
         weights = weights / (weights.sum(dim=1, keepdim=True) + 1e-5)
-        context = contract("ld,rl->rd", tokens, weights)
+        context = contract("ld,rl->rd", tokens, weights.to(tokens))  # CPU autocast mixes types here, CUDA's does not
         return (
             torch.cat([entity.index_select(0, head), context], dim=1),
             torch.cat([entity.index_select(0, tail), context], dim=1),

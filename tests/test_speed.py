@@ -128,7 +128,7 @@ def test_the_benchmark_times_both_sides_and_writes_json(sample, tiny_bert, tmp_p
     command += ["--output", tmp_path / "bench.json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
     assert done.returncode == 0, done.stderr
-    timings = json.loads((tmp_path / "bench.json").read_text())["timings"]
+    timings = json.loads((tmp_path / "bench.json").read_text())["timings"]["fp32"]
     assert {len(timings["training step"][side]) for side in ("baseline", "ours")} == {2}
     for what in ("forward", "backward", "optimizer", "evaluation pass", "preprocessing", "evaluator"):
         assert all(value > 0 for side in timings[what].values() for value in side)
