@@ -189,7 +189,7 @@ def build_tasks(side: str, args: argparse.Namespace, encoder: str) -> dict[str, 
         network.eval()
         clock = Clock(device)
         if ours:
-            predict(model, features, loss, relations, device, precision, 4, 8 * WINDOW)
+            predict(model, features, loss, relations, device, precision, 4, 32 * WINDOW)
         else:
             for start in range(0, len(features), 8):
                 batch = features[start : start + 8]

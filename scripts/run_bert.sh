@@ -12,7 +12,7 @@ exec python train.py \
     --learning_rate 5e-5 \
     --classifier_lr 1e-4 \
     --train_batch_size 4 \
-    --test_batch_size 8 \
+    --test_batch_size 32 \
     --num_train_epochs 30 \
     --warmup_ratio 0.06 \
     --output_dir "$RUNS/bert_$LOSS" \

@@ -15,7 +15,7 @@ exec python train.py \
     --module_lr 4e-4 \
     --train_batch_size 2 \
     --gradient_accumulation_steps 2 \
-    --test_batch_size 8 \
+    --test_batch_size 32 \
     --num_train_epochs 30 \
     --warmup_ratio 0.06 \
     --num_labels 4 \

@@ -22,7 +22,7 @@ FOLDER=$RUNS/kd_docre_distill
 SEED=66 # of teacher and student; the last step runs every seed
 COMMON=(
     --backbone kd_docre --model_name_or_path roberta-large --emb_size 1024 --loss_type afl
-    --keep_last_batch --test_batch_size 8 --warmup_ratio 0.06 --num_labels 4
+    --keep_last_batch --test_batch_size 32 --warmup_ratio 0.06 --num_labels 4
 )
 
 echo; echo "1/4  the teacher: annotated documents"

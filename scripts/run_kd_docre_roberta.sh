@@ -16,7 +16,7 @@ exec python train.py \
     --module_lr 3e-5 \
     --train_batch_size 4 \
     --keep_last_batch \
-    --test_batch_size 8 \
+    --test_batch_size 32 \
     --num_train_epochs 30 \
     --warmup_ratio 0.06 \
     --num_labels 4 \

@@ -17,7 +17,7 @@ from hingeabl.training.settings import build_parser, parse_args
 
 def test_defaults_are_the_papers():
     args = build_parser().parse_args([])
-    assert (args.num_train_epochs, args.train_batch_size, args.test_batch_size) == (30, 4, 8)
+    assert (args.num_train_epochs, args.train_batch_size, args.test_batch_size) == (30, 4, 32)
     assert args.seeds == [1, 5, 42, 66, 233] and args.warmup_ratio == 0.06 and args.max_grad_norm == 1.0
 
 

@@ -45,9 +45,9 @@ class PaddedWindows:
     """Windows as attention takes them.
 
     place int64 [windows, size]: the packed token at each place, any where there is none. back int64 [tokens]: each
-    packed token's place, counted through all windows. mask [windows, 1, size], in the dtype of attention: 0, and -inf
-    where there is no token. rows int64 [windows, mentions]: the places whose attention is read, any where a window has
-    fewer.
+    packed token's place, counted through all windows. mask [windows, 1, size], in the dtype of attention: 0, and the
+    dtype's lowest number where there is no token, which makes attention 0 there. rows int64 [windows, mentions]: the
+    places whose attention is read, any where a window has fewer.
     """
 
     place: Tensor
@@ -144,7 +144,8 @@ def run_padded(
     Returns token embeddings [tokens, hidden] and attention float32 [windows, heads, mentions, size] at mentions, those
     of another window of their document at any place.
     """
-    mask = at["filled"].to(autocast_dtype(input_ids.device)).log().unsqueeze(1)
+    dtype = autocast_dtype(input_ids.device)
+    mask = ((1 - at["filled"]) * torch.finfo(dtype).min).to(dtype).unsqueeze(1)
     rows = (positions.index_select(0, at["document"][:, 0]) - at["offset"]).clamp_min(0).minimum(at["last"])
     windows = PaddedWindows(at["place"], at["back"], mask, rows)
     packed = input_ids.flatten().index_select(0, at["source"])[None]

@@ -58,20 +58,23 @@ def score(
     title: str = "",
     remedy: str = "lower --test_batch_size",
 ) -> Iterator[tuple[list[int], Tensor, Tensor | None]]:
-    """Score documents in batches: yields (their indices, scores [pairs, classes], labels [pairs, classes] or None).
+    """Score documents in batches: yields (their indices, scores [pairs, classes], labels [pairs, classes] or None), on
+    the CPU.
 
     `budget` limits the tokens and pairs of a batch (the scores do not depend on it), `title` stands before the progress
     bar, `remedy` is what to do where a batch does not fit into memory.
     """
     model.eval()
-    with tqdm(total=len(features), desc=title, unit="doc", leave=False) as progress:
+    with autocast(device, precision):
+        half_weights = model.half_weights(device)
+    with tqdm(total=len(features), desc=title, unit="doc", leave=False) as progress, half_weights:
         for indices in batches_by_size(features, budget):
             batch = collate_fn([features[index] for index in indices])
+            labels = batch.pop("labels", None)
             with naming_batch(batch, [features[index]["title"] for index in indices], remedy):
-                batch = to_device(batch, device)
-                labels = batch.pop("labels", None)
                 with autocast(device, precision):
-                    scores = model(**batch)
+                    scores = model(**to_device(batch, device))
+                scores = scores.cpu()  # the one wait for a GPU
             yield indices, scores, labels
             progress.update(len(indices))
 
@@ -113,7 +116,7 @@ def predict(
         if labels is not None:
             patterns.update(prediction_patterns(scores, labels, threshold))
             positive |= labels[:, 1:].any(dim=1)
-        related.append((torch.tensor(pairs, dtype=torch.int32).reshape(-1, 3)[positive.cpu()], scores[positive].cpu()))
+        related.append((torch.tensor(pairs, dtype=torch.int32).reshape(-1, 3)[positive], scores[positive]))
     labelled = all("labels" in feature for feature in features)
     entries = [entry for document in found for entry in document]
     return Predictions(entries, dict(patterns) if labelled else {}, in_order(related))

@@ -98,7 +98,7 @@ class TrainingSettings:
     num_train_epochs: int = setting(30, "epochs", positive_int)
     train_batch_size: int = setting(4, "documents per batch and process", positive_int)
     test_batch_size: int = setting(
-        8,
+        32,
         "evaluation batch size, in units of 512 tokens plus pairs; it does not change scores",
         positive_int,
         compared=False,
