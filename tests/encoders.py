@@ -1,4 +1,4 @@
-"""Encoders of the paper's sizes with random weights, for timing and counting: nothing is downloaded."""
+"""Encoders of the paper's sizes, and a tiny one, with random weights, for timing and counting: nothing is downloaded."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertTokenizerFast, PretrainedConfig, RobertaConfig
 
 CONFIGS: dict[str, PretrainedConfig] = {
+    "tiny": BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64),
     "bert-base": BertConfig(),
     "roberta-large": RobertaConfig(
         vocab_size=50265,
