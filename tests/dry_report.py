@@ -57,9 +57,9 @@ def print_memory(record: dict[str, Any], checkpointing: bool) -> None:
 def print_dry(launch_us: float, tflops: float, gb_per_s: float, precision: str) -> None:
     """Both encoders, three modules, ours and the baseline, which is of ATLOP alone; then memory."""
     print(
-        f"a batch of 4 documents, {precision}; an operator takes {launch_us:g} us to launch, products run at {tflops:g}"
+        f"a batch of 4 documents, {precision}; assumed: {launch_us:g} us to launch an operator, {tflops:g} TFLOP/s for"
     )
-    print(f"TFLOP/s, all else at {gb_per_s:g} GB/s; a phase takes the launches' time or the work's, the longer\n")
+    print(f"products, {gb_per_s:g} GB/s for all else; a phase takes the launches' time or the work's, the longer\n")
     heads = ("operators", "casts", "GFLOP", "GB", "launch ms", "work ms", "ms")
     print(f"{'':<44}" + "".join(f"{head:>10}" for head in heads))
     for encoder in ("bert-base", "roberta-large"):
