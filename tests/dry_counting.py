@@ -47,11 +47,11 @@ class Phase:
 
 
 def place() -> str:
-    """The line of the program that runs now: the innermost of the repository but this file's."""
+    """The line of the program that runs now: the innermost of the repository beside the dry run's own."""
     frame = sys._getframe(2)
     while frame:
         path = Path(frame.f_code.co_filename)
-        if ROOT in path.parents and path != Path(__file__) and ".venv" not in path.parts:
+        if ROOT in path.parents and not path.name.startswith("dry_") and ".venv" not in path.parts:
             return f"{path.relative_to(ROOT)}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"

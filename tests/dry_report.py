@@ -54,7 +54,7 @@ def print_memory(record: dict[str, Any], checkpointing: bool) -> None:
     print(f"{title:<44}" + "".join(f"{part:>12.2f}" for part in [*parts, sum(parts)]) + f"  {MARK}")
 
 
-def print_dry(launch_us: float, tflops: float, gb_per_s: float, precision: str) -> None:
+def print_dry(launch_us: float, tflops: float, gb_per_s: float, precision: str = "fp16") -> None:
     """Both encoders, three modules, ours and the baseline, which is of ATLOP alone; then memory."""
     print(
         f"a batch of 4 documents, {precision}; assumed: {launch_us:g} us to launch an operator, {tflops:g} TFLOP/s for"

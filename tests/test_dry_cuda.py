@@ -65,6 +65,7 @@ def test_a_number_that_is_read_and_a_tensor_left_on_the_cpu_are_found(fault, fou
     assert any(text.startswith(found) for text in faults_of(record))
 
 
+@pytest.mark.slow
 def test_products_and_memory_are_those_worked_out_by_hand():
     [plain] = dry_run("--encoder", "bert-base", "--precision", "fp32")
     tokens, hidden, layers = 212 + 251 + 296 + 371, 768, 12
@@ -73,8 +74,7 @@ def test_products_and_memory_are_those_worked_out_by_hand():
     assert of_layers < flops["forward"] < 1.25 * of_layers  # attention, pooling and the bilinear product come on top
     assert 1.9 < flops["backward"] / flops["forward"] < 2.2 and flops["optimizer"] == 0
     weights = 4 * plain["parameters"]
-    assert (
-        7 * weights < plain["phases"]["optimizer"]["bytes"] < 13 * weights
-    )  # fused: reads four, writes three; norm, clip
+    # clipping reads twice and writes once; AdamW reads weight, gradient and two moments, and writes three of them or four
+    assert 9.5 * weights < plain["phases"]["optimizer"]["bytes"] < 11.5 * weights
     [checkpointed] = dry_run("--encoder", "bert-base", "--precision", "fp32", "--checkpointing")
     assert 4 * tokens * hidden * layers < checkpointed["saved"] < plain["saved"] / 3
