@@ -29,10 +29,10 @@ def milliseconds(phase: dict[str, Any], launch_us: float, tflops: float, gb_per_
 def print_phases(record: dict[str, Any], rates: tuple[float, float, float]) -> None:
     """A line for each phase of a record, and one for the step."""
     title = f"{record['encoder']:<14}{record['backbone']:<10}{record['side']:<9}"
-    totals = [0.0] * 7
+    totals = [0.0] * 8
     for name, phase in record["phases"].items():
         launches, work = milliseconds(phase, *rates)
-        values = [phase["operators"], phase["casts"], phase["flops"] / 1e9, phase["bytes"] / 1e9]
+        values = [phase["operators"], phase["casts"], len(phase["waits"]), phase["flops"] / 1e9, phase["bytes"] / 1e9]
         values += [launches, work, max(launches, work)]
         if name in STEP:
             totals = [total + value for total, value in zip(totals, values, strict=True)]
@@ -42,8 +42,8 @@ def print_phases(record: dict[str, Any], rates: tuple[float, float, float]) -> N
 
 
 def print_line(title: str, values: list[float]) -> None:
-    """Operators and casts are whole numbers, the rest has a decimal."""
-    numbers = "".join(f"{value:>10,.0f}" for value in values[:2]) + "".join(f"{value:>10,.1f}" for value in values[2:])
+    """Counts are whole numbers, the rest has a decimal."""
+    numbers = "".join(f"{value:>10,.0f}" for value in values[:3]) + "".join(f"{value:>10,.1f}" for value in values[3:])
     print(f"{title:<44}{numbers}  {MARK}")
 
 
@@ -60,7 +60,7 @@ def print_dry(launch_us: float, tflops: float, gb_per_s: float, precision: str =
         f"a batch of 4 documents, {precision}; assumed: {launch_us:g} us to launch an operator, {tflops:g} TFLOP/s for"
     )
     print(f"products, {gb_per_s:g} GB/s for all else; a phase takes the launches' time or the work's, the longer\n")
-    heads = ("operators", "casts", "GFLOP", "GB", "launch ms", "work ms", "ms")
+    heads = ("operators", "casts", "waits", "GFLOP", "GB", "launch ms", "work ms", "ms")
     print(f"{'':<44}" + "".join(f"{head:>10}" for head in heads))
     for encoder in ("bert-base", "roberta-large"):
         options = ["--encoder", encoder, "--precision", precision]

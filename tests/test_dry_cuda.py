@@ -8,6 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 from dry_cuda import why_not
+from dry_report import print_phases
 
 BOUNDS = json.loads((ROOT / "tests/data/operators.json").read_text())
 STEP = ("forward", "backward", "optimizer")
@@ -65,6 +66,28 @@ def test_a_number_that_is_read_and_a_tensor_left_on_the_cpu_are_found(fault, fou
     assert any(text.startswith(found) for text in faults_of(record))
 
 
+def test_the_report_computes_time_from_launches_and_work_and_says_so(capsys):
+    phase = {
+        "operators": 1000,
+        "casts": 7,
+        "flops": 3e11,
+        "bytes": 5 * 10**9,
+        "bytes_of_products": 2 * 10**9,
+        "waits": [],
+    }
+    slow = phase | {"operators": 500, "waits": ["somewhere"]}
+    phases = {"forward": phase, "backward": slow, "optimizer": slow, "evaluation": phase}
+    record = {"encoder": "bert-base", "backbone": "atlop", "side": "ours", "phases": phases}
+    print_phases(record, (6, 150, 1500))
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.endswith("computed, not measured") for line in lines)
+    found = {line.split()[3]: line.split()[4:-3] for line in lines}
+    # launches 6 ms; products 2 ms and 3 GB of other traffic another 2 ms
+    assert found["forward"] == found["evaluation"] == ["1,000", "7", "0", "300.0", "5.0", "6.0", "4.0", "6.0"]
+    assert found["backward"] == ["500", "7", "1", "300.0", "5.0", "3.0", "4.0", "4.0"]
+    assert found["step"] == ["2,000", "21", "2", "900.0", "15.0", "12.0", "12.0", "14.0"]
+
+
 @pytest.mark.slow
 def test_products_and_memory_are_those_worked_out_by_hand():
     [plain] = dry_run("--encoder", "bert-base", "--precision", "fp32")
@@ -74,7 +97,7 @@ def test_products_and_memory_are_those_worked_out_by_hand():
     assert of_layers < flops["forward"] < 1.25 * of_layers  # attention, pooling and the bilinear product come on top
     assert 1.9 < flops["backward"] / flops["forward"] < 2.2 and flops["optimizer"] == 0
     weights = 4 * plain["parameters"]
-    # clipping reads twice and writes once; AdamW reads weight, gradient and two moments, and writes three of them or four
+    # clipping reads twice and writes once; AdamW reads weight, gradient and two moments, and writes three or four
     assert 9.5 * weights < plain["phases"]["optimizer"]["bytes"] < 11.5 * weights
     [checkpointed] = dry_run("--encoder", "bert-base", "--precision", "fp32", "--checkpointing")
     assert 4 * tokens * hidden * layers < checkpointed["saved"] < plain["saved"] / 3
