@@ -2,9 +2,12 @@
 
     python scripts/bench.py --data FILE --model_name_or_path ENCODER [--device cuda] [--output runs/bench.json]
     python scripts/bench.py --data FILE --model_name_or_path random:roberta-large --precision fp16 bf16
+    python scripts/bench.py --dry [--launch_us 6] [--tflops 150] [--gb_per_s 1500]
 
 The baseline (tests/baseline.py) does the work as the released program does. Each of the two has a process of its own,
 started in the same way; they take turns, one working while the other waits, so that both see the same machine.
+
+--dry measures nothing: it counts what a GPU would be asked for (tests/dry_cuda.py), and computes the time from that.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from baseline import Baseline, plain_features, plain_scores
+from dry_report import print_dry
 from encoders import CONFIGS, save_encoder
 
 from evaluation import prepare_gold, score_predictions, train_facts
@@ -55,10 +59,9 @@ RANDOM = "random:"
 def parse_args() -> argparse.Namespace:
     """The file and encoder to time with, and how often."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="labelled file in DocRED's schema")
+    parser.add_argument("--data", help="labelled file in DocRED's schema")
     parser.add_argument(
         "--model_name_or_path",
-        required=True,
         help=f"encoder: hub name or folder, or one with random weights: {', '.join(RANDOM + size for size in CONFIGS)}",
     )
     parser.add_argument("--loss_type", default="hingeabl_released")
@@ -71,7 +74,13 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--device", help="default: CUDA where there is one")
     parser.add_argument("--output", default="runs/bench.json", help="where the figures go (default: runs/bench.json)")
+    parser.add_argument("--dry", action="store_true", help="count and compute instead, without data, encoder or GPU")
+    parser.add_argument("--launch_us", type=float, default=6, help="with --dry: to launch an operator (default: 6)")
+    parser.add_argument("--tflops", type=float, default=150, help="with --dry: of products (default: 150)")
+    parser.add_argument("--gb_per_s", type=float, default=1500, help="with --dry: of memory (default: 1500)")
     args = parser.parse_args()
+    if not args.dry and not (args.data and args.model_name_or_path):
+        parser.error("--data and --model_name_or_path are needed, unless --dry is passed")
     args.device = str(pick_device(args.device))
     args.precision = args.precision or [pick_precision(None, torch.device(args.device))]
     return args
@@ -309,6 +318,9 @@ def run(args: argparse.Namespace, encoder: str) -> dict[str, dict[str, dict[str,
 def main() -> None:
     """Measure, print the tables, write the JSON."""
     args = parse_args()
+    if args.dry:
+        print_dry(args.launch_us, args.tflops, args.gb_per_s)
+        return
     with tempfile.TemporaryDirectory() as folder:
         encoder = args.model_name_or_path
         if encoder.startswith(RANDOM):
