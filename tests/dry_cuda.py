@@ -74,10 +74,9 @@ from encoders import CLASSES, CONFIGS, documents_of
 
 import train
 import utils
-from hingeabl.data.documents import load_rel2id
 from hingeabl.modeling import encoder as encoder_module
 from hingeabl.modeling.attention import ATTENTION
-from hingeabl.training.inference import predict
+from hingeabl.training.inference import score
 from hingeabl.training.scaling import build_scaler
 from losses import get_loss
 from model import DocREModel
@@ -222,8 +221,7 @@ def run(args: argparse.Namespace, folder: str, backbone: str, precision: str) ->
         with counting, torch.no_grad():
             network.eval()
             if ours:
-                relations = {number: name for name, number in load_rel2id().items()}
-                predict(model, features, experiment.loss, relations, GPU, precision, 4, 10**9)
+                list(score(model, features, GPU, precision, 10**9))  # after which nothing is left on the GPU
             else:
                 with utils.autocast(GPU, precision):
                     experiment.loss.predict(network(features), 4).cpu()

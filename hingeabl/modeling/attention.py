@@ -95,21 +95,19 @@ def attend_padded(
             padded.unflatten(0, (count, size)).unflatten(2, (heads, width)).transpose(1, 2)
             for padded in PadRows.apply(*rows, windows.place.flatten(), windows.back)
         )
-        mask = windows.mask
-        if read is None:
-            output = F.scaled_dot_product_attention(q, k, v, mask[:, None], dropout, scale=scaling)
-        else:
+        if read is None or not dropout:
+            output = F.scaled_dot_product_attention(q, k, v, windows.mask[:, None], dropout, scale=scaling)
+        if read is not None:
             q, k, v = (padded.flatten(0, 1) for padded in (q, k, v))  # [windows * heads, size, head size]
-            mask = mask.repeat_interleave(heads, dim=0, output_size=count * heads)
-            index = windows.rows.repeat_interleave(heads, dim=0, output_size=count * heads)[:, :, None]
+            mask, index = (
+                of_window.repeat_interleave(heads, dim=0, output_size=count * heads)
+                for of_window in (windows.mask, windows.rows[:, :, None])
+            )
             weights = attention(q.gather(1, index.expand(-1, -1, width)).float(), k.float(), mask, scaling)
             if dropout:
                 keep = keep_mask((count * heads, size, size), dropout, q)
-                output = DroppedAttention.apply(q, k, v, mask, keep, scaling, dropout)
+                output = DroppedAttention.apply(q, k, v, mask, keep, scaling, dropout).unflatten(0, (count, heads))
                 weights = weights * keep.gather(1, index.expand(-1, -1, size)) / (1 - dropout)
-            else:
-                output = F.scaled_dot_product_attention(q, k, v, mask, scale=scaling)
-            output = output.unflatten(0, (count, heads))
             read.append(weights.unflatten(0, (count, heads)))
         output = output.transpose(1, 2).reshape(count * size, heads * width)
         return output.index_select(0, windows.back).view(1, tokens, heads, width)
