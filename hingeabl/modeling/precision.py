@@ -34,11 +34,9 @@ def cast_together(tensors: Iterable[Tensor], dtype: torch.dtype) -> list[Tensor]
     tensors = list(tensors)
     if not tensors:
         return []
-    places = [0]
-    for tensor in tensors:
-        places.append(places[-1] + -(-tensor.numel() // ALIGNED) * ALIGNED)
-    buffer = tensors[0].new_empty(places[-1], dtype=dtype)
-    copies = [buffer[place:][: one.numel()].view(one.shape) for place, one in zip(places, tensors, strict=False)]
+    sizes = [size for tensor in tensors for size in (tensor.numel(), -tensor.numel() % ALIGNED)]
+    buffer = tensors[0].new_empty(sum(sizes), dtype=dtype)
+    copies = [part.view(tensor.shape) for part, tensor in zip(buffer.split(sizes)[::2], tensors, strict=True)]
     torch._foreach_copy_(copies, tensors)
     return copies
 
