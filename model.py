@@ -163,17 +163,15 @@ class DocREModel(nn.Module):
     def pool(self, encoded: Encoded, counts: list[int], hts: list[Tensor]) -> Entities:
         """Entities of documents from their tokens: `counts` entities and the pairs `hts` each."""
         documents, length, hidden = encoded.tokens.shape
-        with torch.autocast(
-            encoded.tokens.device.type, enabled=False
-        ):  # products of attention vanish in half precision
-            place = encoded.position
+        place, device = encoded.position, encoded.tokens.device
+        with torch.autocast(device.type, enabled=False):  # products of attention vanish in half precision
             if documents > 1:
-                place = place + length * torch.arange(documents, device=place.device)[:, None]
+                place = place + length * torch.arange(documents, device=device)[:, None]
             mentions = encoded.tokens.flatten(0, 1).index_select(0, place.flatten()).view(*place.shape, hidden)
             embeddings, attention = pool_mentions(mentions, encoded.attention, encoded.entity, max(*counts, 1))
             context = self.pool_context(attention, encoded.tokens)
         of_document = np.repeat(np.arange(documents), [len(pairs) for pairs in hts])
-        number = send({"of": of_document}, place.device)["of"]
+        number = send({"of": of_document}, device)["of"]
         return Entities(embeddings, context, torch.cat([number[:, None], torch.cat(hts)], dim=1), counts)
 
     def pool_context(self, entity_attention: Tensor, tokens: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from baseline import Baseline, plain_features, plain_scores
 from dry_report import print_dry
 from encoders import CONFIGS, save_encoder
+from products import Products
 
 from evaluation import prepare_gold, score_predictions, train_facts
 from hingeabl.data.documents import load_documents, load_rel2id
@@ -219,14 +220,21 @@ def build_tasks(side: str, args: argparse.Namespace, encoder: str) -> dict[str, 
         clock.mark()
         return sum(clock.seconds())
 
-    return {
+    def products(task: str, *arguments: Any) -> float:
+        with Products() as counted:
+            tasks[task](*arguments)
+        return counted.seconds(device)
+
+    tasks: dict[str, Callable[..., Any]] = {
         "memory": partial(memory, device),
         "preprocess": preprocess,
         "train_step": train_step,
         "evaluate": evaluate,
         "score": score,
         "documents": lambda: len(documents),
+        "products": products,
     }
+    return tasks
 
 
 def serve(connection: Connection, side: str, args: argparse.Namespace, encoder: str) -> None:
@@ -270,6 +278,9 @@ def measure(
             note(part, {side: seconds[position] for side, seconds in results.items()})
         note("training step", {side: sum(seconds) for side, seconds in results.items()})
     peak = {side: ask(side, "memory")[1] for side in SIDES}
+    for turn in range(args.warmup, args.warmup + args.steps):  # of the same batches, after all that is timed
+        chosen = order[turn * args.batch_size : (turn + 1) * args.batch_size]
+        note("products of a step", take_turns(ask, turn, "products", "train_step", precision, chosen))
     note("peak memory of training", {side: peak[side] - before[side] for side in SIDES})
     note("memory in all", peak)
     tasks: dict[str, tuple[Any, ...]] = {
@@ -281,6 +292,7 @@ def measure(
     for what, task in tasks.items():
         for turn in tqdm(range(args.repeats), desc=what, leave=False):
             note(what, take_turns(ask, turn, *task))
+    note("products of a pass", take_turns(ask, 0, "products", "evaluate", precision))
     return timings
 
 
@@ -291,6 +303,9 @@ def print_table(timings: dict[str, dict[str, list[float]]]) -> None:
         baseline, ours = (statistics.median(sides[side]) for side in SIDES)
         form = (lambda value: f"{value / 2**20:,.0f} MiB") if "memory" in what else (lambda value: f"{value:.4g} s")
         print(f"{what:<26}{form(baseline):>12}{form(ours):>12}{baseline / ours:>8.1f}x")
+    for what, products in (("training step", "products of a step"), ("evaluation pass", "products of a pass")):
+        shares = [statistics.median(timings[what][side]) / statistics.median(timings[products][side]) for side in SIDES]
+        print(f"{what + ' / its products':<30}" + "".join(f"{share:>7.2f}x    " for share in shares))
 
 
 def run(args: argparse.Namespace, encoder: str) -> dict[str, dict[str, dict[str, list[float]]]]:

@@ -208,5 +208,6 @@ def replace_dropout(encoder: nn.Module) -> None:
                 setattr(module, name, Dropout(child.p))
 
 
+torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN's attention makes a plan for every new shape, and batches have many
 AttentionInterface.register(ATTENTION, attend_in_windows)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # None where nothing is masked

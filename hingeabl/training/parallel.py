@@ -22,7 +22,7 @@ from hingeabl.modeling.attention import ATTENTION
 from model import DocREModel
 
 TIMEOUT = timedelta(hours=2)  # for one that reads, scores or writes while the others wait; torch's own is ten minutes
-WITH_ALL_GRADIENTS = ("atlop", "kd_docre")  # models whose every parameter gets a gradient from any batch
+WITH_ALL_GRADIENTS = ("atlop", "docunet", "kd_docre")  # models whose every parameter gets a gradient from any batch
 
 
 def start(device: str | None) -> None:
@@ -83,11 +83,10 @@ def share(model: DocREModel, device: torch.device) -> nn.Module:
 
 
 def may_leave_gradients_out(model: DocREModel) -> bool:
-    """Whether some parameter may get no gradient from a batch: BERT's pooler, those of an encoder off the fast path, of
-    DocuNet where no document has entities, of a fork's model. To find them takes a walk through the graph each step."""
-    pooler = any(name.startswith("model.pooler.") for name, _ in model.named_parameters())
+    """Whether some parameter may get no gradient from a batch: of an encoder off the fast path, or of a fork's model.
+    To find them takes a walk through the graph each step."""
     on_fast_path = model.model.config._attn_implementation == ATTENTION
-    return pooler or not on_fast_path or model.backbone not in WITH_ALL_GRADIENTS
+    return not on_fast_path or model.backbone not in WITH_ALL_GRADIENTS
 
 
 def gradients_averaged(model: nn.Module, now: bool) -> contextlib.AbstractContextManager[None]:
