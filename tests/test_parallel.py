@@ -57,11 +57,13 @@ TOGETHER = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import torch
+from hingeabl.modeling.layers import largest_of_all
 from hingeabl.training import parallel
 parallel.start("cpu")
 rank, cpu = parallel.rank(), torch.device("cpu")
 assert parallel.world_size() == 2
 assert parallel.any_of_all(rank == 1, cpu) and not parallel.any_of_all(False, cpu)
+assert largest_of_all(40 + 5 * rank, cpu) == 45  # of DocuNet's maps
 assert parallel.add_over_all(torch.tensor([1.0, rank])).tolist() == [2, 1]
 found = parallel.gather_rows(torch.full((3 * rank, 2), rank), cpu)
 assert [part.tolist() for part in found] == ([] if rank else [[], 3 * [[1, 1]]])
@@ -69,7 +71,7 @@ parallel.finish()
 """
 
 
-def test_processes_share_flags_sums_and_results(tmp_path):
+def test_processes_share_flags_sums_map_sizes_and_results(tmp_path):
     (tmp_path / "together.py").write_text(TOGETHER)
     torchrun(2, str(tmp_path / "together.py"), str(ROOT))
 
