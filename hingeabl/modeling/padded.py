@@ -72,7 +72,7 @@ def pad_ranges(counts: list[int], size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def plan(windows: list[Window], lengths: list[int], width: int, mentions: list[int]) -> dict[str, np.ndarray]:
-    """Index arrays of windows, in the order of their documents, of input_ids [documents, width].
+    """Index arrays of windows, in the order of their documents, of input_ids [documents, width]; and `places`.
 
     `lengths` and `mentions` are the documents' numbers of tokens and of mentions.
 
@@ -81,19 +81,12 @@ def plan(windows: list[Window], lengths: list[int], width: int, mentions: list[i
     filled [windows, size]                0 or 1: whether a place holds a token
     mention, known [documents, mentions]  the number of each document's mentions among all; 0 or 1: whether it has one
     document, offset, last [windows, 1]   Window's, and the last place that holds a token
-    row [parts, documents, longest]       the packed token at each position, in its first and in its second window; the
-                                          same where it lies in one; any behind the document's end
-    Where a document has two windows, then parts is 2, else 1, and there are
-    window [2, documents]                 the first and the second window of each, the same where it has one
-    column, kept [2, documents, longest]  each position's place in it; 0 or 1: whether it is kept there
-    start, stop [2, documents, 1]         the positions kept; none in the second of a document that has one
-    two [documents]                       0 or 1: whether it has two
     """
     counts = [len(window.tokens) for window in windows]
     size = -(-max(counts) // SIZE) * SIZE
     place, filled = pad_ranges(counts, size)
     mention, known = pad_ranges(mentions, max(mentions))
-    arrays = {
+    return places(windows, lengths) | {
         "source": np.concatenate([window.document * width + window.tokens for window in windows]),
         "position": np.concatenate([np.arange(count) for count in counts]),
         "place": place,
@@ -105,16 +98,26 @@ def plan(windows: list[Window], lengths: list[int], width: int, mentions: list[i
         "offset": np.array([window.offset for window in windows])[:, None],
         "last": np.array(counts)[:, None] - 1,
     }
-    numbers = [
-        [n for n, window in enumerate(windows) if window.document == document] for document in range(len(lengths))
-    ]
-    first, second = (np.array([own[part] for own in numbers]) for part in (0, -1))
-    positions = np.arange(max(lengths))
-    starts = np.cumsum([0, *counts[:-1]])
+
+
+def places(windows: list[Window], lengths: list[int]) -> dict[str, np.ndarray]:
+    """Index arrays that put windows together to documents of so many tokens.
+
+    row [parts, documents, longest]       the packed token at each position, in its first and in its second window; the
+                                          same where it lies in one; any behind the document's end
+    Where a document has two windows, then parts is 2, else 1, and there are
+    window [2, documents]                 the first and the second window of each, the same where it has one
+    column, kept [2, documents, longest]  each position's place in it; 0 or 1: whether it is kept there
+    start, stop [2, documents, 1]         the positions kept; none in the second of a document that has one
+    two [documents]                       0 or 1: whether it has two
+    """
+    counts = [len(window.tokens) for window in windows]
+    starts, positions = np.cumsum([0, *counts[:-1]]), np.arange(max(lengths))
     if len(windows) == len(lengths):
-        return arrays | {"row": (starts[:, None] + np.minimum(positions, arrays["last"]))[None]}
-    window = np.stack([first, second])  # [2, documents]
-    two = first != second
+        return {"row": (starts[:, None] + np.minimum(positions, np.array(counts)[:, None] - 1))[None]}
+    of_document = [[n for n, window in enumerate(windows) if window.document == own] for own in range(len(lengths))]
+    window = np.array([[own[part] for own in of_document] for part in (0, -1)])  # [2, documents]
+    two = window[0] != window[1]
     start, stop, offset = (
         np.array([[getattr(windows[n], name) for n in part] for part in window])[:, :, None]
         for name in ("start", "stop", "offset")
@@ -124,7 +127,7 @@ def plan(windows: list[Window], lengths: list[int], width: int, mentions: list[i
     column = np.where(kept, positions - offset, 0)
     row = starts[window][:, :, None] + column
     row = np.stack([np.where(kept[0], row[0], row[1]), np.where(kept[1], row[1], row[0])])
-    return arrays | {
+    return {
         "row": row,
         "window": window,
         "column": column,
