@@ -26,7 +26,8 @@ MAP_SIZE = 42  # entity slots along each side of a document's map of pairs; Re-D
 
 @dataclass
 class Entities:
-    """Documents as representation modules see them, float32: on the CPU one, on a GPU a whole batch, padded with zeros.
+    """Documents as representation modules see them, float32: one, or a whole batch, padded with zeros, on a GPU with an
+    encoder on the fast path.
 
     embeddings [documents, entities, hidden], context [documents, entities, entities, hidden] of every ordered pair,
     self pairs included, pairs int64 [pairs, 3], the (document, head, tail) to be scored, and `counts`, how many

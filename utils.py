@@ -105,14 +105,16 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A collated batch with its tensors on `device`; those of one dtype travel in one copy that does not block."""
+    """A collated batch with its tensors on `device`; those of one dtype travel in one copy, which does not block where
+    the batch's memory is pinned."""
     if device.type == "cpu":
         return batch
     tensors = [tensor for value in batch.values() for tensor in as_list(value) if isinstance(tensor, torch.Tensor)]
     moved: dict[int, torch.Tensor] = {}
     for dtype in {tensor.dtype for tensor in tensors}:
         same = [tensor for tensor in tensors if tensor.dtype == dtype]
-        there = torch.cat([tensor.flatten() for tensor in same]).to(device, non_blocking=True)
+        whole = torch.cat([tensor.flatten() for tensor in same])
+        there = (whole.pin_memory() if same[0].is_pinned() else whole).to(device, non_blocking=True)
         parts = there.split([tensor.numel() for tensor in same])
         moved |= {id(tensor): part.view(tensor.shape) for tensor, part in zip(same, parts, strict=True)}
 

@@ -24,8 +24,9 @@ SMALL = {"emb_size": 128, "unet_channels": 32, "axial_layers": 2}
 
 
 @pytest.fixture(autouse=True)
-def exact():
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+def exact(monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 def drawn(backbone, encoder):

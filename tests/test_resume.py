@@ -19,7 +19,8 @@ from hingeabl import files
 from hingeabl.errors import UserError
 from hingeabl.files import save_tensors
 from hingeabl.training import resume, session
-from hingeabl.training.steps import load_batches
+from hingeabl.training.steps import build_optimizer, load_batches
+from model import DocREModel
 
 KILLS = int(os.environ.get("KILLS", "1"))  # test.sh --all asks for 3, KILLS=20 for more
 EPOCHS = max(8, 2 * KILLS)
@@ -255,3 +256,22 @@ def test_a_checkpoint_that_could_not_be_written_is_told_at_the_next_wait(tmp_pat
         with pytest.raises(UserError, match="no room"):
             writer.wait()
         writer.wait()
+
+
+def test_a_checkpoint_of_a_version_with_berts_pooler_goes_on_with_every_parameters_own_state(tiny_bert, tmp_path):
+    rates = SimpleNamespace(learning_rate=5e-5, classifier_lr=1e-4, module_lr=None, adam_epsilon=1e-6)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    older = DocREModel(str(tiny_bert), emb_size=64)
+    older.model.pooler = torch.nn.Linear(32, 32)
+    optimizer = build_optimizer(older, rates)
+    for name, parameter in older.named_parameters():
+        parameter.grad = None if "pooler" in name else torch.rand_like(parameter)
+    optimizer.step()
+    state = {name: optimizer.state[parameter] for name, parameter in older.named_parameters()}
+    resume.save_checkpoint(tmp_path, resume.take_checkpoint(resume.Place(), older, optimizer, scaler))
+    model = DocREModel(str(tiny_bert), emb_size=64)
+    optimizer = build_optimizer(model, rates)
+    resume.load_checkpoint(tmp_path, model, optimizer, scaler)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, older.get_parameter(name))
+        assert torch.equal(optimizer.state[parameter]["exp_avg"], state[name]["exp_avg"])

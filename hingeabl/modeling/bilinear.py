@@ -52,9 +52,8 @@ class GroupedBilinear(torch.autograd.Function):
         dtype = torch.promote_types(head.dtype, torch.float32)
         scores = head.new_zeros(len(head), len(weight), dtype=dtype)
         for part in parts_of(heads):
-            product = (
-                outer_products(heads[part], tails[part]) @ weights[part].mT
-            )  # [groups of the part, pairs, classes]
+            # [groups of the part, pairs, classes]
+            product = outer_products(heads[part], tails[part]) @ weights[part].mT
             scores += product[0] if len(product) == 1 else product.sum(0, dtype=dtype)
         return scores
 

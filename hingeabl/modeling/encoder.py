@@ -1,7 +1,7 @@
 """The BERT- or RoBERTa-type encoder, and documents longer than its window.
 
 The windows of a batch lie one after the other in a single row of tokens, each attending to itself alone (see
-attention.py), so that no work is done on padding.
+attention.py), so that linear layers do no work on padding.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def last_self_attention(encoder: Any) -> Any:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Documents behind the encoder, on the CPU one, on a GPU a whole batch, padded.
+    """Documents behind the encoder: one, or a whole batch, padded, on a GPU with an encoder on the fast path.
 
     tokens float32 [documents, length, hidden]; attention float32 [documents, heads, mentions, length], the last
     layer's at the mentions; position, entity int64 [documents, mentions], where each mention opens and which entity it
@@ -213,9 +213,9 @@ def encode(
 ) -> list[Encoded]:
     """Run the encoder over a batch of documents of up to two windows each.
 
-    input_ids int64 [documents, longest] and the lists are as collate_fn gives them. Returns all documents, in order, on
-    the CPU each alone. Where two windows overlap, embeddings are averaged; attention is added and each row divided by
-    (its sum + 1e-10). Raises UserError for a document longer than two windows.
+    input_ids int64 [documents, longest] and the lists are as collate_fn gives them. Returns all documents, in order,
+    each alone or all in one (see Encoded). Where two windows overlap, embeddings are averaged; attention is added and
+    each row divided by (its sum + 1e-10). Raises UserError for a document longer than two windows.
     """
     check_length(encoder, max(lengths))
     window, end_tokens = max_window(encoder)
@@ -249,7 +249,7 @@ def first_position(encoder: PreTrainedModel) -> int:
 
 
 def pack(windows: list[Tensor], rows: list[Tensor]) -> list[PackedWindow]:
-    """Lay windows one after the other: on a GPU without padding; on the CPU with a little, see recurring_size."""
+    """Lay windows one after the other, with a little padding, see recurring_size; padded.py does so on a GPU."""
     device = windows[0].device
     sizes = [recurring_size(len(window), 32, device) for window in windows]
     sizes[-1] += recurring_size(sum(sizes), 128, device) - sum(sizes)

@@ -57,7 +57,7 @@ class PaddedWindows:
 
 
 def send(arrays: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
-    """Arrays of integers as int64 tensors of the same shapes on `device`, all in one copy that does not block."""
+    """Arrays of integers as int64 tensors of the same shapes on `device`, all in one copy."""
     flat = np.concatenate([array.ravel() for array in arrays.values()]).astype(np.int64, copy=False)
     parts = torch.from_numpy(flat).to(device, non_blocking=True).split([array.size for array in arrays.values()])
     return {name: part.view(array.shape) for (name, array), part in zip(arrays.items(), parts, strict=True)}

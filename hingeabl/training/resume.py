@@ -139,6 +139,20 @@ def checksum(tensors: dict[str, Tensor], state: str) -> str:
     return found.hexdigest()
 
 
+def optimizer_state(tensors: dict[str, Tensor], model: nn.Module) -> dict[int, dict[str, Tensor]]:
+    """The optimizer's state by the numbers of the model's parameters. Older versions counted BERT's pooler, which never
+    had a state, behind the encoder."""
+    pooler = sum(name.startswith("model/model.pooler.") for name in tensors)
+    encoder = sum(name.startswith("model.") for name, _ in model.named_parameters())
+    found: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            _, number, part = name.split("/")
+            place = int(number) - (pooler if int(number) >= encoder else 0)
+            found.setdefault(place, {})[part] = tensor
+    return found
+
+
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
 ) -> Place:
@@ -156,12 +170,7 @@ def load_checkpoint(
             path.unlink(missing_ok=True)
             continue
         model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model/")})
-        by_parameter: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer/"):
-                _, number, part = name.split("/")
-                by_parameter.setdefault(int(number), {})[part] = tensor
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": by_parameter})
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": optimizer_state(tensors, model)})
         scaler.load_state_dict(state["scaler"])
         return Place(**state["place"])
     if paths:
