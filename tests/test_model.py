@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError
-from hingeabl.modeling import attention, bilinear, encoder
+from hingeabl.modeling import attention, bilinear, encoder, padded
 from hingeabl.modeling.checkpoints import save_weights
 from hingeabl.training.saved_run import load_run, load_weights, save_run
 from losses import get_loss
@@ -209,6 +209,25 @@ def test_training_reads_attention_after_dropout(tiny_bert, minilm_tokenizer, rel
     assert 0.08 < share < 0.12  # dropout 0.1
     attention = encoder.encode(model.eval().model, *inputs)[0].attention
     torch.testing.assert_close(attention.sum(-1), torch.ones_like(attention.sum(-1)))
+
+
+@pytest.mark.parametrize("family", ["tiny_bert", "tiny_roberta"])
+def test_both_ways_hand_out_the_same_embeddings_and_attention(family, request, rel2id, monkeypatch):
+    path = str(request.getfixturevalue(family))
+    batch = collate_fn(real_shapes(AutoTokenizer.from_pretrained(path), rel2id, SIZES))
+    model = DocREModel(path, emb_size=64).eval()
+    alone = encoder.encode(model.model, *list(batch.values())[:4])
+    monkeypatch.setattr(padded, "PADDED_DEVICES", ["cpu"])
+    [together] = encoder.encode(model.model, *list(batch.values())[:4])
+    assert len(alone) == len(together.tokens) == len(SIZES)
+    for number, expected in enumerate(alone):
+        _, _, mentions, length = expected.attention.shape
+        attention = together.attention[number, :, :mentions]
+        torch.testing.assert_close(together.tokens[number, :length], expected.tokens[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(attention[..., :length], expected.attention[0], rtol=0, atol=1e-6)
+        assert not attention[..., length:].any()
+        assert together.entity[number, :mentions].equal(expected.entity[0])
+        assert (together.entity[number, mentions:] == -1).all()
 
 
 @pytest.mark.usefixtures("way")

@@ -165,7 +165,7 @@ def run_padded(
 
 def merge_padded(hidden: Tensor, attention: Tensor, positions: Tensor, at: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """What run_padded returns -> embeddings float32 [documents, longest, hidden], attention float32 [documents, heads,
-    mentions, longest]; both of any values behind a document's end, where attention is 0.
+    mentions, longest]. Behind a document's end embeddings are any, and attention is 0.
 
     Where two windows overlap, embeddings are averaged; attention is added and each row divided by (its sum + 1e-10).
     """
@@ -182,4 +182,5 @@ def merge_padded(hidden: Tensor, attention: Tensor, positions: Tensor, at: dict[
         kept = inside[:, None, :, None] * at["kept"][part, :, None, None]
         found = found + attention.index_select(0, at["window"][part]).gather(3, columns) * kept
     sums = found.sum(dim=-1, keepdim=True) + 1e-10
+    tokens = tokens * at["kept"].amax(dim=0)[:, :, None]  # in the longest documents two tokens lie in no window: 0
     return tokens, found / torch.where(at["two"].bool()[:, None, None, None], sums, 1)
