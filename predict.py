@@ -3,8 +3,9 @@
     python predict.py --load_path runs/quickstart/seed_1 --input docs.json --output predictions.json
     python predict.py --load_path runs/quickstart/seed_1 --input - < document.json
 
-The ending of --output tells its form (FORMS). --html FILE also writes a page to look at them. Memory holds GROUP
-documents and their predictions, however large the input is.
+The ending of --output tells its form (FORMS in hingeabl/reporting/graph_files.py). --html FILE also writes a page to
+look at them. Memory holds GROUP documents and their predictions, however large the input is; GraphML and pictures hold
+the whole graph.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import contextlib
 import gzip
 import io
 import itertools
-import json
 import os
 import shutil
 import stat
@@ -26,7 +26,7 @@ import tempfile
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import IO, Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO
 
 import torch
 from tqdm import tqdm
@@ -39,6 +39,8 @@ from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import cannot_read, read_json, whole_file
 from hingeabl.modeling.encoder import WINDOW, max_window
 from hingeabl.outputs import check_outputs
+from hingeabl.reporting.graph_files import FORMS, check_form, form_of
+from hingeabl.reporting.graphs import Writer
 from hingeabl.reporting.page import about_block, documents_block, pairs_block, write_page
 from hingeabl.reporting.pairs import judge
 from hingeabl.training.inference import Predictions, predict
@@ -49,20 +51,6 @@ from prepro import featurize
 from utils import pick_device, pick_precision
 
 GROUP = 500  # documents read and scored at a time: as many as Re-DocRED's dev file has, so batched as in its evaluation
-
-
-class Layout(NamedTuple):
-    """What stands around the predictions of a file: before the first, between two, after the last; or in place of all
-    where there are none."""
-
-    first: str
-    between: str
-    last: str
-    none: str
-
-
-LIST, LINES = Layout("[\n", ",\n", "\n]\n", "[]\n"), Layout("", "\n", "\n", "")
-FORMS = {".json": LIST, ".jsonl": LINES, ".json.gz": LIST, ".jsonl.gz": LINES}
 
 
 class Predictor:
@@ -118,25 +106,24 @@ class Predictor:
 
 
 def predict_stream(
-    predictor: Predictor, file: BinaryIO, name: str, output: IO[str], layout: Layout = LIST
+    predictor: Predictor, file: BinaryIO, name: str, writer: Writer
 ) -> Iterator[tuple[list[Document], Predictions]]:
-    """Write the predictions of a file's documents to `output`, as JSON, as they come; yields each group of documents
-    with what was found there."""
+    """Hand a file's documents and their predictions to `writer`, as they come; yields each group of documents with what
+    was found there."""
     typed = predictor.run.settings.entity_marker == "typed"
     documents = stream_documents(file, name, typed)
     size = file_size(file)
+    writer.begin()
     with tqdm(total=size, desc="documents", unit="B", unit_scale=True, leave=False) as progress:
         while group := list(itertools.islice(documents, GROUP)):
-            before = layout.between if predictor.predictions else layout.first
             found = predictor(group)
-            lines = [json.dumps(entry, ensure_ascii=False) for entry in found.entries]
-            output.write(before + layout.between.join(lines) if lines else "")
+            writer.add(group, found.of_each_document())
             yield group, found
             del group, found  # else they would stay while the next ones are read
             if size:
                 progress.update(file.tell() - progress.n)
             progress.set_postfix(read=predictor.documents)
-    output.write(layout.last if predictor.predictions else layout.none)
+    writer.end()
 
 
 def page_blocks(predictor: Predictor, groups: Iterator[tuple[list[Document], Predictions]]) -> Iterator[str]:
@@ -171,10 +158,10 @@ def open_input(name: str) -> contextlib.AbstractContextManager[BinaryIO]:
 
 
 @contextlib.contextmanager
-def open_output(name: str) -> Iterator[IO[str]]:
+def open_output(name: str) -> Iterator[IO[Any]]:
     """A file written whole or not at all, packed if it ends in .gz; so is standard output, for "-". Raises UserError
     where that fails."""
-    if name.endswith(".gz"):
+    if name.lower().endswith(".gz"):
         with (
             whole_file(name, "wb") as file,
             gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
@@ -198,11 +185,6 @@ def open_output(name: str) -> Iterator[IO[str]]:
         raise UserError(f"standard output: cannot be written ({error.strerror}); pass --output FILE") from None
 
 
-def layout_of(name: str) -> Layout:
-    """How an output is laid out by its ending: a list where that tells nothing."""
-    return next((layout for ending, layout in FORMS.items() if name.endswith(ending)), LIST)
-
-
 def check_paths(args: argparse.Namespace) -> None:
     """Raise UserError for a run that is a file, or an output that cannot or must not be written."""
     refuse_file(args.load_path)
@@ -210,6 +192,7 @@ def check_paths(args: argparse.Namespace) -> None:
         {"--output": (args.output, tuple(FORMS)), "--html": (args.html, (".html", ".htm"))},
         {"--input": args.input, "--load_path": args.load_path},
     )
+    check_form(args.output)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -235,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
     ):
         run = open_run(args.load_path, pick_device(args.device))
         predictor = Predictor(run, args.precision, args.test_batch_size)
-        groups = predict_stream(predictor, file, name, output, layout_of(args.output))
+        groups = predict_stream(predictor, file, name, form_of(args.output)(output))
         if page is None:
             deque(groups, maxlen=0)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import matplotlib
 import numpy as np
@@ -88,3 +88,31 @@ def png_of(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=130)
     return file.getvalue()
+
+
+@styled
+def draw_graph(graph: Any, file: BinaryIO, form: str) -> None:
+    """Draw a networkx.MultiDiGraph, whose nodes have a `name` and edges a `relation`, as "svg" or "png": the same bytes
+    each time."""
+    import networkx  # an optional package
+
+    side = max(6.0, min(40.0, 1.6 * len(graph) ** 0.5))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.set_axis_off()
+    places = networkx.spring_layout(graph, k=2 / max(1, len(graph)) ** 0.5, seed=0)
+    names = {node: plain(name, 30) for node, name in graph.nodes(data="name")}
+    relations: dict[tuple[str, str], list[str]] = {}
+    for head, tail, relation in graph.edges(data="relation"):
+        relations.setdefault((head, tail), []).append(relation)
+    labels = {pair: plain(", ".join(found), 40) for pair, found in relations.items()}
+    simple = networkx.DiGraph()
+    simple.add_nodes_from(graph)
+    simple.add_edges_from(relations)
+    curved: Any = {"connectionstyle": "arc3,rad=0.1", "ax": axes}
+    networkx.draw_networkx_nodes(simple, places, node_size=60, node_color=SKY, ax=axes)
+    networkx.draw_networkx_edges(simple, places, edge_color=GREY, node_size=60, **curved)
+    networkx.draw_networkx_edge_labels(simple, places, labels, font_size=6, font_family=FONT, **curved)
+    networkx.draw_networkx_labels(simple, places, names, font_size=7, font_family=FONT, ax=axes)
+    with matplotlib.rc_context({"svg.hashsalt": "HingeABL"}):
+        figure.savefig(file, format=form, metadata={"Date": None} if form == "svg" else None, dpi=100)

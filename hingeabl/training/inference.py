@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -26,11 +27,18 @@ class Predictions(NamedTuple):
     patterns  the counts of prediction patterns, {} where a document has no labels
     pairs     of each pair with a gold or a predicted relation, in the documents' order: "document" int32 [n], its place
               in the list; "entities" int32 [n, 2], head and tail; "scores" float32 [n, classes]
+    counts    how many entries each document has; gather leaves them out
     """
 
     entries: list[dict[str, Any]]
     patterns: dict[str, int]
     pairs: dict[str, Tensor]
+    counts: tuple[int, ...] = ()
+
+    def of_each_document(self) -> list[list[dict[str, Any]]]:
+        """The entries of each document, also where titles are there twice."""
+        entries = iter(self.entries)
+        return [list(itertools.islice(entries, count)) for count in self.counts]
 
 
 def batches_by_size(features: list[Feature], budget: int) -> list[list[int]]:
@@ -119,7 +127,8 @@ def predict(
         related.append((torch.tensor(pairs, dtype=torch.int32).reshape(-1, 3)[positive], scores[positive]))
     labelled = all("labels" in feature for feature in features)
     entries = [entry for document in found for entry in document]
-    return Predictions(entries, dict(patterns) if labelled else {}, in_order(related))
+    counts = tuple(map(len, found))
+    return Predictions(entries, dict(patterns) if labelled else {}, in_order(related), counts)
 
 
 def in_order(parts: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
