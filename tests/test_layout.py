@@ -11,6 +11,7 @@ from conftest import ROOT
 LAYERS = [  # each imports from those before it, and from its own
     {"hingeabl"},  # errors.py and files.py
     {"utils", "hingeabl.data"},
+    {"hingeabl.formats"},
     {"losses", "prepro", "evaluation"},
     {"hingeabl.modeling"},
     {"model"},
