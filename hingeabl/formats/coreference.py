@@ -3,9 +3,11 @@
 1. Mentions of one type with the same name are joined. Case does not count, nor do titles (Dr., Mrs. ...) of persons.
 2. A person's name whose words all stand, in this order, in longer names of exactly one other person is joined with that
    person: "Curie" and "Marie" with "Marie Curie". Longer names come first, so "Marie Curie" is joined with "Marie
-   Sklodowska Curie" before "Curie" is looked at. With two such persons, such as Marie and Pierre Curie, it stays alone.
+   Sklodowska Curie" before "Curie" is looked at. With two such persons, such as Marie and Pierre Curie, it stays
+   alone.
 3. A name in capitals ("UN", "U.N.") that equals the initials of exactly one entity of type ORG, LOC or MISC is joined
-   with it, if it is itself of one of these types. Small words ("of", "the" ...) count in the initials all or not at all.
+   with it, if it is itself of one of these types. Small words ("of", "the" ...) count in the initials all or
+   not at all.
 
 Numbers and times (NUM, TIME) are joined by rule 1 alone.
 """
@@ -101,9 +103,8 @@ def _fastcoref() -> Any:
     try:
         return FCoref()
     except Exception as error:  # of the hub, the network, the file system or torch
-        print(
-            f"WARNING: fastcoref's model cannot be loaded ({first_line(error)}); rules alone are used", file=sys.stderr
-        )
+        problem = f"fastcoref's model cannot be loaded ({first_line(error)})"
+        print(f"WARNING: {problem}; mentions are joined by rules alone", file=sys.stderr)
         return None
 
 
@@ -118,7 +119,7 @@ def _join_persons(entities: Entities) -> Entities:
     persons = [entity for entity in entities if entity[0].type == "PER"]
     for entity in sorted(persons, key=lambda entity: -len(_words(entity[0]))):
         words = _words(entity[0])
-        entities = _joined_with_only(entities, entity, lambda longer, words=words: _is_part(words, longer))
+        entities = _joined_with_only(entities, entity, functools.partial(_is_part, words))
     return entities
 
 
@@ -132,10 +133,12 @@ def _join_acronyms(entities: Entities) -> Entities:
     for entity in list(entities):
         letters = entity[0].name.replace(".", "")
         if entity[0].type in NAMED and len(letters) > 1 and letters.isalpha() and letters.isupper():
-            entities = _joined_with_only(
-                entities, entity, lambda longer, letters=letters: longer.type in NAMED and letters in _initials(longer)
-            )
+            entities = _joined_with_only(entities, entity, functools.partial(_is_acronym, letters))
     return entities
+
+
+def _is_acronym(letters: str, longer: Mention) -> bool:
+    return longer.type in NAMED and letters in _initials(longer)
 
 
 def _joined_with_only(entities: Entities, entity: list[Mention], fits: Callable[[Mention], bool]) -> Entities:
@@ -155,9 +158,12 @@ def _merged(entities: Entities, parts: Entities) -> Entities:
     return [*others, [mention for part in parts for mention in part]]
 
 
+def _place(mention: Mention) -> tuple[int, int]:
+    return mention.start, mention.end
+
+
 def _in_order(entities: Iterable[list[Mention]]) -> Entities:
-    place = lambda mention: (mention.start, mention.end)  # noqa: E731
-    return sorted((sorted(entity, key=place) for entity in entities), key=lambda entity: place(entity[0]))
+    return sorted((sorted(entity, key=_place) for entity in entities), key=lambda entity: _place(entity[0]))
 
 
 def _words(mention: Mention) -> tuple[str, ...]:

@@ -100,7 +100,8 @@ def document_of_doc(doc: Doc, title: str, clusters: Clusters = ()) -> Document:
             raise UserError(f"{title!r}: spaCy's pipeline finds no {what}; add the component {pipe!r}")
     sents, places = _sentences(doc)
     mentions = _mentions(doc, places, title)
-    pronouns = [mention for mention in pronouns_of(doc.text, mentions, clusters) if _position(doc, mention, places)]
+    clusters = _in_mentions_form(doc, clusters)
+    pronouns = pronouns_of(doc.text, mentions, clusters)
     entities = merge_by_clusters(join_by_rules(mentions) + [[pronoun] for pronoun in pronouns], clusters)
     if not entities:
         print(f"WARNING: {title!r}: no named entity is found, so there is nothing to relate", file=sys.stderr)
@@ -134,8 +135,9 @@ def _mentions(doc: Doc, places: Places, title: str) -> list[Mention]:
         if not tokens:
             continue
         unknown[entity.label_] += entity.label_ not in TYPES
-        start, end = tokens[0].idx, tokens[-1].idx + len(tokens[-1])
-        found.append(Mention(_name(doc, start, end), TYPES.get(entity.label_, "MISC"), start, end))
+        start, end = _characters(tokens)
+        name = " ".join(doc.text[start:end].split())
+        found.append(Mention(name, TYPES.get(entity.label_, "MISC"), start, end))
     if total := unknown.total():
         labels = ", ".join(f"{label} ({count:,})" for label, count in unknown.items() if count)
         print(f"WARNING: {title!r}: {total:,} mentions of unknown labels are MISC: {labels}", file=sys.stderr)
@@ -151,17 +153,18 @@ def _trimmed(tokens: list[Any]) -> list[Any]:
     return tokens
 
 
-def _name(doc: Doc, start: int, end: int) -> str:
-    return " ".join(doc.text[start:end].split())
+def _characters(tokens: list[Any]) -> tuple[int, int]:
+    return tokens[0].idx, tokens[-1].idx + len(tokens[-1])
 
 
-def _position(doc: Doc, mention: Mention, places: Places) -> list[tuple[int, int]]:
-    """Sentence and number of each of a mention's tokens; none where its characters are no tokens."""
-    span = doc.char_span(mention.start, mention.end)
-    return [places[token.i] for token in span if token.i in places] if span is not None else []
+def _in_mentions_form(doc: Doc, clusters: Clusters) -> Clusters:
+    """Clusters whose spans are cut as mentions are; spans that are not whole tokens are left out."""
+    spans = [[doc.char_span(start, end) for start, end in cluster] for cluster in clusters]
+    return [[_characters(_trimmed(list(span))) for span in cluster if span] for cluster in spans]
 
 
 def _as_docred(doc: Doc, mention: Mention, places: Places) -> dict[str, Any]:
-    position = _position(doc, mention, places)
+    tokens = doc.char_span(mention.start, mention.end)
+    position = [places[token.i] for token in tokens if token.i in places]  # type: ignore[union-attr]
     sentence, start = position[0]
     return {"name": mention.name, "sent_id": sentence, "pos": [start, position[-1][1] + 1], "type": mention.type}
