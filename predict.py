@@ -3,7 +3,7 @@
     python predict.py --load_path runs/quickstart/seed_1 --input docs.json --output predictions.json
     python predict.py --load_path runs/quickstart/seed_1 --input - < document.json
 
-The ending of --output tells its form (FORMS in hingeabl/reporting/graph_files.py). --html FILE also writes a page to
+The ending of --output tells its form (FORMS in hingeabl/writers/forms.py). --html FILE also writes a page to
 look at them. Memory holds GROUP documents and their predictions, however large the input is; GraphML and pictures hold
 the whole graph.
 """
@@ -23,7 +23,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import IO, Any, BinaryIO
@@ -31,92 +31,34 @@ from typing import IO, Any, BinaryIO
 import torch
 from tqdm import tqdm
 
-from hingeabl.data.checks import check_cuts
-from hingeabl.data.documents import RELATION_NAMES, MentionCounts
 from hingeabl.data.schema import Document
-from hingeabl.data.stream import stream_documents
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.files import cannot_read, read_json, whole_file
-from hingeabl.modeling.encoder import WINDOW, max_window
+from hingeabl.files import cannot_read, whole_file
 from hingeabl.outputs import check_outputs
-from hingeabl.reporting.graph_files import FORMS, check_form, form_of
-from hingeabl.reporting.graphs import Writer
+from hingeabl.prediction.predictor import Predictor
+from hingeabl.readers.formats import FORMATS, read_format
 from hingeabl.reporting.page import about_block, documents_block, pairs_block, write_page
 from hingeabl.reporting.pairs import judge
-from hingeabl.training.inference import Predictions, predict
-from hingeabl.training.saved_run import TrainedRun, open_run, refuse_file
+from hingeabl.training.inference import Predictions
+from hingeabl.training.saved_run import refuse_file
 from hingeabl.training.settings import positive_int
-from losses import Loss, get_loss
-from prepro import featurize
-from utils import pick_device, pick_precision
+from hingeabl.writers.forms import FORMS, check_form, form_of
+from hingeabl.writers.writer import Writer
 
 GROUP = 500  # documents read and scored at a time: as many as Re-DocRED's dev file has, so batched as in its evaluation
 
 
-class Predictor:
-    """A run, ready to predict: `documents` counts what it was given, `mentions` what is doubtful there, `cut` the
-    documents that were longer than it reads with the mentions and entities lost, `predictions` what it found."""
-
-    def __init__(self, run: TrainedRun, precision: str | None = None, test_batch_size: int | None = None) -> None:
-        """`precision` and `test_batch_size` default to the run's own, as in train.py --load_path."""
-        self.run = run
-        self.loss: Loss = get_loss(run.settings.loss_type, run.settings.margin)
-        self.relations = {index: relation for relation, index in run.rel2id.items()}
-        self.names: dict[str, str] = read_json(RELATION_NAMES)
-        self.device = next(run.model.parameters()).device
-        self.precision = pick_precision(precision or run.settings.precision, self.device)
-        self.budget = (test_batch_size or run.settings.test_batch_size) * WINDOW
-        self.max_seq_length = min(run.settings.max_seq_length, 2 * max_window(run.model.model)[0])
-        self.documents = self.predictions = 0
-        self.cut: Counter[str] = Counter()
-        self.mentions = MentionCounts()
-
-    def __call__(self, documents: list[Document]) -> Predictions:
-        """Predictions of checked documents without labels; its entries {title, h_idx, t_idx, r, relation, score,
-        threshold, margin} are in their order: `relation` is r's name, or r where it has none; margin is
-        score - threshold, above 0. Raises UserError for scores that are not finite.
-        """
-        settings = self.run.settings
-        features = featurize(
-            documents, self.run.tokenizer, self.run.rel2id, self.max_seq_length, settings.entity_marker
-        )
-        self.documents += len(features)
-        self.mentions.add(documents)
-        for cut in check_cuts("", features, self.max_seq_length):
-            self.cut.update(documents=cut["count"], mentions=cut["mentions"], entities=cut["entities"])
-        found = predict(
-            self.run.model,
-            features,
-            self.loss,
-            self.relations,
-            self.device,
-            self.precision,
-            settings.num_labels,
-            self.budget,
-            title="scoring",
-            with_scores=True,
-        )
-        self.predictions += len(found.entries)
-        return found._replace(entries=[self.with_name(entry) for entry in found.entries])
-
-    def with_name(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """The prediction with its relation's name, after the relation."""
-        scores = {field: entry.pop(field) for field in ("score", "threshold", "margin")}
-        return {**entry, "relation": self.names.get(entry["r"], entry["r"]), **scores}
-
-
 def predict_stream(
-    predictor: Predictor, file: BinaryIO, name: str, writer: Writer
+    predictor: Predictor, file: BinaryIO, name: str, writer: Writer, kind: str | None = None
 ) -> Iterator[tuple[list[Document], Predictions]]:
     """Hand a file's documents and their predictions to `writer`, as they come; yields each group of documents with what
-    was found there."""
-    typed = predictor.run.settings.entity_marker == "typed"
-    documents = stream_documents(file, name, typed)
+    was found there. `kind` is the file's format, None to recognise it."""
+    documents = read_format(file, name, kind, predictor.typed)
     size = file_size(file)
     writer.begin()
     with tqdm(total=size, desc="documents", unit="B", unit_scale=True, leave=False) as progress:
         while group := list(itertools.islice(documents, GROUP)):
-            found = predictor(group)
+            found = predictor.predict(group)
             writer.add(group, found.of_each_document())
             yield group, found
             del group, found  # else they would stay while the next ones are read
@@ -200,8 +142,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Predict the relations of new documents with a trained run.")
     parser.add_argument("--load_path", required=True, help="a finished run's seed folder")
     parser.add_argument(
-        "--input", required=True, help="documents in DocRED's schema: a list, one, or one a line; - is standard input"
+        "--input", required=True, help="documents in one of the formats of docs/data.md; - is standard input"
     )
+    parser.add_argument("--format", choices=FORMATS, help="the input's format; default: recognised")
     parser.add_argument("--output", default="-", help="file for the predictions; default: - for standard output")
     parser.add_argument("--html", metavar="FILE", help="also write a page to look at the predictions")
     parser.add_argument("--test_batch_size", type=positive_int, help="as in train.py; default: the run's")
@@ -216,9 +159,8 @@ def main(arguments: list[str] | None = None) -> None:
         open_output(args.output) as output,
         whole_file(args.html) if args.html else no_page as page,
     ):
-        run = open_run(args.load_path, pick_device(args.device))
-        predictor = Predictor(run, args.precision, args.test_batch_size)
-        groups = predict_stream(predictor, file, name, form_of(args.output)(output))
+        predictor = Predictor.from_run(args.load_path, args.device, args.precision, args.test_batch_size)
+        groups = predict_stream(predictor, file, name, form_of(args.output)(output), args.format)
         if page is None:
             deque(groups, maxlen=0)
         else:

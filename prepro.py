@@ -1,6 +1,7 @@
 """From DocRED's files to features: validation, entity markers, word pieces, label rows.
 
     python prepro.py FILE... prints the statistics of each file, and what is doubtful about them.
+    python prepro.py FILE --convert OUT writes a file of another format in DocRED's schema.
 
 A document in DocRED's schema is {title, sents, vertexSet, labels}: `sents` holds lists of tokens,
 `vertexSet[i]` the mentions of entity i as {name, sent_id, pos: [start, end)}, and `labels` (missing
@@ -31,6 +32,8 @@ from hingeabl.data.schema import CLOSING, MARKED_TYPES, Document
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import ROOT, refuse_foreign_files
+from hingeabl.readers.convert import convert
+from hingeabl.readers.formats import FORMATS
 
 ENTITY_MARKERS = ("asterisk", "typed")
 
@@ -270,7 +273,16 @@ def main() -> None:
         help="encoder whose tokenizer counts word pieces (default: the small encoder, if scripts/fetch.py fetched it)",
     )
     parser.add_argument("--json", action="store_true", help="print statistics and findings as JSON")
+    parser.add_argument("--convert", metavar="OUT", help="write the one FILE in DocRED's schema (docs/data.md)")
+    parser.add_argument("--format", choices=FORMATS, help="FILE's format with --convert; default: recognised")
     args = parser.parse_args()
+    if args.convert:
+        convert_one(args.files, args.convert, args.format)
+        return
+    if args.format:
+        raise UserError(
+            "--format: goes with --convert OUT; statistics are of files in DocRED's schema, so convert first"
+        )
     check_length(args.max_seq_length)
     refuse_same_files(args.files)
     rel2id = load_rel2id(args.rel2id)
@@ -291,6 +303,14 @@ def main() -> None:
     else:
         print_statistics(columns)
         print_findings(findings)
+
+
+def convert_one(files: list[str], output: str, kind: str | None) -> None:
+    """Convert one file and print what was written. Raises UserError for several files, and as convert does."""
+    if len(files) > 1:
+        raise UserError(f"--convert {output}: takes one FILE, but there are {len(files)}; convert them one by one")
+    counts = convert(files[0], output, kind)
+    print(", ".join(f"{count:,} {name}" for name, count in counts.items()) + f": {output}")
 
 
 def print_statistics(columns: dict[str, dict[str, float]]) -> None:

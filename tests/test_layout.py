@@ -11,11 +11,14 @@ from conftest import ROOT
 LAYERS = [  # each imports from those before it, and from its own
     {"hingeabl"},  # errors.py and files.py
     {"utils", "hingeabl.data"},
+    {"hingeabl.readers"},
     {"losses", "prepro", "evaluation"},
     {"hingeabl.modeling"},
     {"model"},
     {"hingeabl.training"},
     {"hingeabl.reporting"},
+    {"hingeabl.writers"},
+    {"hingeabl.prediction"},
     {"train", "predict", "report"},
 ]
 PROGRAMS = {"train", "model", "losses", "prepro", "evaluation", "utils", "predict", "report"}

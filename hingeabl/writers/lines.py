@@ -1,90 +1,14 @@
-"""Predictions as a file: the interface of all forms, and JSON, CSV and Cypher, which are written as they come.
-
-In a graph the entities of each document are the nodes, whether they have a relation or not, and the predictions the
-edges. The other forms are in graph_files.py.
-"""
+"""Predictions as JSON, CSV and Cypher, written as they come."""
 
 from __future__ import annotations
 
 import csv
 import json
 import re
-from collections.abc import Callable, Sequence
-from typing import IO, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-from hingeabl.data.schema import Document
-
-Entry = dict[str, Any]  # a prediction: {title, h_idx, t_idx, r, relation, score, threshold, margin}
-
-
-class Entity(NamedTuple):
-    """An entity of a document.
-
-    id        "PLACE/TITLE#NUMBER", of no other entity of a file, even if titles are there twice
-    place     of the document in the input, from 0
-    document  its title
-    number    of the entity in the document, from 0
-    name      the longest name of a mention, "" where there is no mention
-    mentions  the mentions' names, each once
-    types     the mentions' types, each once
-    """
-
-    id: str
-    place: int
-    document: str
-    number: int
-    name: str
-    mentions: list[str]
-    types: list[str]
-
-
-def entities_of(document: Document, place: int) -> list[Entity]:
-    """The entities of a checked document, `place` being its place in the input."""
-    title, found = document["title"], []
-    for number, mentions in enumerate(document["vertexSet"]):
-        names = list(dict.fromkeys(mention["name"] for mention in mentions))
-        types = dict.fromkeys(kind for mention in mentions if isinstance(kind := mention.get("type"), str))
-        name = max(names, key=len, default="")
-        found.append(Entity(f"{place}/{title}#{number}", place, title, number, name, names, list(types)))
-    return found
-
-
-def edge_properties(entry: Entry) -> Entry:
-    """What an edge holds: {r, relation, score, threshold, margin, document}."""
-    return {field: entry[field] for field in ("r", "relation", "score", "threshold", "margin")} | {
-        "document": entry["title"]
-    }
-
-
-class Writer:
-    """One form of predictions: `begin`, then `add` for each group of documents, then `end`. A form defines what it does
-    with an entity and a relation."""
-
-    def __init__(self, output: IO[Any]) -> None:
-        self.output = output
-        self.documents = 0
-
-    def add(self, documents: Sequence[Document], entries: Sequence[Sequence[Entry]]) -> None:
-        """Write checked documents; `entries` holds the predictions of each."""
-        for document, found in zip(documents, entries, strict=True):
-            entities = entities_of(document, self.documents)
-            for entity in entities:
-                self.entity(entity)
-            for entry in found:
-                self.relation(entities[entry["h_idx"]], entities[entry["t_idx"]], entry)
-            self.documents += 1
-
-    def begin(self) -> None:
-        """Write what stands before all documents."""
-
-    def entity(self, entity: Entity) -> None:
-        """Write or keep an entity."""
-
-    def relation(self, head: Entity, tail: Entity, entry: Entry) -> None:
-        """Write or keep a prediction."""
-
-    def end(self) -> None:
-        """Write what stands after all documents."""
+from hingeabl.writers.writer import Entity, Entry, Writer, edge_properties
 
 
 class JsonList(Writer):

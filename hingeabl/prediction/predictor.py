@@ -1,0 +1,118 @@
+"""A trained run that predicts the relations of documents, or of a text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+from hingeabl.data.checks import check_cuts
+from hingeabl.data.documents import RELATION_NAMES, MentionCounts
+from hingeabl.data.schema import Document, check_document, check_types
+from hingeabl.files import read_json
+from hingeabl.modeling.encoder import WINDOW, max_window
+from hingeabl.readers.text import document_of_text
+from hingeabl.training.inference import Predictions, predict
+from hingeabl.training.saved_run import TrainedRun, open_run
+from hingeabl.writers.writer import Entity, Entry, entities_of
+from losses import Loss, get_loss
+from prepro import featurize
+from utils import pick_device, pick_precision
+
+
+class Relation(NamedTuple):
+    """A predicted relation: two entities, the relation's name between them, its name in rel2id, and its scores; margin
+    is score - threshold, above 0."""
+
+    head: Entity
+    relation: str
+    tail: Entity
+    r: str
+    score: float
+    threshold: float
+    margin: float
+
+    def __str__(self) -> str:
+        return f"{self.head.name} | {self.relation} | {self.tail.name} (margin {self.margin:.2f})"
+
+
+class Predictor:
+    """A run, ready to predict: `documents` counts what it was given, `mentions` what is doubtful there, `cut` the
+    documents that were longer than it reads with the mentions and entities lost, `predictions` what it found."""
+
+    def __init__(self, run: TrainedRun, precision: str | None = None, test_batch_size: int | None = None) -> None:
+        """`precision` and `test_batch_size` default to the run's own, as in train.py --load_path."""
+        self.run = run
+        self.loss: Loss = get_loss(run.settings.loss_type, run.settings.margin)
+        self.relations = {index: relation for relation, index in run.rel2id.items()}
+        self.names: dict[str, str] = read_json(RELATION_NAMES)
+        self.device = next(run.model.parameters()).device
+        self.precision = pick_precision(precision or run.settings.precision, self.device)
+        self.budget = (test_batch_size or run.settings.test_batch_size) * WINDOW
+        self.max_seq_length = min(run.settings.max_seq_length, 2 * max_window(run.model.model)[0])
+        self.typed = run.settings.entity_marker == "typed"
+        self.documents = self.predictions = 0
+        self.cut: Counter[str] = Counter()
+        self.mentions = MentionCounts()
+
+    @classmethod
+    def from_run(
+        cls, name: str, device: str | None = None, precision: str | None = None, test_batch_size: int | None = None
+    ) -> Predictor:
+        """The predictor of a finished run's seed folder. Raises UserError where it cannot be loaded."""
+        return cls(open_run(name, pick_device(device)), precision, test_batch_size)
+
+    def __call__(self, text: str | Document) -> list[Relation]:
+        """The relations of a plain text, whose entities spaCy finds, or of a document in DocRED's schema.
+
+        Raises UserError where spaCy or its model is missing, for a document that breaks the schema, and for scores that
+        are not finite.
+        """
+        document = document_of_text(text, "text", "text") if isinstance(text, str) else {**text}
+        document.pop("labels", None)
+        check_document(document, "document", labels=False)
+        if self.typed:
+            check_types(document, f"document ({document['title']!r})")
+        entities = entities_of(document, 0)
+        return [
+            Relation(
+                entities[entry["h_idx"]],
+                entry["relation"],
+                entities[entry["t_idx"]],
+                *(entry[field] for field in ("r", "score", "threshold", "margin")),
+            )
+            for entry in self.predict([document], title="").entries
+        ]
+
+    def predict(self, documents: list[Document], title: str = "scoring") -> Predictions:
+        """Predictions of checked documents without labels; its entries {title, h_idx, t_idx, r, relation, score,
+        threshold, margin} are in their order: `relation` is r's name, or r where it has none; margin is
+        score - threshold, above 0. `title` stands before the progress, "" shows none. Raises UserError for scores
+        that are not finite.
+        """
+        settings = self.run.settings
+        features = featurize(
+            documents, self.run.tokenizer, self.run.rel2id, self.max_seq_length, settings.entity_marker
+        )
+        self.documents += len(features)
+        self.mentions.add(documents)
+        for cut in check_cuts("", features, self.max_seq_length):
+            self.cut.update(documents=cut["count"], mentions=cut["mentions"], entities=cut["entities"])
+        found = predict(
+            self.run.model,
+            features,
+            self.loss,
+            self.relations,
+            self.device,
+            self.precision,
+            settings.num_labels,
+            self.budget,
+            title=title,
+            with_scores=True,
+        )
+        self.predictions += len(found.entries)
+        return found._replace(entries=[self.with_name(entry) for entry in found.entries])
+
+    def with_name(self, entry: dict[str, Any]) -> Entry:
+        """The prediction with its relation's name, after the relation."""
+        scores = {field: entry.pop(field) for field in ("score", "threshold", "margin")}
+        return {**entry, "relation": self.names.get(entry["r"], entry["r"]), **scores}

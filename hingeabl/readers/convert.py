@@ -1,0 +1,51 @@
+"""A file of any input format, written in DocRED's schema or as spans."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from pathlib import Path
+
+from hingeabl.errors import UserError
+from hingeabl.files import cannot_read, whole_file
+from hingeabl.outputs import check_outputs
+from hingeabl.readers.align import to_spans
+from hingeabl.readers.formats import read_format
+
+ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+SPANS = tuple(f".spans{ending}" for ending in ENDINGS)
+
+
+def convert(path: str, output: str, kind: str | None) -> dict[str, int]:
+    """Write a file's documents with their labels to `output`, whole or not at all, and return the counts of documents,
+    entities, mentions and labels. The output's ending tells its form: .jsonl is one document a line, .gz packed,
+    .spans.json and the like spans, else DocRED's schema. `kind` is the format of `path`, None to recognise it. Raises
+    UserError for an output that must not be written, or an input that cannot be read or has no documents.
+    """
+    check_outputs({"--convert": (output, ENDINGS)}, {"FILE": path})
+    as_lines, as_spans = ".jsonl" in Path(output).suffixes, output.endswith(SPANS)
+    counts = dict.fromkeys(("documents", "entities", "mentions", "labels"), 0)
+    try:
+        file = open(path, "rb")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise cannot_read(path, error) from None
+    with file, whole_file(output, "wb") as raw:
+        packed = gzip.GzipFile("", "wb", 6, raw, mtime=0) if output.endswith(".gz") else raw
+        text = io.TextIOWrapper(packed, encoding="utf-8", newline="\n")
+        for document in read_format(file, path, kind, typed=False, labels=True):
+            before = "" if as_lines else ",\n" if counts["documents"] else "[\n"
+            text.write(before + json.dumps(to_spans(document) if as_spans else document, ensure_ascii=False))
+            text.write("\n" if as_lines else "")
+            counts["documents"] += 1
+            counts["entities"] += len(document["vertexSet"])
+            counts["mentions"] += sum(map(len, document["vertexSet"]))
+            counts["labels"] += len(document.get("labels", []))
+        if not counts["documents"]:
+            raise UserError(f"{path}: holds no documents, so there is nothing to convert; is it the right file?")
+        text.write("" if as_lines else "\n]\n")
+        text.flush()
+        text.detach()
+        if packed is not raw:
+            packed.close()
+    return counts

@@ -1,0 +1,182 @@
+"""Mentions of plain text that name the same entity, joined by rules and, where there are any, by clusters.
+
+1. Mentions of one type with the same name are joined. Case does not count, nor do titles (Dr., Mrs. ...) of persons.
+2. A person's name whose words all stand, in this order, in longer names of exactly one other person is joined with that
+   person: "Curie" and "Marie" with "Marie Curie". Longer names come first, so "Marie Curie" is joined with "Marie
+   Sklodowska Curie" before "Curie" is looked at. With two such persons, such as Marie and Pierre Curie, it stays
+   alone.
+3. A name in capitals ("UN", "U.N.") that equals the initials of exactly one entity of type ORG, LOC or MISC is joined
+   with it, if it is itself of one of these types. Small words ("of", "the" ...) count in the initials all or
+   not at all.
+
+Numbers and times (NUM, TIME) are joined by rule 1 alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hingeabl.errors import first_line
+
+TITLES = frozenset("mr mrs ms miss dr prof professor sir lady lord dame madame president".split())
+SMALL_WORDS = frozenset("of the and for in on a an de la du et von und der".split())
+NAMED = ("ORG", "LOC", "MISC")  # what acronyms stand for
+EXACT = ("NUM", "TIME")  # joined where the names are the same
+PRONOUNS = frozenset("he him his himself she her hers herself it its itself they them their theirs themselves".split())
+Clusters = Sequence[Sequence[tuple[int, int]]]  # of a document: spans of characters, [start, end)
+
+
+@dataclass(frozen=True)
+class Mention:
+    """One mention: its text, one of DocRED's six types, and the span of characters [start, end) in the document."""
+
+    name: str
+    type: str
+    start: int
+    end: int
+
+
+Entities = list[list[Mention]]
+
+
+def join_by_rules(mentions: Iterable[Mention]) -> Entities:
+    """The entities of a document by the rules above: each mention in one of them, both in the text's order."""
+    return _join_acronyms(_join_persons(_join_same(mentions)))
+
+
+def join_by_clusters(mentions: Iterable[Mention], clusters: Clusters) -> Entities:
+    """The entities of a document by clusters of coreferent spans alone; a mention in no cluster stays alone.
+
+    A span stands for the mention that it equals; spans that equal none do nothing. Mentions of one cluster are joined
+    where their types are the same, numbers and times never.
+    """
+    return merge_by_clusters([[mention] for mention in mentions], clusters)
+
+
+def merge_by_clusters(entities: Entities, clusters: Clusters) -> Entities:
+    """Join entities that have mentions of one type in one cluster, see join_by_clusters."""
+    for cluster in clusters:
+        spans = {tuple(span) for span in cluster}
+        for entity_type in sorted({mention.type for entity in entities for mention in entity} - set(EXACT)):
+            found = [
+                entity
+                for entity in entities
+                if any(mention.type == entity_type and (mention.start, mention.end) in spans for mention in entity)
+            ]
+            entities = _merged(entities, found)
+    return _in_order(entities)
+
+
+def pronouns_of(text: str, mentions: Iterable[Mention], clusters: Clusters) -> list[Mention]:
+    """The pronouns of clusters that hold a mention other than a number or a time, as mentions of the first one's type.
+    A pronoun that overlaps a mention is left out."""
+    mentions = list(mentions)
+    taken = {place for mention in mentions for place in range(mention.start, mention.end)}
+    at = {(mention.start, mention.end): mention for mention in mentions if mention.type not in EXACT}
+    found = []
+    for cluster in clusters:
+        first = next((at[span] for span in map(tuple, sorted(cluster)) if span in at), None)
+        for start, end in cluster if first else ():
+            if text[start:end].casefold() in PRONOUNS and start not in taken:
+                found.append(Mention(text[start:end], first.type, start, end))  # type: ignore[union-attr]
+                taken.update(range(start, end))
+    return found
+
+
+def find_clusters(text: str) -> Clusters:
+    """fastcoref's clusters of a text; none where it is not installed. A warning tells where its model is not there."""
+    predictor = _fastcoref()
+    return predictor.predict(texts=[text])[0].get_clusters(as_strings=False) if predictor else []
+
+
+@functools.cache
+def _fastcoref() -> Any:
+    try:
+        from fastcoref import FCoref
+    except ImportError:
+        return None
+    try:
+        return FCoref()
+    except Exception as error:  # of the hub, the network, the file system or torch
+        problem = f"fastcoref's model cannot be loaded ({first_line(error)})"
+        print(f"WARNING: {problem}; mentions are joined by rules alone", file=sys.stderr)
+        return None
+
+
+def _join_same(mentions: Iterable[Mention]) -> Entities:
+    entities: dict[tuple[str, tuple[str, ...]], list[Mention]] = defaultdict(list)
+    for mention in mentions:
+        entities[mention.type, _words(mention)].append(mention)
+    return _in_order(entities.values())
+
+
+def _join_persons(entities: Entities) -> Entities:
+    persons = [entity for entity in entities if entity[0].type == "PER"]
+    for entity in sorted(persons, key=lambda entity: -len(_words(entity[0]))):
+        words = _words(entity[0])
+        entities = _joined_with_only(entities, entity, functools.partial(_is_part, words))
+    return entities
+
+
+def _is_part(words: tuple[str, ...], longer: Mention) -> bool:
+    others = _words(longer)
+    rest = iter(others)
+    return longer.type == "PER" and len(words) < len(others) and all(word in rest for word in words)
+
+
+def _join_acronyms(entities: Entities) -> Entities:
+    for entity in list(entities):
+        letters = entity[0].name.replace(".", "")
+        if entity[0].type in NAMED and len(letters) > 1 and letters.isalpha() and letters.isupper():
+            entities = _joined_with_only(entities, entity, functools.partial(_is_acronym, letters))
+    return entities
+
+
+def _is_acronym(letters: str, longer: Mention) -> bool:
+    return longer.type in NAMED and letters in _initials(longer)
+
+
+def _joined_with_only(entities: Entities, entity: list[Mention], fits: Callable[[Mention], bool]) -> Entities:
+    """`entity` joined with the one other entity that has a mention that fits; unchanged if there are none or more."""
+    own = set(entity)
+    found = [other for other in entities if not own & set(other) and any(map(fits, other))]
+    if len(found) != 1:
+        return entities
+    holder = next(other for other in entities if own & set(other))
+    return _in_order(_merged(entities, [found[0], holder]))
+
+
+def _merged(entities: Entities, parts: Entities) -> Entities:
+    if len(parts) < 2:
+        return entities
+    others = [entity for entity in entities if not any(entity is part for part in parts)]
+    return [*others, [mention for part in parts for mention in part]]
+
+
+def _place(mention: Mention) -> tuple[int, int]:
+    return mention.start, mention.end
+
+
+def _in_order(entities: Iterable[list[Mention]]) -> Entities:
+    return sorted((sorted(entity, key=_place) for entity in entities), key=lambda entity: _place(entity[0]))
+
+
+def _words(mention: Mention) -> tuple[str, ...]:
+    """A name's words for comparison; a person's without titles, unless there is nothing else."""
+    words = tuple(mention.name.casefold().split())
+    if mention.type != "PER":
+        return words
+    return tuple(word for word in words if word.rstrip(".") not in TITLES) or words
+
+
+def _initials(mention: Mention) -> Iterator[str]:
+    """A longer name's initials: of all words, and without small ones."""
+    words = mention.name.split()
+    for chosen in (words, [word for word in words if word.casefold() not in SMALL_WORDS]):
+        if len(chosen) > 1:
+            yield "".join(word[0] for word in chosen).upper()

@@ -1,0 +1,38 @@
+"""A text file's lines as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from hingeabl.data.stream import LARGEST, JsonText
+from hingeabl.errors import UserError
+
+
+def read_lines(file: BinaryIO, name: str) -> Iterator[str]:
+    """The lines without their ends, \\n or \\r\\n; the file may be packed by gzip. Raises UserError where it cannot be
+    read, is no text, or a line is beyond LARGEST."""
+    text = JsonText(file, name)
+    number = 1
+    while True:
+        end = text.text.find("\n", text.place)
+        if end >= 0:
+            yield text.text[text.place : end].removesuffix("\r")
+            text.place = end + 1
+            number += 1
+        elif len(text.text) - text.place > LARGEST:
+            raise UserError(f"{name}: line {number}: is longer than {LARGEST:,} characters; is this the right file?")
+        elif not text.read_more():
+            break
+    if text.place < len(text.text):
+        yield text.text[text.place :]
+
+
+def read_all(file: BinaryIO, name: str) -> str:
+    """The whole text, its line ends as they are. Raises UserError as read_lines does."""
+    text = JsonText(file, name)
+    parts = []
+    while text.read_more():
+        parts.append(text.text)
+        text.place = len(text.text)
+    return "".join(parts)

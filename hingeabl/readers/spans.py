@@ -1,0 +1,104 @@
+"""Documents as JSON with text and mentions at character offsets, in the file layouts of data/stream.py.
+
+A document is {title, text, sents, entities, labels}: `entities[i]` is {type, id, mentions}, a mention {start, end,
+type} or [start, end], `sents` holds the tokens of each sentence as [start, end]. Only text and entities are needed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from hingeabl.data.schema import Document
+from hingeabl.data.stream import read_objects
+from hingeabl.errors import UserError
+from hingeabl.readers.align import Mention, Span, align, warn
+
+REQUIRED = (("text", str, "string"), ("entities", list, "list of objects with mentions"))
+OPTIONAL = (("title", str, "string"), ("sents", list, "list of sentences"), ("labels", list, "list"))
+
+
+def read_spans(file: BinaryIO, name: str) -> Iterator[Document]:
+    """Documents in DocRED's schema, as they are read; labels' h, t and r are not checked. At the end, one line on
+    stderr tells what was counted. Raises UserError with file, document, field and remedy."""
+    counts: Counter[str] = Counter()
+    for number, value in enumerate(read_objects(file, name)):
+        yield from_spans(value, f"{name}: document {number}", f"document {number}", counts)
+    warn(name, counts)
+
+
+def from_spans(value: dict[str, Any], where: str, title: str, counts: Counter[str]) -> Document:
+    """One document in DocRED's schema; `title` is for one without. Raises UserError, opening with `where`."""
+    for field, kind, described in (*REQUIRED, *OPTIONAL):
+        if field not in value and (field, kind, described) in OPTIONAL:
+            continue
+        if not isinstance(value.get(field), kind):
+            problem = "has the wrong type" if field in value else "is missing"
+            raise UserError(f"{where}: {field}: {problem}; it must be a {described}")
+    if "title" in value:
+        title = value["title"]
+        where = f"{where} ({title!r})"
+    entities = [_mentions(entity, f"entities[{number}]", where) for number, entity in enumerate(value["entities"])]
+    sents = _sents(value["sents"], len(value["text"]), where) if "sents" in value else None
+    labels = _labels(value["labels"], sents, where) if "labels" in value else None
+    return align(title, value["text"], entities, where, counts, labels, sents)
+
+
+def _mentions(entity: Any, place: str, where: str) -> list[Mention]:
+    if not isinstance(entity, dict) or not isinstance(entity.get("mentions"), list):
+        raise UserError(f"{where}: {place}: is not an object with a list of mentions; correct it")
+    return [
+        _mention(mention, entity.get("type"), f"{place}.mentions[{number}]", where)
+        for number, mention in enumerate(entity["mentions"])
+    ]
+
+
+def _mention(mention: Any, entity_type: Any, place: str, where: str) -> Mention:
+    span: Any = mention
+    if isinstance(mention, dict):
+        span = [mention.get("start"), mention.get("end")]
+        entity_type = mention.get("type", entity_type)
+    if not _is_span(span):
+        raise UserError(
+            f"{where}: {place}: {mention!r} is not {{start, end}} or [start, end] in characters of the text; correct it"
+        )
+    if entity_type is not None and not isinstance(entity_type, str):
+        raise UserError(f"{where}: {place}: type {entity_type!r} is not a string; correct it or leave it out")
+    return Mention(span[0], span[1], entity_type, place)
+
+
+def _is_span(span: Any) -> bool:
+    return isinstance(span, list) and len(span) == 2 and all(type(place) is int for place in span)
+
+
+def _sents(sents: list[Any], length: int, where: str) -> list[list[Span]]:
+    """The tokens of each sentence, checked."""
+    last = 0
+    for number, sentence in enumerate(sents):
+        if not isinstance(sentence, list):
+            raise UserError(f"{where}: sents[{number}]: must be a list of tokens, each [start, end]; correct it")
+        for token, span in enumerate(sentence):
+            if not _is_span(span) or not last <= span[0] <= span[1] <= length:
+                raise UserError(
+                    f"{where}: sents[{number}][{token}]: {span!r} is not [start, end] in characters of the text, after "
+                    "the token before; correct it, or leave sents out"
+                )
+            last = span[1]
+    return [[(start, end) for start, end in sentence] for sentence in sents]
+
+
+def _labels(labels: list[Any], sents: list[list[Span]] | None, where: str) -> list[Any]:
+    """Labels whose evidence, where there is any, is checked."""
+    for number, label in enumerate(labels):
+        place = f"{where}: labels[{number}]"
+        if not isinstance(label, dict):
+            raise UserError(f"{place}: is not an object with h, t and r; correct it")
+        evidence = label.get("evidence", [])
+        if evidence and sents is None:
+            raise UserError(f"{place}.evidence: numbers sentences, but there are no sents; add sents or leave it out")
+        if not isinstance(evidence, list) or not all(
+            type(item) is int and 0 <= item < len(sents or ()) for item in evidence
+        ):
+            raise UserError(f"{place}.evidence: {evidence!r} must be a list of numbers of sents; correct it")
+    return labels

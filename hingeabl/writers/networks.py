@@ -1,0 +1,98 @@
+"""Predictions as GraphML and as pictures, which hold the whole graph in memory, by networkx."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from typing import IO, Any, TextIO, cast
+
+from hingeabl.errors import UserError
+from hingeabl.writers.writer import Entity, Entry, Writer, edge_properties
+
+NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+LARGEST_PICTURE = 1000  # entities: the layout's time grows with their square, and no one could read more
+
+
+class NetworkX(Writer):
+    """What holds the whole graph in memory, as networkx.MultiDiGraph: the nodes are the entities' ids."""
+
+    package = "networkx"
+
+    def __init__(self, output: IO[Any]) -> None:
+        super().__init__(output)
+        self.graph = self.module.MultiDiGraph()
+
+    def entity(self, entity: Entity) -> None:
+        """Keep a node."""
+        properties = entity._asdict()
+        self.graph.add_node(properties.pop("id"), **properties)
+
+    def relation(self, head: Entity, tail: Entity, entry: Entry) -> None:
+        """Keep an edge."""
+        self.graph.add_edge(head.id, tail.id, self.graph.number_of_edges(), **edge_properties(entry))
+
+
+class GraphMl(NetworkX):
+    """GraphML. It has no lists, so mentions and types are JSON texts there."""
+
+    def begin(self) -> None:
+        """Nothing is replaced yet."""
+        self.replaced = 0
+
+    def allowed(self, value: Any) -> Any:
+        """A property as GraphML can hold it."""
+        text = json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+        if not isinstance(text, str):
+            return text
+        text, count = NOT_XML.subn("\ufffd", text)
+        self.replaced += count
+        return text
+
+    def entity(self, entity: Entity) -> None:
+        """Keep a node."""
+        super().entity(Entity(*map(self.allowed, entity)))
+
+    def relation(self, head: Entity, tail: Entity, entry: Entry) -> None:
+        """Keep an edge."""
+        head, tail = (end._replace(id=NOT_XML.sub("\ufffd", end.id)) for end in (head, tail))
+        super().relation(head, tail, {field: self.allowed(value) for field, value in entry.items()})
+
+    def end(self) -> None:
+        """Write the graph, and warn of characters that XML does not allow."""
+        file = io.BytesIO()
+        self.module.write_graphml_xml(self.graph, file)
+        self.output.write(file.getvalue().decode().replace("\r", "&#13;") + "\n")  # else a reader takes it for \n
+        if self.replaced:
+            print(
+                f"WARNING: GraphML: {self.replaced:,} control characters, which XML does not allow, are U+FFFD there",
+                file=sys.stderr,
+            )
+
+
+class Picture(NetworkX):
+    """A picture of the graph: an entity is a point with its name, an arrow has the names of its relations."""
+
+    form = "svg"
+
+    def add(self, documents: Any, entries: Any) -> None:
+        """Keep documents. Raises UserError where they have more entities than a picture can show."""
+        super().add(documents, entries)
+        if len(self.graph) > LARGEST_PICTURE:
+            raise UserError(
+                f"--output: a picture shows at most {LARGEST_PICTURE:,} entities, and the documents have more; pass "
+                "fewer documents, or name a .graphml file"
+            )
+
+    def end(self) -> None:
+        """Draw the graph, the same each time."""
+        from hingeabl.reporting.drawing import draw_graph  # matplotlib is slow to import
+
+        draw_graph(self.graph, cast(TextIO, self.output).buffer, self.form)
+
+
+class Png(Picture):
+    """The same in pixels."""
+
+    form = "png"
