@@ -176,7 +176,8 @@ def main(arguments: list[str] | None = None) -> None:
             file=sys.stderr,
         )
     if args.output != "-":
-        print(f"{predictor.predictions:,} predictions for {predictor.documents:,} documents: {args.output}")
+        documents = f"{predictor.documents:,} document{'s' * (predictor.documents != 1)}"
+        print(f"{predictor.predictions:,} predictions for {documents}: {args.output}")
 
 
 if __name__ == "__main__":

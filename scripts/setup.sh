@@ -1,6 +1,6 @@
 # Sourced by the other scripts: goes to the repository's root and into its virtual environment, .venv, made on the first
 # run and again when scripts/requirements.lock changes or the clone moves. It needs Python 3.10 or newer with venv, and
-# the package index; nothing outside the clone changes.
+# the package index; nothing outside the clone changes. With EXTRAS=yes the packages of scripts/extras.lock are added.
 CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.."
 
 find_python() {
@@ -15,17 +15,26 @@ find_python() {
     return 1
 }
 
+install_packages() {
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$1" || {
+        echo "error: the packages of $1 could not be installed; check the network and run this again" >&2
+        return 1
+    }
+}
+
 wanted=$(pwd && cat scripts/requirements.lock)
 if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
     python=$(find_python) || exit 1
     echo "setting up .venv with $("$python" --version): a few minutes, once"
     "$python" -m venv --clear .venv || exit 1
     .venv/bin/python scripts/torch_build.py || exit 1 # where the GPU or its driver wants another build than pip takes
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r scripts/requirements.lock || {
-        echo "error: the packages of scripts/requirements.lock could not be installed; check the network and run this again" >&2
-        exit 1
-    }
+    install_packages scripts/requirements.lock || exit 1
     .venv/bin/python scripts/doctor.py --gpu # warns of a GPU that torch cannot use
     echo "$wanted" >.venv/installed
+fi
+wanted=$(cat scripts/extras.lock scripts/spacy_model.lock)
+if [ "${EXTRAS:-}" = yes ] && [ "$(cat .venv/installed_extras 2>/dev/null)" != "$wanted" ]; then
+    install_packages scripts/extras.lock && install_packages scripts/spacy_model.lock || exit 1
+    echo "$wanted" >.venv/installed_extras
 fi
 source .venv/bin/activate

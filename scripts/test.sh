@@ -5,6 +5,7 @@
 # Tests on real documents find them through REDOCRED_DIR and FIXTURES_DIR; without these, all others still run.
 # TEST_PROCESSES sets how many tests run at once (default: the number of cores, 4 at most).
 set -euo pipefail
+EXTRAS=yes
 source "$(dirname "$0")/setup.sh"
 WHICH=(-m "not slow")
 if [ "${1:-}" = --all ]; then

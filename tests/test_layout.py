@@ -126,6 +126,19 @@ def test_the_lock_pins_everything_that_pyproject_asks_for():
         assert [int(part) for part in version.split(".")] >= [int(part) for part in least.split(".") if part], name
 
 
+@pytest.mark.parametrize("extra", ["text", "graph", "serve"])
+def test_each_extra_is_the_same_in_pyproject_its_requirements_and_the_lock(extra):
+    listed = re.search(rf"\n{extra} = \[(.*?)\]", (ROOT / "pyproject.toml").read_text())
+    wanted = re.findall(r'"([^"]+)"', listed[1])
+    lines = (ROOT / f"scripts/requirements-{extra}.txt").read_text().splitlines()
+    assert wanted == [line for line in lines if not line.startswith("#")]
+    locks = [(ROOT / f"scripts/{name}.lock").read_text() for name in ("requirements", "extras")]
+    for requirement in wanted:
+        name, _, least = requirement.partition(">=")
+        versions = re.findall(rf"^{name}==([\d.]+)", "\n".join(locks), re.M)
+        assert versions and all(version.split(".") >= least.split(".") for version in versions)
+
+
 def test_the_readme_is_short():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 200 and len(text.split()) <= 2000

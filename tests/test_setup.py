@@ -56,13 +56,20 @@ def machine(tmp_path):
     return tools
 
 
-def set_up(machine, *, fails=False, **variables):
-    """Source setup.sh; (the commands of pip and uv, the one of the lock file left out; output; errors)."""
+def source_setup(machine, *, fails=False, **variables):
+    """Source setup.sh; the finished process."""
     clone, log = machine.parent / "clone", machine.parent / "log"
     environment = {"PATH": str(machine), "LOG": str(log), "STAND_INS": str(machine), "HOME": str(machine), **variables}
     command = ["bash", "-c", f"source {clone}/scripts/setup.sh"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode != 0) == fails, done.stderr
+    return done
+
+
+def set_up(machine, *, fails=False, **variables):
+    """Source setup.sh; (the commands of pip and uv, the one of the lock file left out; output; errors)."""
+    clone, log = machine.parent / "clone", machine.parent / "log"
+    done = source_setup(machine, fails=fails, **variables)
     commands = log.read_text().replace(str(clone), "{clone}").splitlines()
     if not fails:
         assert commands.pop().endswith("install --quiet --disable-pip-version-check -r scripts/requirements.lock")
@@ -172,6 +179,24 @@ def test_the_build_that_the_user_names_is_what_uv_takes_or_the_missing_uv_is_tol
     commands, _, warnings = set_up(machine, UV_TORCH_BACKEND="cu132", UV_HAS="cu132", PIP_CONFIG_SAYS="x.index-url")
     assert commands == ([UV_INSTALL.format(clone="{clone}", build="cu132")] if uv else [])
     assert warnings == ([] if uv else ["WARNING: UV_TORCH_BACKEND=cu132 is for uv, which is not installed"])
+
+
+def test_extras_are_added_where_they_are_wanted_once_and_again_when_their_lock_changes(machine):
+    clone, log = machine.parent / "clone", machine.parent / "log"
+    command = "pip install --quiet --disable-pip-version-check -r scripts/"
+
+    def installed(**variables):
+        log.write_text("")
+        source_setup(machine, **variables)
+        return [line.removeprefix(command) for line in log.read_text().splitlines()]
+
+    assert installed() == ["requirements.lock"]
+    assert installed(EXTRAS="yes") == ["extras.lock", "spacy_model.lock"]
+    assert installed(EXTRAS="yes") == []
+    with (clone / "scripts/extras.lock").open("a") as file:
+        file.write("# another line\n")
+    assert installed() == []
+    assert installed(EXTRAS="yes") == ["extras.lock", "spacy_model.lock"]
 
 
 def test_the_table_of_builds_is_for_the_torch_of_the_lock_and_starts_with_the_newest():

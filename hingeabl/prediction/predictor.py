@@ -35,6 +35,18 @@ class Relation(NamedTuple):
         return f"{self.head.name} | {self.relation} | {self.tail.name} (margin {self.margin:.2f})"
 
 
+def relations_of(document: Document, entries: list[Entry]) -> list[Relation]:
+    """The predictions of a document with its entities."""
+    entities = entities_of(document, 0)
+    scores = ("r", "score", "threshold", "margin")
+    return [
+        Relation(
+            entities[entry["h_idx"]], entry["relation"], entities[entry["t_idx"]], *(entry[field] for field in scores)
+        )
+        for entry in entries
+    ]
+
+
 class Predictor:
     """A run, ready to predict: `documents` counts what it was given, `mentions` what is doubtful there, `cut` the
     documents that were longer than it reads with the mentions and entities lost, `predictions` what it found."""
@@ -72,22 +84,12 @@ class Predictor:
         check_document(document, "document", labels=False)
         if self.typed:
             check_types(document, f"document ({document['title']!r})")
-        entities = entities_of(document, 0)
-        return [
-            Relation(
-                entities[entry["h_idx"]],
-                entry["relation"],
-                entities[entry["t_idx"]],
-                *(entry[field] for field in ("r", "score", "threshold", "margin")),
-            )
-            for entry in self.predict([document], title="").entries
-        ]
+        return relations_of(document, self.predict([document]).entries)
 
-    def predict(self, documents: list[Document], title: str = "scoring") -> Predictions:
+    def predict(self, documents: list[Document]) -> Predictions:
         """Predictions of checked documents without labels; its entries {title, h_idx, t_idx, r, relation, score,
         threshold, margin} are in their order: `relation` is r's name, or r where it has none; margin is
-        score - threshold, above 0. `title` stands before the progress, "" shows none. Raises UserError for scores
-        that are not finite.
+        score - threshold, above 0. Raises UserError for scores that are not finite.
         """
         settings = self.run.settings
         features = featurize(
@@ -106,7 +108,7 @@ class Predictor:
             self.precision,
             settings.num_labels,
             self.budget,
-            title=title,
+            title="scoring",
             with_scores=True,
         )
         self.predictions += len(found.entries)

@@ -12,7 +12,7 @@ from hingeabl.errors import UserError
 from hingeabl.writers.writer import Entity, Entry, Writer, edge_properties
 
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-LARGEST_PICTURE = 1000  # entities: the layout's time grows with their square, and no one could read more
+LARGEST_PICTURE = 300  # entities: the layout's time grows with their square, and no one could read more
 
 
 class NetworkX(Writer):

@@ -1,0 +1,59 @@
+"""A spaCy component that finds relations: `doc._.relations` holds what Predictor returns for the document.
+
+    import hingeabl.prediction.spacy_component
+
+    nlp = spacy.load("en_core_web_sm")
+    nlp.add_pipe("hingeabl", config={"run": "runs/quickstart/seed_1"})
+
+It needs sentences and named entities from the components before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from spacy.language import Language
+from spacy.tokens import Doc
+from spacy.util import minibatch
+
+from hingeabl.prediction.predictor import Predictor, Relation, relations_of
+from hingeabl.readers.text import document_of_doc
+from hingeabl.writers.writer import Entity
+
+FOUND = "hingeabl"  # under this name a document keeps its relations as plain lists, which spaCy can store
+
+
+@Language.factory("hingeabl", default_config={"device": None})
+def make_component(nlp: Language, name: str, run: str, device: str | None) -> Component:
+    """The component of the finished run `run`, on `device` (default: CUDA where there is one). Raises UserError where
+    the run cannot be loaded."""
+    return Component(Predictor.from_run(run, device))
+
+
+class Component:
+    """Sets `doc._.relations`. Raises UserError for documents without sentences or named entities."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+
+    def __call__(self, doc: Doc) -> Doc:
+        """The document with its relations."""
+        return next(self.pipe([doc], 1))
+
+    def pipe(self, stream: Iterable[Doc], batch_size: int) -> Iterator[Doc]:
+        """Documents with their relations, scored `batch_size` at a time."""
+        for docs in minibatch(stream, batch_size):
+            documents = [document_of_doc(doc, "text") for doc in docs]
+            found = self.predictor.predict(documents).of_each_document()
+            for doc, document, entries in zip(docs, documents, found, strict=True):
+                doc.user_data[FOUND] = [list(relation) for relation in relations_of(document, entries)]
+                yield doc
+
+
+def stored_relations(doc: Doc) -> list[Relation]:
+    """The relations that a document keeps."""
+    found = doc.user_data.get(FOUND, [])
+    return [Relation(Entity(*head), name, Entity(*tail), *scores) for head, name, tail, *scores in found]
+
+
+Doc.set_extension("relations", getter=stored_relations, force=True)

@@ -1,0 +1,126 @@
+"""Predictor on a text and a document, and as a component of spaCy."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from hingeabl.errors import UserError
+from predict import Predictor
+
+TEXT = (
+    "Marie Curie was born in Warsaw in 1867. She worked with Pierre Curie at the University of Paris. Irène "
+    "Joliot-Curie was born in Paris.\n\nBarack Obama was born in Honolulu."
+)
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return Predictor.from_run(str(trained), "cpu")
+
+
+@pytest.fixture(scope="module")
+def documents(sample):
+    return json.loads((sample / "test.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def nlp():
+    pytest.importorskip("spacy", reason="spaCy is not installed: scripts/requirements-text.txt")
+    from hingeabl.readers.text import load_spacy
+
+    try:
+        return load_spacy()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def test_a_document_has_the_relations_of_predict_py_with_names_and_entities(predictor, documents):
+    for document in documents[:5]:
+        unlabelled = {field: value for field, value in document.items() if field != "labels"}
+        entries = predictor.predict([unlabelled]).entries
+        found = predictor(document)
+        assert found and len(found) == len(entries)
+        for relation, entry in zip(found, entries, strict=True):
+            assert (relation.head.number, relation.tail.number) == (entry["h_idx"], entry["t_idx"])
+            assert relation.head.mentions[0] == document["vertexSet"][entry["h_idx"]][0]["name"]
+            assert [getattr(relation, field) for field in ("r", "relation", "score", "threshold", "margin")] == [
+                entry[field] for field in ("r", "relation", "score", "threshold", "margin")
+            ]
+            assert str(relation).startswith(f"{relation.head.name} | {entry['relation']} | {relation.tail.name} (")
+        assert "labels" in document
+
+
+def test_a_document_that_breaks_the_schema_is_refused(predictor):
+    with pytest.raises(UserError, match=r"^document \(.A.\): vertexSet: is missing"):
+        predictor({"title": "A", "sents": [["a"]]})
+
+
+def test_a_text_has_the_relations_of_the_document_that_spacy_makes_of_it(predictor, nlp):
+    from hingeabl.readers.text import document_of_text
+
+    found = predictor(TEXT)
+    assert found == predictor(document_of_text(TEXT, "text", "text"))
+    assert {"Marie Curie", "Warsaw", "Barack Obama"} <= {end.name for one in found for end in (one.head, one.tail)}
+
+
+def test_an_empty_text_is_refused(predictor):
+    with pytest.raises(UserError, match=r"^text: is empty"):
+        predictor(" \n")
+
+
+def test_nothing_is_printed_for_a_text(predictor, nlp, capfd):
+    predictor(TEXT)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture(scope="module")
+def pipeline(nlp, trained):
+    import spacy
+
+    import hingeabl.prediction.spacy_component  # noqa: F401
+
+    own = spacy.load(nlp.meta["lang"] + "_" + nlp.meta["name"])
+    own.add_pipe("hingeabl", config={"run": str(trained), "device": "cpu"})
+    return own
+
+
+def test_spacys_component_finds_what_the_predictor_finds(pipeline, predictor):
+    expected = predictor(TEXT)
+    assert len(expected) > 3 and pipeline(TEXT)._.relations == expected
+
+
+def test_spacys_component_keeps_the_order_in_batches(pipeline):
+    texts = [TEXT, "It rains.", *re.findall(r"[^.]+\.", TEXT)]
+    expected = [pipeline(text)._.relations for text in texts]
+    assert expected[1] == [] != expected[0]
+    assert [doc._.relations for doc in pipeline.pipe(texts, batch_size=2)] == expected
+
+
+def test_spacys_documents_keep_their_relations_when_they_are_stored(pipeline):
+    from spacy.tokens import Doc, DocBin
+
+    doc = pipeline(TEXT)
+    stored = DocBin(store_user_data=True, docs=[doc]).to_bytes()
+    (again,) = DocBin().from_bytes(stored).get_docs(pipeline.vocab)
+    assert Doc(pipeline.vocab).from_bytes(doc.to_bytes())._.relations == again._.relations == doc._.relations != []
+
+
+def test_spacys_component_without_entities_before_it_is_told_what_is_missing(trained, nlp):
+    import spacy
+
+    import hingeabl.prediction.spacy_component  # noqa: F401
+
+    blank = spacy.blank("en")
+    blank.add_pipe("hingeabl", config={"run": str(trained)})
+    with pytest.raises(UserError, match="finds no sentences; add the component 'parser'"):
+        blank("Anna left.")
+
+
+def test_the_programs_do_not_import_optional_packages():
+    code = "import predict, prepro, sys; print({'spacy', 'networkx', 'rdflib', 'fastapi'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout in ("set()\n", "{'networkx'}\n")  # torch may import networkx
