@@ -127,7 +127,7 @@ def encode_documents(
     tokens = {token for document in documents for sentence in document["sents"] for token in sentence}
     pieces_of = word_pieces(tokens, tokenizer)
     encoded = []
-    for document in tqdm(documents, desc="word pieces", unit="doc", leave=False, delay=1):
+    for document in tqdm(documents, desc="word pieces", unit="doc", leave=False, delay=1, disable=len(documents) < 2):
         pieces, entity_pos = mark_entities(document, pieces_of, markers)
         kept = pieces[: max_seq_length - 2]
         input_ids = [tokenizer.cls_token_id, *kept, tokenizer.sep_token_id]

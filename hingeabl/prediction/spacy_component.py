@@ -10,7 +10,8 @@ It needs sentences and named entities from the components before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from spacy.language import Language
 from spacy.tokens import Doc
@@ -53,7 +54,13 @@ class Component:
 def stored_relations(doc: Doc) -> list[Relation]:
     """The relations that a document keeps."""
     found = doc.user_data.get(FOUND, [])
-    return [Relation(Entity(*head), name, Entity(*tail), *scores) for head, name, tail, *scores in found]
+    return [Relation(entity(head), name, entity(tail), *scores) for head, name, tail, *scores in found]
+
+
+def entity(stored: Sequence[Any]) -> Entity:
+    """An entity of its stored fields, in which lists may have become tuples."""
+    *fields, mentions, types = stored
+    return Entity(*fields, list(mentions), list(types))
 
 
 Doc.set_extension("relations", getter=stored_relations, force=True)

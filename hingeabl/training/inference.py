@@ -75,7 +75,10 @@ def score(
     model.eval()
     with autocast(device, precision):
         half_weights = model.half_weights(device)
-    with tqdm(total=len(features), desc=title, unit="doc", leave=False, delay=1) as progress, half_weights:
+    with (
+        tqdm(total=len(features), desc=title, unit="doc", leave=False, delay=1, disable=len(features) < 2) as progress,
+        half_weights,
+    ):
         for indices in batches_by_size(features, budget):
             batch = collate_fn([features[index] for index in indices])
             labels = batch.pop("labels", None)
