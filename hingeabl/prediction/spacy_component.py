@@ -60,7 +60,7 @@ def stored_relations(doc: Doc) -> list[Relation]:
 def entity(stored: Sequence[Any]) -> Entity:
     """An entity of its stored fields, in which lists may have become tuples."""
     *fields, mentions, types = stored
-    return Entity(*fields, list(mentions), list(types))
+    return Entity._make([*fields, list(mentions), list(types)])
 
 
 Doc.set_extension("relations", getter=stored_relations, force=True)

@@ -93,8 +93,8 @@ def png_of(figure: Figure) -> bytes:
 
 @styled
 def draw_graph(graph: Any, file: BinaryIO, form: str) -> None:
-    """Draw a networkx.MultiDiGraph, whose nodes have a `name` and `types` and edges a `relation`, as "svg" or "png"; the
-    bytes are the same each time."""
+    """Draw a networkx.MultiDiGraph, whose nodes have a `name` and `types` and edges a `relation`, as "svg" or "png";
+    the bytes are the same each time."""
     import networkx  # an optional package
 
     side = max(6.0, min(40.0, 2.4 * len(graph) ** 0.5))
