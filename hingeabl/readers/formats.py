@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 from hingeabl.data.schema import Document, check_document, check_types
 from hingeabl.data.stream import CHUNK, TOKEN, Rewound, read_objects, stream_documents
 from hingeabl.errors import UserError
-from hingeabl.files import GZIP, cannot_read, encoding_of
+from hingeabl.files import GZIP, ZIP, cannot_read, encoding_of, refuse_foreign
 from hingeabl.readers.brat import read_brat
 from hingeabl.readers.pubtator import read_pubtator
 from hingeabl.readers.spans import read_spans
@@ -24,9 +24,10 @@ VALUE = re.compile(r"\s*:\s*(.)")  # after a key: how its value begins
 
 
 def detect(start: bytes, name: str) -> str:
-    """The format of a file, one of FORMATS, by its first bytes and its name; docred where nothing tells another.
+    """The format of a file, one of FORMATS, by its first bytes and its name; docred for what none can read.
 
     brat: NAME.ann, or NAME.txt with NAME.ann beside it. spans: the first object has a string `text` and no vertexSet.
+    text: .txt. Raises UserError for other text that begins with a letter or a digit.
     """
     path = Path(name.removesuffix(".gz"))
     if path.suffix == ".ann" or (path.suffix == ".txt" and path.with_suffix(".ann").exists()):
@@ -36,13 +37,20 @@ def detect(start: bytes, name: str) -> str:
             start = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(start, CHUNK)
         except zlib.error:
             return "docred"  # whose reader says what is wrong
+    if start.startswith(ZIP):
+        return "docred"
     text = start.decode(encoding_of(start), "ignore")
     if text.lstrip()[:1] in ("{", "["):
         keys = _first_keys(text)
         return "spans" if keys.get("text") == QUOTE and "vertexSet" not in keys else "docred"
     if PUBTATOR.match(text):
         return "pubtator"
-    return "text" if path.suffix == ".txt" else "docred"
+    if path.suffix == ".txt":
+        return "text"
+    refuse_foreign(text[:1000], name)
+    if text.lstrip()[:1].isalnum():
+        raise UserError(f"{name}: its format is not recognised; pass --format, one of {', '.join(FORMATS)}")
+    return "docred"
 
 
 def _first_keys(text: str) -> dict[str, str]:
