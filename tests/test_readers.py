@@ -218,8 +218,8 @@ def test_identifiers_are_parted_as_pubtators_files_have_them(fields, entities):
 def test_mentions_that_differ_from_the_text_or_cut_a_token_are_counted(capsys):
     read("7|t|Iodide\n7|a|NIS\n7\t0\t3\tIod\tC\tD1\n7\t7\t10\tTPO\tG\t1\n7\t0\t10\tIodide  NIS\tG\t1\n")
     assert told(capsys) == (
-        "docs: 1 mentions cut a token and are widened to whole tokens; 1 sentence ends lie in a mention, so the sentences "
-        "there are joined; 1 mentions have another text than that at their offsets, which is taken\n"
+        "docs: 1 mentions cut a token and are widened to whole tokens; 1 sentence ends lie in a mention, so the "
+        "sentences there are joined; 1 mentions have another text than that at their offsets, which is taken\n"
     )
 
 
