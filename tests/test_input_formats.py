@@ -201,7 +201,7 @@ def test_an_error_is_one_line_and_exit_code_2(tmp_path, output):
     command = [sys.executable, ROOT / "prepro.py", "bad.tsv", "--convert", output]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"error: bad\.tsv: document '8': line 12: \[0, 99\] is not in the text, .*\n", done.stderr)
+    assert re.fullmatch(r"error: bad\.tsv: document '8': line 13: \[0, 99\] is not in the text, .*\n", done.stderr)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.tsv"]
 
 

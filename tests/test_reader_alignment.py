@@ -78,6 +78,7 @@ def test_tokens_hold_every_character_but_white_space_once_and_in_order(text):
         ["See p.53 and 1.5 mg. no capital. follows here, nor here.Anna"],
         ["Wait...", "What?!", "Yes\u2026", "\u00c9lan."],
         ["Fig. 3 shows 5.", "The end"],
+        ["It was J!", "He joined NATO.", "It rained .", '" Then he left .'],
     ],
 )
 def test_sentences_end_at_their_marks_but_not_at_abbreviations(sentences):
@@ -95,6 +96,7 @@ def test_chinese_sentences_end_without_white_space():
 def test_an_empty_line_and_a_given_break_end_a_sentence_and_one_line_end_does_not():
     assert sentences_of("a title\n\nthe text\r\n \r\ngoes\non") == ["a title", "the text", "goes\non"]
     assert sentences_of("a title\nthe text", [7]) == ["a title", "the text"]
+    assert sentences_of("a\n\nb\nc", [4]) == ["a", "b", "c"]
     assert sentences_of("\n\na title", [0]) == ["a title"]
     assert sentences_of("") == []
 
@@ -163,13 +165,13 @@ def test_a_mention_outside_the_text_or_without_token_is_refused(span, told):
 def test_sentences_in_a_mention_are_joined_and_evidence_renumbered():
     counts = Counter()
     text = "One. Two. Three. Four. Five."
-    labels = [{"h": 0, "t": 1, "r": "P1", "evidence": [0, 2, 1, 4]}, {"h": 1, "t": 0, "r": "P2"}]
+    labels = [{"h": 0, "t": 1, "r": "P1", "evidence": [0, 2, 3, 1, 4]}, {"h": 1, "t": 0, "r": "P2"}]
     given_sents = split_sentences(text, tokenize(text))
-    found = aligned(text, (5, 15), (17, 21), (10, 15), counts=counts, labels=labels, sents=given_sents)
-    assert [" ".join(sentence) for sentence in found["sents"]] == ["One .", "Two . Three .", "Four .", "Five ."]
-    assert mentions(found) == [("Two. Three", 1, 0, 3), ("Four", 2, 0, 1), ("Three", 1, 2, 3)]
-    assert found["labels"] == [{"h": 0, "t": 1, "r": "P1", "evidence": [0, 1, 3]}, {"h": 1, "t": 0, "r": "P2"}]
-    assert labels[0]["evidence"] == [0, 2, 1, 4] and counts == Counter(joined=1)
+    found = aligned(text, (5, 21), (23, 27), (10, 15), counts=counts, labels=labels, sents=given_sents)
+    assert [" ".join(sentence) for sentence in found["sents"]] == ["One .", "Two . Three . Four .", "Five ."]
+    assert mentions(found) == [("Two. Three. Four", 1, 0, 5), ("Five", 2, 0, 1), ("Three", 1, 2, 3)]
+    assert found["labels"] == [{"h": 0, "t": 1, "r": "P1", "evidence": [0, 1, 2]}, {"h": 1, "t": 0, "r": "P2"}]
+    assert labels[0]["evidence"] == [0, 2, 3, 1, 4] and counts == Counter(joined=2)
 
 
 def test_what_is_counted_is_one_line_and_nothing_where_all_is_well(capsys):

@@ -38,7 +38,7 @@ EXPECTED = {
 PUBTATOR = (
     "7|t|Iodide in a c\u00e6cum\n7|a|NIS (symporter) carries iodide; \U0001f600 TPO too.\n"
     "7\t0\t6\tIodide\tChemical\tD1\n7\t18\t21\tNIS\tGene\t6528,11\n7\t42\t48\tiodide\tChemical\t D1 ; D1\n"
-    "7\t52\t55\tTPO\tGene\t-\n7\t56\t59\ttoo\tGene\t-1\n7\tBinds\t11\tD1\tNovel\n7\tBinds\tD9\tD1\n"
+    "7\t52\t55\tTPO\tGene\t-\n7\t56\t59\ttoo\tGene\t-1\n7\tBinds\t11\tD1\tNovel\n7\tBinds\tD9\tD1\n7\tBinds\tD1\tD9\n"
 )
 ANN = (
     "T1\tPER 0 11\tMira Talvik\nT2\tLOC 24 31\tOstrand\nT3\tPER 33 36\tShe\nT4\tPER 0 4;5 11\tMira Talvik\n"
@@ -144,6 +144,10 @@ def test_labels_are_not_looked_at_where_none_are_wanted():
             {"labels": [{"evidence": [1]}], "sents": [[[0, 4]]]},
             r"labels\[0\]\.evidence: \[1\] must be a list of numbers of sents",
         ),
+        (
+            {"labels": [{"evidence": [-1]}], "sents": [[[0, 4]]]},
+            r"labels\[0\]\.evidence: \[-1\] must be a list of numbers of sents",
+        ),
         ({"labels": [{"h": 0, "t": 9, "r": "P19"}]}, r"labels\[0\]\.t: 9 is not an entity of a document that has 3"),
     ],
 )
@@ -194,7 +198,7 @@ def test_pubtator_becomes_documents_by_identifier(encoding, ends, capsys):
         [{"name": "too", "sent_id": 1, "pos": [9, 10], "type": "Gene"}],
     ]
     assert first["labels"] == [{"h": 2, "t": 0, "r": "Binds"}]
-    assert told(capsys) == "docs: 1 relations are left out, as they name what has no mention\n"
+    assert told(capsys) == "docs: 2 relations are left out, as they name what has no mention\n"
 
 
 @pytest.mark.parametrize(
