@@ -210,6 +210,7 @@ def test_pubtator_becomes_documents_by_identifier(encoding, ends, capsys):
         ("Gene\tD1|D2", 1),
         ("Gene\tD1|D2\tone|two", 2),
         ("Gene\tD1,D2;D3,D1,-", 3),
+        ("Gene\tNone,D1", 1),
         ("Gene\ttmVar:p|SUB|V|600|E;HGVS:p.V600E;VariantGroup:0", 1),
     ],
 )
@@ -239,6 +240,7 @@ def test_mentions_that_differ_from_the_text_or_cut_a_token_are_counted(capsys):
         ("7|t|A\n7|a|B\n7|a|C", r"docs: document '7': line 3: .* is of another document"),
         ("7|t|A\n7|a|B\n7\t0\t1\tA", r"docs: document '7': line 3: .* is neither a mention .* nor a relation"),
         ("7|t|A\n7|a|B\n7\t0\tx\tA\tG\t1", r"docs: document '7': line 3: .* is neither a mention"),
+        (f"7|t|A\n7|a|B\n7\t0\t{'9' * 5000}\tA\tG\t1", r"docs: document '7': line 3: .* is neither a mention"),
         ("7|t|A\n7|a|B\n7\t\t1\t2", r"docs: document '7': line 3: .* is neither a mention"),
         ("7|t|A\n7|a|B\n7\tCID\t1", r"docs: document '7': line 3: .* is neither a mention"),
         ("7|t|A\n7|a|B\n7\t0\t9\tA\tG\t1", r"docs: document '7': line 3: \[0, 9\] is not in the text, which has 3"),
@@ -283,8 +285,13 @@ def test_line_ends_of_brats_text_count_as_they_are(tmp_path, capsys):
     assert "1 mentions have another text" in told(capsys)
 
 
+def test_pieces_of_a_mention_may_come_in_any_order(tmp_path):
+    (found,) = brat(tmp_path, "T1\tPER 12 15;0 4;5 11\twas Mira Talvik", TEXT)
+    assert found["vertexSet"] == [[{"name": "Mira Talvik was", "sent_id": 0, "pos": [0, 3], "type": "PER"}]]
+
+
 def test_entities_are_joined_through_others_and_events_are_counted(tmp_path, capsys):
-    lines = [f"T{number}\tX {number} {number + 1}" for number in range(6)]
+    lines = [f"T{number}\tX {number} {number + 1}" for number in range(6)] + ["*\tEquiv T2 T4"]
     lines += ["*\tEquiv T4 T2", "*\tEquiv T5 T3", "R1\tcoreference A:T2 B:T5", "*\tSame T0 T1", "*\tEquiv T0"]
     lines += ["E1\tMove:T0 Who:T1", "R2\tP1 A:E1 B:T0", "R3\tP2 A:T0 B:T5"]
     (found,) = brat(tmp_path, "\n".join(lines), "a,b.c;")
@@ -307,6 +314,7 @@ def test_a_text_without_annotations_is_a_document_without_entities(tmp_path):
         ("T1\tPER 0 4\tMira\nT1\tPER 0 4\tMira", r"line 2: T1 is there twice; rename one"),
         ("T1\tPER 0 x\tMira", r"line 1: 'T1\\tPER 0 x\\tMira' is not a mention: T1, tab, TYPE START END"),
         ("T1", r"line 1: 'T1' is not a mention"),
+        (f"T1\tPER 0 {'9' * 5000}", r"line 1: 'T1\\tPER 0 9{51}' is not a mention"),
         ("\nT1\tPER 0 99\tMira", r"line 2: \[0, 99\] is not in the text, which has 42 characters"),
         ("T1\tPER 4 5\t", r"line 1: \[4, 5\] holds no token"),
         ("R1\tP19 Arg1:T1", r"line 1: 'R1\\tP19 Arg1:T1' is not a relation: R1, tab"),

@@ -18,7 +18,7 @@ from hingeabl.files import cannot_read
 from hingeabl.readers.align import Mention, align, differ, warn
 from hingeabl.readers.lines import read_all, read_lines
 
-SPANS = re.compile(r"(\S+) (\d+ \d+(?:;\d+ \d+)*)")
+SPANS = re.compile(r"(\S+) (\d{1,9} \d{1,9}(?:;\d{1,9} \d{1,9})*)")
 RELATION = re.compile(r"(\S+) [^\s:]+:(\S+) [^\s:]+:(\S+)\s*")
 COREFERENCE = ("coref", "coreference")
 NOT_READ = "AMN#"  # attributes (M is their older letter), normalizations, notes

@@ -17,6 +17,7 @@ from hingeabl.readers.align import Mention, align, differ, warn
 from hingeabl.readers.lines import read_lines
 
 TEXT = re.compile(r"([^|\t]+)\|([ta])\|(.*)")
+OFFSET = re.compile(r"\d{1,9}")
 NO_IDENTIFIER = ("", "-", "-1", "None")  # -1 as in CDR
 
 
@@ -63,7 +64,7 @@ def _document(block: list[Line], name: str, counts: Counter[str]) -> Document:
         place, fields = f"line {number}", line.split("\t")
         if fields[0] != article:
             raise UserError(f"{where}: {place}: {line[:60]!r} is of another document; put an empty line between them")
-        if len(fields) >= 5 and fields[1].isdecimal() and fields[2].isdecimal():
+        if len(fields) >= 5 and OFFSET.fullmatch(fields[1]) and OFFSET.fullmatch(fields[2]):
             mention = Mention(int(fields[1]), int(fields[2]), fields[4] or None, place)
             counts["differ"] += differ(text[mention.start : mention.end], fields[3])
             for identifier in _identifiers(fields[5:]) or [f"\t{place}"]:
