@@ -26,7 +26,18 @@ from hingeabl.readers.spans import from_spans
 
 DOCRED = json.dumps([EXPECTED])
 COMPACT = json.dumps({"title": "a|t|b", "text": "", "entities": []}, separators=(",", ":"))
-ENDINGS = [".json", ".jsonl", ".json.gz", ".jsonl.gz", ".spans.json", ".spans.jsonl", ".spans.json.gz", ".JSONL", ""]
+ENDINGS = [
+    ".json",
+    ".jsonl",
+    ".json.gz",
+    ".jsonl.gz",
+    ".spans.json",
+    ".spans.jsonl",
+    ".spans.json.gz",
+    ".JSONL",
+    ".SPANS.JSON",
+    "",
+]
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +160,7 @@ def test_convert_writes_docreds_schema_or_spans(tmp_path, monkeypatch, capsys, e
     output = tmp_path / "new" / f"out{ending}"
     run(monkeypatch, prepro, tmp_path / "in.json", "--convert", output)
     assert capsys.readouterr().out == f"2 documents, 6 entities, 8 mentions, 2 labels: {output}\n"
-    expected = to_spans(EXPECTED) if "spans" in ending else EXPECTED
+    expected = to_spans(EXPECTED) if "spans" in ending.lower() else EXPECTED
     written = packed(output)
     if "jsonl" in ending.lower():
         assert [json.loads(line) for line in written.splitlines()] == [expected] * 2

@@ -65,7 +65,7 @@ def _first_keys(text: str) -> dict[str, str]:
             open_brackets = open_brackets[:-1]
             if "{" not in open_brackets:
                 break
-        elif kind == QUOTE:
+        elif kind == QUOTE:  # looking for the end of each one further would take long
             break
         elif open_brackets in ("{", "[{") and (value := VALUE.match(text, token.end())):
             keys[kind[1:-1]] = value[1]

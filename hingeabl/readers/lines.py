@@ -24,7 +24,7 @@ def read_lines(file: BinaryIO, name: str) -> Iterator[str]:
         elif not text.read_more():
             break
     if text.place < len(text.text):
-        yield text.text[text.place :].removesuffix("\r")
+        yield text.text[text.place :]
 
 
 def read_all(file: BinaryIO, name: str) -> str:
