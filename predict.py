@@ -15,8 +15,6 @@ import hingeabl  # noqa: F401  first: it tells in one line which package is miss
 # isort: split
 import argparse
 import contextlib
-import gzip
-import io
 import itertools
 import os
 import shutil
@@ -33,7 +31,7 @@ from tqdm import tqdm
 
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.files import cannot_read, whole_file
+from hingeabl.files import cannot_read, whole_file, whole_text
 from hingeabl.outputs import check_outputs
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.formats import FORMATS, read_format
@@ -103,16 +101,8 @@ def open_input(name: str) -> contextlib.AbstractContextManager[BinaryIO]:
 def open_output(name: str) -> Iterator[IO[Any]]:
     """A file written whole or not at all, packed if it ends in .gz; so is standard output, for "-". Raises UserError
     where that fails."""
-    if name.lower().endswith(".gz"):
-        with (
-            whole_file(name, "wb") as file,
-            gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
-            io.TextIOWrapper(packed, encoding="utf-8") as text,
-        ):
-            yield text
-        return
     if name != "-":
-        with whole_file(name) as file:
+        with whole_text(name) as file:
             yield file
         return
     try:

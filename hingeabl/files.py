@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import math
 import os
@@ -261,6 +262,21 @@ def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         if isinstance(error, OSError):
             raise UserError(f"{path}: cannot be written ({error.strerror}); {remedy_of(error)}") from None
         raise
+
+
+@contextlib.contextmanager
+def whole_text(path: str | Path) -> Iterator[IO[str]]:
+    """whole_file of text, packed where its name ends in .gz."""
+    if not str(path).lower().endswith(".gz"):
+        with whole_file(path) as file:
+            yield file
+        return
+    with (
+        whole_file(path, "wb") as raw,
+        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8") as text,
+    ):
+        yield text
 
 
 def put_in_place(temporary: Path, path: Path) -> None:

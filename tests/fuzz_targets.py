@@ -240,7 +240,7 @@ def fuzz_open_run(world, number, structure, in_bytes):
         )
         settings = vars(run.settings)
         predictor = predict.Predictor(run)
-        predictor(load_documents(world.folder / "dev.json")[:1])
+        predictor.predict(load_documents(world.folder / "dev.json")[:1])
         assert type(settings["num_labels"]) is int and settings["num_labels"] > 0
 
 

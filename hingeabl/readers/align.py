@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
+import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -13,10 +15,11 @@ from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 
 Span = tuple[int, int]  # [start, end) in characters
-TOKEN = re.compile(r"\d+(?:[.,]\d+)+|\w+|[^\w\s]")  # a number, a word, one other character
+IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 BLANK_LINE = re.compile(r"\n\s*\n")
-ENDS = set(".!?\u2026\u3002")
-CLOSING = set("\"')]}\u201d\u2019\u00bb")
+ENDS = set(".!?\u2026")
+WIDE_ENDS = set("\u3002\uff01\uff1f")  # of Chinese and Japanese, after which no space comes
+CLOSING = set("\"')]}\u201d\u2019\u00bb\u300d\u300f\uff09")
 OPENING = set("\"'([{\u201c\u2018\u00ab")
 ABBREVIATIONS = set(
     "mr mrs ms dr prof st jr sr vs fig figs no inc ltd co corp al cf ca e.g i.e approx dept gen".split()
@@ -26,7 +29,8 @@ WARNINGS = {  # what is counted while documents are aligned
     "joined": "{:,} sentence ends lie in a mention, so the sentences there are joined",
     "differ": "{:,} mentions have another text than that at their offsets, which is taken",
     "gaps": "{:,} mentions have gaps and are taken from their first start to their last end",
-    "lost": "{:,} relations are left out, as they name an entity without mention",
+    "lost": "{:,} relations are left out, as they name what has no mention",
+    "skipped": "{:,} annotations are left out, as they are neither mentions nor relations",
 }
 
 
@@ -40,41 +44,51 @@ class Mention(NamedTuple):
 
 
 def tokenize(text: str) -> list[Span]:
-    """The tokens of a text: numbers, words, and every other character that is no white space."""
-    return [match.span() for match in TOKEN.finditer(text)]
+    """The tokens of a text: numbers, words, ideographs, and every other character that is no white space. Combining
+    marks belong to what is before them."""
+    return [match.span() for match in _token().finditer(text)]
+
+
+@functools.cache
+def _token() -> re.Pattern[str]:
+    marks = "".join(chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code)).startswith("M"))
+    letter = rf"[^\W{IDEOGRAPHS}]"
+    return re.compile(rf"\d+(?:[.,]\d+)+|{letter}(?:{letter}|[{marks}])*|\S[{marks}]*")
 
 
 def split_sentences(text: str, tokens: list[Span], breaks: Sequence[int] = ()) -> list[list[Span]]:
     """The tokens of each sentence. One ends at a blank line, at the characters `breaks`, and after . ! ? that white
     space and a capital, a digit or an opening quote or bracket follow, unless the full stop is an abbreviation's."""
     forced = sorted([*breaks, *(match.start() for match in BLANK_LINE.finditer(text))])
-    sentences: list[list[Span]] = [[]]
-    for number, (start, end) in enumerate(tokens):
-        sentences[-1].append((start, end))
-        if number + 1 == len(tokens):
-            break
-        after = tokens[number + 1][0]
-        is_forced = bisect_left(forced, end) < bisect_left(forced, after)
-        if is_forced or (end < after and _may_open(text[after]) and _closes(text, tokens, number)):
+    sentences = [tokens[:1]] if tokens else []
+    for number, (start, end) in enumerate(tokens[1:], 1):
+        before = tokens[number - 1][1]
+        is_forced = bisect_left(forced, before) < bisect_left(forced, start)
+        if is_forced or _ends_between(text, tokens, number):
             sentences.append([])
-    return sentences if tokens else []
+        sentences[-1].append((start, end))
+    return sentences
 
 
-def _may_open(character: str) -> bool:
-    return character.isupper() or character.isdigit() or character in OPENING or not character.isascii()
-
-
-def _closes(text: str, tokens: list[Span], number: int) -> bool:
-    """Whether a sentence may end with this token."""
+def _ends_between(text: str, tokens: list[Span], number: int) -> bool:
+    """Whether a sentence may end before this token."""
+    opening, is_apart = text[tokens[number][0]], tokens[number - 1][1] < tokens[number][0]
+    number -= 1
     while number and text[tokens[number][0]] in CLOSING and tokens[number - 1][1] == tokens[number][0]:
         number -= 1
     start = tokens[number][0]
-    if text[start] not in ENDS:
+    if text[start] in WIDE_ENDS:
+        return opening not in CLOSING | WIDE_ENDS
+    may_open = opening in OPENING or (opening.isalnum() and not opening.islower())
+    if text[start] not in ENDS or not is_apart or not may_open:
         return False
-    word = re.search(r"[\w.]*$", text[max(0, start - 20) : start])
-    before = word[0] if word else ""
-    initial = len(before) == 1 and before.isupper()
-    return text[start] != "." or not (initial or before.lower() in ABBREVIATIONS)
+    word = text[max(0, start - 20) : start].split()[-1:] if text[start] == "." else []
+    return not (word and _is_abbreviation(word[0].lstrip("([{\"'\u201c\u2018")))
+
+
+def _is_abbreviation(word: str) -> bool:
+    """Whether the full stop after a word is the word's: of initials, such as J or U.S, and of ABBREVIATIONS."""
+    return word.lower() in ABBREVIATIONS or all(len(part) == 1 and part.isupper() for part in word.split("."))
 
 
 def align(
@@ -155,9 +169,9 @@ def _tokens_of(
         )
     first, last = bisect_left(starts, start), bisect_right(ends, end) - 1
     exact = first < len(starts) and last >= 0 and starts[first] == start and ends[last] == end
-    if not exact:
+    if not exact:  # tokens of no length count only where the mention starts or ends with them
         first, last = bisect_right(ends, start), bisect_left(starts, end) - 1
-    if first > last:
+    if first > last or (start == end and not exact):
         raise UserError(f"{place}: [{start}, {end}] holds no token of the text ({text[start:end]!r}); correct it")
     counts["widened"] += starts[first] < start or end < ends[last]
     return first, last
@@ -187,6 +201,11 @@ def to_spans(document: Document) -> dict[str, Any]:
     text = "\n".join(" ".join(sentence) for sentence in document["sents"])
     more = {"labels": document["labels"]} if "labels" in document else {}
     return {"title": document["title"], "text": text, "sents": sents, "entities": entities, **more}
+
+
+def differ(text: str, written: str) -> bool:
+    """Whether a mention's text is another than the one written beside its offsets; white space does not count."""
+    return text.split() != written.split()
 
 
 def warn(name: str, counts: Counter[str]) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 from pathlib import Path
 
 from hingeabl.errors import UserError
-from hingeabl.files import cannot_read, whole_file
+from hingeabl.files import cannot_read, whole_text
 from hingeabl.outputs import check_outputs
 from hingeabl.readers.align import to_spans
 from hingeabl.readers.formats import read_format
 
 ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+LINES = (".jsonl", ".jsonl.gz")
 SPANS = tuple(f".spans{ending}" for ending in ENDINGS)
 
 
@@ -23,16 +22,16 @@ def convert(path: str, output: str, kind: str | None) -> dict[str, int]:
     .spans.json and the like spans, else DocRED's schema. `kind` is the format of `path`, None to recognise it. Raises
     UserError for an output that must not be written, or an input that cannot be read or has no documents.
     """
+    if output == "-":
+        raise UserError(f"--convert -: is not standard output; name a file that ends in {' or '.join(ENDINGS)}")
     check_outputs({"--convert": (output, ENDINGS)}, {"FILE": path})
-    as_lines, as_spans = ".jsonl" in Path(output).suffixes, output.endswith(SPANS)
+    as_lines, as_spans = output.lower().endswith(LINES), output.lower().endswith(SPANS)
     counts = dict.fromkeys(("documents", "entities", "mentions", "labels"), 0)
     try:
-        file = open(path, "rb")  # noqa: SIM115  closed below
+        file = Path(path).open("rb")  # noqa: SIM115  closed below
     except OSError as error:
         raise cannot_read(path, error) from None
-    with file, whole_file(output, "wb") as raw:
-        packed = gzip.GzipFile("", "wb", 6, raw, mtime=0) if output.endswith(".gz") else raw
-        text = io.TextIOWrapper(packed, encoding="utf-8", newline="\n")
+    with file, whole_text(output) as text:
         for document in read_format(file, path, kind, typed=False, labels=True):
             before = "" if as_lines else ",\n" if counts["documents"] else "[\n"
             text.write(before + json.dumps(to_spans(document) if as_spans else document, ensure_ascii=False))
@@ -44,8 +43,4 @@ def convert(path: str, output: str, kind: str | None) -> dict[str, int]:
         if not counts["documents"]:
             raise UserError(f"{path}: holds no documents, so there is nothing to convert; is it the right file?")
         text.write("" if as_lines else "\n]\n")
-        text.flush()
-        text.detach()
-        if packed is not raw:
-            packed.close()
     return counts

@@ -6,42 +6,70 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from hingeabl.data.schema import Document, check_document, check_types
-from hingeabl.data.stream import Rewound, read_objects, stream_documents
+from hingeabl.data.stream import CHUNK, TOKEN, Rewound, read_objects, stream_documents
 from hingeabl.errors import UserError
-from hingeabl.files import GZIP, cannot_read, encoding_of
+from hingeabl.files import GZIP, ZIP, cannot_read, encoding_of, refuse_foreign
 from hingeabl.readers.brat import read_brat
 from hingeabl.readers.pubtator import read_pubtator
 from hingeabl.readers.spans import read_spans
+from hingeabl.readers.text import read_text
 
 FORMATS = ("docred", "spans", "text", "pubtator", "brat")
-START = 2**16  # bytes that tell the format
 PUBTATOR = re.compile(r"\s*[^|\s]+\|[ta]\|")
-JSON_KEYS = re.compile(  # the first of them tells the format; in a string, quotes would have a backslash before
-    r'(?<!\\)"(?:(?P<docred>vertexSet"|sents"\s*:\s*\[\s*\[\s*"|entities"\s*:\s*\[\s*\[)'
-    r'|(?P<spans>text"\s*:\s*"|entities"\s*:\s*\[\s*\{))'
-)
+QUOTE = '"'  # alone, of a string that the text ends in
+VALUE = re.compile(r"\s*:\s*(.)")  # after a key: how its value begins
 
 
 def detect(start: bytes, name: str) -> str:
-    """The format of a file, one of FORMATS, by its first bytes and its name; docred where nothing tells another."""
-    path = Path(name)
+    """The format of a file, one of FORMATS, by its first bytes and its name; docred for what none can read.
+
+    brat: NAME.ann, or NAME.txt with NAME.ann beside it. spans: the first object has a string `text` and no vertexSet.
+    text: .txt. Raises UserError for other text that begins with a letter or a digit.
+    """
+    path = Path(name.removesuffix(".gz"))
     if path.suffix == ".ann" or (path.suffix == ".txt" and path.with_suffix(".ann").exists()):
         return "brat"
     if start.startswith(GZIP):
         try:
-            start = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(start, START)
+            start = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(start, CHUNK)
         except zlib.error:
             return "docred"  # whose reader says what is wrong
+    if start.startswith(ZIP):
+        return "docred"
     text = start.decode(encoding_of(start), "ignore")
+    if text.lstrip()[:1] in ("{", "["):
+        keys = _first_keys(text)
+        return "spans" if keys.get("text") == QUOTE and "vertexSet" not in keys else "docred"
     if PUBTATOR.match(text):
         return "pubtator"
-    if text.lstrip()[:1] in ("{", "["):
-        found = JSON_KEYS.search(text)
-        return "spans" if found and found["spans"] else "docred"
-    return "text" if path.suffix == ".txt" else "docred"
+    if path.suffix == ".txt":
+        return "text"
+    refuse_foreign(text[:1000], name)
+    if text.lstrip()[:1].isalnum():
+        raise UserError(f"{name}: its format is not recognised; pass --format, one of {', '.join(FORMATS)}")
+    return "docred"
+
+
+def _first_keys(text: str) -> dict[str, str]:
+    """The keys of the first JSON object, as far as the text goes, with the first character of each one's value."""
+    keys: dict[str, str] = {}
+    open_brackets = ""
+    for token in TOKEN.finditer(text):
+        kind = token[0]
+        if kind in ("{", "["):
+            open_brackets += kind
+        elif kind in ("}", "]"):
+            open_brackets = open_brackets[:-1]
+            if "{" not in open_brackets:
+                break
+        elif kind == QUOTE:  # looking for the end of each one further would take long
+            break
+        elif open_brackets in ("{", "[{") and (value := VALUE.match(text, token.end())):
+            keys[kind[1:-1]] = value[1]
+    return keys
 
 
 def read_format(file: BinaryIO, name: str, kind: str | None, typed: bool, labels: bool = False) -> Iterator[Document]:
@@ -53,7 +81,7 @@ def read_format(file: BinaryIO, name: str, kind: str | None, typed: bool, labels
     """
     if kind is None:
         try:
-            start = file.read(START)
+            start = file.read(CHUNK)
         except OSError as error:
             raise cannot_read(name, error) from None
         kind = detect(start, name)
@@ -61,7 +89,7 @@ def read_format(file: BinaryIO, name: str, kind: str | None, typed: bool, labels
     if kind == "docred" and not labels:
         yield from stream_documents(file, name, typed)
         return
-    for number, document in enumerate(_read(file, name, kind)):
+    for number, document in enumerate(_read(file, name, kind, labels)):
         if not labels:
             document.pop("labels", None)
         where = f"{name}: document {number}"
@@ -71,13 +99,11 @@ def read_format(file: BinaryIO, name: str, kind: str | None, typed: bool, labels
         yield document
 
 
-def _read(file: BinaryIO, name: str, kind: str) -> Iterator[Document]:
-    """Unchecked documents."""
-    if kind == "text":
-        from hingeabl.readers.text import read_text  # only where it is asked for
-
-        return read_text(file, name)
-    if kind not in FORMATS:
+def _read(file: BinaryIO, name: str, kind: str, labels: bool) -> Iterator[Document]:
+    """Unchecked documents, or those that are checked but for their labels."""
+    if kind == "spans":
+        return read_spans(file, name, labels)
+    readers: dict[str, Any] = {"docred": read_objects, "text": read_text, "pubtator": read_pubtator, "brat": read_brat}
+    if kind not in readers:
         raise UserError(f"{name}: {kind!r} is no format; choose one of {', '.join(FORMATS)}")
-    readers = {"docred": read_objects, "spans": read_spans, "pubtator": read_pubtator, "brat": read_brat}
     return readers[kind](file, name)

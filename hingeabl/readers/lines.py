@@ -10,8 +10,7 @@ from hingeabl.errors import UserError
 
 
 def read_lines(file: BinaryIO, name: str) -> Iterator[str]:
-    """The lines without their ends, \\n or \\r\\n; the file may be packed by gzip. Raises UserError where it cannot be
-    read, is no text, or a line is beyond LARGEST."""
+    """The lines without their ends, \\n or \\r\\n. Raises UserError as read_all does, and for a line beyond LARGEST."""
     text = JsonText(file, name)
     number = 1
     while True:
@@ -29,7 +28,8 @@ def read_lines(file: BinaryIO, name: str) -> Iterator[str]:
 
 
 def read_all(file: BinaryIO, name: str) -> str:
-    """The whole text, its line ends as they are. Raises UserError as read_lines does."""
+    """The whole text, its line ends as they are; UTF-8, or UTF-16 with its mark, packed by gzip or not. Raises
+    UserError where it cannot be read or is no such text."""
     text = JsonText(file, name)
     parts = []
     while text.read_more():

@@ -13,11 +13,12 @@ from typing import BinaryIO, NamedTuple
 
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
-from hingeabl.readers.align import Mention, align, warn
+from hingeabl.readers.align import Mention, align, differ, warn
 from hingeabl.readers.lines import read_lines
 
 TEXT = re.compile(r"([^|\t]+)\|([ta])\|(.*)")
-NO_IDENTIFIER = ("", "-", "-1", "None", "none")  # -1 as in CDR
+OFFSET = re.compile(r"\d{1,9}")
+NO_IDENTIFIER = ("", "-", "-1", "None")  # -1 as in CDR
 
 
 class Line(NamedTuple):
@@ -29,8 +30,9 @@ class Line(NamedTuple):
 
 def read_pubtator(file: BinaryIO, name: str) -> Iterator[Document]:
     """Documents in DocRED's schema, as they are read: the title is the article's number, the mentions of an identifier
-    are an entity, a relation is a label. At the end, one line on stderr tells what was counted. Raises UserError with
-    file, document, line and remedy."""
+    are an entity, a relation is a label. A mention of several identifiers is one of each of these entities; one of none
+    is an entity of its own. At the end, one line on stderr tells what was counted. Raises UserError with file,
+    document, line and remedy."""
     counts: Counter[str] = Counter()
     lines = (Line(number, text) for number, text in enumerate(read_lines(file, name), 1))
     found = False
@@ -46,58 +48,51 @@ def read_pubtator(file: BinaryIO, name: str) -> Iterator[Document]:
 def _document(block: list[Line], name: str, counts: Counter[str]) -> Document:
     """One document from its lines."""
     opening = TEXT.fullmatch(block[0].text)
-    if not opening:
+    if not opening or opening[2] != "t":
         raise UserError(
             f"{name}: line {block[0].number}: {block[0].text[:60]!r} does not open a document; its first line must be "
             "number|t|title, and an empty line must stand before it"
         )
-    article = opening[1]
+    article, title = opening[1], opening[3]
+    second = TEXT.fullmatch(block[1].text) if len(block) > 1 else None
+    abstract = second[3] if second and (second[1], second[2]) == (article, "a") else None
+    text = f"{title}\n{abstract or ''}"
     where = f"{name}: document {article!r}"
-    parts: dict[str, str] = {}
-    mentions: list[tuple[Mention, list[str]]] = []
+    entities: dict[str, list[Mention]] = {}
     relations: list[tuple[str, str, str]] = []
-    for number, text in block:
-        place = f"line {number}"
-        if match := TEXT.fullmatch(text):
-            if match[1] != article or match[2] in parts:
-                raise UserError(f"{where}: {place}: another title or abstract; put an empty line between documents")
-            parts[match[2]] = match[3]
-            continue
-        fields = text.split("\t")
+    for number, line in block[1 if abstract is None else 2 :]:
+        place, fields = f"line {number}", line.split("\t")
         if fields[0] != article:
-            raise UserError(f"{where}: {place}: is of {fields[0]!r}; put an empty line between documents")
-        if len(fields) >= 5 and fields[1].isdecimal() and fields[2].isdecimal():
-            mentions.append(_mention(fields, place, parts, counts))
-        elif len(fields) >= 4 and not fields[1].isdecimal():
+            raise UserError(f"{where}: {place}: {line[:60]!r} is of another document; put an empty line between them")
+        if len(fields) >= 5 and OFFSET.fullmatch(fields[1]) and OFFSET.fullmatch(fields[2]):
+            mention = Mention(int(fields[1]), int(fields[2]), fields[4] or None, place)
+            counts["differ"] += differ(text[mention.start : mention.end], fields[3])
+            for identifier in _identifiers(fields[5:]) or [f"\t{place}"]:
+                entities.setdefault(identifier, []).append(mention)
+        elif len(fields) >= 4 and fields[1] and not fields[1].isdecimal():
             relations.append((fields[1], fields[2], fields[3]))
         else:
             raise UserError(
-                f"{where}: {place}: is neither a mention (number, start, end, text, type, identifier) nor a relation "
-                "(number, type, identifier, identifier), with tabs between; correct or remove it"
+                f"{where}: {place}: {line[:60]!r} is neither a mention (number, start, end, text, type, identifier) "
+                "nor a relation (number, type, identifier, identifier), with tabs between; correct or remove it"
             )
-    entities: list[list[Mention]] = []
-    number_of: dict[str, int] = {}
-    for mention, identifiers in mentions:
-        for identifier in identifiers or [f"\n{len(entities)}"]:  # without one, an entity of its own
-            index = number_of.setdefault(identifier, len(entities))
-            entities += [[]] * (index == len(entities))
-            entities[index] = [*entities[index], mention]
-    labels = []
-    for relation, head, tail in relations:
-        if head in number_of and tail in number_of:
-            labels.append({"h": number_of[head], "t": number_of[tail], "r": relation})
-        else:
-            counts["lost"] += 1
-    title = parts.get("t", "")
-    text = f"{title}\n{parts.get('a', '')}"
-    return align(article, text, entities, where, counts, labels, breaks=[len(title)])
+    number_of = {identifier: number for number, identifier in enumerate(entities)}
+    labels = [
+        {"h": number_of[head], "t": number_of[tail], "r": relation}
+        for relation, head, tail in relations
+        if head in number_of and tail in number_of
+    ]
+    counts["lost"] += len(relations) - len(labels)
+    return align(article, text, list(entities.values()), where, counts, labels, breaks=[len(title)])
 
 
-def _mention(fields: list[str], place: str, parts: dict[str, str], counts: Counter[str]) -> tuple[Mention, list[str]]:
-    """A mention and its identifiers."""
-    start, end = int(fields[1]), int(fields[2])
-    text = f"{parts.get('t', '')}\n{parts.get('a', '')}"
-    counts["differ"] += " ".join(text[start:end].split()) != " ".join(fields[3].split())
-    found = re.split(r"[,;]", fields[5]) if len(fields) > 5 else []
-    identifiers = [identifier.strip() for identifier in found if identifier.strip() not in NO_IDENTIFIER]
-    return Mention(start, end, fields[4] or None, place), list(dict.fromkeys(identifiers))
+def _identifiers(fields: list[str]) -> list[str]:
+    """The identifiers of a mention, each once, from the fields after its type.
+
+    `,` and `;` part them, and `|` where a last field names the part of the text for each, as in CDR. A variant's
+    description by tmVar, which has `;` in it, is one.
+    """
+    if not fields or fields[0].startswith("tmVar:"):
+        return fields[:1]
+    found = re.split(r"[,;|]" if len(fields) > 1 else r"[,;]", fields[0])
+    return [name for name in dict.fromkeys(map(str.strip, found)) if name not in NO_IDENTIFIER]

@@ -10,20 +10,24 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from hingeabl.data.schema import Document
+from hingeabl.data.schema import Document, refuse_misnamed
 from hingeabl.data.stream import read_objects
 from hingeabl.errors import UserError
 from hingeabl.readers.align import Mention, Span, align, warn
 
 REQUIRED = (("text", str, "string"), ("entities", list, "list of objects with mentions"))
 OPTIONAL = (("title", str, "string"), ("sents", list, "list of sentences"), ("labels", list, "list"))
+FIELDS = tuple(field for field, _, _ in (*REQUIRED, *OPTIONAL))
 
 
-def read_spans(file: BinaryIO, name: str) -> Iterator[Document]:
-    """Documents in DocRED's schema, as they are read; labels' h, t and r are not checked. At the end, one line on
-    stderr tells what was counted. Raises UserError with file, document, field and remedy."""
+def read_spans(file: BinaryIO, name: str, labels: bool = True) -> Iterator[Document]:
+    """Documents in DocRED's schema, as they are read. Without `labels`, these are not looked at; with them, their h, t
+    and r are not checked. At the end, one line on stderr tells what was counted. Raises UserError with file, document,
+    field and remedy."""
     counts: Counter[str] = Counter()
     for number, value in enumerate(read_objects(file, name)):
+        if not labels:
+            value.pop("labels", None)
         yield from_spans(value, f"{name}: document {number}", f"document {number}", counts)
     warn(name, counts)
 
@@ -36,6 +40,8 @@ def from_spans(value: dict[str, Any], where: str, title: str, counts: Counter[st
         if not isinstance(value.get(field), kind):
             problem = "has the wrong type" if field in value else "is missing"
             raise UserError(f"{where}: {field}: {problem}; it must be a {described}")
+    for field in ("title", "labels"):
+        refuse_misnamed(value, field, FIELDS, where)
     if "title" in value:
         title = value["title"]
         where = f"{where} ({title!r})"

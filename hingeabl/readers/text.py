@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, first_line
-from hingeabl.files import cannot_read, encoding_of, not_text, refuse_foreign
+from hingeabl.files import refuse_foreign
 from hingeabl.readers.coreference import (
     Clusters,
     Mention,
@@ -20,6 +20,7 @@ from hingeabl.readers.coreference import (
     merge_by_clusters,
     pronouns_of,
 )
+from hingeabl.readers.lines import read_all
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -40,25 +41,14 @@ POSSESSIVES = ("'s", "’s", "'", "’")
 
 
 def read_text(file: BinaryIO, name: str) -> Iterator[Document]:
-    """The one document that a file of plain text is, titled by the file name's stem; UTF-8, or UTF-16 with its mark.
+    """The one document that a file of plain text is, titled by the file name's stem; see read_all.
 
     `name` is the file's name, which opens messages. Raises UserError where the file cannot be read, is no such text,
     empty or too long for spaCy, or spaCy or its model is missing.
     """
-    text = _decoded(file, name)
-    yield document_of_text(text, Path(name).stem, name)
-
-
-def _decoded(file: BinaryIO, name: str) -> str:
-    try:
-        data = file.read()
-        text = data.decode(encoding_of(data))
-    except OSError as error:
-        raise cannot_read(name, error) from None
-    except UnicodeDecodeError as error:
-        raise not_text(name, error, error.start + len(data) - len(error.object)) from None  # object is without the mark
+    text = read_all(file, name)
     refuse_foreign(text[:1000], name)
-    return text
+    yield document_of_text(text, Path(name.removesuffix(".gz")).stem, name)
 
 
 @functools.cache
