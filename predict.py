@@ -140,7 +140,9 @@ def check_paths(args: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Predict; `arguments` default to the command line's."""
     parser = argparse.ArgumentParser(description="Predict the relations of new documents with a trained run.")
-    parser.add_argument("--load_path", required=True, help="a finished run's seed folder")
+    parser.add_argument(
+        "--load_path", required=True, help="a finished run's seed folder, or hub name (owner/name[@revision])"
+    )
     parser.add_argument(
         "--input", required=True, help="documents in one of the formats of docs/data.md; - is standard input"
     )

@@ -15,6 +15,7 @@ from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError, first_line, remedy_of
 from hingeabl.files import read_json, write_json
 from hingeabl.modeling.checkpoints import misfit, read_weights
+from hingeabl.training.hub import resolve_run
 from hingeabl.training.settings import Settings, parse_args
 from model import DocREModel
 
@@ -103,9 +104,10 @@ def refuse_file(run: str | Path) -> None:
 
 
 def open_run(folder: str | Path, device: torch.device) -> TrainedRun:
-    """A seed's folder, its model on `device`. Raises UserError where files are missing or do not fit."""
+    """A seed's folder or a run on the hub, owner/name[@revision]; its model on `device`. Raises UserError where it
+    cannot be had, or files are missing or do not fit."""
     refuse_file(folder)
-    folder = Path(folder)
+    folder = resolve_run(folder)
     settings = parse_args([f"--load_path={folder}"])
     rel2id = load_rel2id(folder / "rel2id.json")
     model = load_run(folder).to(device)
