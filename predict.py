@@ -71,7 +71,7 @@ def predict_stream(
 def page_blocks(predictor: Predictor, groups: Iterator[tuple[list[Document], Predictions]]) -> Iterator[str]:
     """The page's data, from what predict_stream yields."""
     run, first = predictor.run, 0
-    yield about_block(run.rel2id, ["/".join(run.folder.resolve().parts[-2:])], gold=False)
+    yield about_block(run.rel2id, [run.name], gold=False)
     for documents, found in groups:
         labels = torch.zeros(found.pairs["scores"].shape, dtype=torch.bool)
         pairs = judge(documents, run.rel2id, found.pairs, labels, predictor.loss, run.settings.num_labels)

@@ -104,6 +104,8 @@ def score_table(run: Run, seeds: list[Run]) -> str:
         numbers = ", ".join(map(str, sorted(seed.seed for seed in seeds)))
         text += f" Mean and sample standard deviation are over the seeds {numbers}."
         heads.append("mean ± standard deviation")
+    else:
+        text += " They are of one seed alone, so nothing is known of their spread."
     rows = []
     for split in ("dev", "test"):
         for key, title in SCORES.items() if run.scores[split] else ():

@@ -111,6 +111,11 @@ def is_of_machine(value: Any) -> bool:
     return isinstance(value, str) and (value.startswith("~") or Path(value).is_absolute() or ".." in Path(value).parts)
 
 
+def portable(value: Any) -> Any:
+    """A setting; of a path that is_of_machine the last part."""
+    return Path(value).name if is_of_machine(value) else value
+
+
 def encoder_file(path: Path) -> Path | bytes:
     """A file of the encoder's, without the paths where it once lay."""
     found = read_json(path) if path.name in ("config.json", "tokenizer_config.json") else None
@@ -123,11 +128,7 @@ def encoder_file(path: Path) -> Path | bytes:
 def published_config(config: dict[str, Any], no_relation: str) -> dict[str, Any]:
     """A run's config.json without what is of the machine, of such paths the last part alone; and the decision rule.
     `no_relation` is the name of class 0."""
-    settings = {
-        name: Path(value).name if is_of_machine(value) else value
-        for name, value in config["settings"].items()
-        if name not in OF_THE_MACHINE
-    }
+    settings = {name: portable(value) for name, value in config["settings"].items() if name not in OF_THE_MACHINE}
     loss = get_loss(config["loss"]["name"])
     decision = {
         "threshold": f"the score of the class {no_relation}" if loss.threshold is threshold_class else "zero",
@@ -154,5 +155,5 @@ def seeds_of(run: Run) -> list[Run]:
 def compared(run: Run) -> Any:
     """What seeds of one experiment share."""
     settings = {**vars(Settings()), **run.config["settings"]}
-    kept = {name: value for name, value in settings.items() if name not in NOT_COMPARED}
+    kept = {name: portable(value) for name, value in settings.items() if name not in NOT_COMPARED}
     return kept, run.config["loss"], run.config["data"], run.config.get("precision")

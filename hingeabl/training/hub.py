@@ -49,8 +49,9 @@ def download(name: str) -> Path:
     where = f"--load_path {name}: no such file or folder, and not to be had from the hub"
     folder = Path()
     for patterns, needed in ((SMALL_FILES, NEEDED), ([WEIGHTS], [WEIGHTS])):  # no weights of what is no run
+        commit = folder.name or revision or None  # both of one commit, after which the client names the folder
         try:
-            folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
+            folder = Path(snapshot_download(repo, revision=commit, allow_patterns=patterns))
         except Exception as error:  # of the hub's client, of its HTTP client, of the disk
             refuse(where, error, repo)
         missing = [file for file in needed if not (folder / file).exists()]
@@ -64,21 +65,21 @@ def download(name: str) -> Path:
 
 def refuse(where: str, error: Exception, repo: str) -> NoReturn:
     """Raise UserError, opening with `where`, about an error of the hub's client, with what it means."""
-    status, hint = status_of(error), hub_hint(repo)
+    hint, answer = hub_hint(repo), answer_in(error)
+    if answer is None:
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise UserError(f"{where} ({without_password(first_line(cause))}); check name and network{hint}") from None
+    status = answer.response.status_code  # type: ignore[attr-defined]
     if status in MEANINGS:
         raise UserError(f"{where} ({status}): {MEANINGS[status]}{hint}") from None
-    if status:
-        said = without_password(" ".join(str(error).split()))
-        raise UserError(f"{where} ({said}); check the name, or try again later{hint}") from None
-    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-    raise UserError(f"{where} ({without_password(first_line(cause))}); check name and network{hint}") from None
+    said = " ".join(re.sub(r"For more information check: \S+", "", str(answer)).split())
+    raise UserError(
+        f"{where} ({status}): the hub says: {without_password(said)}; mend that, or try later{hint}"
+    ) from None
 
 
-def status_of(error: BaseException | None) -> int | None:
-    """The HTTP status in an error or in what it came from, None where there is none."""
-    while error is not None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if isinstance(status, int):
-            return status
+def answer_in(error: BaseException | None) -> BaseException | None:
+    """The error about the hub's answer in an error, or in what it came from; None where the hub gave none."""
+    while error is not None and not hasattr(getattr(error, "response", None), "status_code"):
         error = error.__cause__
-    return None
+    return error
