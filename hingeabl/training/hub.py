@@ -25,9 +25,9 @@ MEANINGS = {
 
 
 def is_hub_name(name: str | Path) -> bool:
-    """Whether that is no path here, and the name of a model on the hub: owner/name or owner/name@revision."""
+    """Whether that is the name of a model on the hub, owner/name or owner/name@revision, and owner no folder here."""
     found = NAME_AT.fullmatch(str(name))
-    return found is not None and not os.path.exists(name) and not looks_like_path(found[1])
+    return found is not None and not looks_like_path(found[1])
 
 
 def resolve_run(name: str | Path) -> Path:
