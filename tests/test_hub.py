@@ -232,6 +232,10 @@ def test_a_hub_that_does_not_answer_is_told_with_what_is_set(near, trained, monk
         with pytest.raises(UserError, match=r"me/model: .*refused\); check name and network; set here: ") as found:
             call()
         assert "secret" not in str(found.value)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"\(Cannot reach http://\*\*\*@127") as found:
+        resolve_run("me/model")
+    assert "secret" not in str(found.value)
 
 
 def test_what_was_downloaded_is_used_where_the_hub_is_away(near, published, monkeypatch):
