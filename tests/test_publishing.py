@@ -234,14 +234,17 @@ def test_what_cannot_be_published_is_told_and_nothing_is_written(copied, finishe
     assert not (tmp_path / "made").exists()
 
 
-def test_a_folder_that_is_taken_is_left_as_it_is_and_an_empty_one_is_filled(copied, tmp_path):
+def test_a_folder_that_is_taken_is_left_as_it_is_and_an_empty_one_is_filled(copied, tmp_path, monkeypatch):
     for taken in (copied, copied / "config.json"):
         before = files_below(copied)
         refused(r"is there already; name a new folder", copied, "--folder", taken)
         assert files_below(copied) == before
     (tmp_path / "empty").mkdir()
     publish.main([str(copied), "--folder", str(tmp_path / "empty")])
-    assert files_below(tmp_path / "empty") == FILES | ENCODER
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    publish.main([str(copied), "--folder", "."])
+    assert files_below(tmp_path / "here") == files_below(tmp_path / "empty") == FILES | ENCODER
 
 
 def test_a_full_disk_leaves_nothing_half_written(copied, tmp_path, monkeypatch):

@@ -20,8 +20,8 @@ SCORES = {
 }
 BACKBONES = {"atlop": "ATLOP", "docunet": "DocuNet", "kd_docre": "KD-DocRE"}
 LIMITS = """\
-- Entities and their mentions must be given; the model finds relations between them, and only those that `rel2id.json`
-  lists.
+- The model finds relations between entities that it is given with their mentions, and only the relations that
+  `rel2id.json` lists.
 - It was trained on text of the kind that the training file holds. Scores on other text may be much lower; they were not
   measured here.
 - Longer documents are cut at `max_seq_length` word pieces, and what lies behind is not read.
@@ -98,7 +98,7 @@ def decision_text(config: dict[str, Any]) -> str:
 
 def score_table(run: Run, seeds: list[Run]) -> str:
     """The scores of this seed in percent; their mean and sample standard deviation where there are other seeds."""
-    text = f"In percent, of the best epoch by dev F1 (epoch {run.scores['best_epoch']})."
+    text = f"In percent, of the best epoch by dev F1 (epoch {shown(run.scores.get('best_epoch'))})."
     heads = ["split", "score", f"seed {run.seed}"]
     if len(seeds) > 1:
         numbers = ", ".join(map(str, sorted(seed.seed for seed in seeds)))

@@ -55,7 +55,7 @@ def publish(folder: str | Path, repo: str, private: bool, license: str | None) -
 def write_folder(folder: str | Path, output: str | Path, license: str | None) -> None:
     """Write what `publish` uploads to a new folder, whole or not at all. Raises UserError for an unfinished run, a
     folder that is there already and not empty, and one that cannot be written."""
-    output = Path(output)
+    output = Path(os.path.abspath(output))
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise UserError(f"--folder {output}: is there already; name a new folder")
     files = files_of(Path(folder), "owner/name", license)
