@@ -269,6 +269,12 @@ def test_other_seeds_must_be_of_the_same_experiment(copied, tmp_path):
     change(other, num_train_epochs=3)
     refused(r"seed_8: lies beside .*seed_7 and is no other seed of it", copied, "--folder", tmp_path / "out")
     change(other, num_train_epochs=2, output_dir="elsewhere")
+    config = read_json(other / "config.json")
+    write_json(other / "config.json", config | {"data": config["data"] | {"train": "0" * 64}})
+    refused(r"settings or data differ", copied, "--folder", tmp_path / "out")
+    del config["settings"]["keep_last_batch"]  # a run of before there was this setting had its default
+    write_json(other / "config.json", config)
+    assert "seeds 7, 8" in files_of(copied, "me/model", None)["README.md"].decode()
     write_json(other / "config.json", read_json(other / "config.json") | {"seed": 7})
     refused(r"or the seed is the same", copied, "--folder", tmp_path / "out")
     (other / "scores.json").unlink()  # it is still trained
