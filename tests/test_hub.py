@@ -121,12 +121,13 @@ def test_a_page_names_the_run_as_on_the_hub(near, published, sample, tmp_path):
 
 def test_a_revision_is_a_branch_a_tag_or_a_commit(near, published, tmp_path):
     first = near.add("me/model", published)
-    near.models["me/model"].revisions["v1"] = first
+    near.models["me/model"].revisions |= {"v1": first, "refs/pr/1": first}
     last = near.models["me/model"].commit({"model.json": b"{}"})
     for revision, commit in (("", last), ("@v1", first), ("@main", last), (f"@{first}", first)):
         assert resolve_run(f"me/model{revision}").name == commit
-    predictor = Predictor.from_run("me/model@v1", "cpu")
-    assert predictor.run.folder.name == first and predictor.run.name == "me/model@v1"
+    for name in ("me/model@v1", "me/model@refs/pr/1"):
+        predictor = Predictor.from_run(name, "cpu")
+        assert predictor.run.folder.name == first and predictor.run.name == name
     with pytest.raises(UserError, match=r"me/model@v2: .*\(404\): the hub has no such model or revision"):
         resolve_run("me/model@v2")
 
