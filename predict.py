@@ -69,7 +69,7 @@ def predict_stream(
 def page_blocks(predictor: Predictor, groups: Iterator[tuple[list[Document], Predictions]]) -> Iterator[str]:
     """The page's data, from what predict_stream yields."""
     run, first = predictor.run, 0
-    yield about_block(run.rel2id, ["/".join(run.folder.resolve().parts[-2:])], gold=False)
+    yield about_block(run.rel2id, [run.name], gold=False)
     for documents, found in groups:
         labels = torch.zeros(found.pairs["scores"].shape, dtype=torch.bool)
         pairs = judge(documents, run.rel2id, found.pairs, labels, predictor.loss, run.settings.num_labels)
@@ -130,7 +130,9 @@ def check_paths(args: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Predict; `arguments` default to the command line's."""
     parser = argparse.ArgumentParser(description="Predict the relations of new documents with a trained run.")
-    parser.add_argument("--load_path", required=True, help="a finished run's seed folder")
+    parser.add_argument(
+        "--load_path", required=True, help="a finished run's seed folder, or hub name (owner/name[@revision])"
+    )
     parser.add_argument(
         "--input", required=True, help="documents in one of the formats of docs/data.md; - is standard input"
     )

@@ -21,7 +21,7 @@ from hingeabl.training.distillation import write_scores
 def main(arguments: list[str] | None = None) -> None:
     """Write a teacher's scores; `arguments` default to the command line's."""
     parser = argparse.ArgumentParser(description="Write a teacher's scores of a distantly labelled file.")
-    parser.add_argument("--load_path", required=True, help="the teacher: a finished run's seed folder")
+    parser.add_argument("--load_path", required=True, help="the teacher: a finished run's seed folder, or its hub name")
     parser.add_argument("--data_file", required=True, help="file in DocRED's schema")
     parser.add_argument("--output_dir", required=True, help="folder for the scores")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: as in train.py")

@@ -70,7 +70,8 @@ class Predictor:
     def from_run(
         cls, name: str, device: str | None = None, precision: str | None = None, test_batch_size: int | None = None
     ) -> Predictor:
-        """The predictor of a finished run's seed folder. Raises UserError where it cannot be loaded."""
+        """The predictor of a finished run: its seed folder, or its name on the hub, owner/name[@revision]. Raises
+        UserError where it cannot be loaded."""
         return cls(open_run(name, pick_device(device)), precision, test_batch_size)
 
     def __call__(self, text: str | Document) -> list[Relation]:

@@ -100,7 +100,7 @@ def write_scores(args: argparse.Namespace) -> None:
         documents = load_documents(args.data_file, run.rel2id, typed=typed)
     about: dict[str, Any] = {
         "data_file": digest(args.data_file),
-        "teacher": digest(Path(args.load_path) / "model.safetensors"),
+        "teacher": digest(run.folder / "model.safetensors"),
         "precision": precision,
         "rel2id": run.rel2id,
     }

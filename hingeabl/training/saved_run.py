@@ -15,6 +15,7 @@ from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError, first_line, remedy_of
 from hingeabl.files import read_json, write_json
 from hingeabl.modeling.checkpoints import misfit, read_weights
+from hingeabl.training.hub import is_hub_name, resolve_run
 from hingeabl.training.settings import Settings, parse_args
 from model import DocREModel
 
@@ -85,8 +86,10 @@ LAYER_OF = {"docunet": "segmentation_net.", "kd_docre": "axial_transformer."}  #
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run to score documents with; `settings` are those it was trained with, as train.py knows them."""
+    """A finished run to score documents with; `name` is what a reader knows it by, its experiment and seed or its name
+    on the hub; `settings` are those it was trained with, as train.py knows them."""
 
+    name: str
     folder: Path
     settings: Settings
     rel2id: dict[str, int]
@@ -103,15 +106,17 @@ def refuse_file(run: str | Path) -> None:
 
 
 def open_run(folder: str | Path, device: torch.device) -> TrainedRun:
-    """A seed's folder, its model on `device`. Raises UserError where files are missing or do not fit."""
+    """A seed's folder or a run on the hub, owner/name[@revision]; its model on `device`. Raises UserError where it
+    cannot be had, or files are missing or do not fit."""
     refuse_file(folder)
-    folder = Path(folder)
+    name = str(folder) if is_hub_name(folder) else "/".join(Path(folder).resolve().parts[-2:])
+    folder = resolve_run(folder)
     settings = parse_args([f"--load_path={folder}"])
     rel2id = load_rel2id(folder / "rel2id.json")
     model = load_run(folder).to(device)
     if model.settings["num_classes"] != len(rel2id):
         raise UserError(f"{folder}/rel2id.json: has {len(rel2id)} classes, the model {model.settings['num_classes']}")
-    return TrainedRun(folder, settings, rel2id, load_tokenizer(str(folder / "encoder")), model)
+    return TrainedRun(name, folder, settings, rel2id, load_tokenizer(str(folder / "encoder")), model)
 
 
 def weights_of(path: str | Path) -> Path:

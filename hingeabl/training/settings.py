@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from hingeabl.data.documents import DEFAULT_REL2ID
 from hingeabl.errors import UserError
 from hingeabl.files import read_json
+from hingeabl.training.hub import resolve_run
 from losses import loss_names
 from model import DocREModel
 from prepro import ENTITY_MARKERS
@@ -143,8 +144,8 @@ class OutputSettings:
     output_dir: str | None = setting(None, "folder of the runs; required to train", compared=False)
     load_path: str | None = setting(
         None,
-        "score instead of training: a finished run's seed folder, or a checkpoint (.pt, safetensors) of the encoder "
-        "--model_name_or_path",
+        "score instead of training: a finished run's seed folder or hub name (owner/name[@revision]), or a checkpoint "
+        "(.pt, safetensors) of the encoder --model_name_or_path",
         compared=False,
     )
     wandb_project: str | None = setting(None, "also log to Weights & Biases, if it is installed", compared=False)
@@ -216,22 +217,23 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
 
 
 def parse_args(arguments: list[str] | None = None) -> Settings:
-    """Command-line settings; with --load_path RUN, those of the loaded run where the command line gives none."""
+    """Command-line settings; with --load_path RUN, those of the loaded run where the command line gives none. A run on
+    the hub is downloaded, and `load_path` is then its folder."""
     parser = build_parser()
     args = parser.parse_args(arguments)
-    if args.load_path and not Path(args.load_path).exists():
-        raise UserError(f"--load_path {args.load_path}: no such file or folder; check the path")
-    if args.load_path and Path(args.load_path).is_dir():
-        settings = read_settings(args.load_path)
+    loaded = resolve_run(args.load_path) if args.load_path else None
+    if loaded and loaded.is_dir():
+        settings = read_settings(loaded)
         own: dict[str, Any] = {
             "output_dir": None,
             "device": None,
             "wandb_project": None,
         }  # a run's file does not say what is written
         own["cache_dir"] = parser.get_default("cache_dir")
-        own["rel2id"] = str(Path(args.load_path) / "rel2id.json")
+        own["rel2id"] = str(loaded / "rel2id.json")
         parser.set_defaults(**settings | own)
         args = parser.parse_args(arguments)
+        args.load_path = str(loaded)
         if args.output_dir and (Path(args.output_dir) / "config.json").exists():
             raise UserError(f"--output_dir {args.output_dir}: is a run's folder; choose another one for the new scores")
     elif not args.output_dir and not args.load_path:

@@ -1,0 +1,159 @@
+"""A finished run as files for the model hub: its weights, what loads them, and a card; nothing of the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hingeabl.errors import UserError, remedy_of
+from hingeabl.files import read_json
+from hingeabl.machine import looks_like_path
+from hingeabl.reporting.card import front_matter, write_card
+from hingeabl.reporting.records import Run, read_run
+from hingeabl.training.hub import ENCODER_FILES, NAME, WEIGHTS, refuse
+from hingeabl.training.saved_run import open_run
+from hingeabl.training.settings import NOT_COMPARED, Settings
+from losses import get_loss, threshold_class
+
+OF_THE_MACHINE = {"rel2id", "cache_dir", "device", "output_dir", "load_path", "wandb_project"}  # each user's own
+UNCHANGED = (WEIGHTS, "model.json", "rel2id.json", "scores.json")
+Files = dict[str, "Path | bytes"]  # by name: a file to copy, or its content
+
+
+def publish(folder: str | Path, repo: str, private: bool, license: str | None) -> str:
+    """Upload a finished run to the hub's model `repo`, made if it is not there; returns its address.
+
+    Raises UserError for an unfinished run, a name that is none, a public model where a private one is wanted, and where
+    the hub cannot be reached or refuses.
+    """
+    if not NAME.fullmatch(repo):
+        raise UserError(f"--repo {repo}: is no name on the hub; pass owner/name")
+    files = files_of(Path(folder), repo, license)
+    from huggingface_hub import CommitOperationAdd, HfApi  # here, since it takes a while
+
+    api, public = HfApi(), False
+    try:
+        address = str(api.create_repo(repo, private=private or None, exist_ok=True))
+        public = private and not api.model_info(repo).private
+        if not public:
+            added = [CommitOperationAdd(name, content) for name, content in files.items()]
+            api.create_commit(repo, added, commit_message="A run and its card")
+    except Exception as error:  # of the hub's client, of its HTTP client
+        refuse(f"--repo {repo}: cannot be published", error, repo)
+    if public:
+        raise UserError(f"--repo {repo}: is there and public; pass another name, or make it private on the hub first")
+    return address
+
+
+def write_folder(folder: str | Path, output: str | Path, license: str | None) -> None:
+    """Write what `publish` uploads to a new folder, whole or not at all. Raises UserError for an unfinished run, a
+    folder that is there already and not empty, and one that cannot be written."""
+    output = Path(os.path.abspath(output))
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise UserError(f"--folder {output}: is there already; name a new folder")
+    files = files_of(Path(folder), "owner/name", license)
+    scratch = output.with_name(f".{output.name}.tmp")
+    made = [above for above in output.parents if not above.exists()]
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)  # what a killed process left
+        (scratch / "encoder").mkdir(parents=True)
+        for name, content in files.items():
+            if isinstance(content, bytes):
+                (scratch / name).write_bytes(content)
+            else:
+                shutil.copyfile(content, scratch / name)
+        os.replace(scratch, output)
+    except BaseException as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for above in made:
+                above.rmdir()
+        if isinstance(error, OSError):
+            raise UserError(f"--folder {output}: cannot be written ({error.strerror}); {remedy_of(error)}") from None
+        raise
+
+
+def files_of(folder: Path, name: str, license: str | None) -> Files:
+    """What is published of a finished run: the files that load it, config.json without the machine's paths, and a card
+    README.md for the model `name`. Raises UserError where the run is not whole."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is no folder; pass the folder of a finished run's seed")
+    if license and not re.fullmatch(r"[a-z0-9.-]+", license):
+        raise UserError(f"--license {license}: is no license of the hub; pass its name there, such as mit or cc-by-4.0")
+    if (folder / "config.json").exists() and not (folder / "scores.json").exists():
+        raise UserError(f"{folder}: is not finished (no scores.json); train it to its end with the same command")
+    relations = {index: relation for relation, index in open_run(folder, torch.device("cpu")).rel2id.items()}
+    run = read_run(folder)
+    config = published_config(run.config, relations[0])
+    encoder = run.config["settings"]["model_name_or_path"]
+    base_model = None if looks_like_path(encoder) or os.path.isdir(encoder) else encoder
+    card = front_matter(run, base_model, license) + "\n" + write_card(config, run, seeds_of(run), name)
+    files: Files = {file: folder / file for file in UNCHANGED}
+    for path in sorted(path for pattern in ENCODER_FILES for path in folder.glob(pattern)):
+        files[f"encoder/{path.name}"] = encoder_file(path)
+    return {**files, "config.json": as_json(config), "README.md": card.encode()}
+
+
+def as_json(value: Any) -> bytes:
+    """A JSON file's content."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def is_of_machine(value: Any) -> bool:
+    """Whether a value is a path that means nothing elsewhere: absolute, or out of the working folder."""
+    return isinstance(value, str) and (value.startswith("~") or Path(value).is_absolute() or ".." in Path(value).parts)
+
+
+def portable(value: Any) -> Any:
+    """A setting; of a path that is_of_machine the last part."""
+    return Path(value).name if is_of_machine(value) else value
+
+
+def encoder_file(path: Path) -> Path | bytes:
+    """A file of the encoder's, without the paths where it once lay."""
+    found = read_json(path) if path.name in ("config.json", "tokenizer_config.json") else None
+    if not isinstance(found, dict):
+        return path
+    paths = [name for name, value in found.items() if name.endswith(("_path", "_file")) and is_of_machine(value)]
+    return as_json({name: value for name, value in found.items() if name not in paths}) if paths else path
+
+
+def published_config(config: dict[str, Any], no_relation: str) -> dict[str, Any]:
+    """A run's config.json without what is of the machine, of such paths the last part alone; and the decision rule.
+    `no_relation` is the name of class 0."""
+    settings = {name: portable(value) for name, value in config["settings"].items() if name not in OF_THE_MACHINE}
+    loss = get_loss(config["loss"]["name"])
+    decision = {
+        "threshold": f"the score of the class {no_relation}" if loss.threshold is threshold_class else "zero",
+        "num_labels": settings["num_labels"],
+    }
+    return {**config, "settings": settings, "decision": decision}
+
+
+def seeds_of(run: Run) -> list[Run]:
+    """The finished runs of all seeds beside a run, itself first. Raises UserError for one that differs in more than the
+    seed."""
+    here = run.folder.resolve()
+    beside = [path for path in sorted(here.parent.glob("seed_*")) if (path / "scores.json").exists()]
+    others = [read_run(path) for path in beside if path != here]
+    for other in others:
+        if other.seed == run.seed or compared(other) != compared(run):
+            raise UserError(
+                f"{other.folder}: lies beside {run.folder} and is no other seed of it (settings or data differ, or the "
+                "seed is the same); move one of them to another folder"
+            )
+    return [run, *others]
+
+
+def compared(run: Run) -> Any:
+    """What seeds of one experiment share."""
+    settings = {**vars(Settings()), **run.config["settings"]}
+    kept = {name: portable(value) for name, value in settings.items() if name not in NOT_COMPARED}
+    return kept, run.config["loss"], run.config["data"], run.config.get("precision")
