@@ -142,14 +142,14 @@ def memory_of_spacy() -> Iterator[None]:
 
 
 def limited(documents: Iterator[Document], limits: Limits) -> list[Document]:
-    """The documents, of which no more are read than the limits allow. Raises UserError where there are more, or none."""
+    """The documents, read no further than the limits allow. Raises UserError where there are more, or none."""
     found: list[Document] = []
     characters = pairs = 0
     for document in documents:
         found.append(document)
         if len(found) > limits.max_documents:
             raise UserError(f"{NAME}: has more than {limits.max_documents:,} documents, which is the limit; split it")
-        characters += sum(len(token) + 1 for sentence in document["sents"] for token in sentence)
+        characters += sum(len(token) for sentence in document["sents"] for token in sentence)
         check_characters(characters, limits)
         entities = len(document["vertexSet"])
         pairs += entities * (entities - 1)

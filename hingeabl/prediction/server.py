@@ -30,7 +30,7 @@ from hingeabl.writers.forms import FORMS
 
 WEB = Path(__file__).parent / "web"
 KINDS = {"css": "text/css", "js": "text/javascript"}
-OFFERED = (".json", ".csv", ".ttl", ".nt", ".graphml", ".cypher", ".svg", ".png")  # on the page
+GIVEN = [ending for ending in FORMS if not ending.endswith(".gz")]
 LOOK = 0.25  # seconds between looks whether a waiting client is still there
 FAREWELL = 5.0  # seconds that a job which has begun gets when the server ends
 MOST_WARNINGS = 8  # in the header of a file
@@ -101,8 +101,8 @@ def asked_form(request: Request) -> str | None:
     if form is None:
         return None
     ending = f".{form.lower()}"
-    if ending not in FORMS:
-        forms = ", ".join(known.removeprefix(".") for known in FORMS)
+    if ending not in GIVEN:
+        forms = ", ".join(known.removeprefix(".") for known in GIVEN)
         raise Refused(400, f"form={form[:40]}: is none of {forms}")
     FORMS[ending].need()
     return ending
@@ -111,7 +111,7 @@ def asked_form(request: Request) -> str | None:
 def offered_forms() -> list[str]:
     """The forms whose packages are here, without the dot."""
     found = []
-    for form in OFFERED:
+    for form in GIVEN:
         with contextlib.suppress(UserError):
             FORMS[form].need()
             found.append(form.removeprefix("."))
