@@ -43,6 +43,8 @@ class Refusal(JSONResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it as ASGI asks for."""
+        if not scope["inbox"].ended:
+            self.headers["Connection"] = "close"  # else a body without end would be read on and on
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         with contextlib.suppress(asyncio.TimeoutError):
