@@ -13,6 +13,16 @@ import time
 
 from conftest import ROOT
 
+TEXT = "Marie Curie was born in Warsaw. She married Pierre Curie in Paris in 1895."
+SMALL = {
+    "title": "Small",
+    "sents": [["Ann", "lives", "in", "Bonn", "."]],
+    "vertexSet": [
+        [{"name": "Ann", "sent_id": 0, "pos": [0, 1], "type": "PER"}],
+        [{"name": "Bonn", "sent_id": 0, "pos": [3, 4], "type": "LOC"}],
+    ],
+}
+
 
 def post(port, body, query="", headers=None, timeout=120):
     """(status, headers, content) of POST /api/predict."""
@@ -35,6 +45,21 @@ def error_of(response):
     [(field, line)] = json.loads(content).items()
     assert field == "error" and "\n" not in line
     return status, line
+
+
+def answered(response):
+    """The JSON of an answer."""
+    status, headers, content = response
+    assert status == 200, content
+    assert headers["Content-Type"] == "application/json"
+    return json.loads(content)
+
+
+def many(count):
+    """A document of so many entities."""
+    tokens = [f"N{number}" for number in range(count)]
+    mentions = [[{"name": token, "sent_id": 0, "pos": [at, at + 1]}] for at, token in enumerate(tokens)]
+    return {"title": f"Of {count}", "sents": [tokens], "vertexSet": mentions}
 
 
 class InBackground:

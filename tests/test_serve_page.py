@@ -6,16 +6,14 @@ import time
 
 import pytest
 from selenium.webdriver.support.ui import Select
-from serving import InBackground, post, served_here, wait_until
+from serving import TEXT, InBackground, post, served_here, wait_until
 from test_page import NAME, TITLE, browser, text  # noqa: F401  browser is a fixture
 
 for needed in ("fastapi", "uvicorn", "python_multipart"):
     pytest.importorskip(needed, reason="scripts/requirements-serve.txt is not installed")
 
 from hingeabl.prediction import answers, server
-from hingeabl.prediction.predictor import Predictor
 
-TEXT = "Marie Curie was born in Warsaw. She married Pierre Curie in Paris in 1895."
 HOSTILE = {
     "title": TITLE,
     "sents": [[NAME, "met", "\"'><b>Bo</b>", "in", "Rome", "."]],
@@ -28,21 +26,10 @@ HOSTILE = {
 }
 
 
-@pytest.fixture(scope="module")
-def predictor(trained):
-    return Predictor.from_run(str(trained), "cpu")
-
-
-@pytest.fixture(scope="module")
-def here(predictor):
-    with served_here(predictor) as (port, _):
-        yield port
-
-
 @pytest.fixture
-def page(browser, here):  # noqa: F811
+def page(browser, port):  # noqa: F811
     """The page, freshly loaded; at the end its console must be empty."""
-    yield opened(browser, here)
+    yield opened(browser, port)
     assert browser.get_log("browser") == []
 
 
@@ -89,8 +76,7 @@ def edges(driver):
     return text(driver, "#graph .edge > text > title")
 
 
-def test_a_pasted_text_is_shown_with_coloured_entities_a_table_and_a_graph(page, predictor):
-    pytest.importorskip("spacy")
+def test_a_pasted_text_is_shown_with_coloured_entities_a_table_and_a_graph(page, predictor, spacy):
     box = page.find_element("id", "text")
     box.send_keys(TEXT)
     assert not shown(page, "result")
@@ -175,7 +161,7 @@ def test_a_dropped_file_is_taken(page):
     assert len(text(page, "#shown p")) == 1
 
 
-def test_a_download_is_the_servers_file(page, sample, here, tmp_path):
+def test_a_download_is_the_servers_file(page, sample, port, tmp_path):
     page.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     choose(page, sample / "test.json")
     find(page)
@@ -185,7 +171,7 @@ def test_a_download_is_the_servers_file(page, sample, here, tmp_path):
     path = tmp_path / "predictions.csv"
     wait_until(path.exists)
     time.sleep(0.2)
-    assert path.read_bytes() == post(here, (sample / "test.json").read_bytes(), "?form=csv")[2]
+    assert path.read_bytes() == post(port, (sample / "test.json").read_bytes(), "?form=csv")[2]
 
 
 def test_hostile_names_are_shown_as_text(page, tmp_path):
@@ -209,8 +195,8 @@ def test_warnings_are_shown(page, tmp_path):
     assert not shown(page, "warnings")
 
 
-def test_an_error_is_shown_and_the_next_request_answered(browser, here, tmp_path):  # noqa: F811
-    page = opened(browser, here)
+def test_an_error_is_shown_and_the_next_request_answered(browser, port, tmp_path):  # noqa: F811
+    page = opened(browser, port)
     choose(page, saved(tmp_path, "broken.json", [{"title": "<b>x</b>"}]))
     find(page)
     assert "input: document 0 ('<b>x</b>'): sents: is missing" in text(page, "#error")[0]

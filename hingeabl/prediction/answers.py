@@ -20,6 +20,7 @@ from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.formats import FORMATS, START, detect, read_format
 from hingeabl.training.inference import Predictions
 from hingeabl.writers.forms import FORMS
+from hingeabl.writers.networks import Picture
 from prepro import all_pairs
 
 NAME = "input"  # of every request in messages, and for the readers: no file's name, and without an ending
@@ -32,12 +33,14 @@ SHOWN = ("WARNING: ", "note: ")  # lines on stderr that are for the user
 @dataclass(frozen=True)
 class Limits:
     """What a request may hold, how many of them may wait beside the one that is worked on, and the seconds until one is
-    given up. Pairs of entities are what takes the model's time and memory: n entities have n (n - 1)."""
+    given up. Pairs of entities are what takes the model's time and memory: n entities have n (n - 1). A picture takes
+    much longer than the model: `max_drawn` is how many entities and relations it may have."""
 
     max_bytes: int = 2**20
     max_characters: int = 100_000
     max_documents: int = 100
     max_pairs: int = 40_000
+    max_drawn: int = 300
     max_waiting: int = 16
     timeout: float = 60.0
 
@@ -64,6 +67,7 @@ def answer(predictor: Predictor, body: bytes, kind: str | None, form: str | None
         all_pairs.cache_clear()  # the lists of every number of entities that was ever asked for are 200 MB
         predictor.warn(NAME)
         if form:
+            check_picture(documents, found, form, limits)
             content = written(documents, found, form)
     if not form:
         content = as_json(documents, found, warnings)
@@ -167,6 +171,16 @@ def check_characters(count: int, limits: Limits) -> None:
     """Raise UserError for more characters than the limits allow."""
     if count > limits.max_characters:
         raise UserError(f"{NAME}: has {count:,} characters; the limit is {limits.max_characters:,}; split it")
+
+
+def check_picture(documents: list[Document], found: Predictions, form: str, limits: Limits) -> None:
+    """Raise UserError if the form is a picture, and there is more than it may show."""
+    count = sum(len(document["vertexSet"]) for document in documents) + len(found.entries)
+    if issubclass(FORMS[form], Picture) and count > limits.max_drawn:
+        raise UserError(
+            f"{NAME}: there are {count:,} entities and relations, and a picture has at most {limits.max_drawn:,} here; "
+            "send fewer documents, or take form=graphml"
+        )
 
 
 def written(documents: list[Document], found: Predictions, form: str) -> bytes:
