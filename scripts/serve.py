@@ -14,6 +14,7 @@ import contextlib
 import errno
 import importlib
 import ipaddress
+import logging
 import socket
 import sys
 from pathlib import Path
@@ -124,7 +125,8 @@ def main(arguments: list[str] | None = None) -> None:
             limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=2,
         )
-        with contextlib.suppress(KeyboardInterrupt):
+        logging.getLogger("uvicorn.error").addFilter(lambda record: not record.getMessage().startswith("Cancel "))
+        with contextlib.suppress(KeyboardInterrupt):  # after which nothing needs to be said
             uvicorn.Server(config).run(sockets=[place])
 
 

@@ -273,12 +273,13 @@ def test_a_missing_package_is_named_with_the_command(monkeypatch, package):
         serve.main(["--load_path", "runs/x"])
 
 
-def test_ctrl_c_ends_it_quietly_while_requests_wait(trained, documents):
-    with served(trained) as (port, process):
+def test_ctrl_c_ends_it_quietly_even_if_a_request_goes_on(trained):
+    with served(trained) as (port, process), started(port, "Content-Length: 100") as connection:
         assert post(port, json.dumps(SMALL))[0] == 200
         os.kill(process.pid, signal.SIGINT)
         output = process.communicate(timeout=30)
-    assert process.returncode == 0 and output == ("", "")
+        assert "the server has been ended" in told(connection)
+    assert (process.returncode, *output) == (0, "", "")
 
 
 def test_the_network_is_warned_of(trained):

@@ -61,6 +61,8 @@ class Service:
             return Refusal(Refused(400, " ".join(str(error).split())))
         except ClientDisconnect:
             return Response(status_code=499)  # which nobody reads
+        except asyncio.CancelledError:  # by uvicorn, which does not wait for ever
+            return JSONResponse({"error": "the server has been ended"}, 503)
         except Exception:
             traceback.print_exc(file=sys.__stderr__)
             return Refusal(Refused(500, "an error in the program, which the server has printed; please report it"))
