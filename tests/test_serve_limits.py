@@ -143,6 +143,17 @@ def test_who_finds_the_queue_full_is_told_and_the_others_are_answered(predictor,
         assert post(port, "again")[2] == b"again" and b"one more" not in held.begun
 
 
+def test_who_came_first_is_answered_first(predictor, held):
+    with served_here(predictor) as (port, service):
+        waiting = []
+        for number in range(4):
+            waiting.append(InBackground(port, str(number)))
+            wait_until(lambda: len(held.begun) + len(service.worker.waiting) == len(waiting))
+        held.go_on.set()
+        assert [request.wait()[0] for request in waiting] == [200] * 4
+        assert held.begun == [b"0", b"1", b"2", b"3"]
+
+
 def test_a_full_queue_is_told_before_the_body_is_read(predictor, held):
     with served_here(predictor, max_waiting=1) as (port, service):
         waiting = [InBackground(port, "body") for _ in range(2)]
