@@ -159,14 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
             write_page(page, "HingeABL: predictions", {}, "Predicted pairs", page_blocks(predictor, groups))
     if not predictor.documents:
         print(f"WARNING: {name}: holds no documents, so there is nothing to predict", file=sys.stderr)
-    predictor.mentions.warn(name)
-    if predictor.cut:
-        print(
-            f"note: {predictor.cut['documents']:,} documents are longer than the {predictor.max_seq_length:,} word "
-            f"pieces that the model reads and are cut: {predictor.cut['mentions']:,} mentions are lost, and "
-            f"{predictor.cut['entities']:,} entities have no mention left",
-            file=sys.stderr,
-        )
+    predictor.warn(name)
     if args.output != "-":
         documents = f"{predictor.documents:,} document{'s' * (predictor.documents != 1)}"
         print(f"{predictor.predictions:,} predictions for {documents}: {args.output}")

@@ -27,6 +27,7 @@ from trainings import arguments
 import train
 from hingeabl.data.documents import load_rel2id
 from hingeabl.modeling import padded
+from hingeabl.prediction.predictor import Predictor
 
 MINILM = ROOT / "dataset" / "encoders" / "all-MiniLM-L6-v2"
 
@@ -70,6 +71,27 @@ def finished(sample, tiny_bert, tmp_path_factory) -> Path:
 def trained(finished) -> Path:
     """A finished seed's folder."""
     return finished / "seed_7"
+
+
+@pytest.fixture(scope="session")
+def predictor(trained) -> Predictor:
+    """The predictor of that seed."""
+    return Predictor.from_run(str(trained), "cpu")
+
+
+@pytest.fixture(scope="session")
+def port(predictor):
+    """The port of a server in this process, for tests that change nothing of it."""
+    from serving import served_here
+
+    with served_here(predictor) as (port, _):
+        yield port
+
+
+@pytest.fixture
+def spacy():
+    """spaCy, where it is installed."""
+    return pytest.importorskip("spacy", reason="spaCy is not installed")
 
 
 @pytest.fixture(params=["one after the other", "all at once"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -62,6 +63,10 @@ class Predictor:
         self.budget = (test_batch_size or run.settings.test_batch_size) * WINDOW
         self.max_seq_length = min(run.settings.max_seq_length, 2 * max_window(run.model.model)[0])
         self.typed = run.settings.entity_marker == "typed"
+        self.clear()
+
+    def clear(self) -> None:
+        """Count from nothing again."""
         self.documents = self.predictions = 0
         self.cut: Counter[str] = Counter()
         self.mentions = MentionCounts()
@@ -114,6 +119,17 @@ class Predictor:
         )
         self.predictions += len(found.entries)
         return found._replace(entries=[self.with_name(entry) for entry in found.entries])
+
+    def warn(self, where: str) -> None:
+        """Say on stderr, opening with `where`, what was doubtful, and what was lost of documents that were cut."""
+        self.mentions.warn(where)
+        if self.cut:
+            print(
+                f"note: {self.cut['documents']:,} documents are longer than the {self.max_seq_length:,} word pieces "
+                f"that the model reads and are cut: {self.cut['mentions']:,} mentions are lost, and "
+                f"{self.cut['entities']:,} entities have no mention left",
+                file=sys.stderr,
+            )
 
     def with_name(self, entry: dict[str, Any]) -> Entry:
         """The prediction with its relation's name, after the relation."""

@@ -1,0 +1,212 @@
+"""From the bytes of a request to its answer: documents, predictions and warnings, or a file of one of the forms."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import re
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hingeabl.data.schema import Document
+from hingeabl.errors import UserError, first_line
+from hingeabl.files import GZIP, encoding_of, parse_json
+from hingeabl.prediction.predictor import Predictor
+from hingeabl.readers.formats import FORMATS, START, detect, read_format
+from hingeabl.training.inference import Predictions
+from hingeabl.writers.forms import FORMS
+from hingeabl.writers.networks import Picture
+from prepro import all_pairs
+
+NAME = "input"  # of every request in messages, and for the readers: no file's name, and without an ending
+SERVED = tuple(kind for kind in FORMATS if kind != "brat")  # brat has a second file beside the first
+JSON_STARTS = ('{"', "{}", "[{", "[]")  # without white space
+MENTION = ("name", "sent_id", "pos", "type")
+SHOWN = ("WARNING: ", "note: ")  # lines on stderr that are for the user
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may hold, how many of them may wait beside the one that is worked on, and the seconds until one is
+    given up. Pairs of entities are what takes the model's time and memory: n entities have n (n - 1). A picture takes
+    much longer than the model: `max_drawn` is how many entities and relations it may have."""
+
+    max_bytes: int = 2**20
+    max_characters: int = 100_000
+    max_documents: int = 100
+    max_pairs: int = 40_000
+    max_drawn: int = 300
+    max_waiting: int = 16
+    timeout: float = 60.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The content, and what was doubtful, a line each."""
+
+    content: bytes
+    warnings: list[str]
+
+
+def answer(predictor: Predictor, body: bytes, kind: str | None, form: str | None, limits: Limits) -> Answer:
+    """The answer to a request's body, a text or a file of documents, packed by gzip or not.
+
+    `kind` is one of SERVED, None to recognise it. With `form`, an ending of FORMS, the content is such a file, else
+    JSON: {documents: [{title, sents, vertexSet, predictions}], warnings}, the predictions being predict.py's. Raises
+    UserError for what cannot be read or is beyond the limits.
+    """
+    with heard_warnings() as warnings:
+        documents = documents_of(body, kind, predictor.typed, limits)
+        predictor.clear()
+        found = predictor.predict(documents, title="")
+        all_pairs.cache_clear()  # the lists of every number of entities that was ever asked for are 200 MB
+        predictor.warn(NAME)
+        if form:
+            check_picture(documents, found, form, limits)
+            content = written(documents, found, form)
+    if not form:
+        content = as_json(documents, found, warnings)
+    return Answer(content, warnings)
+
+
+@contextlib.contextmanager
+def heard_warnings() -> Iterator[list[str]]:
+    """A list that holds, at the end, the warnings that were printed on stderr. Other lines still go there, but for the
+    progress of a bar."""
+    warnings: list[str] = []
+    heard = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(heard):
+            yield warnings
+    finally:
+        for line in re.sub(r".*\r", "", heard.getvalue()).split("\n"):
+            start = next((start for start in SHOWN if line.startswith(start)), None)
+            if start:
+                warnings.append(line.removeprefix(start))
+            elif line.strip():
+                print(line, file=sys.stderr)
+
+
+def documents_of(body: bytes, kind: str | None, typed: bool, limits: Limits) -> list[Document]:
+    """The checked documents of a request. Raises UserError for what cannot be read or is beyond the limits."""
+    data = unpacked(body, limits.max_bytes)
+    if kind is None:
+        data, kind = recognised(data)
+    if kind not in SERVED:
+        raise UserError(f"{NAME}: {kind!r} cannot be read here; choose one of {', '.join(SERVED)}")
+    if kind == "text":
+        check_characters(len(data.decode(encoding_of(data), "ignore")), limits)
+    with memory_of_spacy() if kind == "text" else contextlib.nullcontext():
+        return limited(read_format(io.BytesIO(data), NAME, kind, typed), limits)
+
+
+def unpacked(body: bytes, max_bytes: int) -> bytes:
+    """The body, unpacked if it is packed. Raises UserError where that fails or gives too much."""
+    if not body.startswith(GZIP):
+        return body
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(body)) as file:
+            data = file.read(max_bytes + 1)
+    except (EOFError, zlib.error, OSError) as error:
+        raise UserError(f"{NAME}: cannot be unpacked ({first_line(error)}); send it as it is") from None
+    if len(data) > max_bytes:
+        raise UserError(f"{NAME}: has more than {max_bytes:,} bytes when it is unpacked; split it")
+    if data.startswith(GZIP):
+        raise UserError(f"{NAME}: is packed twice; unpack it first")
+    return data
+
+
+def recognised(data: bytes) -> tuple[bytes, str]:
+    """The data and its format. What is none of the others is plain text; so is the text of {"text": ...}, which is
+    returned alone."""
+    kind = detect(data[:START], NAME)
+    start = data[:START].decode(encoding_of(data), "ignore")
+    if kind in ("docred", "spans") and not "".join(start[:1000].split()).startswith(JSON_STARTS):
+        return data, "text"
+    if kind == "spans":
+        with contextlib.suppress(UserError, UnicodeDecodeError):  # which the reader of the format tells with its place
+            value = parse_json(data.decode(encoding_of(data)), NAME)
+            if isinstance(value, dict) and isinstance(value.get("text"), str) and "entities" not in value:
+                return value["text"].encode(), "text"
+    return data, kind
+
+
+@contextlib.contextmanager
+def memory_of_spacy() -> Iterator[None]:
+    """What spaCy keeps of a text, the words that it had not seen before, is gone at the end."""
+    from hingeabl.readers.text import load_spacy  # only where there is a text
+
+    with load_spacy().memory_zone():
+        yield
+
+
+def limited(documents: Iterator[Document], limits: Limits) -> list[Document]:
+    """The documents, read no further than the limits allow. Raises UserError where there are more, or none."""
+    found: list[Document] = []
+    characters = pairs = 0
+    for document in documents:
+        found.append(document)
+        if len(found) > limits.max_documents:
+            raise UserError(f"{NAME}: has more than {limits.max_documents:,} documents, which is the limit; split it")
+        characters += sum(len(token) for sentence in document["sents"] for token in sentence)
+        check_characters(characters, limits)
+        entities = len(document["vertexSet"])
+        pairs += entities * (entities - 1)
+        if pairs > limits.max_pairs:
+            raise UserError(
+                f"{NAME}: document {len(found) - 1} ({document['title'][:60]!r}) has {entities:,} entities, and with "
+                f"it there are {pairs:,} pairs of entities; the limit is {limits.max_pairs:,}; split it"
+            )
+    if not found:
+        raise UserError(f"{NAME}: holds no documents, so there is nothing to predict")
+    return found
+
+
+def check_characters(count: int, limits: Limits) -> None:
+    """Raise UserError for more characters than the limits allow."""
+    if count > limits.max_characters:
+        raise UserError(f"{NAME}: has {count:,} characters; the limit is {limits.max_characters:,}; split it")
+
+
+def check_picture(documents: list[Document], found: Predictions, form: str, limits: Limits) -> None:
+    """Raise UserError if the form is a picture, and there is more than it may show."""
+    count = sum(len(document["vertexSet"]) for document in documents) + len(found.entries)
+    if issubclass(FORMS[form], Picture) and count > limits.max_drawn:
+        raise UserError(
+            f"{NAME}: there are {count:,} entities and relations, and a picture has at most {limits.max_drawn:,} here; "
+            "send fewer documents, or take form=graphml"
+        )
+
+
+def written(documents: list[Document], found: Predictions, form: str) -> bytes:
+    """A file of that form, an ending of FORMS. Raises UserError as the form's writer does."""
+    file = io.BytesIO()
+    with io.TextIOWrapper(file, encoding="utf-8", newline="") as output:
+        writer = FORMS[form](output)
+        writer.begin()
+        writer.add(documents, found.of_each_document())
+        writer.end()
+        output.flush()
+        return file.getvalue()
+
+
+def as_json(documents: list[Document], found: Predictions, warnings: list[str]) -> bytes:
+    """What the page shows, see `answer`."""
+    shown: list[dict[str, Any]] = [
+        {
+            "title": document["title"],
+            "sents": document["sents"],
+            "vertexSet": [
+                [{field: mention[field] for field in MENTION if field in mention} for mention in mentions]
+                for mentions in document["vertexSet"]
+            ],
+            "predictions": entries,
+        }
+        for document, entries in zip(documents, found.of_each_document(), strict=True)
+    ]
+    return json.dumps({"documents": shown, "warnings": warnings}, ensure_ascii=False, allow_nan=False).encode()

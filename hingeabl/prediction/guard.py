@@ -1,0 +1,164 @@
+"""What stands between a server and the network: who may ask, how much is read, and how a request is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LINGER = 2.0  # seconds for which what a refused request still sends is read and thrown away
+HEADERS = {  # of every answer: a page that asks for nothing elsewhere, is in no frame, and is kept nowhere
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class Refused(Exception):
+    """A request that is not answered: the HTTP status, a line that says why, further headers."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.headers = status, message, headers
+
+
+class Refusal(JSONResponse):
+    """{error: the line}. A client that still sends gets LINGER seconds to stop: were the connection closed at once,
+    many would see a broken connection in place of the line."""
+
+    def __init__(self, refused: Refused) -> None:
+        super().__init__({"error": refused.message}, refused.status, refused.headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it as ASGI asks for."""
+        if not scope["inbox"].ended:
+            self.headers["Connection"] = "close"  # else a body without end would be read on and on
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(scope["inbox"].rest(), LINGER)
+        await send({"type": "http.response.body", "body": b""})
+
+
+class Inbox:
+    """The messages of a request, and whether its body has come to its end."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.receive, self.ended = receive, False
+
+    async def __call__(self) -> Message:
+        """The next message."""
+        message = await self.receive()
+        self.ended = self.ended or not message.get("more_body")
+        return message
+
+    async def rest(self) -> None:
+        """Throw away what is left of the body."""
+        while not self.ended:
+            await self()
+
+
+class Guard:
+    """An ASGI application around another: refuses requests under a foreign name or from a foreign page, and adds
+    HEADERS to every answer.
+
+    A page of another site can make its own name lead to this server; then the browser gives that name as Host. It
+    cannot do so with an address in numbers.
+    """
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        """`host` is the name or address that the server was started with."""
+        self.app = app
+        self.names = {name.lower() for name in ("localhost", host, socket.gethostname(), socket.getfqdn())}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        scope["inbox"] = inbox = Inbox(receive)  # for Refusal
+        refused = self.refused(scope["method"], Headers(scope=scope))
+        await (Refusal(refused) if refused else self.app)(scope, inbox, with_headers)
+
+    def refused(self, method: str, headers: Headers) -> Refused | None:
+        """Why a request is not answered, None where it is."""
+        host = headers.get("host", "").lower()
+        if not self.is_own(host):
+            return Refused(403, f"this server is not called {host[:100]!r}; use its address, or start it with --host")
+        origin = headers.get("origin")
+        if method in ("GET", "HEAD") or origin is None or urlsplit_or_none(origin) == host:
+            return None
+        return Refused(403, f"a page of {origin[:100]!r} may not ask this server; open the server's own page")
+
+    def is_own(self, host: str) -> bool:
+        """Whether a Host header is one of this server's names, or an address in numbers."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        with contextlib.suppress(ValueError):
+            return bool(ipaddress.ip_address(name))
+        return name in self.names
+
+
+def urlsplit_or_none(origin: str) -> str | None:
+    """The host and port of an Origin header, None where it has none."""
+    try:
+        return urlsplit(origin.lower()).netloc or None
+    except ValueError:
+        return None
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """A request's body. Raises Refused as soon as it is known to be longer than `limit` bytes."""
+    message = f"the request has more than {limit:,} bytes, which is the limit; split it"
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise Refused(413, message)
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise Refused(413, message)
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def file_of_form(request: Request, body: bytes) -> bytes:
+    """The file, or else the text, of a multipart body; a body of any other kind as it is. Raises Refused where there is
+    not one of them."""
+    from starlette.formparsers import MultiPartException, MultiPartParser
+
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return body
+
+    async def stream() -> Any:
+        yield body
+
+    parser = MultiPartParser(request.headers, stream(), max_files=1, max_fields=1, max_part_size=len(body))
+    parser.spool_max_size = len(body) + 1  # nothing is put on a disk
+    try:
+        parts = (await parser.parse()).multi_items()
+    except (MultiPartException, KeyError) as error:
+        raise Refused(400, f"the form cannot be read ({error}); send one file, or the file as the body") from None
+    if len(parts) != 1:
+        raise Refused(400, f"the form has {len(parts)} parts; send one file, or one text")
+    value = parts[0][1]
+    return value.encode() if isinstance(value, str) else await value.read()

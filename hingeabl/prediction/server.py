@@ -1,0 +1,167 @@
+"""A page and an API that answer texts and files of documents with the predictions of a run.
+
+One thread has the model (see jobs.py). A request takes one of a few places before its body is read, so that memory
+holds no more bodies than there are places; who finds none is told at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from hingeabl.errors import UserError
+from hingeabl.prediction.answers import SERVED, Answer, Limits, answer
+from hingeabl.prediction.guard import Guard, Refusal, Refused, file_of_form, read_body
+from hingeabl.prediction.jobs import Worker
+from hingeabl.prediction.predictor import Predictor
+from hingeabl.reporting.page import block, filled
+from hingeabl.writers.forms import FORMS
+
+WEB = Path(__file__).parent / "web"
+KINDS = {"css": "text/css", "js": "text/javascript"}
+GIVEN = [ending for ending in FORMS if not ending.endswith(".gz")]
+LOOK = 0.25  # seconds between looks whether a waiting client is still there
+FAREWELL = 5.0  # seconds that a job which has begun gets when the server ends
+MOST_WARNINGS = 8  # in the header of a file
+
+
+class Service:
+    """The requests of one server: the places that they take, and the thread that answers them."""
+
+    def __init__(self, predictor: Predictor, limits: Limits) -> None:
+        self.predictor, self.limits = predictor, limits
+        self.worker = Worker()
+        self.taken = 0  # places, of max_waiting + 1
+
+    async def respond(self, request: Request) -> Response:
+        """The response to a POST: an answer, or why there is none."""
+        if self.taken > self.limits.max_waiting:
+            message = f"busy: {self.limits.max_waiting:,} other requests are waiting; try again in a few seconds"
+            return Refusal(Refused(503, message, {"Retry-After": "5"}))
+        self.taken += 1
+        try:
+            return await asyncio.wait_for(self._respond(request), self.limits.timeout)
+        except asyncio.TimeoutError:
+            seconds = f"{self.limits.timeout:g} seconds"
+            return Refusal(Refused(504, f"no answer within {seconds}, so it is given up; send less, or try again"))
+        except Refused as refused:
+            return Refusal(refused)
+        except UserError as error:
+            return Refusal(Refused(400, " ".join(str(error).split())))
+        except ClientDisconnect:
+            return Response(status_code=499)  # which nobody reads
+        except asyncio.CancelledError:  # by uvicorn, which does not wait for ever
+            return JSONResponse({"error": "the server has been ended"}, 503)
+        except Exception:
+            traceback.print_exc(file=sys.__stderr__)
+            return Refusal(Refused(500, "an error in the program, which the server has printed; please report it"))
+        finally:
+            self.taken -= 1
+
+    async def _respond(self, request: Request) -> Response:
+        form, kind = asked_form(request), request.query_params.get("format")
+        body = await file_of_form(request, await read_body(request, self.limits.max_bytes))
+        found = await self.done(request, partial(answer, self.predictor, body, kind, form, self.limits))
+        if not form:
+            return Response(found.content, media_type="application/json")
+        headers = {
+            "Content-Disposition": f'attachment; filename="predictions{form}"',
+            "X-Warnings": json.dumps([warning[:500] for warning in found.warnings[:MOST_WARNINGS]]),
+        }
+        return Response(found.content, headers=headers, media_type="application/octet-stream")
+
+    async def done(self, request: Request, work: partial[Answer]) -> Answer:
+        """What the thread makes of a job, which is forgotten if nobody waits for it any more."""
+        future = self.worker.submit(work)
+        waited = asyncio.wrap_future(future)
+        try:
+            while not waited.done():
+                await asyncio.wait([waited], timeout=LOOK)
+                if not waited.done() and await request.is_disconnected():
+                    raise ClientDisconnect
+            return waited.result()
+        finally:
+            waited.cancel()
+            self.worker.drop(future)
+
+
+def asked_form(request: Request) -> str | None:
+    """The ending of the file that a request asks for, None for JSON with the documents. Raises Refused for what is no
+    form, UserError where a package that it needs is missing."""
+    form = request.query_params.get("form")
+    if form is None:
+        return None
+    ending = f".{form.lower()}"
+    if ending not in GIVEN:
+        forms = ", ".join(known.removeprefix(".") for known in GIVEN)
+        raise Refused(400, f"form={form[:40]}: is none of {forms}")
+    FORMS[ending].need()
+    return ending
+
+
+def offered_forms() -> list[str]:
+    """The forms whose packages are here, without the dot."""
+    found = []
+    for form in GIVEN:
+        with contextlib.suppress(UserError):
+            FORMS[form].need()
+            found.append(form.removeprefix("."))
+    return found
+
+
+def page_of(predictor: Predictor, limits: Limits) -> str:
+    """The page, with what it is about: the run, the limits, the forms."""
+    run = "/".join(predictor.run.folder.resolve().parts[-2:])
+    about = {"run": run, "maxBytes": limits.max_bytes, "forms": offered_forms(), "formats": SERVED}
+    return filled((WEB / "serve.html").read_text(encoding="utf-8"), {"about": block("data-about", about)})
+
+
+def always(response: Response) -> Callable[[], Awaitable[Response]]:
+    """An endpoint that always gives this response."""
+
+    async def given() -> Response:
+        return response
+
+    return given
+
+
+def make_app(predictor: Predictor, limits: Limits, host: str = "127.0.0.1") -> FastAPI:
+    """The application: GET / is the page, POST /api/predict answers a text or a file.
+
+    `?form=` asks for a file of one of FORMS, `?format=` tells the format, which is else recognised. `host` is the name
+    or address that it is served under, beside this machine's own. What a request names is never opened. Its thread
+    ends with the application's lifespan.
+    """
+    service = Service(predictor, limits)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.worker.close(FAREWELL)
+
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.add_middleware(Guard, host=host)
+    app.state.service = service
+    app.add_api_route("/api/predict", service.respond, methods=["POST"], response_model=None)
+    contents = {"/": (page_of(predictor, limits), "text/html")}
+    for kind, media_type in KINDS.items():
+        contents[f"/serve.{kind}"] = ((WEB / f"serve.{kind}").read_text(encoding="utf-8"), media_type)
+    for path, (content, media_type) in contents.items():
+        app.add_api_route(path, always(Response(content, media_type=media_type)), response_model=None)
+
+    @app.exception_handler(HTTPException)
+    async def told(request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+    return app

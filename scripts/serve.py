@@ -1,0 +1,134 @@
+"""A page that answers texts and files with the predictions of a trained run, for this machine or a network.
+
+    python scripts/serve.py --load_path runs/quickstart/seed_1
+    curl --data-binary @docs.json http://127.0.0.1:8000/api/predict
+    curl --data-binary @docs.json 'http://127.0.0.1:8000/api/predict?form=ttl' --output graph.ttl
+
+Needs scripts/requirements-serve.txt. docs/runs.md says more ("A page that runs").
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import importlib
+import ipaddress
+import logging
+import socket
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import hingeabl  # noqa: F401  first: it tells in one line which package is missing
+
+# isort: split
+from hingeabl.errors import UserError, run_command_line
+from hingeabl.prediction.answers import Limits
+from hingeabl.prediction.predictor import Predictor
+from hingeabl.readers.text import load_spacy
+from hingeabl.training.saved_run import refuse_file
+from hingeabl.training.settings import positive_int
+
+PACKAGES = ("fastapi", "uvicorn", "python_multipart")
+CONNECTIONS = 512  # at once; more are refused
+
+
+def need_packages() -> None:
+    """Raise UserError for a package of scripts/requirements-serve.txt that is not installed."""
+    for name in PACKAGES:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise UserError(
+                f"{name.replace('_', '-')} is not installed, which the page needs; pip install -r "
+                "scripts/requirements-serve.txt"
+            ) from None
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there; port 0 is any free one. Raises UserError where that fails."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+        found.listen(CONNECTIONS)
+    except (OSError, UnicodeError) as error:
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            raise UserError(f"--port {port}: is in use; name another one") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--host {host} --port {port}: cannot be listened on ({reason}); name another one") from None
+    return found
+
+
+def port_number(text: str) -> int:
+    """A port, for argparse."""
+    number = int(text)
+    if not 0 <= number < 2**16:
+        raise argparse.ArgumentTypeError(f"must be 0 to {2**16 - 1}, not {number}")
+    return number
+
+
+def parse_args(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    default = Limits()
+    parser = argparse.ArgumentParser(description="Answer texts and files with the predictions of a trained run.")
+    parser.add_argument("--load_path", required=True, help="a finished run's seed folder")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1, this machine")
+    parser.add_argument("--port", type=port_number, default=8000, help="default: 8000; 0 is any free one")
+    parser.add_argument("--device", help="default: CUDA where there is one")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the run's, as in train.py")
+    for name, value, what in (
+        ("max_bytes", default.max_bytes, "bytes of a request"),
+        ("max_waiting", default.max_waiting, "requests that wait while one is worked on"),
+        ("timeout", int(default.timeout), "seconds until a request is given up"),
+    ):
+        parser.add_argument(f"--{name}", type=positive_int, default=value, help=f"{what}; default: {value:,}")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve until Ctrl-C; `arguments` default to the command line's."""
+    args = parse_args(arguments)
+    need_packages()
+    refuse_file(args.load_path)
+    import uvicorn
+
+    from hingeabl.prediction.server import make_app
+
+    with listening(args.host, args.port) as place:
+        address, port = place.getsockname()[:2]
+        predictor = Predictor.from_run(args.load_path, args.device, args.precision)
+        try:
+            load_spacy()
+        except UserError as error:
+            print(f"WARNING: only files with entities can be read: {error}", file=sys.stderr)
+        limits = Limits(max_bytes=args.max_bytes, max_waiting=args.max_waiting, timeout=args.timeout)
+        app = make_app(predictor, limits, args.host)
+        if not ipaddress.ip_address(address).is_loopback:
+            print(
+                f"WARNING: --host {args.host}: whoever reaches this machine over the network can use the page; "
+                "127.0.0.1 keeps it to this machine",
+                file=sys.stderr,
+            )
+        name = f"[{address}]" if ":" in address else address
+        print(f"http://{name}:{port}/ answers with {args.load_path}; Ctrl-C ends it; more in docs/runs.md", flush=True)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            limit_concurrency=CONNECTIONS,
+            timeout_graceful_shutdown=2,
+        )
+        logging.getLogger("uvicorn.error").addFilter(lambda record: not record.getMessage().startswith("Cancel "))
+        with contextlib.suppress(KeyboardInterrupt):  # after which nothing needs to be said
+            uvicorn.Server(config).run(sockets=[place])
+
+
+if __name__ == "__main__":
+    run_command_line(main)
