@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from hingeabl.data.schema import Document
+from hingeabl.data.stream import CHUNK
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import GZIP, encoding_of, parse_json
 from hingeabl.prediction.predictor import Predictor
-from hingeabl.readers.formats import FORMATS, START, detect, read_format
+from hingeabl.readers.formats import FORMATS, kind_of, read_format
 from hingeabl.training.inference import Predictions
 from hingeabl.writers.forms import FORMS
 from hingeabl.writers.networks import Picture
@@ -63,7 +64,7 @@ def answer(predictor: Predictor, body: bytes, kind: str | None, form: str | None
     with heard_warnings() as warnings:
         documents = documents_of(body, kind, predictor.typed, limits)
         predictor.clear()
-        found = predictor.predict(documents, title="")
+        found = predictor.predict(documents)
         all_pairs.cache_clear()  # the lists of every number of entities that was ever asked for are 200 MB
         predictor.warn(NAME)
         if form:
@@ -124,8 +125,8 @@ def unpacked(body: bytes, max_bytes: int) -> bytes:
 def recognised(data: bytes) -> tuple[bytes, str]:
     """The data and its format. What is none of the others is plain text; so is the text of {"text": ...}, which is
     returned alone."""
-    kind = detect(data[:START], NAME)
-    start = data[:START].decode(encoding_of(data), "ignore")
+    start = data[:CHUNK].decode(encoding_of(data), "ignore")
+    kind = kind_of(start) or "text"
     if kind in ("docred", "spans") and not "".join(start[:1000].split()).startswith(JSON_STARTS):
         return data, "text"
     if kind == "spans":

@@ -32,25 +32,35 @@ def detect(start: bytes, name: str) -> str:
     path = Path(name.removesuffix(".gz"))
     if path.suffix == ".ann" or (path.suffix == ".txt" and path.with_suffix(".ann").exists()):
         return "brat"
-    if start.startswith(GZIP):
-        try:
-            start = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(start, CHUNK)
-        except zlib.error:
-            return "docred"  # whose reader says what is wrong
-    if start.startswith(ZIP):
-        return "docred"
-    text = start.decode(encoding_of(start), "ignore")
-    if text.lstrip()[:1] in ("{", "["):
-        keys = _first_keys(text)
-        return "spans" if keys.get("text") == QUOTE and "vertexSet" not in keys else "docred"
-    if PUBTATOR.match(text):
-        return "pubtator"
+    try:
+        text = decoded(start)
+    except zlib.error:
+        return "docred"  # whose reader says what is wrong
+    if (kind := kind_of(text)) is not None:
+        return kind
     if path.suffix == ".txt":
         return "text"
     refuse_foreign(text[:1000], name)
     if text.lstrip()[:1].isalnum():
         raise UserError(f"{name}: its format is not recognised; pass --format, one of {', '.join(FORMATS)}")
     return "docred"
+
+
+def decoded(start: bytes) -> str:
+    """The text that a file's first bytes are, unpacked if they are packed. Raises zlib.error where that fails."""
+    if start.startswith(GZIP):
+        start = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(start, CHUNK)
+    return start.decode(encoding_of(start), "ignore")
+
+
+def kind_of(text: str) -> str | None:
+    """The format of a file, one of FORMATS, by its text alone; None for plain text."""
+    if text.lstrip()[:1] in ("{", "["):
+        keys = _first_keys(text)
+        return "spans" if keys.get("text") == QUOTE and "vertexSet" not in keys else "docred"
+    if PUBTATOR.match(text):
+        return "pubtator"
+    return "docred" if text.startswith(ZIP.decode()) else None
 
 
 def _first_keys(text: str) -> dict[str, str]:
