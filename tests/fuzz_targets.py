@@ -298,7 +298,7 @@ TARGETS = {  # in how many of so many cases, and what is done
     "weights": (7, fuzz_weights),
     "pt": (5, fuzz_pt),
     "cache": (5, fuzz_cache),
-    "open_run": (1, fuzz_open_run),
+    "open_run": (4, fuzz_open_run),
     "teacher": (4, fuzz_teacher),
     "resume": (4, fuzz_resume),
 }

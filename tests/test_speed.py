@@ -97,13 +97,14 @@ def test_predictions_do_not_depend_on_the_batch_budget(sample, tiny_bert, minilm
         predict(model, features, get_loss("atl"), relations, torch.device("cpu"), "fp32", 4, budget)
         for budget in (1, 2000, 10**9)
     ]
-    predictions, patterns, pairs = results[0]
+    predictions, patterns, pairs, counts = results[0]
     for other in results[1:]:
-        assert other.entries == predictions and other.patterns == patterns
+        assert (other.entries, other.patterns, other.counts) == (predictions, patterns, counts)
         assert other.pairs["document"].equal(pairs["document"]) and other.pairs["entities"].equal(pairs["entities"])
         torch.testing.assert_close(other.pairs["scores"], pairs["scores"])
     assert len(pairs["document"]) and (pairs["document"].diff() >= 0).all()
     assert sum(patterns.values()) == sum(len(feature["hts"]) for feature in features)
+    assert [len(found) for found in results[0].of_each_document()] == list(counts) and sum(counts) == len(predictions)
     titles = [entry["title"] for entry in predictions]
     order = [feature["title"] for feature in features]
     assert titles == sorted(titles, key=order.index) and len(set(titles)) > 1
