@@ -54,6 +54,18 @@ def test_a_document_has_the_relations_of_predict_py_with_names_and_entities(pred
         assert "labels" in document
 
 
+def test_labels_of_a_document_are_not_looked_at(predictor, documents):
+    unknown = [{"h": 0, "t": 1, "r": "a relation that the run does not know"}]
+    assert predictor({**documents[0], "labels": unknown}) == predictor(documents[0])
+
+
+def test_a_run_with_typed_markers_refuses_a_mention_without_type(predictor, documents, monkeypatch):
+    monkeypatch.setattr(predictor, "typed", True)
+    untyped = [{name: value for name, value in documents[0]["vertexSet"][0][0].items() if name != "type"}]
+    with pytest.raises(UserError, match=r"^document \(.*\): vertexSet\[0\]\[0\]\.type"):
+        predictor({**documents[0], "vertexSet": [untyped]})
+
+
 def test_a_document_that_breaks_the_schema_is_refused(predictor):
     with pytest.raises(UserError, match=r"^document \(.A.\): vertexSet: is missing"):
         predictor({"title": "A", "sents": [["a"]]})

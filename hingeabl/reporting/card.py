@@ -143,7 +143,7 @@ python train.py --load_path {name} --data_dir FOLDER --train_file TRAIN --dev_fi
 ```
 
 ```python
-from hingeabl.prediction.predictor import Predictor
+from predict import Predictor
 
 model = Predictor.from_run("{name}")
 ```
