@@ -1,11 +1,13 @@
 """From DocRED's files to features: validation, entity markers, word pieces, label rows.
 
     python prepro.py FILE... prints the statistics of each file, and what is doubtful about them.
+    python prepro.py FILE... --make_rel2id OUT writes the relations of labelled files as a rel2id file.
     python prepro.py FILE --convert OUT writes a file of another format in DocRED's schema.
 
 A document in DocRED's schema is {title, sents, vertexSet, labels}: `sents` holds lists of tokens,
 `vertexSet[i]` the mentions of entity i as {name, sent_id, pos: [start, end)}, and `labels` (missing
-in a test set without gold) the facts {h, t, r, evidence}.
+in a test set without gold) the facts {h, t, r, evidence}. `pairs`, optional, lists the pairs [h, t] to score; without
+it every ordered pair is scored. Files of CDR and GDA are read as documents with `pairs`, see hingeabl/data/cdr.py.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import argparse
 import functools
 import itertools
 import json
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,15 @@ from hingeabl.data.cache import Encoded, load_pieces, pieces_path, save_pieces
 from hingeabl.data.checks import check_cuts, check_files, print_findings, refuse_empty, refuse_same_files
 from hingeabl.data.documents import DEFAULT_REL2ID, garbage_collection_paused, load_documents, load_rel2id
 from hingeabl.data.schema import CLOSING, MARKED_TYPES, Document
+from hingeabl.data.statistics import count_pairs, make_rel2id, print_statistics, statistics
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.files import ROOT, refuse_foreign_files
+from hingeabl.files import ROOT, refuse_foreign_files, write_json
+from hingeabl.outputs import check_outputs
 from hingeabl.readers.convert import convert
 from hingeabl.readers.formats import FORMATS
 
-ENTITY_MARKERS = ("asterisk", "typed")
+ENTITY_MARKERS = ("asterisk", "asterisks", "typed")
 
 SMALL_ENCODER = ROOT / "dataset" / "encoders" / "all-MiniLM-L6-v2"
 Feature = dict[str, Any]
@@ -71,8 +74,9 @@ def featurize(
     title       str
     input_ids   list of int: [CLS], word pieces cut at max_seq_length - 2, [SEP]
     entity_pos  per entity, per mention: [start, end] in word pieces, counted without [CLS]; `start` is
-                the mention's opening marker, `end` the piece after its closing one; mentions past the cut stay
-    hts         [[h, t], ...], every ordered pair h != t, row by row
+                the mention's opening marker, `end` the piece after its closing one; mentions past the cut stay;
+                of a document that lists pairs, no entity after the last one in a pair
+    hts         [[h, t], ...], the pairs that the document lists, or every ordered pair h != t, row by row
     labels      LabelRows, for numpy an array uint8 [pairs, classes]: 1 for each relation of the pair, in
                 column 0 for no relation; absent without labels
 
@@ -89,17 +93,16 @@ def featurize(
             save_pieces(cache_file, encoded)
     features = []
     for document, (input_ids, entity_pos, pieces_cut) in zip(documents, encoded, strict=True):
-        entities = len(document["vertexSet"])
         feature = {
             "title": document["title"],
             "input_ids": input_ids,
-            "entity_pos": entity_pos,
-            "hts": all_pairs(entities),
+            "entity_pos": entity_pos[: in_pairs(document)],
+            "hts": pairs_of(document),
         }
         if pieces_cut:
             feature["pieces_cut"] = pieces_cut
         if "labels" in document:
-            feature["labels"] = LabelRows(document["labels"], entities, rel2id)
+            feature["labels"] = LabelRows(document, rel2id)
         features.append(feature)
     return features
 
@@ -128,7 +131,7 @@ def encode_documents(
     pieces_of = word_pieces(tokens, tokenizer)
     encoded = []
     for document in tqdm(documents, desc="word pieces", unit="doc", leave=False, delay=1, disable=len(documents) < 2):
-        pieces, entity_pos = mark_entities(document, pieces_of, markers)
+        pieces, entity_pos = mark_entities(document, pieces_of, markers, entity_marker == "asterisks")
         kept = pieces[: max_seq_length - 2]
         input_ids = [tokenizer.cls_token_id, *kept, tokenizer.sep_token_id]
         encoded.append((input_ids, entity_pos, len(pieces) - len(kept)))
@@ -149,7 +152,7 @@ def marker_pieces(tokenizer: Any, entity_marker: str) -> Callable[[dict[str, Any
             )
         return number
 
-    if entity_marker == "asterisk":
+    if entity_marker != "typed":
         both = piece("*"), piece("*")
         return lambda mention: both
     pieces = {
@@ -171,18 +174,29 @@ def word_pieces(tokens: set[str], tokenizer: Any) -> dict[str, list[int]]:
 
 
 def mark_entities(
-    document: Document, pieces_of: dict[str, list[int]], markers: Callable[[dict[str, Any]], tuple[int, int]]
+    document: Document,
+    pieces_of: dict[str, list[int]],
+    markers: Callable[[dict[str, Any]], tuple[int, int]],
+    each: bool = False,
 ) -> tuple[list[int], list[list[list[int]]]]:
     """Word pieces of a document with markers around its mentions, and each mention's [start, end].
 
-    A token that starts (ends) several mentions gets one opening (closing) marker, that of the first, entity by entity.
+    A token that starts (ends) several mentions gets one opening (closing) marker, that of the first, entity by entity;
+    with `each` it gets one for each mention, those of one span and type being one mention (ATLOP's reader of CDR).
     """
-    starts: dict[tuple[int, int], int] = {}
-    ends: dict[tuple[int, int], int] = {}
-    for mention in itertools.chain.from_iterable(document["vertexSet"]):
+    starts: dict[tuple[int, int], list[int]] = {}
+    ends: dict[tuple[int, int], list[int]] = {}
+    mentions = list(itertools.chain.from_iterable(document["vertexSet"]))
+    if each:
+        distinct = {(mention["sent_id"], *mention["pos"], mention.get("type")): mention for mention in mentions}
+        mentions = list(distinct.values())
+    for mention in mentions:
         opening, closing = markers(mention)
-        starts.setdefault((mention["sent_id"], mention["pos"][0]), opening)
-        ends.setdefault((mention["sent_id"], mention["pos"][1] - 1), closing)
+        start, end = (mention["sent_id"], mention["pos"][0]), (mention["sent_id"], mention["pos"][1] - 1)
+        if each or start not in starts:
+            starts.setdefault(start, []).append(opening)
+        if each or end not in ends:
+            ends.setdefault(end, []).append(closing)
     pieces: list[int] = []
     place_of: list[list[int]] = []  # place_of[sentence][token]: where the token, or its marker, begins
     for number, sentence in enumerate(document["sents"]):
@@ -190,10 +204,10 @@ def mark_entities(
         for position, token in enumerate(sentence):
             places.append(len(pieces))
             if (number, position) in starts:
-                pieces.append(starts[number, position])
+                pieces.extend(starts[number, position])
             pieces.extend(pieces_of[token])
             if (number, position) in ends:
-                pieces.append(ends[number, position])
+                pieces.extend(ends[number, position])
         places.append(len(pieces))
         place_of.append(places)
     entity_pos = [
@@ -209,17 +223,34 @@ def all_pairs(entities: int) -> list[list[int]]:
     return [list(pair) for pair in itertools.permutations(range(entities), 2)]
 
 
+def pairs_of(document: Document) -> list[list[int]]:
+    """The pairs [h, t] to score: those that the document lists, in its order, or every ordered pair."""
+    return document["pairs"] if "pairs" in document else all_pairs(len(document["vertexSet"]))
+
+
+def in_pairs(document: Document) -> int:
+    """How many entities a feature has: all, or where the document lists pairs those up to the last one in a pair."""
+    if "pairs" not in document:
+        return len(document["vertexSet"])
+    return 1 + max(itertools.chain.from_iterable(document["pairs"]), default=-1)
+
+
 class LabelRows:
     """A document's labels, uint8 [pairs, classes] in the order of hts: multi-hot relations, or class 0 where there is
     none. Only the labels themselves are kept, a hundredth of that array; numpy makes the array when it is needed."""
 
     __slots__ = ("cells", "shape")
 
-    def __init__(self, labels: list[dict[str, Any]], entities: int, rel2id: dict[str, int]) -> None:
+    def __init__(self, document: Document, rel2id: dict[str, int]) -> None:
         """`cells` is int32 [2, labels]: each label's pair and class."""
-        pairs = [label["h"] * (entities - 1) + label["t"] - (label["t"] > label["h"]) for label in labels]
-        self.cells = np.array([pairs, [rel2id[label["r"]] for label in labels]], dtype=np.int32)
-        self.shape = (entities * (entities - 1), len(rel2id))
+        labels, others = document["labels"], len(document["vertexSet"]) - 1
+        if "pairs" in document:
+            row_of = {(head, tail): row for row, (head, tail) in enumerate(document["pairs"])}
+            rows = [row_of[label["h"], label["t"]] for label in labels]
+        else:
+            rows = [label["h"] * others + label["t"] - (label["t"] > label["h"]) for label in labels]
+        self.cells = np.array([rows, [rel2id[label["r"]] for label in labels]], dtype=np.int32)
+        self.shape = (count_pairs(document), len(rel2id))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         rows = np.zeros(self.shape, dtype=np.uint8)
@@ -230,35 +261,6 @@ class LabelRows:
     def tolist(self) -> list[list[int]]:
         """The array as lists."""
         return np.asarray(self).tolist()
-
-
-def statistics(documents: list[Document]) -> dict[str, float]:
-    """The figures of the paper's Tables 5 and 6 for one list of documents; pairs are ordered, h != t."""
-    count = len(documents)
-    relations_of = Counter(
-        (index, label["h"], label["t"], label["r"])
-        for index, document in enumerate(documents)
-        for label in document.get("labels", [])
-    )
-    per_pair = Counter(key[:3] for key in relations_of)
-    entities = [len(document["vertexSet"]) for document in documents]
-    pairs = sum(number * (number - 1) for number in entities)
-
-    def average(total: int) -> float:
-        return total / count if count else 0.0
-
-    return {
-        "documents": count,
-        "ordered pairs": pairs,
-        "pairs with a relation": len(per_pair),
-        "NA %": 100 * (1 - len(per_pair) / pairs) if pairs else 0.0,
-        "words / doc": average(sum(len(sentence) for document in documents for sentence in document["sents"])),
-        "entities / doc": average(sum(entities)),
-        "triples / doc": average(sum(len(document.get("labels", [])) for document in documents)),
-        "sentences / doc": average(sum(len(document["sents"]) for document in documents)),
-        "relations seen": len({key[3] for key in relations_of}),
-        "most relations on one pair": max(per_pair.values(), default=0),
-    }
 
 
 def main() -> None:
@@ -272,7 +274,9 @@ def main() -> None:
         default=str(SMALL_ENCODER) if SMALL_ENCODER.exists() else None,
         help="encoder whose tokenizer counts word pieces (default: the small encoder, if scripts/fetch.py fetched it)",
     )
+    parser.add_argument("--entity_marker", choices=ENTITY_MARKERS, default="asterisk", help="as in train.py")
     parser.add_argument("--json", action="store_true", help="print statistics and findings as JSON")
+    parser.add_argument("--make_rel2id", metavar="OUT", help="write the relations of the FILEs as a rel2id file")
     parser.add_argument("--convert", metavar="OUT", help="write the one FILE in DocRED's schema (docs/data.md)")
     parser.add_argument("--format", choices=FORMATS, help="FILE's format with --convert; default: recognised")
     args = parser.parse_args()
@@ -285,24 +289,38 @@ def main() -> None:
         )
     check_length(args.max_seq_length)
     refuse_same_files(args.files)
+    if args.make_rel2id:
+        write_rel2id(args.files, args.make_rel2id)
+        return
     rel2id = load_rel2id(args.rel2id)
     files: dict[str, Any] = {path: load_documents(path, rel2id) for path in args.files}
     for path, documents in files.items():
         refuse_empty(path, documents)
     train = next((path for path in files if "train" in Path(path).name.lower()), None)
     findings = check_files(files, train)
+    columns = {path: statistics(documents) for path, documents in files.items()}
     if args.model_name_or_path:
         tokenizer = load_tokenizer(args.model_name_or_path)
         for path, documents in files.items():
-            findings += check_cuts(
-                path, featurize(documents, tokenizer, rel2id, args.max_seq_length), args.max_seq_length
+            features = featurize(documents, tokenizer, rel2id, args.max_seq_length, args.entity_marker)
+            findings += check_cuts(path, features, args.max_seq_length)
+            columns[path]["longest, word pieces"] = max(
+                len(feature["input_ids"]) + feature.get("pieces_cut", 0) for feature in features
             )
-    columns = {path: statistics(documents) for path, documents in files.items()}
     if args.json:
         print(json.dumps({"files": columns, "findings": findings}, indent=2))
     else:
         print_statistics(columns)
         print_findings(findings)
+
+
+def write_rel2id(files: list[str], output: str) -> None:
+    """Write the relations of labelled files as a rel2id file, and print how many there are."""
+    check_outputs({"--make_rel2id": (output, (".json",))}, {f"FILE {path}": path for path in files})
+    documents = [document for path in files for document in load_documents(path)]
+    rel2id = make_rel2id(documents, ", ".join(files))
+    write_json(output, rel2id)
+    print(f"{len(rel2id) - 1:,} relations and class 0, 'Na': {output}")
 
 
 def convert_one(files: list[str], output: str, kind: str | None) -> None:
@@ -311,17 +329,6 @@ def convert_one(files: list[str], output: str, kind: str | None) -> None:
         raise UserError(f"--convert {output}: takes one FILE, but there are {len(files)}; convert them one by one")
     counts = convert(files[0], output, kind)
     print(", ".join(f"{count:,} {name}" for name, count in counts.items()) + f": {output}")
-
-
-def print_statistics(columns: dict[str, dict[str, float]]) -> None:
-    """Statistics by path as a table, one column per file."""
-    names = [Path(path).name for path in columns]
-    widths = [max(len(name), 12) for name in names]
-    print("".ljust(26), *(name.rjust(width) for name, width in zip(names, widths, strict=True)), sep="  ")
-    for figure in next(iter(columns.values())):
-        values = [column[figure] for column in columns.values()]
-        cells = [f"{value:,.3f}" if value % 1 else f"{value:,.0f}" for value in values]
-        print(figure.ljust(26), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)), sep="  ")
 
 
 if __name__ == "__main__":

@@ -117,7 +117,11 @@ def read_list(path: str | Path, item: str, form: str, may_be_empty: bool = False
     In messages `item` names an object, and `form` the whole. An empty file of lines is [] if it `may_be_empty`. Raises
     UserError for anything else; see read_text for encodings and gzip.
     """
-    text = read_text(path)
+    return parse_list(read_text(path), path, item, form, may_be_empty)
+
+
+def parse_list(text: str, path: str | Path, item: str, form: str, may_be_empty: bool = False) -> list[Any]:
+    """read_list of a text that is read already."""
     first = text.lstrip()[:1]
     if not first:
         if may_be_empty and ".jsonl" in Path(path).suffixes:

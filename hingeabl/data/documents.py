@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hingeabl.data.cdr import is_cdr, read_cdr
 from hingeabl.data.schema import Document, check_document, check_types
 from hingeabl.errors import UserError
-from hingeabl.files import META, read_json, read_list
+from hingeabl.files import META, parse_list, read_json, read_text
 
 DEFAULT_REL2ID = META / "rel2id.json"
 RELATION_NAMES = META / "relation_names.json"  # Wikidata's property -> its English name
@@ -58,8 +59,11 @@ def means_no_relation(name: str) -> bool:
 
 
 def read_documents(path: str | Path) -> list[Any]:
-    """What a file holds, unchecked; see read_list."""
-    return read_list(path, "document", "a list of documents, like DocRED's files, or one a line")
+    """What a file holds, unchecked: documents of CDR or GDA, see read_cdr, or JSON, see read_list."""
+    text = read_text(path)
+    if is_cdr(text):
+        return list(read_cdr(text.split("\n"), str(path)))
+    return parse_list(text, path, "document", "a list of documents, like DocRED's files, or one a line")
 
 
 def load_documents(

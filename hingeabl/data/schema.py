@@ -15,6 +15,7 @@ OTHER_NAMES = {  # what other programs and data sets call the fields
     "title": ("doc_id", "docid", "id", "doc_key", "name"),
     "sents": ("sentences", "sent", "tokens", "text", "words"),
     "vertexSet": ("vertices", "vertex", "entities", "entity", "mentions", "ner", "clusters"),
+    "pairs": ("candidates", "candidate_pairs", "hts", "entity_pairs", "pair"),
     "labels": ("relations", "relation", "facts", "triples", "rels"),
     "name": ("mention", "text", "surface", "form"),
     "sent_id": ("sentence", "sentid", "sid", "sent", "sentence_id", "sent_idx"),
@@ -27,7 +28,14 @@ OTHER_NAMES = {  # what other programs and data sets call the fields
 }
 
 
-KINDS: dict[str, Any] = {"title": str, "sents": list, "vertexSet": list, "labels": (list, dict), "name": str}
+KINDS: dict[str, Any] = {
+    "title": str,
+    "sents": list,
+    "vertexSet": list,
+    "labels": (list, dict),
+    "name": str,
+    "pairs": list,
+}
 KINDS |= {"sent_id": int, "pos": list, "h": int, "t": int, "r": str, "evidence": list}
 
 
@@ -44,7 +52,7 @@ def misnamed(value: dict[str, Any], field: str, known: tuple[str, ...]) -> str |
     return None
 
 
-DOCUMENT_FIELDS = ("title", "sents", "vertexSet", "labels")
+DOCUMENT_FIELDS = ("title", "sents", "vertexSet", "pairs", "labels")
 MENTION_FIELDS = ("name", "sent_id", "pos", "type")
 LABEL_FIELDS = ("h", "t", "r", "evidence")
 
@@ -90,6 +98,9 @@ def check_document(document: Any, where: str, rel2id: dict[str, int] | None = No
             raise UserError(f"{where}: vertexSet[{entity}]: must be a list of mentions; put a single one into [ ]")
         for number, mention in enumerate(mentions):
             _check_mention(mention, lengths, f"{where}: vertexSet[{entity}][{number}]")
+    refuse_misnamed(document, "pairs", DOCUMENT_FIELDS, where)
+    if "pairs" in document:
+        _check_pairs(document["pairs"], len(document["vertexSet"]), where)
     if not labels:
         return
     refuse_misnamed(document, "labels", DOCUMENT_FIELDS, where)
@@ -133,6 +144,25 @@ def _check_mention(mention: Any, lengths: list[int], where: str) -> None:
         )
 
 
+def _check_pairs(pairs: Any, entities: int, where: str) -> None:
+    if not isinstance(pairs, list):
+        raise UserError(f"{where}: pairs: must be a list of [h, t]; leave the field out to score every pair")
+    seen: dict[tuple[int, int], int] = {}
+    for number, pair in enumerate(pairs):
+        at = f"{where}: pairs[{number}]"
+        if not (isinstance(pair, list) and len(pair) == 2 and all(type(index) is int for index in pair)):
+            raise UserError(f"{at}: {pair!r} is not [h, t], the numbers of two entities; correct it")
+        head, tail = pair
+        for index in pair:
+            if not 0 <= index < entities:
+                raise UserError(f"{at}: {index} is not an entity of a document that has {entities}; correct it")
+        if head == tail:
+            raise UserError(f"{at}: {pair} is an entity with itself; remove it")
+        if (head, tail) in seen:
+            raise UserError(f"{at}: {pair} is there already, as pairs[{seen[head, tail]}]; remove one")
+        seen[head, tail] = number
+
+
 def _check_labels(document: Document, lengths: list[int], rel2id: dict[str, int] | None, where: str) -> None:
     labels = document["labels"]
     if isinstance(labels, dict) and labels and all(isinstance(column, list) for column in labels.values()):
@@ -144,6 +174,14 @@ def _check_labels(document: Document, lengths: list[int], rel2id: dict[str, int]
         raise UserError(f"{where}: labels: must be a list; leave the field out where there are none")
     for number, label in enumerate(labels):
         _check_label(label, len(document["vertexSet"]), lengths, rel2id, f"{where}: labels[{number}]")
+    if "pairs" in document:
+        pairs = {tuple(pair) for pair in document["pairs"]}
+        for number, label in enumerate(labels):
+            if label["h"] != label["t"] and (label["h"], label["t"]) not in pairs:
+                raise UserError(
+                    f"{where}: labels[{number}]: [{label['h']}, {label['t']}] is not one of this document's pairs; add "
+                    "it to pairs or remove the label"
+                )
 
 
 def _check_label(label: Any, entities: int, lengths: list[int], rel2id: dict[str, int] | None, where: str) -> None:

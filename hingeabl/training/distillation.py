@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from hingeabl.data.documents import garbage_collection_paused, load_documents
+from hingeabl.data.statistics import count_pairs
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import digest, make_folder, read_json, save_tensors, write_json
 from hingeabl.modeling.encoder import WINDOW, check_length
@@ -109,7 +110,7 @@ def write_scores(args: argparse.Namespace) -> None:
     for first in tqdm(range(0, len(documents), SHARD), desc="files of scores", unit="file"):
         chosen = documents[first : first + SHARD]
         path = shard_file(folder, first // SHARD)
-        pairs = sum(len(d["vertexSet"]) * (len(d["vertexSet"]) - 1) for d in chosen)
+        pairs = sum(map(count_pairs, chosen))
         if is_written(path, about["key"], pairs, len(run.rel2id)):
             continue
         settings = (run.settings.max_seq_length, run.settings.entity_marker)

@@ -72,7 +72,9 @@ class DataSettings:
     rel2id: str = setting(str(DEFAULT_REL2ID), "relation inventory; sets the number of classes", compared=False)
     max_seq_length: int = setting(1024, "longest document in word pieces", sequence_length)
     entity_marker: str = setting(
-        "asterisk", "* around mentions, or BERT's unused pieces by entity type", choices=ENTITY_MARKERS
+        "asterisk",
+        "* around mentions: one a place, or as asterisks one a mention (CDR); or BERT's unused pieces by type",
+        choices=ENTITY_MARKERS,
     )
     cache_dir: str = setting("dataset/cache", "where word pieces are kept for later runs", compared=False)
 

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# CDR at full size with the small encoder: every loss, 500 training documents, 30 epochs; ATLOP's settings for CDR but
+# for the encoder and its rate, 5e-5 as for BERT in the paper.
+#     bash scripts/study_cdr.sh              docs/data.md#cdr-and-gda says where the files come from
+# A run is kept as a record in results/cdr/; one that has a record is not trained, one that was interrupted goes on.
+# Then prints the tables of the records, and writes them to tables.md.
+#     LOSSES="atl" SEEDS="66 233" bash scripts/study_cdr.sh      other runs for the same tables
+#     JOBS=8 bash scripts/study_cdr.sh                           so many runs at once, on one GPU
+#     RECORDS=runs/again bash scripts/study_cdr.sh               trains all runs again: results/ holds a record of each
+set -euo pipefail
+LOSSES=${LOSSES:-atl balanced_softmax afl aml sat mean_sat hingeabl hingeabl_released atgl ncrl pmtl}
+SEEDS=${SEEDS:-1 5 42 66 233}
+RECORDS=${RECORDS:-results/cdr}
+RUNS=${RUNS:-runs/cdr_small}
+source "$(dirname "$0")/setup.sh"
+python scripts/fetch.py cdr
+python scripts/fetch.py encoder
+
+train_and_record() { # LOSS SEED
+    [ ! -f "$RECORDS/bert_$1/seed_$2.json" ] || return 0
+    bash scripts/run_cdr.sh "$1" --model_name_or_path dataset/encoders/all-MiniLM-L6-v2 --learning_rate 5e-5 \
+        --seeds "$2" --output_dir "$RUNS/bert_$1" || return 1
+    python report.py --record "$RECORDS" "$RUNS/bert_$1/seed_$2"
+}
+export -f train_and_record
+export RECORDS RUNS
+for seed in $SEEDS; do
+    for loss in $LOSSES; do echo "$loss $seed"; done
+done | xargs -P "${JOBS:-1}" -L 1 bash -euc 'train_and_record "$@"' study
+
+for table in 3 inter; do
+    python report.py --table "$table" "$RECORDS"
+    python report.py --table "$table" "$RECORDS" --format markdown
+done | tee "$RECORDS/tables.md.tmp"
