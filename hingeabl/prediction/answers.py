@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hingeabl.data.schema import Document
+from hingeabl.data.statistics import count_pairs
 from hingeabl.data.stream import CHUNK
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import GZIP, encoding_of, parse_json
@@ -156,12 +157,12 @@ def limited(documents: Iterator[Document], limits: Limits) -> list[Document]:
             raise UserError(f"{NAME}: has more than {limits.max_documents:,} documents, which is the limit; split it")
         characters += sum(len(token) for sentence in document["sents"] for token in sentence)
         check_characters(characters, limits)
-        entities = len(document["vertexSet"])
-        pairs += entities * (entities - 1)
+        pairs += count_pairs(document)
         if pairs > limits.max_pairs:
             raise UserError(
-                f"{NAME}: document {len(found) - 1} ({document['title'][:60]!r}) has {entities:,} entities, and with "
-                f"it there are {pairs:,} pairs of entities; the limit is {limits.max_pairs:,}; split it"
+                f"{NAME}: document {len(found) - 1} ({document['title'][:60]!r}) has {len(document['vertexSet']):,} "
+                f"entities, and with it there are {pairs:,} pairs of entities; the limit is {limits.max_pairs:,}; "
+                "split it"
             )
     if not found:
         raise UserError(f"{NAME}: holds no documents, so there is nothing to predict")

@@ -199,7 +199,7 @@ def to_spans(document: Document) -> dict[str, Any]:
             found.append({"start": tokens[0][0], "end": tokens[-1][1], **more})
         entities.append({"mentions": found})
     text = "\n".join(" ".join(sentence) for sentence in document["sents"])
-    more = {"labels": document["labels"]} if "labels" in document else {}
+    more = {field: document[field] for field in ("pairs", "labels") if field in document}
     return {"title": document["title"], "text": text, "sents": sents, "entities": entities, **more}
 
 

@@ -8,16 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from hingeabl.data.cdr import is_cdr, read_cdr
 from hingeabl.data.schema import Document, check_document, check_types
 from hingeabl.data.stream import CHUNK, TOKEN, Rewound, read_objects, stream_documents
 from hingeabl.errors import UserError
 from hingeabl.files import GZIP, ZIP, cannot_read, encoding_of, refuse_foreign
 from hingeabl.readers.brat import read_brat
+from hingeabl.readers.lines import read_lines
 from hingeabl.readers.pubtator import read_pubtator
 from hingeabl.readers.spans import read_spans
 from hingeabl.readers.text import read_text
 
-FORMATS = ("docred", "spans", "text", "pubtator", "brat")
+FORMATS = ("docred", "spans", "text", "pubtator", "brat", "cdr")
 PUBTATOR = re.compile(r"\s*[^|\s]+\|[ta]\|")
 QUOTE = '"'  # alone, of a string that the text ends in
 VALUE = re.compile(r"\s*:\s*(.)")  # after a key: how its value begins
@@ -60,6 +62,8 @@ def kind_of(text: str) -> str | None:
         return "spans" if keys.get("text") == QUOTE and "vertexSet" not in keys else "docred"
     if PUBTATOR.match(text):
         return "pubtator"
+    if is_cdr(text):
+        return "cdr"
     return "docred" if text.startswith(ZIP.decode()) else None
 
 
@@ -114,6 +118,8 @@ def _read(file: BinaryIO, name: str, kind: str, labels: bool) -> Iterator[Docume
     if kind == "spans":
         return read_spans(file, name, labels)
     readers: dict[str, Any] = {"docred": read_objects, "text": read_text, "pubtator": read_pubtator, "brat": read_brat}
+    if kind == "cdr":
+        return read_cdr(read_lines(file, name), name)
     if kind not in readers:
         raise UserError(f"{name}: {kind!r} is no format; choose one of {', '.join(FORMATS)}")
     return readers[kind](file, name)

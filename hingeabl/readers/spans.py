@@ -16,7 +16,12 @@ from hingeabl.errors import UserError
 from hingeabl.readers.align import Mention, Span, align, warn
 
 REQUIRED = (("text", str, "string"), ("entities", list, "list of objects with mentions"))
-OPTIONAL = (("title", str, "string"), ("sents", list, "list of sentences"), ("labels", list, "list"))
+OPTIONAL = (
+    ("title", str, "string"),
+    ("sents", list, "list of sentences"),
+    ("pairs", list, "list"),
+    ("labels", list, "list"),
+)
 FIELDS = tuple(field for field, _, _ in (*REQUIRED, *OPTIONAL))
 
 
@@ -40,7 +45,7 @@ def from_spans(value: dict[str, Any], where: str, title: str, counts: Counter[st
         if not isinstance(value.get(field), kind):
             problem = "has the wrong type" if field in value else "is missing"
             raise UserError(f"{where}: {field}: {problem}; it must be a {described}")
-    for field in ("title", "labels"):
+    for field in ("title", "pairs", "labels"):
         refuse_misnamed(value, field, FIELDS, where)
     if "title" in value:
         title = value["title"]
@@ -48,7 +53,8 @@ def from_spans(value: dict[str, Any], where: str, title: str, counts: Counter[st
     entities = [_mentions(entity, f"entities[{number}]", where) for number, entity in enumerate(value["entities"])]
     sents = _sents(value["sents"], len(value["text"]), where) if "sents" in value else None
     labels = _labels(value["labels"], sents, where) if "labels" in value else None
-    return align(title, value["text"], entities, where, counts, labels, sents)
+    document = align(title, value["text"], entities, where, counts, labels, sents)
+    return document | {"pairs": value["pairs"]} if "pairs" in value else document
 
 
 def _mentions(entity: Any, place: str, where: str) -> list[Mention]:

@@ -1,4 +1,4 @@
-"""The figures of the paper's tables, and of three more, from finished runs and data files; report.py prints them."""
+"""The figures of the paper's tables, and of four more, from finished runs and data files; report.py prints them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import numpy as np
 from evaluation import PERCENTILES
 from hingeabl.data.checks import refuse_empty
 from hingeabl.data.documents import load_documents
+from hingeabl.data.statistics import statistics as data_statistics
 from hingeabl.errors import UserError
 from hingeabl.files import META, digest, read_json
 from hingeabl.reporting.records import Run, count_by_document, file_of, same_experiment
 from hingeabl.reporting.significance import Comparison, Counts, compare, holm, smallest_p
 from losses import loss_names
-from prepro import statistics as data_statistics
 
 PAPER = META / "paper_results.json"
 LATER_RESULTS = META / "later_results.json"
 BACKBONES = ("atlop", "docunet", "kd_docre")
 LATER = ("atgl", "ncrl", "pmtl")  # losses of other papers: not in this one's tables
-MORE_TABLES = ("3_later", "precision", "thresholds")  # that the paper does not have; LATER's losses are in these
+MORE_TABLES = ("3_later", "precision", "inter", "thresholds")  # not in the paper; LATER's losses are
 EVERY_BACKBONE = (2, "thresholds")  # tables that take runs of every backbone; the others take ATLOP's
 
 
@@ -123,6 +123,17 @@ FIGURES: dict[int | str, tuple[str, tuple[Figure, ...]]] = {  # split and column
             *(plain(name, name, 0) for name in WRONG),
         ),
     ),
+    "inter": (
+        "test",
+        (
+            percent("precision", "precision"),
+            percent("recall", "recall"),
+            percent("f1", "F1"),
+            percent("f1_intra", "intra F1"),
+            percent("f1_inter", "inter F1"),
+            *(plain(name, name, 0) for name in WRONG),
+        ),
+    ),
     "thresholds": (
         "test",
         (
@@ -143,13 +154,16 @@ def groups_of(number: int | str, runs: list[Run]) -> dict[str, list[Run]]:
     groups = {}
     losses = [loss for loss in loss_names() if number in MORE_TABLES or loss not in LATER]
     for backbone, loss in itertools.product(BACKBONES, losses):
-        chosen = [
-            run for run in runs if (run.backbone, run.loss) == (backbone, loss) and run.scores[FIGURES[number][0]]
-        ]
+        chosen = [run for run in runs if (run.backbone, run.loss) == (backbone, loss) and is_in(number, run)]
         name = f"{backbone}/{loss}" if number in EVERY_BACKBONE else loss
         if chosen and (number in EVERY_BACKBONE or backbone == "atlop") and (number != 1 or loss == "atl"):
             groups[name] = sorted(chosen, key=lambda run: run.seed)
     return groups
+
+
+def is_in(number: int | str, run: Run) -> bool:
+    """Whether a run has the scores that a table shows."""
+    return bool(run.scores[FIGURES[number][0]]) and (number != "thresholds" or "ro_mean" in run.scores["test"])
 
 
 def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) -> Table:
@@ -165,7 +179,7 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
     rows = mark_best(rows, figures)
     if number in MORE_TABLES:
         rows += [published_row(name, figures, row) for name, row in published["rows"].items() if name not in groups]
-    comparisons, more = compare_groups(number, groups) if number in (2, 3, "3_later") else ([], [])
+    comparisons, more = compare_groups(number, groups) if number in (2, 3, "3_later", "inter") else ([], [])
     notes = [f"not finished, left out: {folder}" for folder in unfinished]
     others = sorted({run.loss for run in runs} & {*LATER})
     if others and number not in MORE_TABLES:
@@ -174,7 +188,7 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
     notes += more + published.get("notes", [])
     setting = f"{split}, {Path(next(iter(groups.values()))[0].config['settings']['model_name_or_path']).name}"
     setting += f" (the paper's: {published['encoder']})" if "encoder" in published else ""
-    heading = {"3_later": "published", "precision": "", "thresholds": ""}.get(str(number), "paper")
+    heading = {"3_later": "published", "precision": "", "inter": "", "thresholds": ""}.get(str(number), "paper")
     return Table(number, published["title"], setting, figures, rows, comparisons, notes, heading)
 
 
