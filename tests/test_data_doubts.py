@@ -387,14 +387,15 @@ def test_the_codalab_file_holds_the_predictions_alone(tmp_path, monkeypatch, cap
 def test_labels_take_little_memory_and_say_the_same():
     labels = [{"h": h, "t": t, "r": r} for h, t, r in ((0, 1, "P17"), (0, 1, "P19"), (3, 0, "P17"), (2, 3, "P20"))]
     rel2id = load_rel2id()
-    rows = LabelRows(labels, 4, rel2id)
+    rows = LabelRows({"labels": labels, "vertexSet": [[]] * 4}, rel2id)
     expected = np.zeros((4, 4, 97), dtype=np.uint8)
     for label in labels:
         expected[label["h"], label["t"], rel2id[label["r"]]] = 1
     expected[:, :, 0] = ~expected.any(axis=2)
     assert rows.shape == (12, 97) and np.array_equal(np.asarray(rows), expected[~np.eye(4, dtype=bool)])
+    document = {"labels": labels, "vertexSet": [[]] * 20}
     tracemalloc.start()
-    many = [LabelRows(labels, 20, rel2id) for _ in range(1000)]
+    many = [LabelRows(document, rel2id) for _ in range(1000)]
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(many) == 1000 and size < 1000 * 1000  # 36,860 bytes each as arrays
