@@ -1,4 +1,4 @@
-"""The losses of the paper and three of other papers, one function each, and the rules by which their scores become
+"""The losses of the paper and five of other papers, one function each, and the rules by which their scores become
 predictions.
 
 Notation of every function: scores [pairs, classes] float32 or float64, labels [pairs, classes] 0/1 (class 0 is
@@ -7,14 +7,16 @@ pair's positive and negative relations; d_r is Eq. (8). Each returns one value p
 them over pairs.
 
 To add a loss, write one such function and put @register above it. Its further arguments, with their defaults, are
-its parameters; one named `margin` is what --margin sets.
+its parameters; one named `margin` is what --margin sets, and one named `priors` gets each relation's rate over the
+training pairs, [relations]. A loss of a whole batch returns a scalar. docs/extending.md shows all of it.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,7 +26,8 @@ from torch import Tensor
 from hingeabl.errors import UserError
 
 LossFunction = Callable[..., Tensor]
-DecisionRule = Callable[[Tensor], Tensor]
+ThresholdRule = Callable[..., Tensor]
+DecisionRule = Callable[..., Tensor]
 
 
 def threshold_class(scores: Tensor) -> Tensor:
@@ -37,49 +40,113 @@ def zero_threshold(scores: Tensor) -> Tensor:
     return torch.zeros_like(scores[:, 0])
 
 
+def among_highest(scores: Tensor, threshold: Tensor, max_labels: int) -> Tensor:
+    """A relation is predicted if its score exceeds the threshold and is among the row's `max_labels` highest, all
+    classes counted; ties at the last place are all kept. Bool [pairs, classes], of which column 0 is not read."""
+    lowest_kept = scores.topk(min(max_labels, scores.shape[1]), dim=1).values[:, -1:]
+    return (scores > threshold[:, None]) & (scores >= lowest_kept)
+
+
+def above_threshold(scores: Tensor, threshold: Tensor, max_labels: int) -> Tensor:
+    """Every relation whose score exceeds the threshold is predicted, without a limit on their number."""
+    return scores > threshold[:, None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a loss is registered with: its function and rules, and how many threshold outputs it has."""
+
+    function: LossFunction
+    threshold: ThresholdRule
+    decide: DecisionRule
+    thresholds: int
+
+
 @dataclass(frozen=True)
 class Loss:
-    """A loss with its parameters and decision rule: what get_loss returns.
+    """A loss with its parameters, decision rule and, where it needs them, `priors`, float64 [relations]: each
+    relation's rate over the training pairs. What get_loss returns.
 
-    threshold(scores) -> [pairs]: the score that a relation must exceed.
+    Most losses take scores [pairs, classes], of which class 0 is the threshold class. One with n threshold outputs has
+    the other n - 1 behind the classes: `outputs` columns.
     """
 
     name: str
-    function: LossFunction
-    threshold: DecisionRule
+    kind: Kind
     parameters: dict[str, Any] = field(default_factory=dict)
+    priors: Tensor | None = None
+    copies: dict[Any, Tensor] = field(default_factory=dict, repr=False, compare=False)  # of priors, on other devices
 
     def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss over pairs, a scalar in at least float32; 0 (with a gradient of 0) for no pairs."""
+        """Mean loss over pairs, or the value of a loss that is one of the whole batch: a scalar in at least float32; 0
+        (with a gradient of 0) for no pairs. scores [pairs, outputs], labels [pairs, classes]."""
         if scores.dtype != torch.float64:
             scores = scores.float()
-        per_pair = self.function(scores, labels.to(scores.dtype), **self.parameters)
-        return per_pair.sum() / max(len(per_pair), 1)
+        value = self.kind.function(scores, labels.to(scores.dtype), **self.parameters, **self.known(scores))
+        return value.sum() / max(len(value), 1) if value.dim() else value
+
+    def known(self, scores: Tensor) -> dict[str, Tensor]:
+        """What the loss's functions get besides scores and labels: {} or {"priors"}, where the scores are."""
+        if not self.needs_priors:
+            return {}
+        if self.priors is None:
+            raise UserError(f"the loss {self.name} needs each relation's rate in training; take a run trained with it")
+        key = scores.device, scores.dtype
+        if key not in self.copies:
+            self.copies[key] = self.priors.to(scores)
+        return {"priors": self.copies[key]}
+
+    @property
+    def needs_priors(self) -> bool:
+        """Whether the function has an argument `priors`."""
+        return "priors" in inspect.signature(self.kind.function).parameters
+
+    def outputs(self, classes: int) -> int:
+        """How many scores a pair has."""
+        return classes + self.kind.thresholds - 1
+
+    def threshold(self, scores: Tensor) -> Tensor:
+        """The score that a relation must exceed: [pairs], or [pairs, relations] where there are several thresholds."""
+        return self.kind.threshold(scores, **(self.known(scores) if self.kind.thresholds > 1 else {}))
+
+    def comparable(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores [pairs, classes] and one threshold [pairs] for all of a pair's relations. With several thresholds,
+        scores are those above the relation's own, and the threshold is 0."""
+        threshold = self.threshold(scores)
+        if threshold.dim() == 1:
+            return scores, threshold
+        zero = torch.zeros_like(scores[:, :1])
+        return torch.cat([zero, scores[:, 1 : 1 + threshold.shape[1]] - threshold], dim=1), zero[:, 0]
 
     def describe(self) -> dict[str, Any]:
         """The loss's name and parameters, for files."""
         return {"name": self.name, **self.parameters}
 
     def predict(self, scores: Tensor, max_labels: int = 4) -> Tensor:
-        """0/1 in the scores' dtype, [pairs, classes]: relation r is predicted if its score exceeds the threshold and is
-        among the row's `max_labels` highest, all classes counted; ties at the last place are all kept. Column 0
-        marks the pairs without a predicted relation.
+        """0/1 in the scores' dtype, [pairs, classes]: the relations that the loss's rule predicts, by default
+        among_highest. Column 0 marks the pairs without a predicted relation.
         """
-        lowest_kept = scores.topk(min(max_labels, scores.shape[1]), dim=1).values[:, -1:]
-        predicted = (scores > self.threshold(scores)[:, None]) & (scores >= lowest_kept)
+        known = self.known(scores) if self.kind.thresholds > 1 else {}
+        predicted = self.kind.decide(scores, self.threshold(scores), max_labels, **known)
         predicted[:, 0] = ~predicted[:, 1:].any(dim=1)
         return predicted.to(scores.dtype)
 
 
-_LOSSES: dict[str, tuple[LossFunction, DecisionRule]] = {}
+_LOSSES: dict[str, Kind] = {}
 _ALIASES: dict[str, str] = {}
 
 
-def register(*aliases: str, threshold: DecisionRule = threshold_class) -> Callable[[LossFunction], LossFunction]:
-    """Register a loss under its function's name and aliases, in any case, with its decision rule."""
+def register(
+    *aliases: str,
+    threshold: ThresholdRule = threshold_class,
+    decide: DecisionRule = among_highest,
+    thresholds: int = 1,
+) -> Callable[[LossFunction], LossFunction]:
+    """Register a loss under its function's name and aliases, in any case, with its threshold, its decision rule and its
+    number of threshold outputs. The rules of a loss with several of these get `priors` too."""
 
     def add(function: LossFunction) -> LossFunction:
-        _LOSSES[function.__name__] = (function, threshold)
+        _LOSSES[function.__name__] = Kind(function, threshold, decide, thresholds)
         _ALIASES.update({alias.lower(): function.__name__ for alias in (function.__name__, *aliases)})
         return function
 
@@ -91,22 +158,26 @@ def loss_names() -> list[str]:
     return list(_LOSSES)
 
 
-def get_loss(name: str, margin: float | None = None) -> Loss:
-    """The loss registered under `name` or an alias, in any case; margin None means its own default.
+def get_loss(name: str, margin: float | None = None, priors: Sequence[float] | None = None) -> Loss:
+    """The loss registered under `name` or an alias, in any case; margin None means its own default. `priors`, each
+    relation's rate over the training pairs, is kept where the loss needs it.
 
     Raises UserError for an unknown name, or a margin where the loss has none.
     """
     canonical = _ALIASES.get(name.lower())
     if canonical is None:
         raise UserError(f"--loss_type {name}: no such loss; choose from {', '.join(loss_names())}")
-    function, threshold = _LOSSES[canonical]
-    arguments = list(inspect.signature(function).parameters.values())[2:]
-    parameters = {argument.name: argument.default for argument in arguments}
+    kind = _LOSSES[canonical]
+    arguments = list(inspect.signature(kind.function).parameters.values())[2:]
+    parameters = {argument.name: argument.default for argument in arguments if argument.name != "priors"}
     if margin is not None:
         if "margin" not in parameters:
             raise UserError(f"--margin {margin}: the loss {canonical} has no margin; leave the flag out")
         parameters["margin"] = float(margin)
-    return Loss(canonical, function, threshold, parameters)
+    loss = Loss(canonical, kind, parameters)
+    if priors is not None and loss.needs_priors:
+        return replace(loss, priors=torch.tensor(priors, dtype=torch.float64))
+    return loss
 
 
 def distance(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,6 +300,61 @@ def pmtl(scores: Tensor, labels: Tensor, lambda_positive: float = 1.0, lambda_ne
     of_positives = lambda_positive * sum_of_weighted_means(entropy, even, [positive])
     of_negatives = lambda_negative * sum_of_weighted_means(entropy, even, [~positive])
     return F.softplus(-d).sum(dim=1) + of_positives + of_negatives
+
+
+def frequency_groups(priors: Tensor) -> list[Tensor]:
+    """AMTL's four groups of relations, the most frequent in training first: 10, 20, 46 and 20 of every 96, each an
+    int64 tensor of columns in ascending order; of equally frequent relations the lower class comes first."""
+    order = 1 + priors.argsort(descending=True, stable=True)
+    borders = [round(share * len(priors) / 96) for share in (0, 10, 30, 76, 96)]
+    return [order[start:end].sort().values for start, end in itertools.pairwise(borders)]
+
+
+def of_groups(scores: Tensor, priors: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Each group's relations, and its threshold output [pairs, 1]: class 0's, then those behind the classes."""
+    behind = scores[:, 1 + len(priors) :]
+    thresholds = torch.cat([scores[:, :1], behind], dim=1).split(1, dim=1)
+    return list(zip(frequency_groups(priors), thresholds, strict=True))
+
+
+def threshold_of_group(scores: Tensor, priors: Tensor) -> Tensor:
+    """Decide against the threshold output of the relation's group: [pairs, outputs] -> [pairs, relations]."""
+    found = torch.empty_like(scores[:, : len(priors)])
+    for group, threshold in of_groups(scores, priors):
+        found[:, group - 1] = threshold
+    return found
+
+
+def among_highest_of_group(scores: Tensor, threshold: Tensor, max_labels: int, priors: Tensor) -> Tensor:
+    """A relation is predicted if its score exceeds its group's threshold and is among the `max_labels` highest of the
+    group, the threshold counted. Bool [pairs, classes], of which column 0 is not read."""
+    predicted = torch.zeros_like(scores[:, : 1 + len(priors)], dtype=torch.bool)
+    for group, limit in of_groups(scores, priors):
+        members = torch.cat([limit, scores[:, group]], dim=1)
+        predicted[:, group] = among_highest(members, limit[:, 0], max_labels)[:, 1:]
+    return predicted
+
+
+@register(threshold=threshold_of_group, decide=among_highest_of_group, thresholds=4)
+def amtl(scores: Tensor, labels: Tensor, priors: Tensor, scale: float = 3.5) -> Tensor:
+    """AMTL (Findings of ACL 2025): the mean over four groups of relations of ATL within the group, each against one
+    threshold T = (t_0 + t_1 + t_2 + t_3) / scale. It decides against the groups' own t_k, as its program does."""
+    groups = of_groups(scores, priors)
+    threshold = torch.cat([limit for _, limit in groups], dim=1).sum(dim=1, keepdim=True) / scale
+    none = torch.zeros_like(scores[:, :1])
+    terms = [atl(torch.cat([threshold, scores[:, g]], 1), torch.cat([none, labels[:, g]], 1)) for g, _ in groups]
+    return torch.stack(terms).mean(dim=0)
+
+
+@register(decide=above_threshold)
+def pn_risk(scores: Tensor, labels: Tensor, priors: Tensor, margin: float = 0.25) -> Tensor:
+    """SSR-PU's loss under full supervision (EMNLP 2022), of the batch: the sum over relations of
+    (1 - pi) * mean over negatives of (m + a)^2 / 4 + sqrt(pi (1 - pi)) * mean over positives of (a - m)^2 / 4, with
+    a = s_r - s_TH and pi the relation's prior; a side without pairs adds 0."""
+    a, positive = scores[:, 1:] - scores[:, :1], labels[:, 1:] > 0
+    negatives = sum_of_weighted_means((margin + a).T ** 2 / 4, torch.ones_like(a.T), [~positive.T])
+    positives = sum_of_weighted_means((a - margin).T ** 2 / 4, torch.ones_like(a.T), [positive.T])
+    return ((1 - priors) * negatives + (priors * (1 - priors)).sqrt() * positives).sum()
 
 
 def sum_of_weighted_means(values: Tensor, weights: Tensor, groups: list[Tensor]) -> Tensor:

@@ -71,7 +71,7 @@ def page_blocks(predictor: Predictor, groups: Iterator[tuple[list[Document], Pre
     run, first = predictor.run, 0
     yield about_block(run.rel2id, [run.name], gold=False)
     for documents, found in groups:
-        labels = torch.zeros(found.pairs["scores"].shape, dtype=torch.bool)
+        labels = torch.zeros(len(found.pairs["scores"]), len(run.rel2id), dtype=torch.bool)
         pairs = judge(documents, run.rel2id, found.pairs, labels, predictor.loss, run.settings.num_labels)
         yield documents_block(documents, run.rel2id)
         yield pairs_block(0, replace(pairs, pattern=torch.zeros_like(pairs.pattern)), first)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
 from evaluation import format_scores, score_predictions
-from hingeabl.errors import UserError, naming_batch, run_command_line
+from hingeabl.errors import naming_batch, run_command_line
 from hingeabl.files import make_folder, write_json
 from hingeabl.modeling.checkpoints import save_weights
 from hingeabl.modeling.encoder import WINDOW, check_length, checkpoint_layers
@@ -29,7 +29,7 @@ from hingeabl.training.experiment import Experiment, prepare
 from hingeabl.training.inference import Predictions, gather, predict
 from hingeabl.training.resume import CheckpointWriter, StopRequest, failure_noted, remove_checkpoints, seed_batch
 from hingeabl.training.runs import finished_scores, print_summary, summarise
-from hingeabl.training.saved_run import load_checkpoint_file, load_run, load_weights, weights_of
+from hingeabl.training.saved_run import check_outputs_of, load_checkpoint_file, load_run, load_weights, weights_of
 from hingeabl.training.scaling import build_scaler
 from hingeabl.training.session import (
     ESTIMATES,
@@ -127,7 +127,8 @@ def build_model(experiment: Experiment, seed: int) -> DocREModel:
     """The model before its training. Raises UserError where settings or documents do not fit it."""
     args = experiment.args
     set_seed(seed)
-    model = DocREModel(args.model_name_or_path, len(experiment.rel2id), args.emb_size, backbone=args.backbone)
+    outputs = experiment.loss.outputs(len(experiment.rel2id))
+    model = DocREModel(args.model_name_or_path, outputs, args.emb_size, backbone=args.backbone)
     check_lengths(experiment, model)
     if args.init_from:
         load_weights(model, weights_of(args.init_from))
@@ -198,7 +199,7 @@ def batch_loss(experiment: Experiment, model: nn.Module, batch: dict[str, Any]) 
     """The mean loss over a batch's pairs, with the distillation's where there are a teacher's scores."""
     labels, teacher_scores = batch.pop("labels"), batch.pop("teacher_scores", None)
     with autocast(experiment.device, experiment.precision):
-        scores = model(**batch)  # [pairs of all documents, classes]
+        scores = model(**batch)  # [pairs of all documents, classes, and a loss's further thresholds]
     loss = experiment.loss(scores, labels)
     return loss if teacher_scores is None else loss + distillation_loss(scores, teacher_scores)
 
@@ -259,7 +260,7 @@ def score_split(experiment: Experiment, model: DocREModel, name: str) -> tuple[d
         args.test_batch_size * WINDOW,  # tokens and pairs at once
         title=name,
     )
-    found = gather(mine, split.features, experiment.rel2id, experiment.device)
+    found = gather(mine, split.features, experiment.rel2id, experiment.loss, experiment.device)
     scores = score_predictions(found.entries, split.gold) | found.patterns if split.gold else {}
     return scores, found
 
@@ -271,10 +272,10 @@ def score_saved_run(experiment: Experiment) -> None:
     if Path(str(args.load_path)).is_dir():
         model = load_run(str(args.load_path)).to(experiment.device)
     else:
-        model = load_checkpoint_file(str(args.load_path), args.model_name_or_path, len(experiment.rel2id))
+        outputs = experiment.loss.outputs(len(experiment.rel2id))
+        model = load_checkpoint_file(str(args.load_path), args.model_name_or_path, outputs)
         model.to(experiment.device)
-    if model.settings["num_classes"] != len(experiment.rel2id):
-        raise UserError(f"{args.rel2id}: has {len(experiment.rel2id)} classes, the run {model.settings['num_classes']}")
+    check_outputs_of(model, experiment.loss, experiment.rel2id, args.rel2id)
     check_lengths(experiment, model)
     output = make_folder(args.output_dir) if args.output_dir and parallel.rank() == 0 else None
     results: dict[str, Any] = {}

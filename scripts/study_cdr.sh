@@ -6,12 +6,15 @@
 # Then prints the table of the records, and writes it to tables.md.
 #     LOSSES="atl" SEEDS="66 233" bash scripts/study_cdr.sh      other runs for the same tables
 #     JOBS=8 bash scripts/study_cdr.sh                           so many runs at once, on one GPU
-#     RECORDS=runs/again bash scripts/study_cdr.sh               trains all runs again: results/ holds a record of each
+#     LOSSES="atl" SEEDS=1 EPOCHS=1 RECORDS=runs/try bash scripts/study_cdr.sh    a short try
 set -euo pipefail
 LOSSES=${LOSSES:-atl balanced_softmax afl aml sat mean_sat hingeabl hingeabl_released atgl ncrl pmtl}
 SEEDS=${SEEDS:-1 5 42 66 233}
-RECORDS=${RECORDS:-results/cdr}
-RUNS=${RUNS:-runs/cdr_small}
+EPOCHS=${EPOCHS:-30}
+NAME=cdr
+[ "$EPOCHS" = 30 ] || NAME+=_$EPOCHS
+RECORDS=${RECORDS:-results/$NAME}
+RUNS=${RUNS:-runs/$NAME}
 source "$(dirname "$0")/setup.sh"
 python scripts/fetch.py cdr
 python scripts/fetch.py encoder
@@ -19,11 +22,11 @@ python scripts/fetch.py encoder
 train_and_record() { # LOSS SEED
     [ ! -f "$RECORDS/bert_$1/seed_$2.json" ] || return 0
     bash scripts/run_cdr.sh "$1" --model_name_or_path dataset/encoders/all-MiniLM-L6-v2 --learning_rate 5e-5 \
-        --seeds "$2" --output_dir "$RUNS/bert_$1" || return 1
+        --num_train_epochs "$EPOCHS" --seeds "$2" --output_dir "$RUNS/bert_$1" || return 1
     python report.py --record "$RECORDS" "$RUNS/bert_$1/seed_$2"
 }
 export -f train_and_record
-export RECORDS RUNS
+export RECORDS RUNS EPOCHS
 for seed in $SEEDS; do
     for loss in $LOSSES; do echo "$loss $seed"; done
 done | xargs -P "${JOBS:-1}" -L 1 bash -euc 'train_and_record "$@"' study

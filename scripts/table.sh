@@ -22,7 +22,7 @@ case $NUMBER in
     PATHS=("$RUNS"/roberta_*)
     ;;
 3 | 4 | 7 | 3_later | precision | thresholds)
-    case $NUMBER in 3_later | precision | thresholds) LOSSES="$LOSSES atgl ncrl pmtl" ;; esac
+    case $NUMBER in 3_later | precision | thresholds) LOSSES="$LOSSES atgl ncrl pmtl amtl pn_risk" ;; esac
     PATHS=()
     for loss in $LOSSES; do
         bash scripts/run_bert.sh "$loss"

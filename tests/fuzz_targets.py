@@ -37,6 +37,7 @@ from hingeabl.training import distillation
 from hingeabl.training.resume import CHECKPOINTS, Place, load_checkpoint, save_checkpoint, take_checkpoint
 from hingeabl.training.runs import finished_scores, summarise
 from hingeabl.training.saved_run import load_weights, open_run
+from losses import get_loss
 from prepro import read_docred
 
 
@@ -248,7 +249,7 @@ def fuzz_teacher(world, number, structure, in_bytes):
     name = ("teacher.json", "scores_00000.safetensors")[number % 2]
     with world.changed(name, number, structure, in_bytes, world.folder / "scores") as path:
         stored = distillation.WithTeacherScores(
-            world.features, world.folder / "scores", world.folder / "train.json", world.rel2id
+            world.features, world.folder / "scores", world.folder / "train.json", world.rel2id, get_loss("atl")
         )
         found = torch.cat([stored[index]["teacher_scores"] for index in range(len(stored))])
         assert found.dtype == torch.float16 and found.shape == (sum(len(f["hts"]) for f in world.features), 97)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from losses import get_loss
 from model import DocREModel
 from prepro import featurize, read_docred
 from utils import AUTOCAST_DTYPE, autocast, collate_fn
@@ -14,6 +15,16 @@ from utils import AUTOCAST_DTYPE, autocast, collate_fn
 CPU = torch.device("cpu")
 DATA = Path(__file__).with_name("data")
 STEP = 3  # of each document's pairs in order, every third has its scores in data/logits.safetensors
+
+
+def loss_with_priors(name, relations=96):
+    """A loss, with rates of its relations in training where it needs them."""
+    return get_loss(name, priors=[(number * 7 % relations + 1) / (20 * relations) for number in range(relations)])
+
+
+def with_thresholds(scores, loss):
+    """Scores [pairs, classes] with columns for the loss's further thresholds behind the classes."""
+    return torch.cat([scores, scores[:, 1 : loss.kind.thresholds]], dim=1)
 
 
 def score(model, features, precision="fp32"):

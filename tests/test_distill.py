@@ -14,6 +14,7 @@ import train
 from hingeabl.errors import UserError
 from hingeabl.training import distillation
 from hingeabl.training.saved_run import load_run
+from losses import get_loss
 from prepro import read_docred
 
 
@@ -58,7 +59,9 @@ def first_loss(folder):
 def test_the_files_hold_the_teachers_scores_in_order(teacher, corpus, tmp_path, minilm_tokenizer, rel2id, monkeypatch):
     write_scores(teacher, corpus, tmp_path / "scores", monkeypatch)
     features = read_docred(corpus / "train_distant.json", minilm_tokenizer, rel2id)
-    stored = distillation.WithTeacherScores(features, tmp_path / "scores", corpus / "train_distant.json", rel2id)
+    stored = distillation.WithTeacherScores(
+        features, tmp_path / "scores", corpus / "train_distant.json", rel2id, get_loss("atl")
+    )
     assert len(stored) == 12 and len(list((tmp_path / "scores").glob("*.safetensors"))) == 3
     model = load_run(teacher).eval()
     for number in (0, 4, 5, 11):

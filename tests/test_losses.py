@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from conftest import ROOT
-from helpers import DATA
+from helpers import DATA, loss_with_priors, with_thresholds
 from safetensors.torch import load_file
 
 from hingeabl.errors import UserError
@@ -61,8 +61,9 @@ def random_case(dtype=torch.float64):
 @pytest.mark.parametrize("name", loss_names())
 def test_gradient_equals_finite_differences(name):
     scores, labels = random_case()
-    scores, labels = scores[:3, :9].clone().requires_grad_(), labels[:3, :9]
-    assert torch.autograd.gradcheck(lambda x: get_loss(name)(x, labels), scores)
+    loss = loss_with_priors(name, relations=8)
+    scores, labels = with_thresholds(scores[:3, :9], loss).clone().requires_grad_(), labels[:3, :9]
+    assert torch.autograd.gradcheck(lambda x: loss(x, labels), scores)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -70,8 +71,9 @@ def test_gradient_equals_finite_differences(name):
 @pytest.mark.parametrize("name", loss_names())
 def test_extreme_scores_give_a_finite_value_and_gradient(name, scale, dtype):
     scores, labels = random_case()
-    scores = (scores.sign() * scale).to(dtype).requires_grad_()
-    value = get_loss(name)(scores, labels)
+    loss = loss_with_priors(name)
+    scores = with_thresholds((scores.sign() * scale).to(dtype), loss).requires_grad_()
+    value = loss(scores, labels)
     value.backward()
     assert value.isfinite() and scores.grad.isfinite().all()
     assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
@@ -79,8 +81,9 @@ def test_extreme_scores_give_a_finite_value_and_gradient(name, scale, dtype):
 
 @pytest.mark.parametrize("name", loss_names())
 def test_no_pairs_give_a_loss_of_zero(name):
-    scores = torch.zeros(0, 97, requires_grad=True)
-    value = get_loss(name)(scores, torch.zeros(0, 97))
+    loss = loss_with_priors(name)
+    scores = with_thresholds(torch.zeros(0, 97), loss).requires_grad_()
+    value = loss(scores, torch.zeros(0, 97))
     value.backward()
     assert value.item() == 0
 
@@ -184,7 +187,7 @@ def test_later_losses_equal_their_definitions_pair_by_pair(definition, parameter
     for s, y in zip(scores.tolist(), labels.tolist(), strict=True):
         positive = [r for r in range(1, 97) if y[r]]
         expected.append(definition(s, positive, sorted({*range(1, 97)} - {*positive}), **parameters))
-    found = loss.function(scores, labels, **loss.parameters | parameters)
+    found = loss.kind.function(scores, labels, **loss.parameters | parameters)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-9)
     if not parameters:
         assert loss(scores, labels).item() == pytest.approx(mean(expected), rel=1e-9)
@@ -223,18 +226,20 @@ def test_ncrls_negatives_are_exact_far_out_and_without_gradient_where_easy(gamma
 @pytest.mark.parametrize("name", loss_names())
 def test_a_loss_neither_reads_the_device_nor_copies_to_it(name, monkeypatch):
     """Both wait for a GPU. `new_tensor` copies a Python number, `item` and the like read one back."""
-    scores = torch.randn(3, 5, requires_grad=True)
+    loss = loss_with_priors(name, relations=4)
+    scores = with_thresholds(torch.randn(3, 5), loss).requires_grad_()
     labels = torch.eye(5)[:3]
     with monkeypatch.context() as patched:
         for method in ("new_tensor", "item", "tolist", "__bool__", "__float__"):
             patched.setattr(torch.Tensor, method, lambda *_: pytest.fail("the GPU would be waited for"))
-        get_loss(name)(scores, labels)
+        loss(scores, labels)
 
 
 def test_the_diff_that_the_docs_show_is_in_the_code():
-    shown = (ROOT / "docs/extending.md").read_text().split("```diff\n")[1].split("```")[0]
-    added = "".join(line[1:] for line in shown.splitlines(keepends=True) if line.startswith("+"))
-    assert added.count("@register()") == 3 and added in (ROOT / "losses.py").read_text()
+    blocks = [block.split("```")[0] for block in (ROOT / "docs/extending.md").read_text().split("```diff\n")[1:]]
+    for shown, losses in zip(blocks, (3, 1), strict=True):
+        added = "".join(line[1:] for line in shown.splitlines(keepends=True) if line.startswith("+"))
+        assert added.count("@register(") == losses and added in (ROOT / "losses.py").read_text()
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/extending.md"])

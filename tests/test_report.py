@@ -118,12 +118,12 @@ def test_losses_of_other_papers_stay_out_of_the_papers_tables(runs, capsys, numb
     found = json.loads(printed(capsys, "--table", number, runs, "--format", "json"))
     assert {row["name"] for row in found["rows"]} == set(OF_THE_PAPER)
     assert len(found["comparisons"]) == (28 if number == 3 else 0)  # what Holm's correction counts
-    assert "not of the paper, left out: atgl, ncrl, pmtl" in found["notes"]
+    assert "not of the paper, left out: amtl, atgl, ncrl, pmtl, pn_risk" in found["notes"]
 
 
 def test_a_table_of_the_paper_takes_no_losses_of_other_papers_alone(runs, sample, tmp_path):
     make_run(tmp_path / "others", sample, "atgl", 1, 0.5)
-    with pytest.raises(UserError, match=r"table 3: none of .* ATLOP with any loss but atgl, ncrl, pmtl"):
+    with pytest.raises(UserError, match=r"table 3: none of .* ATLOP with any loss but atgl, ncrl, pmtl, amtl, pn_risk"):
         report.main(["--table", "3", str(tmp_path / "others")])
 
 
@@ -131,7 +131,7 @@ def test_the_extended_table_shows_every_loss_and_every_published_figure_with_its
     found = every_format("3_later", runs)
     table = json.loads(found["json"])
     rows = {row["name"]: row for row in table["rows"]}
-    assert list(rows) == [*loss_names(), "AMTL", "ARPDL", "CMM"] and len(table["comparisons"]) == math.comb(
+    assert list(rows) == [*loss_names(), "ARPDL", "CMM"] and len(table["comparisons"]) == math.comb(
         len(loss_names()), 2
     )
     for loss in loss_names():
@@ -139,7 +139,7 @@ def test_the_extended_table_shows_every_loss_and_every_published_figure_with_its
     published = {name: (row["f1"]["paper"], row["ign_f1"]["paper"]) for name, row in rows.items()}
     assert published["ncrl"] == (73.87, 72.79) and published["pmtl"] == (73.98, 73.06)
     assert published["atgl"] == (77.26, 76.05) and published["afl"] == (74.15, 73.20)
-    assert published["AMTL"] == (75.63, 74.44) and published["ARPDL"] == (75.90, 74.81)
+    assert published["amtl"] == (75.63, 74.44) and published["ARPDL"] == (75.90, 74.81)
     assert published["CMM"] == (76.12, 74.76) and published["hingeabl"] == (None, None)
     assert rows["afl"]["source"] == "Wang et al. 2023" and rows["CMM"]["source"] == "Xu et al. 2026"
     assert rows["CMM"]["seeds"] == [] and rows["CMM"]["f1"]["mean"] is None and "source" not in rows["hingeabl"]
@@ -160,7 +160,7 @@ def test_the_extended_table_shows_every_loss_and_every_published_figure_with_its
 def test_a_loss_without_runs_is_published_only_in_the_extended_table(sample, tmp_path, capsys):
     make_run(tmp_path, sample, "atgl", 1, 0.5)
     rows = json.loads(printed(capsys, "--table", "3_later", tmp_path, "--format", "json"))["rows"]
-    assert [row["name"] for row in rows if row["seeds"]] == ["atgl"] and len(rows) == 13
+    assert [row["name"] for row in rows if row["seeds"]] == ["atgl"] and len(rows) == 14
     assert not any(row["f1"]["best"] for row in rows)
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT
+from helpers import loss_with_priors
 from safetensors.torch import load_file
 from trainings import arguments, first_loss
 from transformers import AutoTokenizer
@@ -22,7 +23,7 @@ from hingeabl.training.resume import Place
 from hingeabl.training.session import Recent, StepClock, mean_loss
 from hingeabl.training.settings import build_parser
 from hingeabl.training.steps import build_optimizer
-from losses import get_loss, loss_names
+from losses import loss_names
 from model import DocREModel
 from prepro import read_docred
 from utils import collate_fn
@@ -128,7 +129,8 @@ def test_every_loss_falls_on_a_fixed_batch_under_every_backbone(loss, encoder, b
     path = str(request.getfixturevalue(encoder))
     features = read_docred(sample / "train.json", AutoTokenizer.from_pretrained(path), rel2id)[2:4]
     torch.manual_seed(0)
-    model = DocREModel(path, emb_size=64, backbone=backbone, unet_channels=16, axial_layers=2)
+    function = loss_with_priors(loss)
+    model = DocREModel(path, function.outputs(97), 64, backbone=backbone, unet_channels=16, axial_layers=2)
     rate = "1e-3" if encoder == "tiny_roberta" else "1e-4"
     args = build_parser().parse_args(["--learning_rate", rate, "--classifier_lr", "1e-3"])
     optimizer = build_optimizer(model, args)
@@ -136,7 +138,7 @@ def test_every_loss_falls_on_a_fixed_batch_under_every_backbone(loss, encoder, b
     labels = batch.pop("labels")
     values = []
     for _ in range(5):
-        value = get_loss(loss)(model(**batch), labels)
+        value = function(model(**batch), labels)
         value.backward()
         optimizer.step()
         optimizer.zero_grad()

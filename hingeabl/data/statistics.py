@@ -44,6 +44,18 @@ def statistics(documents: Sequence[Document]) -> dict[str, float]:
     }
 
 
+def relation_rates(documents: Iterable[Document], rel2id: dict[str, int]) -> list[float]:
+    """Each relation's share of the pairs of labelled documents, in the order of the classes from 1."""
+    pairs = 0
+    stated: Counter[str] = Counter()
+    for document in documents:
+        pairs += count_pairs(document)
+        labels = document.get("labels", [])
+        stated.update(relation for _, _, relation in {(label["h"], label["t"], label["r"]) for label in labels})
+    ordered = sorted(rel2id, key=lambda relation: rel2id[relation])
+    return [stated[relation] / max(pairs, 1) for relation in ordered[1:]]
+
+
 def count_pairs(document: Document) -> int:
     """How many pairs of a document are scored: those that it lists, or every ordered pair of two entities."""
     entities = len(document["vertexSet"])

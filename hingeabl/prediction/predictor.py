@@ -15,7 +15,6 @@ from hingeabl.readers.text import document_of_text
 from hingeabl.training.inference import Predictions, predict
 from hingeabl.training.saved_run import TrainedRun, open_run
 from hingeabl.writers.writer import Entity, Entry, entities_of
-from losses import Loss, get_loss
 from prepro import featurize
 from utils import pick_device, pick_precision
 
@@ -55,7 +54,7 @@ class Predictor:
     def __init__(self, run: TrainedRun, precision: str | None = None, test_batch_size: int | None = None) -> None:
         """`precision` and `test_batch_size` default to the run's own, as in train.py --load_path."""
         self.run = run
-        self.loss: Loss = get_loss(run.settings.loss_type, run.settings.margin)
+        self.loss = run.loss
         self.relations = {index: relation for relation, index in run.rel2id.items()}
         self.names: dict[str, str] = read_json(RELATION_NAMES)
         self.device = next(run.model.parameters()).device

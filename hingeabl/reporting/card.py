@@ -88,10 +88,12 @@ def data_table(config: dict[str, Any]) -> str:
 def decision_text(config: dict[str, Any]) -> str:
     """How scores become predictions, in words; `decision` in config.json says the same."""
     decision = config["decision"]
-    text = (
-        f"For a pair of entities, a relation is predicted if its score exceeds {decision['threshold']} and is among "
-        f"the pair's {decision['num_labels']} highest scores, all classes counted."
-    )
+    limits = {
+        "among_highest": f" and is among the pair's {decision['num_labels']} highest scores, all classes counted",
+        "among_highest_of_group": f" and is among the group's {decision['num_labels']} highest, the threshold counted",
+    }
+    text = f"For a pair of entities, a relation is predicted if its score exceeds {decision['threshold']}"
+    text += f"{limits.get(decision['rule'], '')}."
     parameters = [f"{name} {shown(value)}" for name, value in config["loss"].items() if name != "name"]
     return f"{text} The loss's parameters ({', '.join(parameters)}) play no part in it." if parameters else text
 

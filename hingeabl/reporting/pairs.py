@@ -17,7 +17,8 @@ from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import refuse_foreign_file
 from hingeabl.reporting.records import Run, documents_of, file_of
-from losses import Loss, get_loss
+from hingeabl.training.saved_run import loss_of_run
+from losses import Loss
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Pairs:
     rel2id      the relations' classes
     document    int64 [n]: each pair's place in documents
     entities    int64 [n, 2]: its head and tail entity
-    scores      float32 [n, classes]
+    scores      float32 [n, classes]; with a loss that has several thresholds, above the relation's own
     threshold   float32 [n]: what a relation's score must exceed
     labels      bool [n, classes]: the gold relations, without class 0
     predicted   bool [n, classes]: the predicted relations, without class 0
@@ -51,19 +52,20 @@ def read_pairs(run: Run, split: str) -> Pairs:
     settings = run.config["settings"]
     if not run.folder.is_dir():
         raise UserError(f"{run.folder}: a record holds no scores of pairs; pass the run's folder")
+    margin, num_labels = settings.get("margin"), settings.get("num_labels")
+    if type(margin) not in (int, float, type(None)) or type(num_labels) is not int or num_labels < 1:
+        raise UserError(f"{run.folder}/config.json: margin or num_labels is not a run's; copy the run again")
     documents = list(documents_of(*file_of(run, split)))
     rel2id = load_rel2id(run.folder / "rel2id.json")
-    found = read_pair_scores(run.folder / f"pair_scores_{split}.safetensors", len(rel2id))
+    loss = loss_of_run(run.config, run.folder, run.loss, margin, rel2id)
+    found = read_pair_scores(run.folder / f"pair_scores_{split}.safetensors", loss.outputs(len(rel2id)))
     try:
         labels = gold_labels(documents, rel2id, found["document"], found["entities"])
     except KeyError:
         raise UserError(
             f"{run.folder}: its pair scores are not those of its {split} file; train the run again"
         ) from None
-    margin, num_labels = settings.get("margin"), settings.get("num_labels")
-    if type(margin) not in (int, float, type(None)) or type(num_labels) is not int or num_labels < 1:
-        raise UserError(f"{run.folder}/config.json: margin or num_labels is not a run's; copy the run again")
-    return judge(documents, rel2id, found, labels, get_loss(run.loss, margin), num_labels)
+    return judge(documents, rel2id, found, labels, loss, num_labels)
 
 
 def judge(
@@ -75,9 +77,8 @@ def judge(
     num_labels: int,
 ) -> Pairs:
     """Pairs from inference.Predictions.pairs, their labels bool [n, classes], and the rule of the run."""
-    scores = found["scores"]
-    threshold = loss.threshold(scores)
-    predicted = loss.predict(scores, num_labels) > 0
+    scores, threshold = loss.comparable(found["scores"])
+    predicted = loss.predict(found["scores"], num_labels) > 0
     predicted[:, 0] = False
     pattern = pattern_of_each(scores, labels, threshold)
     document, entities = found["document"].long(), found["entities"].long()

@@ -25,6 +25,7 @@ from hingeabl.files import digest, make_folder, read_json, save_tensors, write_j
 from hingeabl.modeling.encoder import WINDOW, check_length
 from hingeabl.training.inference import score
 from hingeabl.training.saved_run import open_run
+from losses import Loss
 from model import DocREModel
 from prepro import Feature, featurize
 from utils import pick_device, pick_precision
@@ -48,8 +49,10 @@ def shard_file(folder: str | Path, number: int) -> Path:
 class WithTeacherScores(Dataset):
     """Features, each with the teacher's scores: `teacher_scores` float16 [pairs, classes], read when it is needed."""
 
-    def __init__(self, features: list[Feature], folder: str | Path, data_file: Path, rel2id: dict[str, int]) -> None:
-        """Raises UserError unless the folder holds scores of these features' file, for these classes."""
+    def __init__(
+        self, features: list[Feature], folder: str | Path, data_file: Path, rel2id: dict[str, int], loss: Loss
+    ) -> None:
+        """Raises UserError unless the folder holds scores of these features' file, for the loss's outputs."""
         about = read_json(teacher_file(folder))
         if not isinstance(about, dict) or about.get("data_file") != digest(data_file):
             raise UserError(f"{folder}: holds scores of another file than {data_file}; run distill.py for this one")
@@ -64,7 +67,7 @@ class WithTeacherScores(Dataset):
             for feature in features[first : first + SHARD]:
                 self.places.append((path, start, start + len(feature["hts"])))
                 start += len(feature["hts"])
-            if not is_written(path, about["key"], start, len(rel2id)):
+            if not is_written(path, about["key"], start, loss.outputs(len(rel2id))):
                 raise UserError(f"{path}: is missing; run distill.py again")
 
     def __len__(self) -> int:
@@ -111,7 +114,7 @@ def write_scores(args: argparse.Namespace) -> None:
         chosen = documents[first : first + SHARD]
         path = shard_file(folder, first // SHARD)
         pairs = sum(map(count_pairs, chosen))
-        if is_written(path, about["key"], pairs, len(run.rel2id)):
+        if is_written(path, about["key"], pairs, run.loss.outputs(len(run.rel2id))):
             continue
         settings = (run.settings.max_seq_length, run.settings.entity_marker)
         features = featurize(chosen, run.tokenizer, run.rel2id, *settings)

@@ -16,14 +16,15 @@ from hingeabl.data.cache import pieces_path
 from hingeabl.data.checks import check_cuts, check_files, print_findings, without_gold
 from hingeabl.data.documents import garbage_collection_paused, load_documents, load_rel2id
 from hingeabl.data.schema import Document
+from hingeabl.data.statistics import relation_rates
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError
-from hingeabl.files import json_files, listed
+from hingeabl.files import json_files, listed, read_json
 from hingeabl.outputs import check_output_folder
 from hingeabl.training import parallel
 from hingeabl.training.distillation import WithTeacherScores
 from hingeabl.training.runs import require_wandb
-from hingeabl.training.saved_run import weights_of
+from hingeabl.training.saved_run import loss_of_run, weights_of
 from hingeabl.training.settings import Settings
 from losses import Loss, get_loss
 from prepro import Feature, featurize
@@ -69,13 +70,24 @@ def prepare(args: Settings) -> Experiment:
     with garbage_collection_paused():
         splits, tokenizer = read_splits(args, paths, rel2id)
     train = splits["train"]
+    loss = with_priors(loss, args, train.documents, rel2id)
     train_set: Any = train.features
     if args.teacher_scores and not args.load_path:
-        train_set = WithTeacherScores(train.features, args.teacher_scores, train.path, rel2id)
+        train_set = WithTeacherScores(train.features, args.teacher_scores, train.path, rel2id, loss)
     precision = pick_precision(args.precision, device)
     experiment = Experiment(args, loss, rel2id, tokenizer, splits, train_set, device, precision)
     announce(experiment)
     return experiment
+
+
+def with_priors(loss: Loss, args: Settings, train: list[Document], rel2id: dict[str, int]) -> Loss:
+    """The loss with each relation's rate over the training pairs, where it needs that; a saved run's are those that it
+    was trained with."""
+    if not loss.needs_priors:
+        return loss
+    if args.load_path and (folder := Path(args.load_path)).is_dir():
+        return loss_of_run(read_json(folder / "config.json"), folder, loss.name, args.margin, rel2id)
+    return get_loss(loss.name, args.margin, relation_rates(train, rel2id))
 
 
 def check_inputs(args: Settings, paths: dict[str, Path]) -> None:
@@ -177,7 +189,9 @@ def announce(experiment: Experiment) -> None:
     """The first lines of every log: what is trained, on what, against what."""
     args, loss, splits = experiment.args, experiment.loss, experiment.splits
     parameters = ", ".join(f"{name} {value:g}" for name, value in loss.parameters.items()) or "no parameters"
-    print(f"loss           {loss.name} ({parameters}), decided against {loss.threshold.__name__.replace('_', ' ')}")
+    print(
+        f"loss           {loss.name} ({parameters}), decided against {loss.kind.threshold.__name__.replace('_', ' ')}"
+    )
     for name, split in splits.items():
         print(f"{name:<15}{split.path} ({len(split.documents):,} documents)")
     print(f"encoder        {args.load_path or args.model_name_or_path}, {len(experiment.rel2id)} classes")

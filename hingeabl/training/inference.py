@@ -26,7 +26,7 @@ class Predictions(NamedTuple):
     entries   [{title, h_idx, t_idx, r}, ...] in the documents' order
     patterns  the counts of prediction patterns, {} where a document has no labels
     pairs     of each pair with a gold or a predicted relation, in the documents' order: "document" int32 [n], its place
-              in the list; "entities" int32 [n, 2], head and tail; "scores" float32 [n, classes]
+              in the list; "entities" int32 [n, 2], head and tail; "scores" float32 [n, outputs], see Loss
     counts    how many entries each document has; gather leaves them out
     """
 
@@ -113,19 +113,19 @@ def predict(
     related: list[tuple[Tensor, Tensor]] = []
     for indices, scores, labels in score(model, features, device, precision, budget, title):
         pairs = [(index, head, tail) for index in indices for head, tail in features[index]["hts"]]
-        threshold = loss.threshold(scores)
+        of_classes, threshold = loss.comparable(scores)
         chosen = loss.predict(scores, num_labels)[:, 1:].nonzero()
         details: list[dict[str, float]] = [{}] * len(chosen)
         if with_scores:
             check_finite(scores, [features[index]["title"] for index, _, _ in pairs])
-            details = margins(scores, threshold, chosen)
+            details = margins(scores, loss.threshold(scores), chosen)
         for (row, column), detail in zip(chosen.tolist(), details, strict=True):
             index, head, tail = pairs[row]
             entry = {"title": features[index]["title"], "h_idx": head, "t_idx": tail, "r": relations[column + 1]}
             found[index].append(entry | detail)
-        positive = (scores[:, 1:] > threshold[:, None]).any(dim=1)
+        positive = (of_classes[:, 1:] > threshold[:, None]).any(dim=1)
         if labels is not None:
-            patterns.update(prediction_patterns(scores, labels, threshold))
+            patterns.update(prediction_patterns(of_classes, labels, threshold))
             positive |= labels[:, 1:].any(dim=1)
         related.append((torch.tensor(pairs, dtype=torch.int32).reshape(-1, 3)[positive], scores[positive]))
     labelled = all("labels" in feature for feature in features)
@@ -148,7 +148,9 @@ def in_order(parts: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def gather(mine: Predictions, features: list[Feature], rel2id: dict[str, int], device: torch.device) -> Predictions:
+def gather(
+    mine: Predictions, features: list[Feature], rel2id: dict[str, int], loss: Loss, device: torch.device
+) -> Predictions:
     """In rank 0 the Predictions of all documents, from those of every process; none in the others.
 
     Of n processes, the first has predicted the first of `features` and every n-th from there, the second those from the
@@ -163,7 +165,7 @@ def gather(mine: Predictions, features: list[Feature], rel2id: dict[str, int], d
     entries = parallel.gather_rows(torch.tensor(rows, dtype=torch.int64).reshape(-1, 4), device)
     patterns = torch.tensor([mine.patterns.get(name, 0) for name in PATTERNS], device=device)
     patterns = parallel.add_over_all(patterns)
-    pairs, scores = torch.empty(0, 3, dtype=torch.int32), torch.empty(0, len(rel2id))
+    pairs, scores = torch.empty(0, 3, dtype=torch.int32), torch.empty(0, loss.outputs(len(rel2id)))
     if mine.pairs:
         document = mine.pairs["document"][:, None] * count + parallel.rank()
         pairs, scores = torch.cat([document, mine.pairs["entities"]], dim=1), mine.pairs["scores"]
@@ -189,7 +191,8 @@ def check_finite(scores: Tensor, titles: list[str]) -> None:
 
 def margins(scores: Tensor, threshold: Tensor, chosen: Tensor) -> list[dict[str, float]]:
     """{score, threshold, margin} of chosen relations, int64 [chosen, 2]: a pair and a relation, counted from 0 for
-    class 1. Scores [pairs, classes], threshold [pairs]; margin is score - threshold."""
+    class 1. Scores [pairs, outputs], threshold [pairs] or [pairs, relations]; margin is score - threshold."""
     rows, columns = chosen.unbind(1)
-    found = zip(scores[rows, columns + 1].tolist(), threshold[rows].tolist(), strict=True)
+    limits = threshold[rows] if threshold.dim() == 1 else threshold[rows, columns]
+    found = zip(scores[rows, columns + 1].tolist(), limits.tolist(), strict=True)
     return [{"score": score, "threshold": limit, "margin": score - limit} for score, limit in found]

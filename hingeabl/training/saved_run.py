@@ -17,6 +17,7 @@ from hingeabl.files import read_json, write_json
 from hingeabl.modeling.checkpoints import misfit, read_weights
 from hingeabl.training.hub import is_hub_name, resolve_run
 from hingeabl.training.settings import Settings, parse_args
+from losses import Loss, get_loss
 from model import DocREModel
 
 
@@ -84,6 +85,27 @@ def check_depth(folder: Path, settings: Any, tensors: int) -> None:
 LAYER_OF = {"docunet": "segmentation_net.", "kd_docre": "axial_transformer."}  # what only a checkpoint of it has
 
 
+def loss_of_run(config: Any, folder: Path, name: str, margin: float | None, rel2id: dict[str, int]) -> Loss:
+    """The loss of a run, with the priors that its config.json, given as `config`, holds where the loss needs them.
+    Raises UserError where they are not those of its relations."""
+    loss = get_loss(name, margin)
+    if not loss.needs_priors:
+        return loss
+    priors = config.get("priors") if isinstance(config, dict) else None
+    if not are_rates(priors, len(rel2id) - 1):
+        raise UserError(f"{folder}/config.json: priors: must be {len(rel2id) - 1} rates; copy the run again")
+    return get_loss(name, margin, priors)
+
+
+def are_rates(found: Any, count: int) -> bool:
+    """Whether this is a list of so many numbers from 0 to 1."""
+    return (
+        isinstance(found, list)
+        and len(found) == count
+        and all(type(rate) in (int, float) and 0 <= rate <= 1 for rate in found)
+    )
+
+
 @dataclass(frozen=True)
 class TrainedRun:
     """A finished run to score documents with; `name` is what a reader knows it by, its experiment and seed or its name
@@ -95,6 +117,7 @@ class TrainedRun:
     rel2id: dict[str, int]
     tokenizer: PreTrainedTokenizerBase
     model: DocREModel
+    loss: Loss
 
 
 def refuse_file(run: str | Path) -> None:
@@ -114,9 +137,18 @@ def open_run(folder: str | Path, device: torch.device) -> TrainedRun:
     settings = parse_args([f"--load_path={folder}"])
     rel2id = load_rel2id(folder / "rel2id.json")
     model = load_run(folder).to(device)
-    if model.settings["num_classes"] != len(rel2id):
-        raise UserError(f"{folder}/rel2id.json: has {len(rel2id)} classes, the model {model.settings['num_classes']}")
-    return TrainedRun(name, folder, settings, rel2id, load_tokenizer(str(folder / "encoder")), model)
+    config = read_json(folder / "config.json")
+    loss = loss_of_run(config, folder, settings.loss_type, settings.margin, rel2id)
+    check_outputs_of(model, loss, rel2id, folder / "rel2id.json")
+    return TrainedRun(name, folder, settings, rel2id, load_tokenizer(str(folder / "encoder")), model, loss)
+
+
+def check_outputs_of(model: DocREModel, loss: Loss, rel2id: dict[str, int], path: str | Path) -> None:
+    """Raise UserError, naming the rel2id file, unless the model has an output for each class and threshold."""
+    found, wanted = model.settings["num_classes"], loss.outputs(len(rel2id))
+    if found != wanted:
+        more = f", {wanted} outputs with the loss {loss.name}" if wanted != len(rel2id) else ""
+        raise UserError(f"{path}: has {len(rel2id)} classes{more}, the model {found}")
 
 
 def weights_of(path: str | Path) -> Path:

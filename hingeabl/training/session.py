@@ -129,6 +129,7 @@ def run_config(experiment: Experiment, seed: int) -> dict[str, Any]:
         "seed": seed,
         "settings": vars(args),
         "loss": experiment.loss.describe(),
+        **({} if experiment.loss.priors is None else {"priors": experiment.loss.priors.tolist()}),
         "precision": experiment.precision,
         "data": {name: digest(path) for name, path in files.items()},
         "device": describe_device(experiment.device),
