@@ -13,6 +13,7 @@ training pairs, [relations]. A loss of a whole batch returns a scalar. docs/exte
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
@@ -82,12 +83,14 @@ class Loss:
         (with a gradient of 0) for no pairs. scores [pairs, outputs], labels [pairs, classes]."""
         if scores.dtype != torch.float64:
             scores = scores.float()
-        value = self.kind.function(scores, labels.to(scores.dtype), **self.parameters, **self.known(scores))
+        known = self.known(self.kind.function, scores)
+        value = self.kind.function(scores, labels.to(scores.dtype), **self.parameters, **known)
         return value.sum() / max(len(value), 1) if value.dim() else value
 
-    def known(self, scores: Tensor) -> dict[str, Tensor]:
-        """What the loss's functions get besides scores and labels: {} or {"priors"}, where the scores are."""
-        if not self.needs_priors:
+    def known(self, function: Callable[..., Tensor], scores: Tensor) -> dict[str, Tensor]:
+        """What the loss's function or a rule gets besides scores and labels: {"priors"}, on the scores' device, if it
+        has such an argument. Raises UserError where they are not there."""
+        if not takes_priors(function):
             return {}
         if self.priors is None:
             raise UserError(f"the loss {self.name} needs each relation's rate in training; take a run trained with it")
@@ -98,8 +101,8 @@ class Loss:
 
     @property
     def needs_priors(self) -> bool:
-        """Whether the function has an argument `priors`."""
-        return "priors" in inspect.signature(self.kind.function).parameters
+        """Whether the function or a rule has an argument `priors`."""
+        return any(map(takes_priors, (self.kind.function, self.kind.threshold, self.kind.decide)))
 
     def outputs(self, classes: int) -> int:
         """How many scores a pair has."""
@@ -107,16 +110,17 @@ class Loss:
 
     def threshold(self, scores: Tensor) -> Tensor:
         """The score that a relation must exceed: [pairs], or [pairs, relations] where there are several thresholds."""
-        return self.kind.threshold(scores, **(self.known(scores) if self.kind.thresholds > 1 else {}))
+        return self.kind.threshold(scores, **self.known(self.kind.threshold, scores))
 
     def comparable(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [pairs, classes] and one threshold [pairs] for all of a pair's relations. With several thresholds,
         scores are those above the relation's own, and the threshold is 0."""
         threshold = self.threshold(scores)
+        classes = scores.shape[1] + 1 - self.kind.thresholds
         if threshold.dim() == 1:
-            return scores, threshold
+            return scores[:, :classes], threshold
         zero = torch.zeros_like(scores[:, :1])
-        return torch.cat([zero, scores[:, 1 : 1 + threshold.shape[1]] - threshold], dim=1), zero[:, 0]
+        return torch.cat([zero, scores[:, 1:classes] - threshold], dim=1), zero[:, 0]
 
     def describe(self) -> dict[str, Any]:
         """The loss's name and parameters, for files."""
@@ -124,12 +128,20 @@ class Loss:
 
     def predict(self, scores: Tensor, max_labels: int = 4) -> Tensor:
         """0/1 in the scores' dtype, [pairs, classes]: the relations that the loss's rule predicts, by default
-        among_highest. Column 0 marks the pairs without a predicted relation.
+        among_highest. Column 0 marks the pairs without a predicted relation. A rule without `priors` sees what
+        `comparable` gives, one with it all outputs and the loss's own thresholds.
         """
-        known = self.known(scores) if self.kind.thresholds > 1 else {}
-        predicted = self.kind.decide(scores, self.threshold(scores), max_labels, **known)
+        known = self.known(self.kind.decide, scores)
+        seen = (scores, self.threshold(scores)) if known else self.comparable(scores)
+        predicted = self.kind.decide(*seen, max_labels, **known)
         predicted[:, 0] = ~predicted[:, 1:].any(dim=1)
         return predicted.to(scores.dtype)
+
+
+@functools.cache
+def takes_priors(function: Callable[..., Tensor]) -> bool:
+    """Whether a loss's function or rule has an argument `priors`."""
+    return "priors" in inspect.signature(function).parameters
 
 
 _LOSSES: dict[str, Kind] = {}
@@ -143,7 +155,7 @@ def register(
     thresholds: int = 1,
 ) -> Callable[[LossFunction], LossFunction]:
     """Register a loss under its function's name and aliases, in any case, with its threshold, its decision rule and its
-    number of threshold outputs. The rules of a loss with several of these get `priors` too."""
+    number of threshold outputs. A rule with an argument `priors` gets these too."""
 
     def add(function: LossFunction) -> LossFunction:
         _LOSSES[function.__name__] = Kind(function, threshold, decide, thresholds)

@@ -40,6 +40,7 @@ from products import Products
 
 from evaluation import prepare_gold, score_predictions, train_facts
 from hingeabl.data.documents import load_documents, load_rel2id
+from hingeabl.data.statistics import relation_rates
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import run_command_line
 from hingeabl.files import write_json
@@ -145,9 +146,10 @@ def build_tasks(side: str, args: argparse.Namespace, encoder: str) -> dict[str, 
     rel2id = load_rel2id()
     relations = {number: name for name, number in rel2id.items()}
     tokenizer = load_tokenizer(encoder)
-    loss = get_loss(args.loss_type)
+    documents = load_documents(args.data, rel2id, unique_titles=True)
+    loss = get_loss(args.loss_type, priors=relation_rates(documents, rel2id))
     pretrained = not args.model_name_or_path.startswith(RANDOM)
-    model = DocREModel(encoder, len(rel2id), pretrained=pretrained).to(device).train()
+    model = DocREModel(encoder, loss.outputs(len(rel2id)), pretrained=pretrained).to(device).train()
     ours = side == "ours"
     network = model if ours else Baseline(model, encoder).to(device)
     rates = argparse.Namespace(learning_rate=5e-5, classifier_lr=1e-4, module_lr=None, adam_epsilon=1e-6)
@@ -157,7 +159,6 @@ def build_tasks(side: str, args: argparse.Namespace, encoder: str) -> dict[str, 
         optimizer = torch.optim.AdamW(groups, eps=1e-6, weight_decay=0.0, foreach=False, fused=False)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     scalers = {precision: build_scaler(device, precision) for precision in args.precision}
-    documents = load_documents(args.data, rel2id, unique_titles=True)
     gold, predictions = prepare_gold(documents, train_facts(documents)), make_predictions(documents)
     features = (read_docred if ours else plain_features)(args.data, tokenizer, rel2id)
 

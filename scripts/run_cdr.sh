@@ -4,6 +4,7 @@
 # docs/data.md#cdr-and-gda says where the files come from; they belong into dataset/cdr/.
 set -euo pipefail
 LOSS=${1:?usage: bash scripts/run_cdr.sh LOSS; the losses are listed by: python train.py --help}
+[ "${SIZE:-full}" = full ] || { echo "error: SIZE=$SIZE: there is no CDR in miniature; leave SIZE out" >&2; exit 2; }
 source "$(dirname "$0")/setup.sh"
 python scripts/fetch.py cdr
 

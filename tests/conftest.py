@@ -102,6 +102,17 @@ def way(request, monkeypatch) -> str:
     return request.param
 
 
+@pytest.fixture
+def write(tmp_path):
+    """Writes lines to a file and returns its path."""
+
+    def write(*lines, name="cdr.data"):
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+        return tmp_path / name
+
+    return write
+
+
 def tiny(config_class, model_class, tokenizer, folder: Path, **settings) -> Path:
     """Save a randomly initialised two-layer encoder with its tokenizer."""
     torch.manual_seed(0)

@@ -393,9 +393,8 @@ def test_labels_take_little_memory_and_say_the_same():
         expected[label["h"], label["t"], rel2id[label["r"]]] = 1
     expected[:, :, 0] = ~expected.any(axis=2)
     assert rows.shape == (12, 97) and np.array_equal(np.asarray(rows), expected[~np.eye(4, dtype=bool)])
-    document = {"labels": labels, "vertexSet": [[]] * 20}
     tracemalloc.start()
-    many = [LabelRows(document, rel2id) for _ in range(1000)]
+    many = [LabelRows({"labels": labels, "vertexSet": [[]] * 20}, rel2id) for _ in range(1000)]
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(many) == 1000 and size < 1000 * 1000  # 36,860 bytes each as arrays

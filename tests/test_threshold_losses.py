@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from test_report import printed
 from trainings import arguments
 
+import losses
 import predict
 import report
 import train
@@ -189,6 +190,22 @@ def test_one_threshold_is_taken_as_it_is():
         loss = loss_with_priors(name)
         found, threshold = loss.comparable(scores[:, :97])
         assert torch.equal(found, scores[:, :97]) and threshold.equal(loss.threshold(scores[:, :97]))
+
+
+def test_a_loss_may_have_several_thresholds_without_rates_and_the_common_rules(monkeypatch):
+    """Two thresholds, for odd and even classes; the default rule takes the highest of all margins."""
+
+    def of_parity(scores):
+        classes = scores.shape[1] - 1
+        return torch.stack([scores[:, 0], scores[:, -1]], dim=1).repeat(1, classes)[:, : classes - 1]
+
+    for decide, expected in ((losses.among_highest, [1, 3]), (losses.above_threshold, [1, 2, 3])):
+        kind = losses.Kind(lambda scores, labels: scores.sum(dim=1), of_parity, decide, 2)
+        loss = losses.Loss("two", kind)
+        scores = torch.tensor([[0.0, 3, 9, 4, -1, 8]])  # margins 3, 1, 4, -9
+        assert loss.outputs(5) == 6 and loss.threshold(scores).tolist() == [[0, 8, 0, 8]]
+        found = loss.predict(scores, 2)
+        assert found.shape == (1, 5) and found[0].nonzero().flatten().tolist() == expected
 
 
 def test_a_loss_without_the_rates_that_it_needs_says_so():

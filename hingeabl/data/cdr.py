@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -27,7 +28,8 @@ FIELDS = 17
 NOT_SCORED = "not_include"
 RELATION = re.compile(r"\d+:(\w+):\d+")
 NONE = "NR"  # the relation's name of a pair without one
-FIRST_LINE = re.compile(r"[^\t\n{\[]+\t[^\t\n]*\t(not_include|\d+:\w+:\d+)\t|\d+\t[^\t\n]+(\n|$)")
+SCORED_LINE = re.compile(r"[^\t\n]+\t[^\t\n]*\t(not_include|\d+:\w+:\d+)\t")
+LOOKED_AT = 20  # lines that tell the format: a document may have no pairs
 NUMBERS = re.compile(r"\d{1,9}(:\d{1,9})*")
 SIDES = ((5, 7, 8, 9), (11, 13, 14, 15))  # the fields of a pair's first and second entity
 
@@ -43,8 +45,10 @@ class Side(NamedTuple):
 
 
 def is_cdr(text: str) -> bool:
-    """Whether a text begins as files of CDR and GDA do."""
-    return FIRST_LINE.match(text) is not None
+    """Whether a text begins as files of CDR and GDA do: one of its first lines states a pair."""
+    if text.lstrip()[:1] in ("{", "["):
+        return False
+    return any(SCORED_LINE.match(line) for line in text.lstrip().split("\n", LOOKED_AT)[:LOOKED_AT])
 
 
 def read_cdr(lines: Iterable[str], name: str) -> Iterator[Document]:
@@ -52,15 +56,24 @@ def read_cdr(lines: Iterable[str], name: str) -> Iterator[Document]:
     with a relation.
 
     Entities are numbered as they appear in `pairs`, with the mentions that their first pair states. The mentions of
-    pairs that are not scored follow as further entities, one for each identifier: they get entity markers. Raises
-    UserError, which opens with `name`, with line, document, pair, field and remedy.
+    pairs that are not scored follow as further entities, one for each identifier: they get entity markers. As in
+    ATLOP's program, later lines with an earlier line's number are left out; in the end, one line on stderr counts them.
+    Raises UserError, which opens with `name`, with line, document, pair, field and remedy.
     """
-    found = False
+    seen: set[str] = set()
+    repeated = 0
     for number, line in enumerate(lines, 1):
-        if line.strip():
-            found = True
-            yield _document(line.rstrip("\r\n"), f"{name}: line {number}")
-    if not found:
+        if not line.strip():
+            continue
+        document = _document(line.rstrip(), f"{name}: line {number}")
+        if document["title"] in seen:
+            repeated += 1
+            continue
+        seen.add(document["title"])
+        yield document
+    if repeated:
+        print(f"WARNING: {name}: left out {repeated:,} lines whose document's number is there before", file=sys.stderr)
+    if not seen:
         raise UserError(f"{name}: is empty; it must hold CDR's or GDA's documents, one a line")
 
 
@@ -97,9 +110,11 @@ def _document(line: str, where: str) -> Document:
             if numbers.setdefault(side.identifier, len(numbers)) == len(vertices):
                 vertices.append([_mention(sents, firsts, side.type, span) for span in side.spans])
         pair = numbers[head.identifier], numbers[tail.identifier]
-        if pair in pairs:
-            raise UserError(f"{at}: {head.identifier!r} and {tail.identifier!r} are a pair already; remove one")
-        pairs[pair] = relation[1]
+        if pairs.setdefault(pair, relation[1]) != relation[1]:
+            raise UserError(
+                f"{at}: {head.identifier!r} and {tail.identifier!r} are {pairs[pair]} already, and {relation[1]} here; "
+                "remove one"
+            )
     return {
         "title": title,
         "sents": sents,

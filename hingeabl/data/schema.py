@@ -45,6 +45,8 @@ def misnamed(value: dict[str, Any], field: str, known: tuple[str, ...]) -> str |
     for key in value:
         if key in known or not isinstance(key, str) or not isinstance(value[key], KINDS.get(field, object)):
             continue
+        if field == "pairs" and not (value[key] and all(map(_is_pair, value[key]))):
+            continue
         plain = key.lower().replace("-", "_")
         alike = len(field) > 2 and difflib.SequenceMatcher(None, plain, field.lower()).ratio() >= 0.75
         if plain == field.lower() or plain in OTHER_NAMES[field] or alike:
@@ -144,13 +146,17 @@ def _check_mention(mention: Any, lengths: list[int], where: str) -> None:
         )
 
 
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(index) is int for index in value)
+
+
 def _check_pairs(pairs: Any, entities: int, where: str) -> None:
     if not isinstance(pairs, list):
         raise UserError(f"{where}: pairs: must be a list of [h, t]; leave the field out to score every pair")
     seen: dict[tuple[int, int], int] = {}
     for number, pair in enumerate(pairs):
         at = f"{where}: pairs[{number}]"
-        if not (isinstance(pair, list) and len(pair) == 2 and all(type(index) is int for index in pair)):
+        if not _is_pair(pair):
             raise UserError(f"{at}: {pair!r} is not [h, t], the numbers of two entities; correct it")
         head, tail = pair
         for index in pair:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hingeabl.data.documents import means_no_relation
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 
@@ -75,10 +76,12 @@ def print_statistics(columns: dict[str, dict[str, float]]) -> None:
 
 def make_rel2id(documents: Iterable[Document], where: str) -> dict[str, int]:
     """A rel2id file for documents: "Na" as class 0, then the relations of their labels in alphabetical order. Raises
-    UserError, which opens with `where`, for documents without labels, and for a relation called "Na"."""
+    UserError, which opens with `where`, for documents without labels, and for a relation called as "no relation" is."""
     relations = sorted({label["r"] for document in documents for label in document.get("labels", [])})
     if not relations:
         raise UserError(f"{where}: has no labels, so there are no relations to number; pass the training file")
-    if "Na" in relations:
-        raise UserError(f"{where}: labels have the relation 'Na', which stands for no relation; remove these labels")
+    if none := next(filter(means_no_relation, relations), None):
+        raise UserError(
+            f"{where}: labels have the relation {none!r}, which reads as no relation; remove these labels, or rename it"
+        )
     return {"Na": 0} | {relation: number for number, relation in enumerate(relations, 1)}

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from hingeabl.data.schema import Document
-from hingeabl.data.statistics import count_pairs
 from hingeabl.data.stream import CHUNK
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import GZIP, encoding_of, parse_json
@@ -23,7 +22,7 @@ from hingeabl.readers.formats import FORMATS, kind_of, read_format
 from hingeabl.training.inference import Predictions
 from hingeabl.writers.forms import FORMS
 from hingeabl.writers.networks import Picture
-from prepro import all_pairs
+from prepro import all_pairs, in_pairs
 
 NAME = "input"  # of every request in messages, and for the readers: no file's name, and without an ending
 SERVED = tuple(kind for kind in FORMATS if kind != "brat")  # brat has a second file beside the first
@@ -157,7 +156,8 @@ def limited(documents: Iterator[Document], limits: Limits) -> list[Document]:
             raise UserError(f"{NAME}: has more than {limits.max_documents:,} documents, which is the limit; split it")
         characters += sum(len(token) for sentence in document["sents"] for token in sentence)
         check_characters(characters, limits)
-        pairs += count_pairs(document)
+        entities = in_pairs(document)
+        pairs += entities * (entities - 1)  # the model makes a context for each, listed or not
         if pairs > limits.max_pairs:
             raise UserError(
                 f"{NAME}: document {len(found) - 1} ({document['title'][:60]!r}) has {len(document['vertexSet']):,} "

@@ -130,9 +130,9 @@ def choose_pair(before: Pairs, after: Pairs, problem: str) -> tuple[int, int]:
 
 
 def lead_of_gold(pairs: Pairs, row: int) -> float:
-    """A pair's lowest gold score - the highest score of its other relations."""
+    """A pair's lowest gold score - the highest score of its other relations, or its threshold without others."""
     scores, gold = pairs.scores[row, 1:], pairs.labels[row, 1:]
-    return float(scores[gold].min() - scores[~gold].max())
+    return float(scores[gold].min() - (pairs.threshold[row] if gold.all() else scores[~gold].max()))
 
 
 @styled

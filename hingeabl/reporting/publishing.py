@@ -20,7 +20,7 @@ from hingeabl.reporting.records import Run, read_run
 from hingeabl.training.hub import ENCODER_FILES, NAME, WEIGHTS, refuse
 from hingeabl.training.saved_run import open_run
 from hingeabl.training.settings import NOT_COMPARED, Settings
-from losses import get_loss, threshold_class, zero_threshold
+from losses import get_loss, threshold_class, threshold_of_group, zero_threshold
 
 OF_THE_MACHINE = {"rel2id", "cache_dir", "device", "output_dir", "load_path", "wandb_project"}  # each user's own
 UNCHANGED = (WEIGHTS, "model.json", "rel2id.json", "scores.json")
@@ -130,9 +130,13 @@ def published_config(config: dict[str, Any], no_relation: str) -> dict[str, Any]
     `no_relation` is the name of class 0."""
     settings = {name: portable(value) for name, value in config["settings"].items() if name not in OF_THE_MACHINE}
     kind = get_loss(config["loss"]["name"]).kind
-    named = {threshold_class: f"the score of the class {no_relation}", zero_threshold: "zero"}
+    named = {
+        threshold_class: f"the score of the class {no_relation}",
+        zero_threshold: "zero",
+        threshold_of_group: "the threshold output of its group of relations",
+    }
     decision = {
-        "threshold": named.get(kind.threshold, "the threshold output of its group of relations"),
+        "threshold": named.get(kind.threshold, f"its {kind.threshold.__name__.replace('_', ' ')}"),
         "rule": kind.decide.__name__,
         "num_labels": settings["num_labels"],
     }

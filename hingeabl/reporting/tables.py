@@ -224,6 +224,8 @@ def what_belongs(number: int | str) -> str:
     if number == 1:
         return "ATLOP with loss atl"
     backbone = "any backbone" if number in EVERY_BACKBONE else "ATLOP"
+    if number == "thresholds":
+        backbone += " with more than one relation,"
     return f"{backbone} with any loss" + ("" if number in MORE_TABLES else f" but {', '.join(LATER)}")
 
 

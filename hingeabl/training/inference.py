@@ -47,7 +47,8 @@ def batches_by_size(features: list[Feature], budget: int) -> list[list[int]]:
     batches: list[list[int]] = []
     left = 0
     for index in sorted(range(len(features)), key=lambda index: -len(features[index]["input_ids"])):
-        size = len(features[index]["input_ids"]) + len(features[index]["hts"])
+        entities = len(features[index]["entity_pos"])
+        size = len(features[index]["input_ids"]) + entities * (entities - 1)
         if not batches or size > left:
             batches.append([])
             left = budget
