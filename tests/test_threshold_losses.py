@@ -293,5 +293,5 @@ def test_a_teacher_with_other_outputs_than_the_student_is_refused(run, sample, t
     more = ("--teacher_scores", str(tmp_path / "scores"), "--seeds", "7")
     train.main(arguments(sample, tiny_bert, tmp_path / "student", *more, "--loss_type", "amtl"))
     assert (tmp_path / "student" / "seed_7" / "scores.json").exists()
-    with pytest.raises(UserError, match="holds other scores"):
+    with pytest.raises(UserError, match="holds 100 scores a pair, but the loss atl has 97; pass scores of a teacher"):
         train.main(arguments(sample, tiny_bert, tmp_path / "other", *more, "--loss_type", "atl"))

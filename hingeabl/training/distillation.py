@@ -58,6 +58,12 @@ class WithTeacherScores(Dataset):
             raise UserError(f"{folder}: holds scores of another file than {data_file}; run distill.py for this one")
         if about.get("rel2id") != rel2id:
             raise UserError(f"{folder}: the teacher's classes are not those of --rel2id; pass its rel2id.json")
+        given, taken = about.get("outputs", len(rel2id)), loss.outputs(len(rel2id))
+        if given != taken:
+            raise UserError(
+                f"{folder}: holds {given} scores a pair, but the loss {loss.name} has {taken}; pass scores of a "
+                "teacher that was trained with it"
+            )
         if not isinstance(about.get("key"), str):
             raise UserError(f"{teacher_file(folder)}: lacks its key; run distill.py again")
         self.features = features
@@ -67,7 +73,7 @@ class WithTeacherScores(Dataset):
             for feature in features[first : first + SHARD]:
                 self.places.append((path, start, start + len(feature["hts"])))
                 start += len(feature["hts"])
-            if not is_written(path, about["key"], start, loss.outputs(len(rel2id))):
+            if not is_written(path, about["key"], start, taken):
                 raise UserError(f"{path}: is missing; run distill.py again")
 
     def __len__(self) -> int:
@@ -108,13 +114,15 @@ def write_scores(args: argparse.Namespace) -> None:
         "precision": precision,
         "rel2id": run.rel2id,
     }
+    if (outputs := run.loss.outputs(len(run.rel2id))) != len(run.rel2id):
+        about["outputs"] = outputs
     about["key"] = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     folder = make_folder(args.output_dir)
     for first in tqdm(range(0, len(documents), SHARD), desc="files of scores", unit="file"):
         chosen = documents[first : first + SHARD]
         path = shard_file(folder, first // SHARD)
         pairs = sum(map(count_pairs, chosen))
-        if is_written(path, about["key"], pairs, run.loss.outputs(len(run.rel2id))):
+        if is_written(path, about["key"], pairs, outputs):
             continue
         settings = (run.settings.max_seq_length, run.settings.entity_marker)
         features = featurize(chosen, run.tokenizer, run.rel2id, *settings)
