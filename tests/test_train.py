@@ -132,7 +132,10 @@ def test_every_loss_falls_on_a_fixed_batch_under_every_backbone(loss, encoder, b
     function = loss_with_priors(loss)
     model = DocREModel(path, function.outputs(97), 64, backbone=backbone, unet_channels=16, axial_layers=2)
     rate = "1e-3" if encoder == "tiny_roberta" else "1e-4"
-    args = build_parser().parse_args(["--learning_rate", rate, "--classifier_lr", "1e-3"])
+    if (loss, backbone) == ("pn_risk", "kd_docre"):  # its squares rise steeply where a step goes too far
+        rate = "1e-5"
+    classifier_rate = "1e-5" if rate == "1e-5" else "1e-3"
+    args = build_parser().parse_args(["--learning_rate", rate, "--classifier_lr", classifier_rate])
     optimizer = build_optimizer(model, args)
     batch = collate_fn(features)
     labels = batch.pop("labels")
