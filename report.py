@@ -10,8 +10,8 @@ Tables 1 to 4 and 7 take folders of runs (or folders of such folders, or records
 files. Tables 2 and 3 also test which differences are more than noise (see significance.py). Four tables are not the
 paper's: 3_later is table 3 with losses of other papers beside its own, precision shows precision, recall and wrong
 pairs, thresholds shows where each loss's threshold lies (docs/metrics.md), and inter shows pairs within and across
-sentences, as papers on CDR do. Figures take folders of runs, epochs and
-patterns records too; 3, 4 and losses need none.
+sentences, as papers on CDR do. Figures take folders of runs, epochs and patterns records too; 3, 4 and losses need
+none.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# CDR at full size with the small encoder: every loss, 500 training documents, 30 epochs; ATLOP's settings for CDR but
-# for the encoder and its rate, 5e-5 as for BERT in the paper.
+# CDR at full size with the small encoder: eleven losses, 500 training documents, 30 epochs; ATLOP's settings for CDR but
+# for the encoder and its rate, 5e-5 as for BERT in the paper. 3,750 steps a run: hours on a CPU.
 #     bash scripts/study_cdr.sh              docs/data.md#cdr-and-gda says where the files come from
 # A run is kept as a record in results/cdr/; one that has a record is not trained, one that was interrupted goes on.
 # Then prints the table of the records, and writes it to tables.md.

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from test_report import printed
 from trainings import arguments
 
@@ -19,6 +20,8 @@ from hingeabl.data.statistics import count_pairs
 from hingeabl.errors import UserError
 from hingeabl.files import META
 from hingeabl.readers.formats import detect, read_format
+from hingeabl.reporting.figures import lead_of_gold
+from hingeabl.reporting.pairs import Pairs
 from prepro import read_docred
 
 TEXT = "Lithium was given .|Lithium may cause chest pain and fever , not sleep ."
@@ -217,6 +220,13 @@ def test_table_inter_shows_the_evaluators_figures(cdr_run, benchmark, capsys):
     cells = table["rows"][0]
     for name in ("precision", "recall", "f1", "f1_intra", "f1_inter"):
         assert cells[name]["mean"] == pytest.approx(100 * expected[name])
+
+
+def test_a_pair_whose_every_relation_is_gold_leads_by_its_margin():
+    rows = dict.fromkeys(("document", "entities", "predicted", "pattern"), torch.zeros(1))
+    scores, gold = torch.tensor([[0.5, 2.0]]), torch.tensor([[False, True]])
+    pairs = Pairs(documents=[], rel2id={}, scores=scores, threshold=scores[:, 0], labels=gold, **rows)
+    assert lead_of_gold(pairs, 0) == 1.5
 
 
 def test_a_run_predicts_a_file_of_cdr(cdr_run, benchmark, tmp_path):

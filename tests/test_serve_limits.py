@@ -50,6 +50,11 @@ def held(monkeypatch):
         ({"max_documents": 2}, json.dumps([SMALL] * 3), "more than 2 documents"),
         ({"max_pairs": 19}, json.dumps(many(5)), "5 entities, and with it there are 20 pairs of entities; the limit"),
         ({"max_pairs": 3}, json.dumps([SMALL, SMALL]), "document 1 ('Small') has 2 entities"),
+        (  # what the model computes is of all entities up to the last one in a pair
+            {"max_pairs": 19},
+            json.dumps(many(5) | {"pairs": [[0, 4]]}),
+            "5 entities, and with it there are 20 pairs of entities; the limit",
+        ),
         ({"max_bytes": 1000}, gzip.compress(b"a " * 501, mtime=0), "more than 1,000 bytes when it is unpacked"),
     ],
 )

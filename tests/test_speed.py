@@ -123,10 +123,11 @@ def test_batches_hold_every_document_once_the_longest_first_within_the_budget(sa
 
 
 @pytest.mark.slow
-def test_the_benchmark_times_both_sides_and_writes_json(sample, tiny_bert, tmp_path):
+@pytest.mark.parametrize("loss", ["hingeabl_released", "amtl"])
+def test_the_benchmark_times_both_sides_and_writes_json(loss, sample, tiny_bert, tmp_path):
     command = [sys.executable, "scripts/bench.py", "--data", sample / "dev.json", "--model_name_or_path", tiny_bert]
     command += ["--steps", "2", "--warmup", "1", "--repeats", "1", "--batch_size", "2", "--precision", "fp32"]
-    command += ["--output", tmp_path / "bench.json"]
+    command += ["--loss_type", loss, "--output", tmp_path / "bench.json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
     assert done.returncode == 0, done.stderr
     timings = json.loads((tmp_path / "bench.json").read_text())["timings"]["fp32"]

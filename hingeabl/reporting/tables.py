@@ -27,7 +27,7 @@ LATER_RESULTS = META / "later_results.json"
 OF_OTHERS = read_json(LATER_RESULTS)["tables"]["3_later"]["rows"]
 LATER = tuple(loss for loss in loss_names() if loss in OF_OTHERS)  # losses of other papers: not in this one's tables
 BACKBONES = ("atlop", "docunet", "kd_docre")
-MORE_TABLES = ("3_later", "precision", "inter", "thresholds")  # not in the paper; LATER's losses are
+MORE_TABLES = ("3_later", "precision", "inter", "thresholds")  # that the paper lacks, with LATER's losses
 EVERY_BACKBONE = (2, "thresholds")  # tables that take runs of every backbone; the others take ATLOP's
 
 
