@@ -23,6 +23,7 @@ from hingeabl.data.documents import load_documents, load_rel2id
 from hingeabl.data.statistics import relation_rates
 from hingeabl.errors import UserError
 from hingeabl.prediction.predictor import Predictor
+from hingeabl.training.inference import margins
 from losses import amtl, atl, frequency_groups, get_loss, pn_risk
 
 FIXTURES = Path(os.environ.get("FIXTURES_DIR", "?"))
@@ -182,6 +183,17 @@ def test_patterns_and_offsets_ask_for_each_relations_own_threshold():
             offsets.append(-n / (p - n))
     found = threshold_diagnostics(found, labels, limit)
     assert found["ro_pairs"] == len(offsets) and found["ro_mean"] == pytest.approx(sum(offsets) / len(offsets))
+
+
+def test_a_predictions_threshold_is_that_of_its_relations_group():
+    scores, _, priors = case()
+    loss = get_loss("amtl", priors=priors.tolist())
+    chosen = loss.predict(scores)[:, 1:].nonzero()
+    own = {r: column for column, g in zip((0, 97, 98, 99), frequency_groups(priors), strict=True) for r in g.tolist()}
+    found = margins(scores, loss.threshold(scores), chosen)
+    assert len({own[column + 1] for column in chosen[:, 1].tolist()}) == 4
+    for (row, column), entry in zip(chosen.tolist(), found, strict=True):
+        assert entry["threshold"] == scores[row, own[column + 1]] < entry["score"] == scores[row, column + 1]
 
 
 def test_one_threshold_is_taken_as_it_is():
