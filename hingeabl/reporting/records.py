@@ -6,6 +6,7 @@ config          the run's config.json, of absolute paths the last part alone
 scores          its scores.json
 thresholds      where the threshold lies on test (evaluation.threshold_diagnostics); {} of a run with one relation
 dev_by_epoch    what metrics.jsonl says of dev: [{"epoch": 1, "dev": {"f1": ...}}, ...]
+timing          its timing.json, {"steps": 1000, "seconds": 61.5}; older records have no seconds, or no timing
 test_documents  {"correct", "predicted", "gold"}: each document's triples, as text "3 0 12 ..."; for significance tests
 """
 
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from hingeabl.data.documents import load_documents
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 from hingeabl.files import digest, make_folder, parse_json, read_json, write_json
+from hingeabl.training.runs import TIMING
 
 TEXTS = ("data_dir", "train_file", "dev_file", "test_file", "model_name_or_path")  # of a run's settings
 THRESHOLDS = {"ro_mean", "ro_std", "ovr", "ro_pairs", "ro_left_out", *(f"ro_p{percent}" for percent in PERCENTILES)}
@@ -44,6 +47,7 @@ class Run:
     scores: dict[str, Any]
     dev_by_epoch: dict[int, dict[str, float]] | None = None
     test_documents: Counted | None = None
+    timing: dict[str, float] = field(default_factory=dict)
 
 
 def read_runs(paths: list[str]) -> tuple[list[Run], list[Path]]:
@@ -94,7 +98,18 @@ def read_run(folder: Path) -> Run:
     config, scores = read_json(folder / "config.json"), read_json(folder / "scores.json")
     if not (run := run_from(folder, config, scores)):
         raise UserError(f"{folder}: its config.json or scores.json is not a run's; remove the folder")
-    return run
+    timing = read_json(folder / TIMING) if (folder / TIMING).exists() else {}
+    if not is_timing(timing):
+        raise UserError(f"{folder / TIMING}: is not a run's; remove it")
+    return replace(run, timing=timing)
+
+
+def is_timing(found: Any) -> bool:
+    """Whether this can be a timing.json, or a part of one."""
+    return isinstance(found, dict) and all(
+        name in ("steps", "seconds") and type(value) in (int, float) and 0 <= value < math.inf
+        for name, value in found.items()
+    )
 
 
 def run_from(path: Path, config: Any, scores: Any) -> Run | None:
@@ -121,12 +136,15 @@ def read_record(path: Path) -> Run:
         fits = are_curve(by_epoch) and are_counts(correct, predicted, gold)
         fits = fits and thresholds.keys() in (THRESHOLDS, set())
         fits = fits and all(type(x) in (int, float) for x in thresholds.values())
+        timing = found.get("timing", {})
+        fits = fits and is_timing(timing)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         run = None
     if run is None or not (fits and run.scores["test"]):
         raise UserError(f"{path}: is not a run's record; restore the file, or write it again with report.py --record")
     scores = {**run.scores, "test": {**run.scores["test"], **thresholds}}
-    return Run(path, run.backbone, run.loss, run.seed, run.config, scores, by_epoch, (correct, predicted, gold))
+    counts = (correct, predicted, gold)
+    return replace(run, scores=scores, dev_by_epoch=by_epoch, test_documents=counts, timing=timing)
 
 
 def write_record(run: Run, thresholds: dict[str, float], folder: str | Path) -> Path:
@@ -141,6 +159,7 @@ def write_record(run: Run, thresholds: dict[str, float], folder: str | Path) -> 
         "config": config,
         "scores": run.scores,
         "thresholds": thresholds,
+        "timing": run.timing,
         "dev_by_epoch": [{"epoch": epoch, "dev": dev} for epoch, dev in dev_scores(run).items()],
         "test_documents": {
             name: " ".join(map(str, numbers.tolist()))

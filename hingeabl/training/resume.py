@@ -41,6 +41,7 @@ class Place:
     step            optimizer steps that are done
     skipped         those that fp16's scaler skipped, not among `step`
     skipped_in_row  the latest of them, with no other step behind
+    seconds         wall time of all that led here, of stopped parts too
     log_size        bytes of metrics.jsonl
     best            scores.json so far, {} before the first epoch's end
     """
@@ -50,6 +51,7 @@ class Place:
     step: int = 0
     skipped: int = 0
     skipped_in_row: int = 0
+    seconds: float = 0.0
     log_size: int = 0
     best: dict[str, Any] = field(default_factory=dict)
 

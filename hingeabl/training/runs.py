@@ -20,6 +20,7 @@ from hingeabl.errors import UserError, remedy_of
 from hingeabl.files import ROOT, read_json
 from hingeabl.training.settings import NOT_COMPARED, Settings
 
+TIMING = "timing.json"  # optimizer steps and seconds of a finished run
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "opt_einsum", "ujson", "safetensors")
 
 

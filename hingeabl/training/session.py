@@ -44,7 +44,8 @@ ESTIMATES = {"cpu": (5, 50), "cuda": (50,)}  # after how many steps the end is e
 @dataclass
 class Training:
     """One seed's training: `place` says how far it is, `saved` at which step it last wrote a checkpoint. `shared` is
-    the model as several processes call it, `log` is rank 0's."""
+    the model as several processes call it, `log` is rank 0's. `counted` is when its time was last added to
+    `place.seconds`."""
 
     experiment: Experiment
     seed: int
@@ -59,6 +60,13 @@ class Training:
     saved: int
     log: RunLog | None
     writer: CheckpointWriter
+    counted: float = field(default_factory=time.monotonic)
+
+    def count_time(self) -> None:
+        """Add to `place.seconds` the time since this was last called."""
+        now = time.monotonic()
+        self.place.seconds += now - self.counted
+        self.counted = now
 
 
 @dataclass
@@ -228,6 +236,7 @@ def end_epoch(training: Training, stop: StopRequest) -> None:
 
 def save(training: Training, signal_name: str) -> None:
     """Begin to write a checkpoint; where a signal asked to stop, raise SystemExit when it is written."""
+    training.count_time()
     if training.log:
         training.place.log_size = training.log.size()
         training.writer.write(training.folder, training.place, training.model, training.optimizer, training.scaler)
