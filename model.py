@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,28 +15,14 @@ from torch import Tensor, nn
 from hingeabl.errors import UserError
 from hingeabl.modeling.bilinear import grouped_bilinear
 from hingeabl.modeling.encoder import Encoded, encode, layers_of, load_encoder
+from hingeabl.modeling.entities import Entities, cells, pair_contexts, pair_entities, pair_evidence
+from hingeabl.modeling.evidence import sentence_attention
 from hingeabl.modeling.layers import AxialTransformer, UNet, largest_of_all
 from hingeabl.modeling.padded import send
 from hingeabl.modeling.precision import autocast_dtype, weights_in
 from utils import recurring_size
 
 MAP_SIZE = 42  # entity slots along each side of a document's map of pairs; Re-DocRED's largest document fills it
-
-
-@dataclass
-class Entities:
-    """Documents as representation modules see them, float32: one, or a whole batch, padded with zeros, on a GPU with an
-    encoder on the fast path.
-
-    embeddings [documents, entities, hidden], context [documents, entities, entities, hidden] of every ordered pair,
-    self pairs included, pairs int64 [pairs, 3], the (document, head, tail) to be scored, and `counts`, how many
-    entities each document has; there is room for one at least.
-    """
-
-    embeddings: Tensor
-    context: Tensor
-    pairs: Tensor
-    counts: list[int]
 
 
 class DocREModel(nn.Module):
@@ -145,15 +130,19 @@ class DocREModel(nn.Module):
         mention_entity: list[Tensor],
         num_entities: list[int],
         hts: list[Tensor],
-    ) -> Tensor:
-        """A batch as collate_fn builds it -> scores float32 [pairs, classes], in the order of hts."""
+        in_sentence: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """A batch as collate_fn builds it -> scores float32 [pairs, classes], in the order of hts; with `in_sentence`
+        also the pairs' attention over sentences, float32 [pairs, sentences]."""
         with self.half_weights(input_ids.device):
             groups, first = [], 0
             for encoded in encode(self.model, input_ids, lengths, mention_pos, mention_entity):
                 chosen = slice(first, first + len(encoded.tokens))
-                groups.append(self.pool(encoded, num_entities[chosen], hts[chosen]))
+                sentences = None if in_sentence is None else in_sentence[chosen]
+                groups.append(self.pool(encoded, num_entities[chosen], hts[chosen], sentences))
                 first = chosen.stop
-            return self.score_pairs(groups)
+            scores = self.score_pairs(groups)
+        return scores if in_sentence is None else (scores, pair_evidence(groups))
 
     def half_weights(self, device: torch.device) -> AbstractContextManager[None]:
         """Within its block, layers have copies of their weights in autocast's dtype, where it is on: made once, not at
@@ -161,7 +150,9 @@ class DocREModel(nn.Module):
         parts = [*layers_of(self.model), *(getattr(self, name) for name in self.half_layers if hasattr(self, name))]
         return weights_in(parts, autocast_dtype(device))
 
-    def pool(self, encoded: Encoded, counts: list[int], hts: list[Tensor]) -> Entities:
+    def pool(
+        self, encoded: Encoded, counts: list[int], hts: list[Tensor], in_sentence: Tensor | None = None
+    ) -> Entities:
         """Entities of documents from their tokens: `counts` entities and the pairs `hts` each."""
         documents, length, hidden = encoded.tokens.shape
         place, device = encoded.position, encoded.tokens.device
@@ -171,9 +162,11 @@ class DocREModel(nn.Module):
             mentions = encoded.tokens.flatten(0, 1).index_select(0, place.flatten()).view(*place.shape, hidden)
             embeddings, attention = pool_mentions(mentions, encoded.attention, encoded.entity, max(*counts, 1))
             context = self.pool_context(attention, encoded.tokens)
+            evidence = None if in_sentence is None else sentence_attention(attention, in_sentence[:, :length])
         of_document = np.repeat(np.arange(documents), [len(pairs) for pairs in hts])
         number = send({"of": of_document}, device)["of"]
-        return Entities(embeddings, context, torch.cat([number[:, None], torch.cat(hts)], dim=1), counts)
+        pairs = torch.cat([number[:, None], torch.cat(hts)], dim=1)
+        return Entities(embeddings, context, pairs, counts, evidence)
 
     def pool_context(self, entity_attention: Tensor, tokens: Tensor) -> Tensor:
         """Context vectors [documents, entities, entities, hidden] of all ordered pairs."""
@@ -323,36 +316,6 @@ class KDDocRE(DocREModel, backbone="kd_docre"):
             vectors = torch.cat([torch.zeros_like(vectors[:1]), vectors[1:]])
         maps = vectors.index_select(0, slots["vector"].flatten()).view(*real_slots.shape, -1)
         return maps, slots["count"].float()
-
-
-def cells(groups: list[Entities], size: int) -> Tensor:
-    """The place of every pair in maps [documents of all groups, size, size], seen as one row: int64 [pairs]."""
-    found, first = [], 0
-    for group in groups:
-        document, head, tail = group.pairs.unbind(1)
-        found.append(((document + first) * size + head) * size + tail)
-        first += len(group.counts)
-    return torch.cat(found)
-
-
-def pair_entities(groups: list[Entities]) -> tuple[Tensor, Tensor]:
-    """Embeddings of the heads and of the tails of all pairs, each [pairs, hidden]."""
-    heads, tails = [], []
-    for group in groups:
-        embeddings, entities = group.embeddings.flatten(0, 1), group.embeddings.shape[1]
-        document, head, tail = group.pairs.unbind(1)
-        # index_select: on the CPU, embeddings[head] would sum gradients in any order
-        heads.append(embeddings.index_select(0, document * entities + head))
-        tails.append(embeddings.index_select(0, document * entities + tail))
-    return torch.cat(heads), torch.cat(tails)
-
-
-def pair_contexts(groups: list[Entities]) -> Tensor:
-    """Context vectors of all pairs, [pairs, hidden]."""
-    found = []
-    for group in groups:
-        found.append(group.context.flatten(0, 2).index_select(0, cells([group], group.context.shape[1])))
-    return torch.cat(found)
 
 
 def pool_mentions(

@@ -36,7 +36,7 @@ from hingeabl.outputs import check_outputs
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.formats import FORMATS, read_format
 from hingeabl.reporting.page import about_block, documents_block, pairs_block, write_page
-from hingeabl.reporting.pairs import judge
+from hingeabl.reporting.pairs import evidence_of, judge
 from hingeabl.training.inference import Predictions
 from hingeabl.training.saved_run import refuse_file
 from hingeabl.training.settings import positive_int
@@ -74,7 +74,12 @@ def page_blocks(predictor: Predictor, groups: Iterator[tuple[list[Document], Pre
         labels = torch.zeros(len(found.pairs["scores"]), len(run.rel2id), dtype=torch.bool)
         pairs = judge(documents, run.rel2id, found.pairs, labels, predictor.loss, run.settings.num_labels)
         yield documents_block(documents, run.rel2id)
-        yield pairs_block(0, replace(pairs, pattern=torch.zeros_like(pairs.pattern)), first)
+        evidence = None
+        if run.settings.evidence_weight is not None:
+            entries = enumerate(found.of_each_document())
+            evidence = evidence_of((number, entry) for number, own in entries for entry in own)
+        pairs = replace(pairs, pattern=torch.zeros_like(pairs.pattern), evidence=evidence)
+        yield pairs_block(0, pairs, first)
         first += len(documents)
 
 

@@ -51,6 +51,7 @@ def read_docred(
     max_seq_length: int = 1024,
     cache_dir: str | Path | None = None,
     entity_marker: str = "asterisk",
+    with_evidence: bool = False,
 ) -> list[Feature]:
     """Read a file in DocRED's schema into features; see load_documents and featurize. With `cache_dir`, its word pieces
     are kept there."""
@@ -58,7 +59,7 @@ def read_docred(
         documents = load_documents(path, rel2id, typed=entity_marker == "typed")
         settings = (max_seq_length, entity_marker)
         cache_file = pieces_path(Path(cache_dir), Path(path), tokenizer, *settings) if cache_dir else None
-        return featurize(documents, tokenizer, rel2id, *settings, cache_file)
+        return featurize(documents, tokenizer, rel2id, *settings, cache_file, with_evidence)
 
 
 def featurize(
@@ -68,6 +69,7 @@ def featurize(
     max_seq_length: int = 1024,
     entity_marker: str = "asterisk",
     cache_file: Path | None = None,
+    with_evidence: bool = False,
 ) -> list[Feature]:
     """Checked documents -> one dict each (ATLOP's features):
 
@@ -82,6 +84,12 @@ def featurize(
 
     pieces_cut  int, only of a document that was cut: how many word pieces it lost
 
+    and with `with_evidence`
+
+    sentence_ends  list of int: behind each sentence's last word piece, counted as in entity_pos, in the uncut document
+    evidence       int32 [2, n], absent without labels: pairs, by their places in hts, and sentences that the labels
+                   name as evidence for one of the pair's relations
+
     Word pieces come from `cache_file` if they are there (see cache.py), else they are written to it. Raises UserError
     as encode_documents does, and for a max_seq_length that leaves no room.
     """
@@ -92,7 +100,7 @@ def featurize(
         if cache_file:
             save_pieces(cache_file, encoded)
     features = []
-    for document, (input_ids, entity_pos, pieces_cut) in zip(documents, encoded, strict=True):
+    for document, (input_ids, entity_pos, pieces_cut, sentence_ends) in zip(documents, encoded, strict=True):
         feature = {
             "title": document["title"],
             "input_ids": input_ids,
@@ -103,6 +111,10 @@ def featurize(
             feature["pieces_cut"] = pieces_cut
         if "labels" in document:
             feature["labels"] = LabelRows(document, rel2id)
+        if with_evidence:
+            feature["sentence_ends"] = sentence_ends
+            if "labels" in document:
+                feature["evidence"] = evidence_of(document)
         features.append(feature)
     return features
 
@@ -116,7 +128,7 @@ def check_length(max_seq_length: int) -> None:
 def encode_documents(
     documents: list[Document], tokenizer: Any, max_seq_length: int, entity_marker: str
 ) -> list[Encoded]:
-    """input_ids, entity_pos and pieces_cut of each document.
+    """input_ids, entity_pos, pieces_cut and sentence_ends of each document.
 
     Each token is split into word pieces on its own (with a byte-level tokenizer without a leading space). Raises
     UserError for a tokenizer without the two special tokens or without the markers.
@@ -131,10 +143,10 @@ def encode_documents(
     pieces_of = word_pieces(tokens, tokenizer)
     encoded = []
     for document in tqdm(documents, desc="word pieces", unit="doc", leave=False, delay=1, disable=len(documents) < 2):
-        pieces, entity_pos = mark_entities(document, pieces_of, markers, entity_marker == "asterisks")
+        pieces, entity_pos, sentence_ends = mark_entities(document, pieces_of, markers, entity_marker == "asterisks")
         kept = pieces[: max_seq_length - 2]
         input_ids = [tokenizer.cls_token_id, *kept, tokenizer.sep_token_id]
-        encoded.append((input_ids, entity_pos, len(pieces) - len(kept)))
+        encoded.append((input_ids, entity_pos, len(pieces) - len(kept), sentence_ends))
     return encoded
 
 
@@ -178,8 +190,8 @@ def mark_entities(
     pieces_of: dict[str, list[int]],
     markers: Callable[[dict[str, Any]], tuple[int, int]],
     each: bool = False,
-) -> tuple[list[int], list[list[list[int]]]]:
-    """Word pieces of a document with markers around its mentions, and each mention's [start, end].
+) -> tuple[list[int], list[list[list[int]]], list[int]]:
+    """Word pieces of a document with markers around its mentions, each mention's [start, end], each sentence's end.
 
     A token that starts (ends) several mentions gets one opening (closing) marker, that of the first, entity by entity;
     with `each` it gets one for each mention, those of one span and type being one mention (ATLOP's reader of CDR).
@@ -214,7 +226,7 @@ def mark_entities(
         [[place_of[mention["sent_id"]][place] for place in mention["pos"]] for mention in entity]
         for entity in document["vertexSet"]
     ]
-    return pieces, entity_pos
+    return pieces, entity_pos, [places[-1] for places in place_of]
 
 
 @functools.cache
@@ -235,6 +247,25 @@ def in_pairs(document: Document) -> int:
     return 1 + max(itertools.chain.from_iterable(document["pairs"]), default=-1)
 
 
+def rows_of_labels(document: Document) -> list[int]:
+    """The place in hts of each label's pair."""
+    labels, others = document["labels"], len(document["vertexSet"]) - 1
+    if "pairs" not in document:
+        return [label["h"] * others + label["t"] - (label["t"] > label["h"]) for label in labels]
+    row_of = {(head, tail): row for row, (head, tail) in enumerate(document["pairs"])}
+    return [row_of[label["h"], label["t"]] for label in labels]
+
+
+def evidence_of(document: Document) -> np.ndarray:
+    """A feature's `evidence`."""
+    cells = {
+        (row, sentence)
+        for row, label in zip(rows_of_labels(document), document["labels"], strict=True)
+        for sentence in label.get("evidence", ())
+    }
+    return np.array(sorted(cells), dtype=np.int32).reshape(-1, 2).T
+
+
 class LabelRows:
     """A document's labels, uint8 [pairs, classes] in the order of hts: multi-hot relations, or class 0 where there is
     none. Only the labels themselves are kept, a hundredth of that array; numpy makes the array when it is needed."""
@@ -243,13 +274,8 @@ class LabelRows:
 
     def __init__(self, document: Document, rel2id: dict[str, int]) -> None:
         """`cells` is int32 [2, labels]: each label's pair and class."""
-        labels, others = document["labels"], len(document["vertexSet"]) - 1
-        if "pairs" in document:
-            row_of = {(head, tail): row for row, (head, tail) in enumerate(document["pairs"])}
-            rows = [row_of[label["h"], label["t"]] for label in labels]
-        else:
-            rows = [label["h"] * others + label["t"] - (label["t"] > label["h"]) for label in labels]
-        self.cells = np.array([rows, [rel2id[label["r"]] for label in labels]], dtype=np.int32)
+        relations = [rel2id[label["r"]] for label in document["labels"]]
+        self.cells = np.array([rows_of_labels(document), relations], dtype=np.int32)
         self.shape = (count_pairs(document), len(rel2id))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

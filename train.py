@@ -24,6 +24,7 @@ from hingeabl.errors import naming_batch, run_command_line
 from hingeabl.files import make_folder, write_json
 from hingeabl.modeling.checkpoints import save_weights
 from hingeabl.modeling.encoder import WINDOW, check_length, checkpoint_layers
+from hingeabl.modeling.evidence import attention_loss, evidence_loss
 from hingeabl.training import parallel
 from hingeabl.training.experiment import Experiment, prepare
 from hingeabl.training.inference import Predictions, gather, predict
@@ -196,12 +197,22 @@ def train_epoch(training: Training, clock: StepClock, stop: StopRequest) -> None
 
 
 def batch_loss(experiment: Experiment, model: nn.Module, batch: dict[str, Any]) -> Tensor:
-    """The mean loss over a batch's pairs, with the distillation's where there are a teacher's scores."""
-    labels, teacher_scores = batch.pop("labels"), batch.pop("teacher_scores", None)
+    """The mean loss over a batch's pairs, with the distillation's where there are a teacher's scores, and with that of
+    the evidence where it has a weight."""
+    names = ("labels", "teacher_scores", "teacher_attention", "evidence")
+    labels, teacher_scores, teacher_attention, evidence = (batch.pop(name, None) for name in names)
     with autocast(experiment.device, experiment.precision):
-        scores = model(**batch)  # [pairs of all documents, classes, and a loss's further thresholds]
-    loss = experiment.loss(scores, labels)
-    return loss if teacher_scores is None else loss + distillation_loss(scores, teacher_scores)
+        found = model(**batch)
+    scores, attention = found if isinstance(found, tuple) else (found, None)
+    loss = experiment.loss(scores, labels)  # [pairs of all documents, classes, and a loss's further thresholds]
+    if teacher_scores is not None:
+        loss = loss + distillation_loss(scores, teacher_scores)
+    weight = experiment.args.evidence_weight
+    if weight and teacher_attention is not None:
+        loss = loss + weight * attention_loss(attention, teacher_attention)
+    elif weight:
+        loss = loss + weight * evidence_loss(attention, evidence, labels)
+    return loss
 
 
 def distillation_loss(scores: Tensor, teacher_scores: Tensor) -> Tensor:

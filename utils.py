@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from hingeabl.errors import UserError, first_line
 from hingeabl.machine import check_gpu
@@ -69,6 +70,10 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
     hts             list of int64 [pairs, 2]: (head entity, tail entity)
     labels          float32 [pairs of all documents, classes]
     teacher_scores  the same shape, where all features have them
+    in_sentence     float32 [documents, longest, sentences], where all features have sentence_ends: 1 for a token of the
+                    sentence; `sentences` is the number of the document that has most
+    evidence        float32 [pairs of all documents, sentences], likewise: uniform over a pair's evidence
+    teacher_attention  float32 [pairs of all documents, word pieces of the longest], where all features have it
 
     A mention whose opening marker was cut off at max_seq_length is left out.
     """
@@ -101,7 +106,37 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
         ).float()
     if all("teacher_scores" in feature for feature in features):
         batch["teacher_scores"] = torch.cat([feature["teacher_scores"] for feature in features]).float()
+    if all("teacher_attention" in feature for feature in features):
+        most = max(feature["teacher_attention"].shape[1] for feature in features)
+        rows = [feature["teacher_attention"] for feature in features]
+        batch["teacher_attention"] = torch.cat([F.pad(own, (0, most - own.shape[1])) for own in rows]).float()
+    if all("sentence_ends" in feature for feature in features):
+        sentences = max(len(feature["sentence_ends"]) for feature in features)
+        batch["in_sentence"] = torch.from_numpy(
+            np.stack([sentence_of_tokens(feature, max(lengths), sentences) for feature in features])
+        )
+        if all("evidence" in feature for feature in features):
+            batch["evidence"] = torch.from_numpy(
+                np.concatenate([evidence_rows(feature, sentences) for feature in features])
+            )
     return batch
+
+
+def sentence_of_tokens(feature: dict[str, Any], longest: int, sentences: int) -> np.ndarray:
+    """A document's rows of collate_fn's in_sentence; [CLS] and [SEP] are of no sentence."""
+    found = np.zeros((longest, sentences), dtype=np.float32)
+    start, pieces = 0, len(feature["input_ids"]) - 2
+    for sentence, end in enumerate(feature["sentence_ends"]):
+        found[1 + start : 1 + min(end, pieces), sentence] = 1
+        start = end
+    return found
+
+
+def evidence_rows(feature: dict[str, Any], sentences: int) -> np.ndarray:
+    """A document's rows of collate_fn's evidence."""
+    found = np.zeros((len(feature["hts"]), sentences), dtype=np.float32)
+    found[tuple(feature["evidence"])] = 1
+    return found / found.sum(axis=1, keepdims=True).clip(1)
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

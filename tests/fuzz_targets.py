@@ -248,7 +248,7 @@ def fuzz_open_run(world, number, structure, in_bytes):
 def fuzz_teacher(world, number, structure, in_bytes):
     name = ("teacher.json", "scores_00000.safetensors")[number % 2]
     with world.changed(name, number, structure, in_bytes, world.folder / "scores") as path:
-        stored = distillation.WithTeacherScores(
+        stored = distillation.WithTeacher(
             world.features, world.folder / "scores", world.folder / "train.json", world.rel2id, get_loss("atl")
         )
         found = torch.cat([stored[index]["teacher_scores"] for index in range(len(stored))])

@@ -59,7 +59,7 @@ def first_loss(folder):
 def test_the_files_hold_the_teachers_scores_in_order(teacher, corpus, tmp_path, minilm_tokenizer, rel2id, monkeypatch):
     write_scores(teacher, corpus, tmp_path / "scores", monkeypatch)
     features = read_docred(corpus / "train_distant.json", minilm_tokenizer, rel2id)
-    stored = distillation.WithTeacherScores(
+    stored = distillation.WithTeacher(
         features, tmp_path / "scores", corpus / "train_distant.json", rel2id, get_loss("atl")
     )
     assert len(stored) == 12 and len(list((tmp_path / "scores").glob("*.safetensors"))) == 3
@@ -75,13 +75,13 @@ def test_a_stopped_program_goes_on_with_the_first_missing_file(teacher, corpus, 
     before = {path.name: load_file(path)["scores"] for path in tmp_path.glob("*.safetensors")}
     (tmp_path / "scores_00001.safetensors").unlink()
     scored = []
-    score_documents = distillation.score_documents
+    say_of_documents = distillation.say_of_documents
 
     def spy(model, features, *rest):
         scored.append(len(features))
-        return score_documents(model, features, *rest)
+        return say_of_documents(model, features, *rest)
 
-    monkeypatch.setattr(distillation, "score_documents", spy)
+    monkeypatch.setattr(distillation, "say_of_documents", spy)
     write_scores(teacher, corpus, tmp_path, monkeypatch)
     assert scored == [5]
     assert all(torch.equal(load_file(tmp_path / name)["scores"], scores) for name, scores in before.items())

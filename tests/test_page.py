@@ -379,3 +379,15 @@ def test_pages_of_runs_whose_files_do_not_fit_are_refused_and_nothing_is_left(da
     with pytest.raises(UserError, match=expected):
         report.main(["--html", str(tmp_path / "report.html"), str(tmp_path)])
     assert not list(tmp_path.glob("report.html*"))
+
+
+def test_the_predicted_evidence_of_a_pair_is_named_and_marked(browser, tmp_path):
+    entity = [{"name": "x", "type": "LOC", "sent_id": 0, "pos": [0, 1]}]
+    document = {"title": "x", "sents": [["x"], ["y"], ["z"]], "vertexSet": [entity, entity], "labels": []}
+    blocks = [page.about_block({"Na": 0, "P17": 1}, ["run"], True), page.documents_block([document], {"P17": 1})]
+    row = [0, 0, 1, 1, 0.0, [1], [1, 1.0], [0, 2]]
+    with whole_file(tmp_path / "evidence.html") as file:
+        page.write_page(file, "evidence", {}, "Pairs", [*blocks, page.block('data-run="0"', [row])])
+    opened(browser, tmp_path / "evidence.html")
+    assert "evidence: sentences 0, 2" in text(browser, ".facts li")
+    assert [line.split()[-1] for line in text(browser, ".text p.evidence")] == ["x", "z"]

@@ -60,7 +60,7 @@ def test_scores_and_thresholds_are_the_models_and_margins_their_difference(run, 
     opened = open_run(run, CPU)
     features = read_docred(sample / "test.json", opened.tokenizer, opened.rel2id)
     expected = {}
-    for indices, scores, _ in inference.score(opened.model, features, CPU, "fp32", 4096):
+    for indices, scores, *_ in inference.score(opened.model, features, CPU, "fp32", 4096):
         rows = [(features[index]["title"], *pair) for index in indices for pair in features[index]["hts"]]
         expected.update(zip(rows, scores, strict=True))
     found = predict_file(run, documents, tmp_path)

@@ -63,7 +63,7 @@ def all_scores(folder, file):
     """A run's scores of all pairs of a file's documents."""
     run = open_run(folder, CPU)
     features = read_docred(file, run.tokenizer, run.rel2id)
-    return torch.cat([scores for _, scores, _ in inference.score(run.model, features, CPU, "fp32", 4096)])
+    return torch.cat([scores for _, scores, *_ in inference.score(run.model, features, CPU, "fp32", 4096)])
 
 
 def test_a_published_run_gives_bit_equal_scores(trained, published, sample):

@@ -21,9 +21,12 @@ from safetensors.numpy import save
 
 from hingeabl.files import digest
 
-VERSION = "2"  # of the word pieces' rules in prepro.py and of this file's format: a new one leaves older files behind
+VERSION = "3"  # of the word pieces' rules in prepro.py and of this file's format: a new one leaves older files behind
 
-Encoded = tuple[list[int], list[list[list[int]]], int]  # a document's input_ids, entity_pos, pieces_cut: see featurize
+# a document's input_ids, entity_pos, pieces_cut and sentence_ends: see featurize
+Encoded = tuple[list[int], list[list[list[int]]], int, list[int]]
+
+ARRAYS = ("input_ids", "lengths", "pieces_cut", "entity_pos", "sentence_ends")
 
 
 def pieces_path(
@@ -46,12 +49,13 @@ def pieces_path(
 
 def save_pieces(path: Path, encoded: list[Encoded]) -> None:
     """Write documents' word pieces, whole or not at all; where that fails, say so on stderr and go on without."""
-    positions = [mention for _, entity_pos, _ in encoded for entity in entity_pos for mention in entity]
+    positions = [mention for _, entity_pos, *_ in encoded for entity in entity_pos for mention in entity]
     arrays = {
-        "input_ids": np.array([piece for pieces, _, _ in encoded for piece in pieces], dtype=np.int32),
-        "lengths": np.array([len(pieces) for pieces, _, _ in encoded], dtype=np.int32),
-        "pieces_cut": np.array([cut for _, _, cut in encoded], dtype=np.int32),
+        "input_ids": np.array([piece for pieces, *_ in encoded for piece in pieces], dtype=np.int32),
+        "lengths": np.array([len(pieces) for pieces, *_ in encoded], dtype=np.int32),
+        "pieces_cut": np.array([cut for _, _, cut, _ in encoded], dtype=np.int32),
         "entity_pos": np.array(positions, dtype=np.int32).reshape(-1, 2),
+        "sentence_ends": np.array([end for *_, ends in encoded for end in ends], dtype=np.int32),
     }
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -68,24 +72,26 @@ def load_pieces(path: Path, documents: list[dict[str, Any]]) -> list[Encoded] | 
     """The word pieces of `documents` as save_pieces wrote them; None where the file is missing or broken."""
     try:
         with safe_open(path, "np") as stored:
-            arrays = {name: stored.get_tensor(name) for name in ("input_ids", "lengths", "entity_pos", "pieces_cut")}
+            arrays = {name: stored.get_tensor(name) for name in ARRAYS}
             intact = (stored.metadata() or {}).get("sha256") == _checksum(arrays)
     except (OSError, SafetensorError, TypeError):  # the last for a kind of number that numpy does not have
         return None
     mentions = sum(len(entity) for document in documents for entity in document["vertexSet"])
-    shapes = [(len(documents),), (len(documents),), (mentions, 2), (arrays["lengths"].sum(),)]
+    sentences = sum(len(document["sents"]) for document in documents)
+    shapes = [(arrays["lengths"].sum(),), (len(documents),), (len(documents),), (mentions, 2), (sentences,)]
     if (
         not intact
-        or [arrays[name].shape for name in ("lengths", "pieces_cut", "entity_pos", "input_ids")] != shapes
+        or [arrays[name].shape for name in ARRAYS] != shapes
         or any(array.dtype != np.int32 for array in arrays.values())
     ):
         return None
-    pieces, positions = iter(arrays["input_ids"].tolist()), iter(arrays["entity_pos"].tolist())
+    pieces, positions, ends = (iter(arrays[name].tolist()) for name in ("input_ids", "entity_pos", "sentence_ends"))
     return [
         (
             list(itertools.islice(pieces, length)),
             [list(itertools.islice(positions, len(entity))) for entity in document["vertexSet"]],
             cut,
+            list(itertools.islice(ends, len(document["sents"]))),
         )
         for length, cut, document in zip(
             arrays["lengths"].tolist(), arrays["pieces_cut"].tolist(), documents, strict=True

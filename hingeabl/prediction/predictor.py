@@ -93,12 +93,18 @@ class Predictor:
 
     def predict(self, documents: list[Document]) -> Predictions:
         """Predictions of checked documents without labels; its entries {title, h_idx, t_idx, r, relation, score,
-        threshold, margin} are in their order: `relation` is r's name, or r where it has none; margin is
+        threshold, margin}, with `evidence` where the run tells it, are in their order: `relation` is r's name, or r
+        where it has none; margin is
         score - threshold, above 0. Raises UserError for scores that are not finite.
         """
         settings = self.run.settings
         features = featurize(
-            documents, self.run.tokenizer, self.run.rel2id, self.max_seq_length, settings.entity_marker
+            documents,
+            self.run.tokenizer,
+            self.run.rel2id,
+            self.max_seq_length,
+            settings.entity_marker,
+            with_evidence=settings.evidence_weight is not None,
         )
         self.documents += len(features)
         self.mentions.add(documents)

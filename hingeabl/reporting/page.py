@@ -101,18 +101,22 @@ def pairs_block(run: int, pairs: Pairs, first: int = 0) -> str:
     """The pairs of the page's run of that number, whose first document is the page's document number `first`.
 
     Each is [document, head, tail, pattern, threshold, [predicted class, ...], [class, score, ...]], with the relations
-    of the highest scores, and the gold and predicted ones; the pattern is a place in about_block's list.
+    of the highest scores, and the gold and predicted ones; the pattern is a place in about_block's list. Where the run
+    predicts evidence, a list of sentences follows.
     """
     best = pairs.scores[:, 1:].topk(min(TOP, pairs.scores.shape[1] - 1), dim=1).indices + 1
     shown = lists_of((pairs.labels | pairs.predicted).scatter(1, best, True))
     predicted, scores, threshold = lists_of(pairs.predicted), hundredths(pairs.scores), hundredths(pairs.threshold)
     document, entities, pattern = ((pairs.document + first).tolist(), pairs.entities.tolist(), pairs.pattern.tolist())
-    rows = [
+    rows: list[list[Any]] = [
         [number, head, tail, kind, limit, relations, [part for c in classes for part in (c, row[c])]]
         for number, (head, tail), kind, limit, relations, classes, row in zip(
             document, entities, pattern, threshold, predicted, shown, scores, strict=True
         )
     ]
+    if pairs.evidence is not None:
+        keys = zip(pairs.document.tolist(), *pairs.entities.T.tolist(), strict=True)
+        rows = [[*row, pairs.evidence.get(key, [])] for row, key in zip(rows, keys, strict=True)]
     return block(f'data-run="{run}"', rows)
 
 

@@ -3,8 +3,10 @@ of errors."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,12 +15,15 @@ from torch import Tensor
 
 from evaluation import pattern_of_each
 from hingeabl.data.documents import load_rel2id
+from hingeabl.data.predictions import check_predictions
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, first_line
-from hingeabl.files import refuse_foreign_file
+from hingeabl.files import read_json, refuse_foreign_file
 from hingeabl.reporting.records import Run, documents_of, file_of
 from hingeabl.training.saved_run import loss_of_run
 from losses import Loss
+
+Evidence = dict[tuple[int, int, int], list[int]]  # sentences by document, head and tail
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Pairs:
     labels      bool [n, classes]: the gold relations, without class 0
     predicted   bool [n, classes]: the predicted relations, without class 0
     pattern     int64 [n]: place in evaluation.PATTERNS
+    evidence    the sentences predicted as evidence by (document, head, tail), None of a run that predicts none
     """
 
     documents: list[Document]
@@ -45,6 +51,7 @@ class Pairs:
     labels: Tensor
     predicted: Tensor
     pattern: Tensor
+    evidence: Evidence | None = None
 
 
 def read_pairs(run: Run, split: str) -> Pairs:
@@ -65,7 +72,24 @@ def read_pairs(run: Run, split: str) -> Pairs:
         raise UserError(
             f"{run.folder}: its pair scores are not those of its {split} file; train the run again"
         ) from None
-    return judge(documents, rel2id, found, labels, loss, num_labels)
+    pairs = judge(documents, rel2id, found, labels, loss, num_labels)
+    return replace(pairs, evidence=read_evidence(run, split, documents))
+
+
+def read_evidence(run: Run, split: str, documents: list[Document]) -> Evidence | None:
+    """Pairs.evidence of a run's dev or test split. Raises UserError where its predictions are not such."""
+    if run.config["settings"].get("evidence_weight") is None:
+        return None
+    path = run.folder / ("result.json" if split == "test" else "result_dev.json")
+    predictions = read_json(path)
+    check_predictions(predictions, str(path))
+    place = {document["title"]: number for number, document in enumerate(documents)}
+    return evidence_of([(place.get(entry["title"], -1), entry) for entry in predictions])
+
+
+def evidence_of(entries: Iterable[tuple[int, dict[str, Any]]]) -> Evidence:
+    """Pairs.evidence of predictions, each with its document's number."""
+    return {(number, entry["h_idx"], entry["t_idx"]): entry.get("evidence", []) for number, entry in entries}
 
 
 def judge(

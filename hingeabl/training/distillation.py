@@ -1,7 +1,8 @@
-"""Knowledge distillation, as KD-DocRE does it: a teacher's scores of a distantly labelled file, for a student to match.
+"""Knowledge distillation: what a teacher says of a distantly labelled file, for a student to match: its scores, as
+KD-DocRE does it, or each pair's attention over the word pieces, as DREEAM does it.
 
-scripts/distill.py writes the scores, train.py --teacher_scores trains on them. They go into files of SHARD documents
-each, so that memory holds no more than one; a stopped program goes on with the first that is missing.
+scripts/distill.py writes them, train.py --teacher_scores or --teacher_attention trains on them. They go into files of
+SHARD documents each, so that memory holds no more than one; a stopped program goes on with the first that is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from hingeabl.data.documents import garbage_collection_paused, load_documents
-from hingeabl.data.statistics import count_pairs
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import digest, make_folder, read_json, save_tensors, write_json
 from hingeabl.modeling.encoder import WINDOW, check_length
@@ -31,6 +31,7 @@ from prepro import Feature, featurize
 from utils import pick_device, pick_precision
 
 SHARD = 1000  # documents
+SCORES, ATTENTION = "scores", "attention"  # what a teacher may say
 BUDGET = 8 * WINDOW  # tokens and pairs scored at once
 LESS_MEMORY = "pass --precision bf16 or use a larger machine"
 
@@ -40,26 +41,54 @@ def teacher_file(folder: str | Path) -> Path:
     return Path(folder) / "teacher.json"
 
 
-def shard_file(folder: str | Path, number: int) -> Path:
-    """Where the scores of documents [SHARD * number, SHARD * (number + 1)) are: a tensor "scores", float16 [pairs,
-    classes], in the order of those documents' hts."""
-    return Path(folder) / f"scores_{number:05}.safetensors"
+def shard_file(folder: str | Path, number: int, what: str = SCORES) -> Path:
+    """Where the scores, or the attention, of documents [SHARD * number, SHARD * (number + 1)) are: a float16 tensor of
+    that name, in the order of those documents' hts: scores [pairs, outputs]; attention in one row, document by
+    document [pairs, word pieces]."""
+    return Path(folder) / f"{what}_{number:05}.safetensors"
 
 
-class WithTeacherScores(Dataset):
-    """Features, each with the teacher's scores: `teacher_scores` float16 [pairs, classes], read when it is needed."""
+def shape_of(features: list[Feature], what: str, outputs: int) -> list[int]:
+    """The shape of these documents' tensor."""
+    if what == SCORES:
+        return [sum(len(feature["hts"]) for feature in features), outputs]
+    return [sum(len(feature["hts"]) * pieces_of(feature) for feature in features)]
+
+
+def pieces_of(feature: Feature) -> int:
+    """Word pieces of a document, without [CLS] and [SEP]."""
+    return len(feature["input_ids"]) - 2
+
+
+def by_pieces(feature: Feature) -> Feature:
+    """The feature with every word piece as a sentence: attention over sentences is then attention over word pieces."""
+    kept = {name: value for name, value in feature.items() if name != "evidence"}
+    return {**kept, "sentence_ends": list(range(1, pieces_of(feature) + 1))}
+
+
+class WithTeacher(Dataset):
+    """Features, each with what the teacher says, read when it is needed: `teacher_scores` float16 [pairs, classes], or
+    `teacher_attention` float16 [pairs, word pieces] and the features by_pieces."""
 
     def __init__(
-        self, features: list[Feature], folder: str | Path, data_file: Path, rel2id: dict[str, int], loss: Loss
+        self,
+        features: list[Feature],
+        folder: str | Path,
+        data_file: Path,
+        rel2id: dict[str, int],
+        loss: Loss,
+        what: str = SCORES,
     ) -> None:
-        """Raises UserError unless the folder holds scores of these features' file, for the loss's outputs."""
+        """Raises UserError unless the folder holds that of these features' file, for the loss's outputs."""
         about = read_json(teacher_file(folder))
         if not isinstance(about, dict) or about.get("data_file") != digest(data_file):
-            raise UserError(f"{folder}: holds scores of another file than {data_file}; run distill.py for this one")
+            raise UserError(f"{folder}: holds {what} of another file than {data_file}; run distill.py for this one")
+        if about.get("what", SCORES) != what:
+            raise UserError(f"{folder}: holds a teacher's {about.get('what', SCORES)}; --teacher_{what} takes {what}")
         if about.get("rel2id") != rel2id:
             raise UserError(f"{folder}: the teacher's classes are not those of --rel2id; pass its rel2id.json")
         given, taken = about.get("outputs", len(rel2id)), loss.outputs(len(rel2id))
-        if given != taken:
+        if what == SCORES and given != taken:
             raise UserError(
                 f"{folder}: holds {given} scores a pair, but the loss {loss.name} has {taken}; pass scores of a "
                 "teacher that was trained with it"
@@ -67,13 +96,16 @@ class WithTeacherScores(Dataset):
         if not isinstance(about.get("key"), str):
             raise UserError(f"{teacher_file(folder)}: lacks its key; run distill.py again")
         self.features = features
+        self.what = what
         self.places: list[tuple[Path, int, int]] = []  # file, first row, behind the last row
         for first in range(0, len(features), SHARD):
-            path, start = shard_file(folder, first // SHARD), 0
-            for feature in features[first : first + SHARD]:
-                self.places.append((path, start, start + len(feature["hts"])))
-                start += len(feature["hts"])
-            if not is_written(path, about["key"], start, taken):
+            path, start = shard_file(folder, first // SHARD, what), 0
+            chosen = features[first : first + SHARD]
+            for feature in chosen:
+                stop = start + shape_of([feature], what, taken)[0]
+                self.places.append((path, start, stop))
+                start = stop
+            if not is_written(path, about["key"], what, shape_of(chosen, what, taken)):
                 raise UserError(f"{path}: is missing; run distill.py again")
 
     def __len__(self) -> int:
@@ -81,27 +113,33 @@ class WithTeacherScores(Dataset):
 
     def __getitem__(self, index: int) -> Feature:
         path, start, stop = self.places[index]
+        feature = self.features[index]
         with safe_open(path, "pt") as file:
-            return {**self.features[index], "teacher_scores": file.get_slice("scores")[start:stop]}
+            rows = file.get_slice(self.what)[start:stop]
+        if self.what == SCORES:
+            return {**feature, "teacher_scores": rows}
+        return {**by_pieces(feature), "teacher_attention": rows.view(len(feature["hts"]), pieces_of(feature))}
 
 
-def is_written(path: Path, key: str, pairs: int, classes: int) -> bool:
-    """Whether a file of scores is there. Raises UserError for one that is broken or holds others than `key` names."""
+def is_written(path: Path, key: str, what: str, shape: list[int]) -> bool:
+    """Whether a file of scores, or attention, is there. Raises UserError for one that is broken or holds others than
+    `key` names."""
     if not path.exists():
         return False
     try:
         with safe_open(path, "pt") as file:
-            scores = file.get_slice("scores")
-            fits = scores.get_shape() == [pairs, classes] and scores.get_dtype() == "F16"
+            stored = file.get_slice(what)
+            fits = stored.get_shape() == shape and stored.get_dtype() == "F16"
             if fits and (file.metadata() or {}).get("key") == key:
                 return True
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: is broken ({first_line(error)}); remove it and run distill.py again") from None
-    raise UserError(f"{path}: holds other scores; remove the folder or pass another one")
+    raise UserError(f"{path}: holds other {what}; remove the folder or pass another one")
 
 
-def write_scores(args: argparse.Namespace) -> None:
-    """Score the data file with the teacher, a shard at a time, and describe the folder when all are there."""
+def distill(args: argparse.Namespace) -> None:
+    """Write what the teacher says of the data file, a shard at a time, and describe the folder when all are there."""
+    what = ATTENTION if args.attention else SCORES
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
     run = open_run(args.load_path, device)
@@ -116,30 +154,36 @@ def write_scores(args: argparse.Namespace) -> None:
     }
     if (outputs := run.loss.outputs(len(run.rel2id))) != len(run.rel2id):
         about["outputs"] = outputs
+    if what != SCORES:
+        about["what"] = what
     about["key"] = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     folder = make_folder(args.output_dir)
-    for first in tqdm(range(0, len(documents), SHARD), desc="files of scores", unit="file"):
-        chosen = documents[first : first + SHARD]
-        path = shard_file(folder, first // SHARD)
-        pairs = sum(map(count_pairs, chosen))
-        if is_written(path, about["key"], pairs, outputs):
+    settings = (run.settings.max_seq_length, run.settings.entity_marker)
+    for first in tqdm(range(0, len(documents), SHARD), desc=f"files of {what}", unit="file"):
+        path = shard_file(folder, first // SHARD, what)
+        features = featurize(documents[first : first + SHARD], run.tokenizer, run.rel2id, *settings)
+        if is_written(path, about["key"], what, shape_of(features, what, outputs)):
             continue
-        settings = (run.settings.max_seq_length, run.settings.entity_marker)
-        features = featurize(chosen, run.tokenizer, run.rel2id, *settings)
         check_length(run.model.model, max(len(feature["input_ids"]) for feature in features))
-        scores = score_documents(run.model, features, device, precision)
-        if not scores.isfinite().all():
-            raise UserError(f"{args.load_path}: gives scores of {args.data_file} beyond float16; train it again")
-        save_tensors(path, {"scores": scores}, {"key": about["key"]})
+        found = say_of_documents(run.model, features, device, precision, what)
+        if not found.isfinite().all():
+            raise UserError(f"{args.load_path}: gives {what} of {args.data_file} beyond float16; train it again")
+        save_tensors(path, {what: found}, {"key": about["key"]})
     write_json(teacher_file(folder), about)
-    print(f"scores of {len(documents):,} documents: {folder}")
+    print(f"{what} of {len(documents):,} documents: {folder}")
 
 
-def score_documents(model: DocREModel, features: list[Feature], device: torch.device, precision: str) -> Tensor:
-    """Scores float16 [pairs of all documents, classes], in the documents' order."""
+def say_of_documents(
+    model: DocREModel, features: list[Feature], device: torch.device, precision: str, what: str
+) -> Tensor:
+    """The tensor of shard_file, in the documents' order."""
     found: dict[int, Tensor] = {}
-    unlabelled = [{name: value for name, value in feature.items() if name != "labels"} for feature in features]
-    for indices, scores, _ in score(model, unlabelled, device, precision, BUDGET, remedy=LESS_MEMORY):
-        parts = scores.half().cpu().split([len(features[index]["hts"]) for index in indices])
-        found.update(zip(indices, parts, strict=True))
+    given = [{name: value for name, value in feature.items() if name != "labels"} for feature in features]
+    if what == ATTENTION:
+        given = [by_pieces(feature) for feature in given]
+    for indices, scores, _, attention in score(model, given, device, precision, BUDGET, remedy=LESS_MEMORY):
+        rows = scores if attention is None else attention
+        parts = rows.half().cpu().split([len(features[index]["hts"]) for index in indices])
+        for index, part in zip(indices, parts, strict=True):
+            found[index] = part if attention is None else part[:, : pieces_of(features[index])].flatten()
     return torch.cat([found[index] for index in range(len(features))])

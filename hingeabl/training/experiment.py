@@ -22,7 +22,7 @@ from hingeabl.errors import UserError
 from hingeabl.files import json_files, listed, read_json
 from hingeabl.outputs import check_output_folder
 from hingeabl.training import parallel
-from hingeabl.training.distillation import WithTeacherScores
+from hingeabl.training.distillation import ATTENTION, WithTeacher
 from hingeabl.training.runs import require_wandb
 from hingeabl.training.saved_run import loss_of_run, weights_of
 from hingeabl.training.settings import Settings
@@ -71,13 +71,24 @@ def prepare(args: Settings) -> Experiment:
         splits, tokenizer = read_splits(args, paths, rel2id)
     train = splits["train"]
     loss = with_priors(loss, args, train.documents, rel2id)
-    train_set: Any = train.features
-    if args.teacher_scores and not args.load_path:
-        train_set = WithTeacherScores(train.features, args.teacher_scores, train.path, rel2id, loss)
+    train_set = train.features if args.load_path else with_teacher(args, train, rel2id, loss)
     precision = pick_precision(args.precision, device)
     experiment = Experiment(args, loss, rel2id, tokenizer, splits, train_set, device, precision)
     announce(experiment)
     return experiment
+
+
+def with_teacher(args: Settings, train: Split, rel2id: dict[str, int], loss: Loss) -> Any:
+    """What is trained on: the features, with what a teacher says where it is asked for. Raises UserError for options
+    that do not go together."""
+    if not args.teacher_attention:
+        folder = args.teacher_scores
+        return WithTeacher(train.features, folder, train.path, rel2id, loss) if folder else train.features
+    if args.teacher_scores:
+        raise UserError("--teacher_attention: goes without --teacher_scores; pass one of them")
+    if not args.evidence_weight:
+        raise UserError("--teacher_attention: needs an --evidence_weight above 0; DREEAM's is 0.1")
+    return WithTeacher(train.features, args.teacher_attention, train.path, rel2id, loss, ATTENTION)
 
 
 def with_priors(loss: Loss, args: Settings, train: list[Document], rel2id: dict[str, int]) -> Loss:
@@ -125,7 +136,10 @@ def check_output(args: Settings) -> None:
         return
     output = Path(args.output_dir)
     seeds = [] if args.load_path else [output / f"seed_{seed}" for seed in args.seeds]
-    inputs = {f"--{name}": getattr(args, name) for name in ("data_dir", "model_name_or_path", "teacher_scores")}
+    inputs = {
+        f"--{name}": getattr(args, name)
+        for name in ("data_dir", "model_name_or_path", "teacher_scores", "teacher_attention")
+    }
     if args.init_from:
         inputs["--init_from"] = weights_of(args.init_from)
     written = [output, *seeds, *map(weights_of, seeds)]
@@ -140,6 +154,7 @@ def read_splits(
     documents = {name: load_documents(path, rel2id, name != "train", typed) for name, path in paths.items()}
     for name in documents:
         check_labels(paths[name], documents[name], required=not args.load_path and name != "test")
+    check_evidence(args, paths["train"], documents["train"])
     found = len(documents["train"])
     if not (args.load_path or args.keep_last_batch) and found < args.train_batch_size * parallel.world_size():
         raise UserError(f"{paths['train']}: {found} documents are fewer than one batch; lower --train_batch_size")
@@ -155,7 +170,8 @@ def read_splits(
         if name in used:
             settings = (args.max_seq_length, args.entity_marker)
             cache_file = pieces_path(Path(args.cache_dir), path, tokenizer, *settings)
-            features = featurize(documents[name], tokenizer, rel2id, *settings, cache_file)
+            with_evidence = args.evidence_weight is not None
+            features = featurize(documents[name], tokenizer, rel2id, *settings, cache_file, with_evidence)
         gold = prepare_gold(documents[name], facts) if name in scored else None
         splits[name] = Split(path, documents[name], features, gold)
     findings = check_files({str(path): documents[name] for name, path in paths.items()}, str(paths["train"]))
@@ -180,6 +196,15 @@ def check_labels(path: Path, documents: list[Document], required: bool) -> None:
         raise UserError(f"{path}: has no labels; pass a labelled file")
 
 
+def check_evidence(args: Settings, path: Path, documents: list[Document]) -> None:
+    """Raise UserError where evidence shall be trained and no label of the training file names any."""
+    named = any(label.get("evidence") for document in documents for label in document.get("labels", []))
+    if args.evidence_weight and not (named or args.load_path or args.teacher_attention):
+        raise UserError(
+            f"--evidence_weight {args.evidence_weight:g}: no label of {path} names evidence; pass another file, or 0"
+        )
+
+
 def is_labelled(documents: list[Document]) -> bool:
     """Whether every document has labels, if only an empty list of them, and some document has one."""
     return all("labels" in document for document in documents) and not without_gold(documents)
@@ -196,7 +221,7 @@ def announce(experiment: Experiment) -> None:
         print(f"{name:<15}{split.path} ({len(split.documents):,} documents)")
     print(f"encoder        {args.load_path or args.model_name_or_path}, {len(experiment.rel2id)} classes")
     print(f"device         {describe_device(experiment.device)}, {experiment.precision}")
-    if not args.teacher_scores:  # with them, labels are known to be missing
+    if not (args.teacher_scores or args.teacher_attention):  # with them, labels are known to be missing
         warn_of_docred(splits)
 
 

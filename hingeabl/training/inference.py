@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from evaluation import PATTERNS, prediction_patterns
 from hingeabl.errors import UserError, naming_batch
+from hingeabl.modeling.evidence import evidence_sentences
 from hingeabl.training import parallel
 from losses import Loss
 from model import DocREModel
@@ -20,10 +21,21 @@ from prepro import Feature
 from utils import autocast, collate_fn, to_device
 
 
+class Scored(NamedTuple):
+    """A batch, on the CPU: its documents' indices, scores float32 [pairs, outputs], labels [pairs, classes] or None,
+    and where features have their sentences' ends the attention over sentences float32 [pairs, sentences]."""
+
+    indices: list[int]
+    scores: Tensor
+    labels: Tensor | None
+    attention: Tensor | None
+
+
 class Predictions(NamedTuple):
     """What `predict` finds in documents.
 
-    entries   [{title, h_idx, t_idx, r}, ...] in the documents' order
+    entries   [{title, h_idx, t_idx, r}, ...] in the documents' order; where features have their sentences' ends also
+              `evidence`, a list of sentence numbers
     patterns  the counts of prediction patterns, {} where a document has no labels
     pairs     of each pair with a gold or a predicted relation, in the documents' order: "document" int32 [n], its place
               in the list; "entities" int32 [n, 2], head and tail; "scores" float32 [n, outputs], see Loss
@@ -66,9 +78,8 @@ def score(
     budget: int,
     title: str = "",
     remedy: str = "lower --test_batch_size",
-) -> Iterator[tuple[list[int], Tensor, Tensor | None]]:
-    """Score documents in batches: yields (their indices, scores [pairs, classes], labels [pairs, classes] or None), on
-    the CPU.
+) -> Iterator[Scored]:
+    """Score documents in batches.
 
     `budget` limits the tokens and pairs of a batch (the scores do not depend on it), `title` stands before the progress
     bar, `remedy` is what to do where a batch does not fit into memory.
@@ -82,12 +93,14 @@ def score(
     ):
         for indices in batches_by_size(features, budget):
             batch = collate_fn([features[index] for index in indices])
-            labels = batch.pop("labels", None)
+            labels, _ = batch.pop("labels", None), batch.pop("evidence", None)
             with naming_batch(batch, [features[index]["title"] for index in indices], remedy):
                 with autocast(device, precision):
-                    scores = model(**to_device(batch, device))
+                    found = model(**to_device(batch, device))
+                scores, attention = found if isinstance(found, tuple) else (found, None)
                 scores = scores.cpu()  # the one wait for a GPU
-            yield indices, scores, labels
+                attention = None if attention is None else attention.cpu()
+            yield Scored(indices, scores, labels, attention)
             progress.update(len(indices))
 
 
@@ -112,14 +125,17 @@ def predict(
     found: list[list[dict[str, Any]]] = [[] for _ in features]
     patterns: Counter[str] = Counter()
     related: list[tuple[Tensor, Tensor]] = []
-    for indices, scores, labels in score(model, features, device, precision, budget, title):
+    for indices, scores, labels, attention in score(model, features, device, precision, budget, title):
         pairs = [(index, head, tail) for index in indices for head, tail in features[index]["hts"]]
         of_classes, threshold = loss.comparable(scores)
         chosen = loss.predict(scores, num_labels)[:, 1:].nonzero()
-        details: list[dict[str, float]] = [{}] * len(chosen)
+        details: list[dict[str, Any]] = [{}] * len(chosen)
         if with_scores:
             check_finite(scores, [features[index]["title"] for index, _, _ in pairs])
             details = margins(scores, loss.threshold(scores), chosen)
+        if attention is not None:
+            evidence = evidence_sentences(attention[chosen[:, 0]])
+            details = [{"evidence": own} | detail for own, detail in zip(evidence, details, strict=True)]
         for (row, column), detail in zip(chosen.tolist(), details, strict=True):
             index, head, tail = pairs[row]
             entry = {"title": features[index]["title"], "h_idx": head, "t_idx": tail, "r": relations[column + 1]}
@@ -164,6 +180,8 @@ def gather(
     place = {title: number for number, title in enumerate(titles)}
     rows = [[place[e["title"]], e["h_idx"], e["t_idx"], rel2id[e["r"]]] for e in mine.entries]
     entries = parallel.gather_rows(torch.tensor(rows, dtype=torch.int64).reshape(-1, 4), device)
+    sentences = [[*row, number] for row, e in zip(rows, mine.entries, strict=True) for number in e.get("evidence", ())]
+    evidence = parallel.gather_rows(torch.tensor(sentences, dtype=torch.int64).reshape(-1, 5), device)
     patterns = torch.tensor([mine.patterns.get(name, 0) for name in PATTERNS], device=device)
     patterns = parallel.add_over_all(patterns)
     pairs, scores = torch.empty(0, 3, dtype=torch.int32), torch.empty(0, loss.outputs(len(rel2id)))
@@ -174,9 +192,18 @@ def gather(
     if parallel.rank():
         return Predictions([], {}, {})
     found = sorted((row for part in entries for row in part.tolist()), key=lambda row: row[0])
+    entries_of_all = [
+        {"title": titles[d], "h_idx": head, "t_idx": tail, "r": relations[r]} for d, head, tail, r in found
+    ]
+    if "sentence_ends" in features[0]:
+        numbers: dict[tuple[int, ...], list[int]] = {}
+        for *row, number in (sentence for part in evidence for sentence in part.tolist()):
+            numbers.setdefault(tuple(row), []).append(number)
+        for entry, row in zip(entries_of_all, found, strict=True):
+            entry["evidence"] = numbers.get(tuple(row), [])
     labelled = all("labels" in feature for feature in features)
     return Predictions(
-        [{"title": titles[d], "h_idx": head, "t_idx": tail, "r": relations[r]} for d, head, tail, r in found],
+        entries_of_all,
         dict(zip(PATTERNS, patterns.tolist(), strict=True)) if labelled else {},
         in_order(parts),
     )
@@ -190,7 +217,7 @@ def check_finite(scores: Tensor, titles: list[str]) -> None:
         raise UserError(f"document {titles[finite.index(False)]!r}: a score is not finite; pass --precision fp32")
 
 
-def margins(scores: Tensor, threshold: Tensor, chosen: Tensor) -> list[dict[str, float]]:
+def margins(scores: Tensor, threshold: Tensor, chosen: Tensor) -> list[dict[str, Any]]:
     """{score, threshold, margin} of chosen relations, int64 [chosen, 2]: a pair and a relation, counted from 0 for
     class 1. Scores [pairs, outputs], threshold [pairs] or [pairs, relations]; margin is score - threshold."""
     rows, columns = chosen.unbind(1)

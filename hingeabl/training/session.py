@@ -19,7 +19,7 @@ from tqdm import tqdm
 from hingeabl.errors import UserError
 from hingeabl.files import digest, make_folder, save_tensors, write_json
 from hingeabl.training import parallel
-from hingeabl.training.distillation import teacher_file
+from hingeabl.training.distillation import ATTENTION, SCORES, teacher_file
 from hingeabl.training.experiment import Experiment
 from hingeabl.training.inference import Predictions
 from hingeabl.training.resume import (
@@ -131,8 +131,9 @@ def run_config(experiment: Experiment, seed: int) -> dict[str, Any]:
     files = {name: split.path for name, split in experiment.splits.items()} | {"rel2id": Path(args.rel2id)}
     if args.init_from:
         files["initial weights"] = weights_of(args.init_from)
-    if args.teacher_scores:
-        files["teacher scores"] = teacher_file(args.teacher_scores)
+    for what in (SCORES, ATTENTION):
+        if folder := getattr(args, f"teacher_{what}"):
+            files[f"teacher {what}"] = teacher_file(folder)
     return {
         "seed": seed,
         "settings": vars(args),

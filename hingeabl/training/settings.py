@@ -91,6 +91,9 @@ class ModelSettings:
         None, "margin of a margin loss; default: the loss's own", finite_float, compared=False
     )
     num_labels: int = setting(4, "most relations predicted for a pair", positive_int)
+    evidence_weight: float | None = setting(
+        None, "predict evidence, with a loss of this weight (DREEAM: 0.1, RoBERTa 0.05)", finite_float
+    )
 
 
 @dataclass
@@ -135,6 +138,9 @@ class TrainingSettings:
     )
     teacher_scores: str | None = setting(
         None, "folder that scripts/distill.py wrote: also match these scores in training", compared=False
+    )
+    teacher_attention: str | None = setting(
+        None, "folder that scripts/distill.py --attention wrote: evidence is to match it", compared=False
     )
     device: str | None = setting(None, "default: CUDA if there is a GPU, else the CPU", compared=False)
 

@@ -4,7 +4,8 @@
 //                    runs: [name], gold: whether the documents have labels}
 //   data-documents  [[title, [[token, ...], ...], [[name, type, [[sentence, start, end], ...]], ...],
 //                     [[head, tail, class], ...]], ...]
-//   data-run=N      [[document, head, tail, pattern, threshold, [predicted class, ...], [class, score, ...]], ...]
+//   data-run=N      [[document, head, tail, pattern, threshold, [predicted class, ...], [class, score, ...]], ...],
+//                   each with a list of evidence sentences at the end where the run predicts them
 // Texts of documents reach the page as textContent only.
 const ROW = 48; // height of a row of the list, as in the style sheet
 const byId = (id) => document.getElementById(id);
@@ -26,8 +27,8 @@ const runs = new Map(); // parsed runs; the two in view alone are kept
 function pairsOf(run) {
   if (!runs.has(run)) {
     for (const other of runs.keys()) if (other !== state.run && other !== state.beside) runs.delete(other);
-    const pairs = blocks(`data-run="${run}"`).map(([document, head, tail, pattern, threshold, predicted, scores]) => (
-      { document, head, tail, pattern: about.patterns[pattern][0], threshold, predicted, scores }));
+    const pairs = blocks(`data-run="${run}"`).map(([document, head, tail, pattern, threshold, predicted, scores, evidence]) => (
+      { document, head, tail, pattern: about.patterns[pattern][0], threshold, predicted, scores, evidence }));
     runs.set(run, pairs);
   }
   return runs.get(run);
@@ -117,6 +118,7 @@ function drawPair() {
   const meaning = about.patterns.find(([key]) => key === pair.pattern)[1];
   const named = (relations) => relations.map((relation) => about.relations[relation]).join(", ") || "none";
   const facts = [["predicted", named(pair.predicted)], ...(about.gold ? [["gold", named(gold(pair))]] : [])];
+  if (pair.evidence && pair.predicted.length) facts.push(["evidence", pair.evidence.length ? `sentences ${pair.evidence.join(", ")}` : "none"]);
   const charts = element("div", { className: "charts" }, chart(state.run, pair));
   if (state.beside >= 0) {
     const other = pairsOf(state.beside).find(({ document: number, head, tail }) => number === pair.document && head === pair.head && tail === pair.tail);
@@ -182,7 +184,7 @@ function documentText(pair) {
   }
   const covers = (entity, sentence, token) => entities[entity][2].some(([at, start, end]) => at === sentence && start <= token && token < end);
   return element("div", { className: "text" }, ...sentences.map((tokens, sentence) => {
-    const line = element("p", {}, element("span", { className: "number", textContent: sentence }));
+    const line = element("p", { className: pair.evidence?.includes(sentence) ? "evidence" : "" }, element("span", { className: "number", textContent: sentence }));
     for (let start = 0; start < tokens.length;) {
       const owner = owners[sentence][start];
       let end = start + 1;
