@@ -1,0 +1,186 @@
+"""The second pass over predicted evidence, and the attention of a teacher for a student to match."""
+
+import json
+
+import distill
+import fuse_evidence
+import numpy as np
+import pytest
+import torch
+from make_sample import make_sample, thin_labels
+from trainings import arguments
+
+import train
+from evaluation import prepare_gold, score_predictions
+from hingeabl.data.schema import check_document
+from hingeabl.errors import UserError
+from hingeabl.modeling import evidence
+from hingeabl.modeling.evidence import attention_loss
+from hingeabl.training import distillation
+from hingeabl.training.fusion import Candidates, best_threshold, kept, pseudo_documents
+from hingeabl.training.saved_run import load_run
+from losses import get_loss
+from prepro import read_docred
+from utils import collate_fn
+
+DOCUMENT = {
+    "title": "A",
+    "sents": [["Ada", "Byron"], ["wrote"], ["She", "met", "Babbage"], ["in", "London"]],
+    "vertexSet": [
+        [
+            {"name": "Ada Byron", "sent_id": 0, "pos": [0, 2], "type": "PER"},
+            {"name": "She", "sent_id": 2, "pos": [0, 1], "type": "PER"},
+        ],
+        [{"name": "Babbage", "sent_id": 2, "pos": [2, 3], "type": "PER"}],
+        [{"name": "London", "sent_id": 3, "pos": [1, 2], "type": "LOC"}],
+    ],
+}
+
+
+def test_pairs_of_the_same_evidence_share_a_pseudo_document():
+    chosen = {(0, 0, 1): [2, 0], (0, 1, 0): [0, 2], (0, 1, 2): [2, 3], (0, 2, 0): [], (0, 2, 1): [0]}
+    found, pairs = pseudo_documents([DOCUMENT], chosen)
+    assert pairs == [[(0, 0, 1), (0, 1, 0)], [(0, 1, 2)]]  # of the last two, no entity or one alone is there
+    assert [document["sents"] for document in found] == [
+        [["Ada", "Byron"], ["She", "met", "Babbage"]],
+        [["She", "met", "Babbage"], ["in", "London"]],
+    ]
+    assert [document["pairs"] for document in found] == [[[0, 1], [1, 0]], [[1, 2]]]
+    for document in found:
+        check_document(document, "pseudo", labels=False)
+        for mention in (mention for entity in document["vertexSet"] for mention in entity):
+            start, end = mention["pos"]
+            assert " ".join(document["sents"][mention["sent_id"]][start:end]) == mention["name"]
+
+
+def candidates(margin, twice=None):
+    count = len(margin)
+    twice = np.ones(count, bool) if twice is None else np.array(twice)
+    return Candidates(np.zeros((count, 3), int), np.arange(count), np.array(margin, float), twice, {})
+
+
+def f1_at(found, correct, gold, threshold):
+    chosen = kept(found, threshold)
+    return 2 * correct[chosen].sum() / (chosen.sum() + gold)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_threshold_makes_the_best_f1(seed):
+    generator = np.random.default_rng(seed)
+    margin = generator.integers(-5, 6, 30) / 2  # with equal ones
+    found = candidates(margin, generator.random(30) < 0.7)
+    correct = generator.random(30) < 0.4
+    threshold = best_threshold(found, correct, 15)
+    best = max(f1_at(found, correct, 15, value) for value in np.arange(-4, 4, 0.25) + 0.125)
+    assert f1_at(found, correct, 15, threshold) == pytest.approx(best)
+
+
+def test_without_a_second_pass_the_first_one_decides():
+    found = candidates([0.5, -0.5, 3, -3], [False, False, True, True])
+    assert kept(found, 100).tolist() == [True, False, False, False]
+    assert kept(found, -100).tolist() == [True, False, True, True]
+    assert best_threshold(candidates([0.5], [False]), np.array([True]), 1) == 0
+
+
+@pytest.fixture(scope="module")
+def corpus(sample, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distant")
+    for path in sample.iterdir():
+        (folder / path.name).write_text(path.read_text())
+    (folder / "train_distant.json").write_text(json.dumps(thin_labels(make_sample()["train"][12:24])))
+    return folder
+
+
+EVIDENCE = ("--loss_type", "atl", "--evidence_weight", "0.1")
+
+
+@pytest.fixture(scope="module")
+def teacher(corpus, tiny_bert, tmp_path_factory):
+    """A finished teacher's folder."""
+    output = tmp_path_factory.mktemp("teacher") / "runs"
+    train.main(arguments(corpus, tiny_bert, output, *EVIDENCE))
+    return output / "seed_7"
+
+
+def test_a_run_is_fused_and_its_predictions_have_the_scores_that_are_told(teacher, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "THRESHOLD", 0.12)  # the tiny encoder looks everywhere
+    fuse_evidence.main(["--load_path", str(teacher), "--output_dir", str(tmp_path)])
+    scores = json.loads((tmp_path / "seed_7" / "scores.json").read_text())
+    for split, name in (("dev", "result_dev.json"), ("test", "result.json")):
+        documents = json.loads((corpus / f"{split}.json").read_text())
+        found = json.loads((tmp_path / "seed_7" / name).read_text())
+        assert found and all(entry["evidence"] or entry["evidence"] == [] for entry in found)
+        gold = prepare_gold(documents, set())
+        assert score_predictions(found, gold)["f1"] == scores[split]["f1"]
+    first = json.loads((teacher / "result_dev.json").read_text())
+    documents = json.loads((corpus / "dev.json").read_text())
+    assert scores["dev"]["f1"] >= score_predictions(first, prepare_gold(documents, set()))["f1"]
+
+
+def test_a_run_without_evidence_is_not_fused(trained, tmp_path):
+    with pytest.raises(UserError, match="predicts no evidence"):
+        fuse_evidence.main(["--load_path", str(trained), "--output_dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def attention(teacher, corpus, tmp_path, monkeypatch):
+    """The folder of the teacher's attention."""
+    monkeypatch.setattr(distillation, "SHARD", 5)
+    files = ["--load_path", str(teacher), "--data_file", str(corpus / "train_distant.json")]
+    distill.main([*files, "--output_dir", str(tmp_path / "attention"), "--precision", "fp32", "--attention"])
+    return tmp_path / "attention"
+
+
+def test_the_files_hold_the_teachers_attention_over_word_pieces(teacher, corpus, attention, minilm_tokenizer, rel2id):
+    path = corpus / "train_distant.json"
+    features = read_docred(path, minilm_tokenizer, rel2id, with_evidence=True)
+    stored = distillation.WithTeacher(features, attention, path, rel2id, get_loss("atl"), "attention")
+    assert len(stored) == 12 and len(list(attention.glob("attention_*.safetensors"))) == 3
+    model = load_run(teacher).eval()
+    for number in (0, 4, 5, 11):
+        batch = collate_fn([stored[number]])
+        wanted = batch.pop("teacher_attention")
+        batch.pop("labels")
+        with torch.no_grad():
+            _, found = model(**batch)
+        assert found.shape == (len(features[number]["hts"]), len(features[number]["input_ids"]) - 2)
+        torch.testing.assert_close(wanted, found, rtol=1e-3, atol=1e-5)
+    both = collate_fn([stored[0], stored[5]])
+    assert both["teacher_attention"].shape == (len(both["labels"]), both["in_sentence"].shape[2])
+
+
+def test_the_attentions_loss_is_the_mean_divergence_of_all_pairs():
+    given = torch.tensor([[0.5, 0.25], [0.25, 0.25]])
+    wanted = torch.tensor([[0.25, 0.5], [0.25, 0.25]])
+    divergence = 0.25 * np.log(0.25 / 0.5) + 0.5 * np.log(0.5 / 0.25)
+    assert attention_loss(given, wanted).item() == pytest.approx(divergence / 2)
+    assert attention_loss(given[:0], wanted[:0]).item() == 0
+
+
+def test_a_student_comes_closer_to_its_teachers_attention(teacher, corpus, attention, tiny_bert, tmp_path):
+    def student(name, weight, *more):
+        given = ("--loss_type", "atl", "--evidence_weight", weight, "--train_file", "train_distant.json", *more)
+        train.main(arguments(corpus, tiny_bert, tmp_path / name, *given, "--num_train_epochs", "4"))
+        lines = map(json.loads, (tmp_path / name / "seed_7" / "metrics.jsonl").read_text().splitlines())
+        return [line["loss"] for line in lines if "loss" in line]
+
+    losses = student("student", "100", "--teacher_attention", str(attention))
+    assert losses[-1] < 0.8 * losses[0]
+    config = json.loads((tmp_path / "student" / "seed_7" / "config.json").read_text())
+    assert "teacher attention" in config["data"]
+
+
+def test_attention_and_scores_are_told_apart(teacher, corpus, attention, tiny_bert, tmp_path):
+    given = ("--train_file", "train_distant.json", "--loss_type", "atl")
+    for more, expected in (
+        (("--teacher_scores", str(attention)), "holds a teacher's attention"),
+        (("--teacher_attention", str(attention)), "needs an --evidence_weight"),
+        (
+            ("--teacher_attention", str(attention), "--teacher_scores", str(attention), "--evidence_weight", "1"),
+            "goes without --teacher_scores",
+        ),
+    ):
+        with pytest.raises(UserError, match=expected):
+            train.main(arguments(corpus, tiny_bert, tmp_path / "run", *given, *more))
+    assert not (tmp_path / "run").exists()
