@@ -19,6 +19,8 @@ from evaluation import prepare_gold, score_predictions
 from hingeabl.errors import UserError
 from hingeabl.modeling import evidence
 from hingeabl.modeling.evidence import evidence_loss, evidence_sentences, sentence_attention
+from hingeabl.training import parallel
+from hingeabl.training.inference import Predictions, gather
 from losses import get_loss
 from model import DocREModel
 from prepro import evidence_of, featurize, read_docred
@@ -276,3 +278,24 @@ def test_a_page_of_a_run_without_evidence_has_none(trained, tmp_path):
     report.main(["--html", str(tmp_path / "report.html"), str(trained)])
     rows = rows_of_page(tmp_path / "report.html")
     assert rows and all(len(row) == 7 for row in rows)
+
+
+def test_evidence_travels_between_processes(features, rel2id, monkeypatch):
+    for name, stand_in in (
+        ("world_size", lambda: 2),
+        ("gather_rows", lambda rows, device: [rows]),
+        ("add_over_all", lambda values: values),
+    ):
+        monkeypatch.setattr(parallel, name, stand_in)
+    titles = [feature["title"] for feature in features]
+    entries = [
+        {"title": titles[0], "h_idx": 0, "t_idx": 1, "r": "P17", "evidence": [3, 1]},
+        {"title": titles[0], "h_idx": 0, "t_idx": 1, "r": "P19", "evidence": [3, 1]},
+        {"title": titles[2], "h_idx": 1, "t_idx": 0, "r": "P17", "evidence": []},
+    ]
+    mine = Predictions(entries, {}, {}, (2, 1))
+    assert gather(mine, features, rel2id, get_loss("atl"), torch.device("cpu")).entries == entries
+    plain = [{name: value for name, value in entry.items() if name != "evidence"} for entry in entries]
+    without = [{name: value for name, value in feature.items() if name != "sentence_ends"} for feature in features]
+    found = gather(Predictions(plain, {}, {}, (2, 1)), without, rel2id, get_loss("atl"), torch.device("cpu"))
+    assert found.entries == plain
