@@ -61,6 +61,7 @@ def build_device() -> Path:
 if __name__ == "__main__":
     ctypes.CDLL(str(build_device()))
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -149,8 +150,9 @@ class FakeTensors(FakeTensorMode):
 class Experiment:
     """What train.batch_loss reads of an experiment."""
 
-    def __init__(self, precision: str) -> None:
+    def __init__(self, precision: str, evidence_weight: float | None) -> None:
         self.device, self.precision, self.loss = GPU, precision, get_loss("hingeabl_released")
+        self.args = argparse.Namespace(evidence_weight=evidence_weight)
 
 
 def optimizer_for(model: DocREModel, side: str) -> torch.optim.Optimizer:
@@ -175,9 +177,18 @@ def move(networks: nn.Module) -> None:
                 setattr(module, name, moved[value])
 
 
+def with_sentences(feature: dict[str, Any]) -> dict[str, Any]:
+    """The feature with sentences of thirty word pieces, the first of which is the evidence of the first pair."""
+    ends = [*range(30, len(feature["input_ids"]) - 2, 30), len(feature["input_ids"]) - 2]
+    return {**feature, "sentence_ends": ends, "evidence": np.zeros((2, 1), dtype=np.int32)}
+
+
 def run(args: argparse.Namespace, folder: str, backbone: str, precision: str) -> Record:
     """A training step, the second of two, and an evaluation batch."""
-    features, experiment, ours = documents_of(args.encoder, args.largest), Experiment(precision), args.side == "ours"
+    features, ours = documents_of(args.encoder, args.largest), args.side == "ours"
+    experiment = Experiment(precision, 0.1 if args.evidence else None)
+    if args.evidence:
+        features = [with_sentences(feature) for feature in features]
     counting = Counting()
     with torch.device("meta"):
         model = DocREModel(folder, CLASSES, backbone=backbone, pretrained=False).train()
@@ -237,6 +248,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", choices=("fp16", "bf16", "fp32"), default=["fp16"])
     parser.add_argument("--side", choices=("ours", "baseline"), default="ours")
     parser.add_argument("--checkpointing", action="store_true", help="keep a layer's input only")
+    parser.add_argument("--evidence", action="store_true", help="with --evidence_weight 0.1")
     parser.add_argument("--largest", action="store_true", help="the largest documents instead of usual ones")
     parser.add_argument("--fault", choices=("item", "cpu"), help="a deliberate one, which must be found")
     args = parser.parse_args()

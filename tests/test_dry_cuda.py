@@ -51,6 +51,14 @@ def test_no_step_waits_or_mixes_devices_or_has_more_operators_than_stored(backbo
     check(records)
 
 
+def test_a_step_with_evidence_does_not_wait_or_mix_devices_and_adds_few_operators():
+    [record] = dry_run("--evidence")
+    assert not faults_of(record)
+    assert len(record["phases"]["evaluation"]["waits"]) <= 2  # for the scores, and for the attention
+    bound = BOUNDS["tiny/atlop/fp16"]["step"]
+    assert bound < sum(record["phases"][name]["operators"] for name in STEP) <= bound + 80
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("encoder", ["bert-base", "roberta-large"])
