@@ -21,7 +21,7 @@ from transformers import (
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from make_sample import make_sample
+from make_sample import make_sample, thin_labels
 from trainings import arguments
 
 import train
@@ -56,6 +56,16 @@ def sample(tmp_path_factory) -> Path:
     corpus = make_sample()
     for split, count in (("train", 12), ("dev", 5), ("test", 5)):
         (folder / f"{split}.json").write_text(json.dumps(corpus[split][:count]))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(sample, tmp_path_factory) -> Path:
+    """The sample folder with twelve thinned documents as train_distant.json."""
+    folder = tmp_path_factory.mktemp("distant")
+    for path in sample.iterdir():
+        (folder / path.name).write_text(path.read_text())
+    (folder / "train_distant.json").write_text(json.dumps(thin_labels(make_sample()["train"][12:24])))
     return folder
 
 

@@ -6,7 +6,6 @@ import distill
 import pytest
 import torch
 from helpers import score
-from make_sample import make_sample, thin_labels
 from safetensors.torch import load_file
 from trainings import arguments
 
@@ -16,17 +15,6 @@ from hingeabl.training import distillation
 from hingeabl.training.saved_run import load_run
 from losses import get_loss
 from prepro import read_docred
-
-
-@pytest.fixture(scope="module")
-def corpus(sample, tmp_path_factory):
-    """The sample folder with twelve thinned documents as train_distant.json."""
-    folder = tmp_path_factory.mktemp("distant")
-    for path in sample.iterdir():
-        (folder / path.name).write_text(path.read_text())
-    (folder / "train_distant.json").write_text(json.dumps(thin_labels(make_sample()["train"][12:24])))
-    return folder
-
 
 KD_DOCRE = ("--backbone", "kd_docre", "--loss_type", "afl", "--num_train_epochs", "1")
 

@@ -7,7 +7,6 @@ import fuse_evidence
 import numpy as np
 import pytest
 import torch
-from make_sample import make_sample, thin_labels
 from trainings import arguments
 
 import train
@@ -80,15 +79,6 @@ def test_without_a_second_pass_the_first_one_decides():
     assert kept(found, 100).tolist() == [True, False, False, False]
     assert kept(found, -100).tolist() == [True, False, True, True]
     assert best_threshold(candidates([0.5], [False]), np.array([True]), 1) == 0
-
-
-@pytest.fixture(scope="module")
-def corpus(sample, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("distant")
-    for path in sample.iterdir():
-        (folder / path.name).write_text(path.read_text())
-    (folder / "train_distant.json").write_text(json.dumps(thin_labels(make_sample()["train"][12:24])))
-    return folder
 
 
 EVIDENCE = ("--loss_type", "atl", "--evidence_weight", "0.1")
