@@ -7,11 +7,11 @@
     python report.py --figure epochs runs/bert_atl runs/bert_hingeabl_released --output runs/figures
 
 Tables 1 to 4 and 7 take folders of runs (or folders of such folders, or records, see records.py), tables 5 and 6 data
-files. Tables 2 and 3 also test which differences are more than noise (see significance.py). Four tables are not the
+files. Tables 2 and 3 also test which differences are more than noise (see significance.py). Six tables are not the
 paper's: 3_later is table 3 with losses of other papers beside its own, precision shows precision, recall and wrong
-pairs, thresholds shows where each loss's threshold lies (docs/metrics.md), and inter shows pairs within and across
-sentences, as papers on CDR do. Figures take folders of runs, epochs and patterns records too; 3, 4 and losses need
-none.
+pairs, other_labels the scores of --also, thresholds where each loss's threshold lies (docs/metrics.md), inter pairs
+within and across sentences, as papers on CDR do, and runs what each run cost. Figures take folders of runs; epochs,
+patterns and length records too; 3, 4 and losses need none.
 """
 
 from __future__ import annotations
@@ -34,10 +34,21 @@ from hingeabl.files import digest, whole_file
 from hingeabl.outputs import check_outputs
 from hingeabl.reporting.drawing import png_of, save_figure
 from hingeabl.reporting.figures import CAPTIONS, FIGURES
-from hingeabl.reporting.formats import WRITERS, aligned, as_html
+from hingeabl.reporting.formats import LIST_WRITERS, WRITERS, aligned, as_html
+from hingeabl.reporting.other_labels import scores_with
 from hingeabl.reporting.page import about_block, documents_block, image, pairs_block, write_page
 from hingeabl.reporting.pairs import read_pairs
-from hingeabl.reporting.records import Run, file_of, read_runs, same_experiment, seed_folders, write_record
+from hingeabl.reporting.records import (
+    SPLITS,
+    Run,
+    file_of,
+    read_all_runs,
+    read_runs,
+    same_experiment,
+    seed_folders,
+    write_record,
+)
+from hingeabl.reporting.run_list import list_of_runs
 from hingeabl.reporting.tables import LATER, MORE_TABLES, Table, groups_of, table_of_data, table_of_runs
 from hingeabl.training.resume import status_of
 
@@ -90,7 +101,7 @@ def tables_of(runs: list[Run], unfinished: list[Path]) -> list[Table]:
 
 def tables_of_files(run: Run) -> list[Table]:
     """Tables 5 and 6 of those of a run's data files that are still there."""
-    files = [file_of(run, split) for split in ("train", "dev", "test")]
+    files = [file_of(run, split) for split in SPLITS]
     there = [path for path, wanted in files if Path(path).exists() and digest(path) == wanted]
     return [table_of_data(5, there), table_of_data(6, there)] if there else []
 
@@ -149,7 +160,8 @@ def write_figure(args: argparse.Namespace) -> None:
         if not all(entity.isdecimal() for entity in entities):
             raise UserError(f"--pair: {' '.join(entities)}: HEAD and TAIL must be numbers of entities, counted from 0")
         options["pair"] = (title, *map(int, entities))
-    runs, unfinished = read_runs(args.paths)
+    read = read_all_runs if args.figure == "length" else read_runs
+    runs, unfinished = read(args.paths)
     for folder in unfinished:
         print(f"not finished, left out: {folder}")
     for path in save_figure(draw(runs, **options), args.output, args.figure):
@@ -166,21 +178,27 @@ def main(arguments: list[str] | None = None) -> None:
     what.add_argument(
         "--table",
         type=lambda name: int(name) if name.isdecimal() else name,
-        choices=[*range(1, 8), *MORE_TABLES, "all"],
+        choices=[*range(1, 8), *MORE_TABLES, "runs", "all"],
         help="print a table: its number in the paper, one that the paper lacks (3_later: Table 3 with losses of other "
-        "papers; precision; thresholds: where they lie; inter: pairs within and across sentences), or all but inter",
+        "papers; precision; other_labels: scores of --also; thresholds: where they lie; inter: pairs within and across "
+        "sentences; runs: steps, time, machine and commit of each), or all but inter and runs",
     )
     what.add_argument("--figure", choices=list(FIGURES), help="draw the paper's 1 to 4, or one of losses or of runs")
     what.add_argument(
         "--html", metavar="FILE", help="write a page with all tables and figures, and the errors to browse"
     )
     what.add_argument("--record", metavar="FOLDER", help="write each finished run there as one small JSON, to be kept")
+    parser.add_argument(
+        "--also", metavar="FILE", help="with --record: other labels of the test documents, to score with"
+    )
     what.add_argument("--status", action="store_true", help="print which runs are finished, running, failed or stopped")
     parser.add_argument("--format", choices=list(WRITERS), default="text", help="of a table")
     parser.add_argument("--output", metavar="FOLDER", default="runs/figures", help="where a figure's PNG and PDF go")
     parser.add_argument("--pair", nargs=3, metavar=("TITLE", "HEAD", "TAIL"), help="which pair figure 1 shows")
     parser.add_argument("--split", choices=("dev", "test"), help="whose pairs the page or figure 1 or 2 shows (dev)")
     args = parser.parse_args(arguments)
+    if args.also and not args.record:
+        raise UserError("--also: goes with --record alone; leave it out")
     if args.figure:
         write_figure(args)
         return
@@ -194,6 +212,10 @@ def main(arguments: list[str] | None = None) -> None:
     if args.status:
         print(aligned([[str(folder), *status_of(folder)] for folder in seed_folders(args.paths)], left=3))
         return
+    if args.table == "runs":
+        runs, unfinished = read_all_runs(args.paths)
+        print(LIST_WRITERS[args.format](list_of_runs(finished(runs, unfinished), unfinished)))
+        return
     runs, unfinished = read_runs(args.paths)
     if args.table == "all":
         texts = list(map(WRITERS[args.format], tables_of(finished(runs, unfinished), unfinished)))
@@ -204,7 +226,8 @@ def main(arguments: list[str] | None = None) -> None:
         for folder in unfinished:
             print(f"not finished, left out: {folder}")
         for run in finished(runs, unfinished):
-            print(write_record(run, threshold_of(run), args.record))
+            other_labels = scores_with(run, args.also) if args.also else {}
+            print(write_record(run, threshold_of(run), args.record, other_labels))
     else:
         write_html(args.html, runs, unfinished, args.split or "dev")
         print(f"{len(runs)} runs: {args.html}")

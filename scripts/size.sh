@@ -1,7 +1,8 @@
 # Sourced behind setup.sh by the scripts that run at several sizes. SIZE=full is the default; SIZE=sample is the same in
 # miniature, on the sample corpus with the small encoder at the rates of quickstart.sh, to see it work; SIZE=small is
-# that of study_small.sh. Fetches what is needed, and sets RUNS, the folder of the runs, DATA_FILES, and SIZE_ARGS, what
-# train.py gets besides the experiment's own settings.
+# that of study_small.sh, and SIZE=third that of study_third.sh, whose documents are in the folder THIRD_DATA. Fetches
+# what is needed, and sets RUNS, the folder of the runs, DATA_FILES, and SIZE_ARGS, what train.py gets besides the
+# experiment's own settings.
 case ${SIZE:-full} in
 full)
     python scripts/fetch.py redocred
@@ -31,8 +32,19 @@ small)
         --model_name_or_path dataset/encoders/all-MiniLM-L6-v2 --num_train_epochs 10 --seeds 1 5 42
     )
     ;;
+third)
+    THIRD_DATA=${THIRD_DATA:-dataset/third}
+    python scripts/check_third.py "$THIRD_DATA"
+    python scripts/fetch.py encoder
+    RUNS=runs/third
+    DATA_FILES=("$THIRD_DATA"/{train_part,dev_revised,test_revised}.json)
+    SIZE_ARGS=(
+        --data_dir "$THIRD_DATA" --train_file train_part.json --dev_file dev_revised.json --test_file test_revised.json
+        --model_name_or_path dataset/encoders/all-MiniLM-L6-v2 --seeds 1 5 42
+    )
+    ;;
 *)
-    echo "error: SIZE=$SIZE: choose full, small or sample" >&2
+    echo "error: SIZE=$SIZE: choose full, third, small or sample" >&2
     exit 2
     ;;
 esac

@@ -83,6 +83,7 @@ def make_run(folder, sample, loss, seed, patterns, backbone="atlop"):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "scores.json").write_text(json.dumps({"seed": seed, "best_epoch": 3, "dev": scores, "test": scores}))
     (folder / "result.json").write_text(json.dumps(predictions))
+    (folder / "timing.json").write_text(json.dumps({"steps": 60, "seconds": 90.6}))
     records = [{"step": 10, "loss": 1.0}]
     records += [{"step": 20 * e, "epoch": e, "dev": {"f1": chance.random()}} for e in (1, 2, 3)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -12,9 +12,10 @@ from test_figures import ALL, make_run
 
 import report
 from hingeabl.errors import UserError
-from hingeabl.reporting.records import read_runs
+from hingeabl.reporting.records import number_of_documents, read_runs
 from hingeabl.reporting.significance import micro_f1
 
+OTHER = {"sha256": "0" * 64, "precision": 0.5, "recall": 0.5, "f1": 0.5}  # a record's scores with other labels
 STORED = sorted((ROOT / "results").rglob("seed_*.json"))
 
 
@@ -95,6 +96,19 @@ def test_a_record_is_small_and_one_may_be_passed_by_its_path(records, capsys):
         lambda record: record["test_documents"].update(predicted="0 0 0 0 0"),
         lambda record: record["test_documents"].update(correct="1 x 0 0 0"),
         lambda record: record["test_documents"].update(correct="1"),
+        lambda record: record["timing"].update(steps="60"),
+        lambda record: record["timing"].update(seconds=-1),
+        lambda record: record.update(documents=400),
+        lambda record: record["documents"].update(train="400"),
+        lambda record: record["documents"].update(train=0),
+        lambda record: record["documents"].update(training=400),
+        lambda record: record.update(other_labels=[]),
+        lambda record: record.update(other_labels={"x.json": 0.5}),
+        lambda record: record.update(other_labels={"x.json": OTHER | {"f1": 1.5}}),
+        lambda record: record.update(other_labels={"x.json": OTHER | {"recall": "1"}}),
+        lambda record: record.update(other_labels={"x.json": OTHER | {"ign_f1": 0.5}}),
+        lambda record: record.update(other_labels={"x.json": OTHER | {"sha256": 7}}),
+        lambda record: record.update(other_labels={"x.json": {"precision": 0.5, "recall": 0.5, "f1": 0.5}}),
     ],
 )
 def test_a_broken_record_is_refused(records, tmp_path, change):
@@ -105,6 +119,31 @@ def test_a_broken_record_is_refused(records, tmp_path, change):
         read_runs([str(tmp_path)])
 
 
+def test_a_record_keeps_steps_seconds_and_how_many_documents_its_files_hold(runs, records, data, tmp_path):
+    record = json.loads((records / "atlop_atl" / "seed_1.json").read_text())
+    assert record["timing"] == {"steps": 60, "seconds": 90.6} and "other_labels" not in record
+    assert record["documents"] == {"train": 12, "dev": 5, "test": 5}
+    number_of_documents.cache_clear()
+    away = shutil.move(data / "train.json", tmp_path)
+    try:
+        report.main(["--record", str(tmp_path), str(runs / "atlop_atl" / "seed_1")])
+    finally:
+        shutil.move(away, data)
+        number_of_documents.cache_clear()
+    again = json.loads((tmp_path / "atlop_atl" / "seed_1.json").read_text())
+    assert again == record | {"documents": {"dev": 5, "test": 5}}
+
+
+def test_an_older_record_is_read_without_what_it_lacks(records, tmp_path, capsys):
+    record = json.loads((records / "atlop_atl" / "seed_1.json").read_text())
+    for part in ("timing", "documents"):
+        record.pop(part)
+    (tmp_path / "seed_1.json").write_text(json.dumps(record))
+    [run] = read_runs([str(tmp_path)])[0]
+    assert run.timing == run.documents == run.other_labels == {}
+    assert "seeds 1" in printed(capsys, "--table", "3", tmp_path)
+
+
 def test_a_record_and_its_run_in_one_folder_are_told_apart(runs, tmp_path):
     shutil.copytree(runs / "atlop_atl", tmp_path / "atlop_atl")
     report.main(["--record", str(tmp_path), str(tmp_path / "atlop_atl" / "seed_1")])
@@ -112,6 +151,13 @@ def test_a_record_and_its_run_in_one_folder_are_told_apart(runs, tmp_path):
         read_runs([str(tmp_path)])
     (tmp_path / "atlop_atl" / "seed_1").rename(tmp_path / "elsewhere")
     assert sorted(run.seed for run in read_runs([str(tmp_path)])[0]) == [1, 5]
+
+
+def test_a_run_and_a_record_given_twice_are_there_once(runs, records, monkeypatch):
+    monkeypatch.chdir(records)
+    assert len(read_runs([str(records), "."])[0]) == 6
+    monkeypatch.chdir(runs)
+    assert len(read_runs(["atlop_atl", str(runs / "atlop_atl" / "seed_1")])[0]) == 2
 
 
 def test_a_record_of_another_run_is_not_overwritten(runs, tmp_path):
@@ -149,10 +195,16 @@ def test_stored_records_count_what_they_score(path):
     assert '"/' not in path.read_text(), "a path of the machine"
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "results").iterdir()))
-def test_the_stored_tables_come_out_of_the_records(capsys, name):
-    tables = printed(capsys, "--table", "all", ROOT / "results" / name, "--format", "markdown")
-    assert (ROOT / "results" / name / "tables.md").read_text() == tables
+@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*/tables.md")), ids=lambda path: path.parent.name)
+def test_the_stored_tables_come_out_of_the_records(capsys, path):
+    tables = printed(capsys, "--table", "all", path.parent, "--format", "markdown")
+    if path.parent.name == "third":  # study_third.sh puts a sentence before them and the study's runs behind them
+        before, after = path.read_text().split(tables)
+        assert "992 of the paper's 3,053" in before and before.count("\n") == 2
+        folders = sorted({ROOT / "results" / name for name in re.findall(r"\n\| (third\w*)/", after)})
+        assert after == "\n" + printed(capsys, "--table", "runs", *folders, "--format", "markdown")
+    else:
+        assert path.read_text() == tables
 
 
 @pytest.mark.parametrize(

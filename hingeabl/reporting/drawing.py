@@ -56,6 +56,12 @@ def loss_style(loss: str) -> dict[str, Any]:
     return {"color": COLOURS[number % len(COLOURS)], "marker": "os^vDPX<"[number % 8], "linestyle": dashes}
 
 
+def mean_and_std(values: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (n - 1; 0 for one seed) of values [seeds, points]: [points] each."""
+    array = np.array(values)
+    return array.mean(axis=0), array.std(axis=0, ddof=1) if len(array) > 1 else np.zeros(array.shape[1])
+
+
 @functools.cache
 def drawable() -> frozenset[int]:
     """The characters, by code point, that the font has."""

@@ -19,7 +19,8 @@ from evaluation import PATTERNS, SHIFT, number_predictions, precision_recall_f1
 from hingeabl.data.documents import RELATION_NAMES, load_documents
 from hingeabl.errors import UserError
 from hingeabl.files import digest, read_json
-from hingeabl.reporting.drawing import BLACK, BLUE, PALE, VERMILION, loss_style, new_figure, plain, styled
+from hingeabl.reporting.drawing import BLACK, BLUE, PALE, VERMILION, loss_style, mean_and_std, new_figure, plain, styled
+from hingeabl.reporting.length_figure import figure_length
 from hingeabl.reporting.loss_figures import figure_3, figure_4, figure_losses
 from hingeabl.reporting.page import name_and_type
 from hingeabl.reporting.pairs import Pairs, read_pairs
@@ -225,12 +226,6 @@ def figure_epochs(runs: list[Run]) -> Figure:
     return figure
 
 
-def mean_and_std(values: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (n - 1; 0 for one seed) of values [seeds, points]: [points] each."""
-    array = np.array(values)
-    return array.mean(axis=0), array.std(axis=0, ddof=1) if len(array) > 1 else np.zeros(array.shape[1])
-
-
 @styled
 def figure_patterns(runs: list[Run]) -> Figure:
     """Shares of FP, FN_CRK and FN_IRK among the wrong dev pairs, in percent: each loss's mean over seeds, and the
@@ -327,6 +322,7 @@ CAPTIONS = {
     "epochs": "Dev F1 over epochs",
     "patterns": "Prediction patterns among the wrong pairs",
     "frequency": "F1 by the relations' frequency in the training file",
+    "length": "Test scores by the length of the training",
 }
 FIGURES: dict[str, Callable[..., Figure]] = {
     "1": figure_1,
@@ -337,4 +333,5 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "epochs": figure_epochs,
     "patterns": figure_patterns,
     "frequency": figure_frequency,
+    "length": figure_length,
 }

@@ -1,4 +1,4 @@
-"""A table as text, Markdown, LaTeX, HTML, JSON or CSV."""
+"""A table, or a list of runs, as text, Markdown, LaTeX, HTML, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from typing import NamedTuple
 
+from hingeabl.reporting.run_list import RunList
 from hingeabl.reporting.tables import Cell, Table, verdict
 
 
@@ -94,33 +95,45 @@ def aligned(lines: list[list[str]], left: int = 1) -> str:
 
 def as_markdown(table: Table) -> str:
     """GitHub's tables; the best figures are bold."""
-
-    def rows(lines: list[list[str]]) -> str:
-        rule = ["---", *["---:"] * (len(lines[0]) - 1)]
-        return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
-
-    style = Style(lambda text: f"**{text}**", lambda text: text.replace("|", r"\|"))
-    parts = [f"**{caption(table)}**", rows(lines_of(table, style))]
-    parts += [rows(comparison_lines(table))] if table.comparisons else []
+    style = Style(lambda text: f"**{text}**", markdown)
+    parts = [f"**{caption(table)}**", markdown_rows(lines_of(table, style))]
+    parts += [markdown_rows(comparison_lines(table))] if table.comparisons else []
     return "\n\n".join([*parts, *table.notes])
+
+
+def markdown(text: str) -> str:
+    """Text for a cell of GitHub's tables."""
+    return text.replace("|", r"\|")
+
+
+def markdown_rows(lines: list[list[str]], left: int = 1) -> str:
+    """One of GitHub's tables, its head first; the first `left` columns on the left."""
+    columns = len(lines[0])
+    rule = ["---"] * left + ["---:"] * (columns - left)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
 
 
 def as_latex(table: Table) -> str:
     """A table environment with booktabs' rules, without the comparisons."""
-    head, *lines = lines_of(table, Style(lambda text: rf"\textbf{{{text}}}", latex, r"$\pm$"))
-    rows = [" & ".join(line) + r" \\" for line in [head, *lines]]
+    lines = lines_of(table, Style(lambda text: rf"\textbf{{{text}}}", latex, r"$\pm$"))
+    return latex_rows(lines, caption(table))
+
+
+def latex_rows(lines: list[list[str]], title: str, left: int = 1) -> str:
+    """A table environment of lines that are LaTeX, the head first; the first `left` columns on the left."""
+    rows = [" & ".join(line) + r" \\" for line in lines]
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            rf"\begin{{tabular}}{{{'l' * left}{'r' * (len(lines[0]) - left)}}}",
             r"\toprule",
             rows[0],
             r"\midrule",
             *rows[1:],
             r"\bottomrule",
             r"\end{tabular}",
-            rf"\caption{{{latex(caption(table))}}}",
+            rf"\caption{{{latex(title)}}}",
             r"\end{table}",
         ]
     )
@@ -135,18 +148,19 @@ def latex(text: str) -> str:
 
 def as_html(table: Table) -> str:
     """A fragment of a page; the best figures are bold."""
-
-    def rows(lines: list[list[str]], title: str) -> str:
-        head, *body = ["".join(f"<td>{text}</td>" for text in line) for line in lines]
-        return (
-            f'<div class="scroll"><table><caption>{html.escape(title)}</caption>'
-            f"<thead><tr>{head.replace('td>', 'th>')}</tr></thead>"
-            f"<tbody>{''.join(f'<tr>{line}</tr>' for line in body)}</tbody></table></div>"
-        )
-
-    parts = [rows(lines_of(table, Style(lambda text: f"<b>{text}</b>", html.escape)), caption(table))]
-    parts += [rows(comparison_lines(table), "Differences of test F1")] if table.comparisons else []
+    parts = [html_rows(lines_of(table, Style(lambda text: f"<b>{text}</b>", html.escape)), caption(table))]
+    parts += [html_rows(comparison_lines(table), "Differences of test F1")] if table.comparisons else []
     return "\n".join([*parts, *(f'<p class="note">{html.escape(note)}</p>' for note in table.notes)])
+
+
+def html_rows(lines: list[list[str]], title: str) -> str:
+    """A table of lines that are HTML, the head first."""
+    head, *body = ["".join(f"<td>{text}</td>" for text in line) for line in lines]
+    return (
+        f'<div class="scroll"><table><caption>{html.escape(title)}</caption>'
+        f"<thead><tr>{head.replace('td>', 'th>')}</tr></thead>"
+        f"<tbody>{''.join(f'<tr>{line}</tr>' for line in body)}</tbody></table></div>"
+    )
 
 
 def as_json(table: Table) -> str:
@@ -189,3 +203,49 @@ def as_csv(table: Table) -> str:
 
 
 WRITERS = {"text": as_text, "markdown": as_markdown, "latex": as_latex, "html": as_html, "json": as_json, "csv": as_csv}
+
+
+def list_as_text(found: RunList) -> str:
+    """For a terminal."""
+    return "\n\n".join([found.title, aligned(found.texts(), left=2), *found.notes])
+
+
+def list_as_markdown(found: RunList) -> str:
+    """GitHub's table."""
+    lines = [list(map(markdown, line)) for line in found.texts()]
+    return "\n\n".join([f"**{found.title}**", markdown_rows(lines, left=2), *found.notes])
+
+
+def list_as_latex(found: RunList) -> str:
+    """A table environment with booktabs' rules."""
+    return latex_rows([list(map(latex, line)) for line in found.texts()], found.title, left=2)
+
+
+def list_as_html(found: RunList) -> str:
+    """A fragment of a page."""
+    rows = html_rows([list(map(html.escape, line)) for line in found.texts()], found.title)
+    return "\n".join([rows, *(f'<p class="note">{html.escape(note)}</p>' for note in found.notes)])
+
+
+def list_as_json(found: RunList) -> str:
+    """Everything, unrounded."""
+    return json.dumps({"table": "runs", "title": found.title, "runs": found.runs, "notes": found.notes}, indent=2)
+
+
+def list_as_csv(found: RunList) -> str:
+    """One line per run, unrounded."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, found.runs[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found.runs)
+    return text.getvalue().rstrip("\n")
+
+
+LIST_WRITERS = {
+    "text": list_as_text,
+    "markdown": list_as_markdown,
+    "latex": list_as_latex,
+    "html": list_as_html,
+    "json": list_as_json,
+    "csv": list_as_csv,
+}

@@ -7,6 +7,9 @@ scores          its scores.json
 thresholds      where the threshold lies on test (evaluation.threshold_diagnostics); {} of a run with one relation
 dev_by_epoch    what metrics.jsonl says of dev: [{"epoch": 1, "dev": {"f1": ...}}, ...]
 timing          its timing.json, {"steps": 1000, "seconds": 61.5}; older records have no seconds, or no timing
+documents       {"train": 400, ...}: how many its data files hold, of those that were there when it was written
+other_labels    {"test_docgnre.json": {"sha256", "precision", "recall", "f1"}}: its test predictions scored with the
+                labels of another file, where one was given (see other_labels.py)
 test_documents  {"correct", "predicted", "gold"}: each document's triples, as text "3 0 12 ..."; for significance tests
 """
 
@@ -15,6 +18,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from evaluation import PERCENTILES, Gold, are_scores, prepare_gold, triples_by_document
-from hingeabl.data.documents import load_documents
+from hingeabl.data.documents import load_documents, read_documents
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 from hingeabl.files import digest, make_folder, parse_json, read_json, write_json
@@ -31,13 +35,16 @@ from hingeabl.training.runs import TIMING
 TEXTS = ("data_dir", "train_file", "dev_file", "test_file", "model_name_or_path")  # of a run's settings
 THRESHOLDS = {"ro_mean", "ro_std", "ovr", "ro_pairs", "ro_left_out", *(f"ro_p{percent}" for percent in PERCENTILES)}
 COUNTED = ("correct", "predicted", "gold")
+SPLITS = ("train", "dev", "test")
+OTHER_SCORES = ("precision", "recall", "f1")  # with other labels
 Counted = tuple[np.ndarray, np.ndarray, np.ndarray]  # int64 [documents] each
 
 
 @dataclass(frozen=True)
 class Run:
     """A finished run: its folder, backbone, loss, seed, settings and scores. One read from a record has the record's
-    path as `folder`, and the dev scores by epoch and the counts on test that a folder's other files tell."""
+    path as `folder`, and what a folder's other files tell: dev scores by epoch, counts on test, numbers of documents.
+    `other_labels` a record alone has."""
 
     folder: Path
     backbone: str
@@ -48,6 +55,8 @@ class Run:
     dev_by_epoch: dict[int, dict[str, float]] | None = None
     test_documents: Counted | None = None
     timing: dict[str, float] = field(default_factory=dict)
+    documents: dict[str, int] = field(default_factory=dict)
+    other_labels: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def read_runs(paths: list[str]) -> tuple[list[Run], list[Path]]:
@@ -55,7 +64,14 @@ def read_runs(paths: list[str]) -> tuple[list[Run], list[Path]]:
 
     Raises UserError for a path without runs, or two runs of one backbone, loss and seed.
     """
-    runs: dict[tuple[str, str, int], Run] = {}
+    runs, unfinished = read_all_runs(paths)
+    refuse_twice(runs)
+    return runs, unfinished
+
+
+def read_all_runs(paths: list[str]) -> tuple[list[Run], list[Path]]:
+    """read_runs, of any number of runs of one backbone, loss and seed; a run that is given twice is there once."""
+    runs: dict[Path, Run] = {}
     unfinished = []
     records = {name: records_below(Path(name)) for name in paths}
     folders = [folder for name in paths for folder in seed_folders([name], needed=not records[name])]
@@ -63,15 +79,18 @@ def read_runs(paths: list[str]) -> tuple[list[Run], list[Path]]:
         if path.is_dir() and not (path / "scores.json").exists():
             unfinished.append(path)
             continue
-        run = read_run(path) if path.is_dir() else read_record(path)
-        key = (run.backbone, run.loss, run.seed)
-        if key in runs and runs[key].folder.resolve() != run.folder.resolve():
-            raise UserError(
-                f"{run.folder} and {runs[key].folder}: both hold {run.backbone} with {run.loss}, seed {run.seed}; "
-                "pass one of them"
-            )
-        runs[key] = run
+        runs[path.resolve()] = read_run(path) if path.is_dir() else read_record(path)
     return list(runs.values()), unfinished
+
+
+def refuse_twice(runs: list[Run], more: Callable[[Run], str] = lambda run: "") -> None:
+    """Raise UserError for two runs of one backbone, loss and seed, and of the same text `more`."""
+    seen: dict[str, Path] = {}
+    for run in runs:
+        what = f"{run.backbone} with {run.loss}, seed {run.seed}{more(run)}"
+        if what in seen:
+            raise UserError(f"{run.folder} and {seen[what]}: both hold {what}; pass one of them")
+        seen[what] = run.folder
 
 
 def records_below(path: Path) -> list[Path]:
@@ -117,7 +136,7 @@ def run_from(path: Path, config: Any, scores: Any) -> Run | None:
     try:
         settings, data, loss, seed = config["settings"], config["data"], config["loss"]["name"], config["seed"]
         backbone = settings.get("backbone", "atlop")
-        texts = [settings[name] for name in TEXTS] + [data[split] for split in ("train", "dev", "test")]
+        texts = [settings[name] for name in TEXTS] + [data[split] for split in SPLITS]
         fits = all(isinstance(text, str) for text in (*texts, *data.values(), loss, backbone)) and type(seed) is int
         fits = fits and are_scores(scores["dev"]) and are_scores(scores["test"])
     except (KeyError, TypeError, AttributeError):
@@ -136,20 +155,48 @@ def read_record(path: Path) -> Run:
         fits = are_curve(by_epoch) and are_counts(correct, predicted, gold)
         fits = fits and thresholds.keys() in (THRESHOLDS, set())
         fits = fits and all(type(x) in (int, float) for x in thresholds.values())
-        timing = found.get("timing", {})
-        fits = fits and is_timing(timing)
+        timing, documents = found.get("timing", {}), found.get("documents", {})
+        other_labels = found.get("other_labels", {})
+        fits = fits and is_timing(timing) and are_numbers_of_documents(documents) and are_other_labels(other_labels)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         run = None
     if run is None or not (fits and run.scores["test"]):
         raise UserError(f"{path}: is not a run's record; restore the file, or write it again with report.py --record")
     scores = {**run.scores, "test": {**run.scores["test"], **thresholds}}
-    counts = (correct, predicted, gold)
-    return replace(run, scores=scores, dev_by_epoch=by_epoch, test_documents=counts, timing=timing)
+    return replace(
+        run,
+        scores=scores,
+        dev_by_epoch=by_epoch,
+        test_documents=(correct, predicted, gold),
+        timing=timing,
+        documents=documents,
+        other_labels=other_labels,
+    )
 
 
-def write_record(run: Run, thresholds: dict[str, float], folder: str | Path) -> Path:
-    """Write a finished run's record as <folder>/<its experiment>/seed_<n>.json; returns the path. Raises UserError
-    where files of the run are missing."""
+def are_numbers_of_documents(found: Any) -> bool:
+    """Whether this can be a record's numbers of documents by split."""
+    return isinstance(found, dict) and all(
+        split in SPLITS and type(number) is int and number > 0 for split, number in found.items()
+    )
+
+
+def are_other_labels(found: Any) -> bool:
+    """Whether these can be a record's scores with other labels, by the file's name."""
+    return isinstance(found, dict) and all(
+        isinstance(scores, dict)
+        and scores.keys() == {"sha256", *OTHER_SCORES}
+        and isinstance(scores["sha256"], str)
+        and all(type(scores[name]) in (int, float) and 0 <= scores[name] <= 1 for name in OTHER_SCORES)
+        for scores in found.values()
+    )
+
+
+def write_record(
+    run: Run, thresholds: dict[str, float], folder: str | Path, other_labels: dict[str, dict[str, Any]]
+) -> Path:
+    """Write a finished run's record as <folder>/<its experiment>/seed_<n>.json, anew where it is there; returns the
+    path. Raises UserError where files of the run are missing."""
     path = make_folder(Path(folder) / run.folder.resolve().parent.name) / f"seed_{run.seed}.json"
     settings = {name: without_folder(value) for name, value in run.config["settings"].items()}
     config = run.config | {"settings": settings}
@@ -160,6 +207,8 @@ def write_record(run: Run, thresholds: dict[str, float], folder: str | Path) -> 
         "scores": run.scores,
         "thresholds": thresholds,
         "timing": run.timing,
+        "documents": documents_by_split(run),
+        **({"other_labels": other_labels} if other_labels else {}),
         "dev_by_epoch": [{"epoch": epoch, "dev": dev} for epoch, dev in dev_scores(run).items()],
         "test_documents": {
             name: " ".join(map(str, numbers.tolist()))
@@ -233,6 +282,21 @@ def file_of(run: Run, split: str) -> tuple[str, str]:
     """(the path, the SHA-256) of a split's file."""
     settings = run.config["settings"]
     return str(Path(settings["data_dir"]) / settings[f"{split}_file"]), run.config["data"][split]
+
+
+def documents_by_split(run: Run) -> dict[str, int]:
+    """How many documents a run's data files hold, of those that are still there."""
+    if not run.folder.is_dir():
+        return run.documents
+    numbers = {split: number_of_documents(*file_of(run, split)) for split in SPLITS}
+    return {split: number for split, number in numbers.items() if number is not None}
+
+
+@functools.lru_cache
+def number_of_documents(path: str, wanted: str) -> int | None:
+    """How many documents a data file holds, None where it is gone, or its SHA-256 is not `wanted`."""
+    there = Path(path).is_file() and digest(path) == wanted
+    return len(read_documents(path)) if there else None
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,4 +1,4 @@
-"""The figures of the paper's tables, and of four more, from finished runs and data files; report.py prints them."""
+"""The figures of the paper's tables, and of five more, from finished runs and data files; report.py prints them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import statistics
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hingeabl.data.documents import load_documents
 from hingeabl.data.statistics import statistics as data_statistics
 from hingeabl.errors import UserError
 from hingeabl.files import META, digest, read_json
-from hingeabl.reporting.records import Run, count_by_document, file_of, same_experiment
+from hingeabl.reporting.records import OTHER_SCORES, Run, count_by_document, file_of, same_experiment
 from hingeabl.reporting.significance import Comparison, Counts, compare, holm, smallest_p
 from losses import loss_names
 
@@ -27,7 +27,13 @@ LATER_RESULTS = META / "later_results.json"
 OF_OTHERS = read_json(LATER_RESULTS)["tables"]["3_later"]["rows"]
 LATER = tuple(loss for loss in loss_names() if loss in OF_OTHERS)  # losses of other papers: not in this one's tables
 BACKBONES = ("atlop", "docunet", "kd_docre")
-MORE_TABLES = ("3_later", "precision", "inter", "thresholds")  # that the paper lacks, with LATER's losses
+MORE_TABLES = (
+    "3_later",
+    "precision",
+    "other_labels",
+    "inter",
+    "thresholds",
+)  # that the paper lacks, with LATER's losses
 EVERY_BACKBONE = (2, "thresholds")  # tables that take runs of every backbone; the others take ATLOP's
 
 
@@ -124,6 +130,7 @@ FIGURES: dict[int | str, tuple[str, tuple[Figure, ...]]] = {  # split and column
             *(plain(name, name, 0) for name in WRONG),
         ),
     ),
+    "other_labels": ("test", (percent("precision", "precision"), percent("recall", "recall"), percent("f1", "F1"))),
     "inter": (
         "test",
         (
@@ -164,6 +171,8 @@ def groups_of(number: int | str, runs: list[Run]) -> dict[str, list[Run]]:
 
 def is_in(number: int | str, run: Run) -> bool:
     """Whether a run has the scores that a table shows."""
+    if number == "other_labels":
+        return bool(run.other_labels)
     return bool(run.scores[FIGURES[number][0]]) and (number != "thresholds" or "ro_mean" in run.scores["test"])
 
 
@@ -176,6 +185,9 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
         left = f"; not finished: {', '.join(map(str, unfinished))}" if unfinished else ""
         raise UserError(f"table {number}: none of the runs belongs in it; it takes {what_belongs(number)}{left}")
     same_experiment([run for group in groups.values() for run in group])
+    if number == "other_labels":
+        groups = {name: [with_other_labels(run) for run in group] for name, group in groups.items()}
+        figures += figures_with_other_labels([run for group in groups.values() for run in group])
     rows = [make_row(name, group, split, figures, published["rows"].get(name, {})) for name, group in groups.items()]
     rows = mark_best(rows, figures)
     if number in MORE_TABLES:
@@ -189,8 +201,34 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
     notes += more + published.get("notes", [])
     setting = f"{split}, {Path(next(iter(groups.values()))[0].config['settings']['model_name_or_path']).name}"
     setting += f" (the paper's: {published['encoder']})" if "encoder" in published else ""
-    heading = {"3_later": "published", "precision": "", "inter": "", "thresholds": ""}.get(str(number), "paper")
+    heading = "paper" if number not in MORE_TABLES else "published" if number == "3_later" else ""
     return Table(number, published["title"], setting, figures, rows, comparisons, notes, heading)
+
+
+def with_other_labels(run: Run) -> Run:
+    """The run, its test scores with those of `other_labels`, named "<file>/f1" and the like."""
+    more = {f"{file}/{name}": scores[name] for file, scores in run.other_labels.items() for name in OTHER_SCORES}
+    return replace(run, scores={**run.scores, "test": {**run.scores["test"], **more}})
+
+
+def figures_with_other_labels(runs: list[Run]) -> tuple[Figure, ...]:
+    """The columns of the runs' files of other labels. Raises UserError unless all runs were scored with the same."""
+
+    def files(run: Run) -> dict[str, str]:
+        return {file: scores["sha256"] for file, scores in run.other_labels.items()}
+
+    for run in runs[1:]:
+        if files(run) != files(runs[0]):
+            raise UserError(
+                f"{runs[0].folder} and {run.folder}: were scored with other labels of different files; write their "
+                "records again with report.py --record FOLDER RUN --also FILE"
+            )
+    heads = dict(zip(OTHER_SCORES, ("precision", "recall", "F1"), strict=True))
+    return tuple(
+        percent(f"{file}/{name}", f"{head}, {Path(file).stem}")
+        for file in runs[0].other_labels
+        for name, head in heads.items()
+    )
 
 
 def different_trainings(runs: list[Run]) -> list[str]:
@@ -223,6 +261,8 @@ def what_belongs(number: int | str) -> str:
     """Which runs a table takes, for a message."""
     if number == 1:
         return "ATLOP with loss atl"
+    if number == "other_labels":
+        return "records of ATLOP that report.py --record FOLDER RUN --also FILE wrote"
     backbone = "any backbone" if number in EVERY_BACKBONE else "ATLOP"
     if number == "thresholds":
         backbone += " with more than one relation,"

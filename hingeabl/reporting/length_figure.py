@@ -1,0 +1,93 @@
+"""The figure of whole trainings of several lengths, on one training file or several."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from hingeabl.errors import UserError
+from hingeabl.reporting.drawing import loss_style, mean_and_std, new_figure, plain, styled
+from hingeabl.reporting.records import Run, count_by_document, documents_by_split, refuse_twice
+from hingeabl.reporting.tables import FN, pattern_share
+from losses import loss_names
+
+PANELS: dict[str, Callable[[dict[str, float]], float]] = {  # what is drawn of a run's test scores, in percent
+    "F1": lambda scores: 100 * scores["f1"],
+    "precision": lambda scores: 100 * scores["precision"],
+    "recall": lambda scores: 100 * scores["recall"],
+    "FN_CRK / FN": pattern_share(("FN_CRK",), FN),  # as in Table 4, but on test
+}
+DASHES = ("-", "--", ":", "-.")  # by training file
+Lines = dict[tuple[str, str], dict[float, list[Run]]]  # runs of (loss, training file), by optimizer steps
+
+
+@styled
+def figure_length(runs: list[Run]) -> Figure:
+    """Test F1, precision, recall and FN_CRK's share of the false negatives, in percent, over the optimizer steps of
+    whole trainings: a line for each loss and training file, whose points are means over seeds, with bars of one
+    standard deviation (n - 1). Raises UserError as check_lengths does."""
+    known = [run for run in runs if run.loss in loss_names()]
+    check_lengths(known)
+    names = names_of_files(known)
+    lines = lines_of(known)
+    figure, axes = new_figure(7.5, 6.2, rows=2, columns=2)
+    for panel, (title, value) in zip(axes.flat, PANELS.items(), strict=True):
+        for (loss, file), points in lines.items():
+            found = [mean_and_std([[value(run.scores["test"])] for run in seeds]) for seeds in points.values()]
+            mean, std = ([float(figures[part][0]) for figures in found] for part in (0, 1))
+            style = loss_style(loss) | {"linestyle": DASHES[list(names).index(file) % len(DASHES)]}
+            label = f"{loss}, {names[file]}"
+            panel.errorbar(list(points), mean, std, label=label, capsize=2, elinewidth=0.9, **style)
+        panel.set(title=title, xlabel="optimizer steps", ylabel="test (%)", xlim=(0, None))
+        panel.grid(True)
+    encoder = Path(known[0].config["settings"]["model_name_or_path"]).name
+    figure.suptitle(plain(f"{known[0].backbone} on {encoder}; mean ± standard deviation over seeds", 90), fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def check_lengths(runs: list[Run]) -> None:
+    """Raise UserError where there are no runs; for one without test scores or a number of steps; for two of one loss,
+    seed, number of steps and training file; and for runs of several models, encoders or test documents."""
+    if not runs:
+        raise UserError("figure length: needs finished runs; pass the --output_dir of train.py, or a folder of records")
+    for run in runs:
+        if not run.scores["test"]:
+            raise UserError(f"{run.folder}: its test file has no labels; leave the run out")
+        if "steps" not in run.timing:
+            raise UserError(f"{run.folder}: does not say after how many steps it ended; leave it out or train it again")
+    refuse_twice(runs, lambda run: f", {run.timing['steps']:g} steps, training file {run.config['data']['train'][:8]}")
+    for what, of in (
+        ("models", lambda run: run.backbone),
+        ("encoders", lambda run: Path(run.config["settings"]["model_name_or_path"]).name),
+        ("test documents", lambda run: count_by_document(run)[2].tobytes()),  # known by their numbers of gold triples
+    ):
+        other = next((run for run in runs if of(run) != of(runs[0])), None)
+        if other:
+            raise UserError(f"figure length: {runs[0].folder} and {other.folder} have different {what}; pass one kind")
+
+
+def names_of_files(runs: list[Run]) -> dict[str, str]:
+    """What each training file, given by its SHA-256, is called: by its number of documents where a run tells it, and
+    by the beginning of its SHA-256 where none does or two have as many. The files with most documents come first."""
+    sizes: dict[str, int] = {}
+    for run in runs:
+        file = run.config["data"]["train"]
+        sizes[file] = sizes.get(file) or documents_by_split(run).get("train", 0)
+    counted = Counter(sizes.values())
+    return {
+        file: f"{size:,} documents" if size and counted[size] == 1 else f"training file {file[:8]}"
+        for file, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
+    }
+
+
+def lines_of(runs: list[Run]) -> Lines:
+    """The runs of each line of the figure, in the order of losses.py, its points by steps."""
+    lines: Lines = {}
+    for run in sorted(runs, key=lambda run: (loss_names().index(run.loss), run.timing["steps"])):
+        points = lines.setdefault((run.loss, run.config["data"]["train"]), {})
+        points.setdefault(run.timing["steps"], []).append(run)
+    return lines
