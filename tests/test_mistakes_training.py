@@ -16,7 +16,7 @@ from hingeabl.errors import UserError
 from hingeabl.modeling.checkpoints import read_weights
 from hingeabl.modeling.encoder import load_encoder
 from hingeabl.reporting.pairs import read_pair_scores
-from hingeabl.training.distillation import write_scores
+from hingeabl.training.distillation import distill
 from hingeabl.training.runs import RunLog
 from hingeabl.training.saved_run import open_run, save_run
 from hingeabl.training.settings import parse_args
@@ -185,5 +185,5 @@ def test_seeds_in_one_word_are_told_to_be_apart(given, capsys):
 def test_a_file_as_the_teacher_is_told_with_its_folder(trained, sample, tmp_path):
     options = {"load_path": str(trained / "model.safetensors"), "data_file": str(sample / "train.json")}
     with pytest.raises(UserError, match=re.escape(f"model.safetensors: is a file; pass the seed's folder, {trained}")):
-        write_scores(Namespace(**options, output_dir=str(tmp_path / "scores"), device="cpu", precision=None))
+        distill(Namespace(**options, output_dir=str(tmp_path / "scores"), device="cpu", precision=None, attention=False))
     assert not (tmp_path / "scores").exists()

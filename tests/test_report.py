@@ -131,9 +131,9 @@ def test_the_extended_table_shows_every_loss_and_every_published_figure_with_its
     found = every_format("3_later", runs)
     table = json.loads(found["json"])
     rows = {row["name"]: row for row in table["rows"]}
-    assert list(rows) == [*loss_names(), "ARPDL", "CMM"] and len(table["comparisons"]) == math.comb(
-        len(loss_names()), 2
-    )
+    assert list(rows) == [*loss_names(), "ARPDL", "CMM", "TTM-RE", "TTM-RE, rerun"] and len(
+        table["comparisons"]
+    ) == math.comb(len(loss_names()), 2)
     for loss in loss_names():
         assert rows[loss]["f1"]["mean"] == pytest.approx(100 * summary_of(runs, loss)["mean"], abs=1e-9)
     published = {name: (row["f1"]["paper"], row["ign_f1"]["paper"]) for name, row in rows.items()}
@@ -142,6 +142,7 @@ def test_the_extended_table_shows_every_loss_and_every_published_figure_with_its
     assert published["amtl"] == (75.63, 74.44) and published["ARPDL"] == (75.90, 74.81)
     assert published["CMM"] == (76.12, 74.76) and published["hingeabl"] == (None, None)
     assert rows["afl"]["source"] == "Wang et al. 2023" and rows["CMM"]["source"] == "Xu et al. 2026"
+    assert rows["TTM-RE, rerun"]["f1"]["paper"] == 77.94 and rows["TTM-RE, rerun"]["ign_f1"]["paper"] is None
     assert rows["CMM"]["seeds"] == [] and rows["CMM"]["f1"]["mean"] is None and "source" not in rows["hingeabl"]
     for text in ("bert-base-uncased", "4e-5", "20 epochs", "one seed"):
         assert text in table["notes"][-1] and text in found["text"] and text in found["markdown"]
@@ -160,7 +161,7 @@ def test_the_extended_table_shows_every_loss_and_every_published_figure_with_its
 def test_a_loss_without_runs_is_published_only_in_the_extended_table(sample, tmp_path, capsys):
     make_run(tmp_path, sample, "atgl", 1, 0.5)
     rows = json.loads(printed(capsys, "--table", "3_later", tmp_path, "--format", "json"))["rows"]
-    assert [row["name"] for row in rows if row["seeds"]] == ["atgl"] and len(rows) == 14
+    assert [row["name"] for row in rows if row["seeds"]] == ["atgl"] and len(rows) == 16
     assert not any(row["f1"]["best"] for row in rows)
 
 

@@ -34,7 +34,7 @@ def test_a_run_folder_holds_settings_metrics_weights_predictions_and_scores(fini
     names = {path.name for path in folder.iterdir()}
     assert names == {
         *("config.json", "metrics.jsonl", "model.json", "model.safetensors", "encoder", "rel2id.json"),
-        *("result.json", "result_dev.json", "scores.json", "tensorboard"),
+        *("result.json", "result_dev.json", "scores.json", "timing.json", "tensorboard"),
         *("pair_scores_dev.safetensors", "pair_scores_test.safetensors"),
     }
     config = json.loads((folder / "config.json").read_text())

@@ -23,12 +23,13 @@ class Style(NamedTuple):
 
 def cell_texts(cell: Cell, digits: int, plus_minus: str) -> tuple[str, str, str]:
     """(ours, the published one, the difference), "" for what there is not."""
+    paper = "" if cell.paper is None else f"{cell.paper:.{digits}f}"
     if cell.mean is None:
-        return "", f"{cell.paper:.{digits}f}", ""
+        return "", paper, ""
     ours = f"{cell.mean:.{digits}f}" + (f" {plus_minus} {cell.std:.{digits}f}" if cell.std is not None else "")
     if cell.paper is None:
         return ours, "", ""
-    return ours, f"{cell.paper:.{digits}f}", f"{round(cell.mean, digits) - cell.paper:+.{digits}f}"
+    return ours, paper, f"{round(cell.mean, digits) - cell.paper:+.{digits}f}"
 
 
 def lines_of(table: Table, style: Style) -> list[list[str]]:

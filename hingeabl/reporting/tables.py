@@ -281,7 +281,7 @@ def make_row(name: str, runs: list[Run], split: str, figures: tuple[Figure, ...]
 
 def published_row(name: str, figures: tuple[Figure, ...], published: dict[str, Any]) -> Row:
     """A row of published figures alone."""
-    cells = {figure.key: Cell(None, None, published[figure.key]) for figure in figures}
+    cells = {figure.key: Cell(None, None, published.get(figure.key)) for figure in figures}
     return Row(name, [], cells, published["source"])
 
 
