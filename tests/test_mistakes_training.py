@@ -183,7 +183,8 @@ def test_seeds_in_one_word_are_told_to_be_apart(given, capsys):
 
 
 def test_a_file_as_the_teacher_is_told_with_its_folder(trained, sample, tmp_path):
-    options = {"load_path": str(trained / "model.safetensors"), "data_file": str(sample / "train.json")}
+    files = {"load_path": str(trained / "model.safetensors"), "data_file": str(sample / "train.json")}
+    options = {**files, "precision": None, "attention": False}
     with pytest.raises(UserError, match=re.escape(f"model.safetensors: is a file; pass the seed's folder, {trained}")):
-        distill(Namespace(**options, output_dir=str(tmp_path / "scores"), device="cpu", precision=None, attention=False))
+        distill(Namespace(**options, output_dir=str(tmp_path / "scores"), device="cpu"))
     assert not (tmp_path / "scores").exists()

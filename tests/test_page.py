@@ -392,4 +392,4 @@ def test_the_predicted_evidence_of_a_pair_is_named_and_marked(browser, tmp_path)
         page.write_page(file, "evidence", {}, "Pairs", [*blocks, page.block('data-run="0"', [row])])
     opened(browser, tmp_path / "evidence.html")
     assert "evidence: sentences 0, 2" in text(browser, ".facts li")
-    assert text(browser, ".text p.evidence") == ["0x", "2z"]
+    assert [line.strip() for line in text(browser, ".text p.evidence")] == ["0x", "2z"]
