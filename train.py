@@ -29,7 +29,7 @@ from hingeabl.training import parallel
 from hingeabl.training.experiment import Experiment, prepare
 from hingeabl.training.inference import Predictions, gather, predict
 from hingeabl.training.resume import CheckpointWriter, StopRequest, failure_noted, remove_checkpoints, seed_batch
-from hingeabl.training.runs import TIMING, finished_scores, print_summary, summarise
+from hingeabl.training.runs import finished_scores, print_summary, summarise
 from hingeabl.training.saved_run import check_outputs_of, load_checkpoint_file, load_run, load_weights, weights_of
 from hingeabl.training.scaling import build_scaler
 from hingeabl.training.session import (
@@ -45,6 +45,7 @@ from hingeabl.training.session import (
     run_folder,
     save_if_due,
     save_predictions,
+    write_timing,
 )
 from hingeabl.training.settings import parse_args
 from hingeabl.training.steps import (
@@ -252,7 +253,7 @@ def score_test(training: Training) -> dict[str, Any]:
     if parallel.rank() == 0:
         save_predictions(folder, "test", found)
         training.count_time()
-        write_json(folder / TIMING, {"steps": training.place.step, "seconds": round(training.place.seconds, 1)})
+        write_timing(folder, training.place)
         write_json(folder / "scores.json", result)  # last: it says that the run is finished
         remove_checkpoints(folder)
     return result

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Write what a teacher says of a distantly labelled file.")
     parser.add_argument("--load_path", required=True, help="the teacher: a finished run's seed folder, or its hub name")
     parser.add_argument("--data_file", required=True, help="file in DocRED's schema")
-    parser.add_argument("--output_dir", required=True, help="folder for the scores")
+    parser.add_argument("--output_dir", required=True, help="folder for the scores, or the attention")
     parser.add_argument("--attention", action="store_true", help="its attention over word pieces, not its scores")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: as in train.py")
     parser.add_argument("--device", help="default: CUDA where there is one")

@@ -54,6 +54,7 @@ export -f ending train_and_record
 export SIZE=third THIRD_DATA RECORDS RUNS EPOCHS
 
 wanted=$(for part in $PARTS; do runs_of "$part" || exit 2; done)
+wanted=$(awk '!seen[$0]++' <<<"$wanted") # EPOCHS=3 or 10: a run of two parts once
 missing=$(while read -r loss seed length; do
     [ -f "$RECORDS$(ending $length)/bert_$loss/seed_$seed.json" ] || echo "$loss $seed $length"
 done <<<"$wanted")

@@ -1,6 +1,8 @@
 """The second pass over predicted evidence, and the attention of a teacher for a student to match."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import distill
 import fuse_evidence
@@ -15,8 +17,9 @@ from hingeabl.data.schema import check_document
 from hingeabl.errors import UserError
 from hingeabl.modeling import evidence
 from hingeabl.modeling.evidence import attention_loss
-from hingeabl.training import distillation
+from hingeabl.training import distillation, fusion
 from hingeabl.training.fusion import Candidates, best_threshold, kept, pseudo_documents
+from hingeabl.training.inference import Predictions
 from hingeabl.training.saved_run import load_run
 from losses import get_loss
 from prepro import read_docred
@@ -81,6 +84,53 @@ def test_without_a_second_pass_the_first_one_decides():
     assert best_threshold(candidates([0.5], [False]), np.array([True]), 1) == 0
 
 
+def judged(loss, columns, num_labels=4):
+    """An experiment of a loss, a document, and what its first pass finds of one pair with these scores, by column."""
+    relations = {f"P{number}": number for number in range(1, 97)}
+    scores = torch.full((1, loss.outputs(97)), -5.0)
+    for column, score in columns.items():
+        scores[0, column] = score
+    chosen = loss.predict(scores, num_labels)[0, 1:].nonzero().flatten().tolist()
+    entry = {"title": "A", "h_idx": 0, "t_idx": 1, "evidence": [0]}
+    pairs = {"document": torch.tensor([0]), "entities": torch.tensor([[0, 1]]), "scores": scores}
+    first = Predictions([entry | {"r": f"P{number + 1}"} for number in chosen], {}, pairs)
+    args = SimpleNamespace(num_labels=num_labels)
+    split = SimpleNamespace(features=[{"title": "A"}], documents=[DOCUMENT])
+    return SimpleNamespace(loss=loss, rel2id=relations, args=args), split, first
+
+
+FIVE = {0: 0.0, 1: 5.0, 2: 4.0, 3: 3.0, 4: 2.0, 5: 1.0}
+PRIORS = [1 / number for number in range(2, 98)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "columns", "expected"),
+    [
+        (get_loss("atl"), FIVE, 4),
+        (get_loss("balanced_softmax"), FIVE | {0: 4.5}, 3),  # class 0 is among the four highest
+        (get_loss("pn_risk", priors=PRIORS), FIVE, 5),  # without a limit
+        (get_loss("amtl", priors=PRIORS), FIVE | {11: 5.0, 12: 4.0}, 6),  # a limit in each group
+    ],
+    ids=["atl", "balanced_softmax", "pn_risk", "amtl"],
+)
+def test_pairs_without_a_second_pass_keep_what_the_losss_rule_predicts(monkeypatch, loss, columns, expected):
+    experiment, split, first = judged(loss, columns)
+    monkeypatch.setattr(fusion, "second_pass", lambda *_: {})
+    found = fusion.fuse(experiment, None, split, first)
+    assert fusion.entries_of(found, 100.0, split, experiment.rel2id) == first.entries
+    assert len(first.entries) == expected and not found.twice.any()
+
+
+def test_relations_of_either_pass_have_the_sum_of_both_margins(monkeypatch):
+    experiment, split, first = judged(get_loss("atl"), {0: 0.0, 1: 2.0, 2: 1.0})
+    again = torch.full((1, 97), -5.0)
+    again[0, :4] = torch.tensor([1.0, 0.5, 3.0, 4.0])  # above the threshold: classes 2 and 3
+    monkeypatch.setattr(fusion, "second_pass", lambda *_: {(0, 0, 1): next(fusion.judge(experiment, again))})
+    found = fusion.fuse(experiment, None, split, first)
+    assert found.relation.tolist() == [1, 2, 3] and found.twice.all()
+    assert found.margin.tolist() == [2 - 0.5, 1 + 2, -5 + 3]
+
+
 EVIDENCE = ("--loss_type", "atl", "--evidence_weight", "0.1")
 
 
@@ -105,6 +155,37 @@ def test_a_run_is_fused_and_its_predictions_have_the_scores_that_are_told(teache
     first = json.loads((teacher / "result_dev.json").read_text())
     documents = json.loads((corpus / "dev.json").read_text())
     assert scores["dev"]["f1"] >= score_predictions(first, prepare_gold(documents, set()))["f1"]
+
+
+def test_triples_that_dev_states_twice_count_once_for_the_threshold(teacher, corpus, tmp_path, monkeypatch):
+    documents = json.loads((corpus / "dev.json").read_text())
+    for document in documents:
+        document["labels"] += document["labels"][:2]
+    data = shutil.copytree(corpus, tmp_path / "data")
+    (data / "dev.json").write_text(json.dumps(documents))
+    counted = []
+    monkeypatch.setattr(fusion, "best_threshold", lambda *given: counted.append(given[2]) or 0.0)
+    fuse_evidence.main(["--load_path", str(teacher), "--output_dir", str(tmp_path / "out"), "--data_dir", str(data)])
+    triples = {(d["title"], each["h"], each["t"], each["r"]) for d in documents for each in d["labels"]}
+    assert counted == [len(triples)]
+
+
+def test_runs_that_would_replace_each_others_files_or_are_not_finished_are_refused_before_any_is_fused(
+    teacher, tmp_path
+):
+    one = shutil.copytree(teacher, tmp_path / "a" / "seed_7")
+    two = shutil.copytree(teacher, tmp_path / "b" / "seed_7")
+    for runs, output, expected in (
+        ((one, two), "out", "b/seed_7: is the second run of seed 7"),
+        ((one,), "a", "a: holds a run in seed_7; choose another folder"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            fuse_evidence.main(["--load_path", *map(str, runs), "--output_dir", str(tmp_path / output)])
+    (two / "scores.json").unlink()
+    with pytest.raises(UserError, match="b/seed_7: is not finished"):
+        fuse_evidence.main(["--load_path", str(two), "--output_dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+    assert json.loads((one / "scores.json").read_text()) == json.loads((teacher / "scores.json").read_text())
 
 
 def test_a_run_without_evidence_is_not_fused(trained, tmp_path):

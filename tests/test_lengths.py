@@ -107,12 +107,14 @@ def test_each_point_is_mean_and_deviation_of_the_seeds_of_one_loss_length_and_tr
                     assert deviation == pytest.approx(statistics.stdev(seeds) if len(seeds) > 1 else 0, abs=1e-9)
 
 
-def test_a_line_has_its_losss_colour_and_its_training_files_dashes(records):
+def test_a_line_has_its_losss_colour_and_its_training_files_markers(records):
     panel = FIGURES["length"](read_all_runs([str(records)])[0]).axes[0]
-    styles = {c.get_label(): (c.lines[0].get_color(), c.lines[0].get_linestyle()) for c in panel.containers}
+    drawn = {container.get_label(): container.lines[0] for container in panel.containers}
     for loss in LOSSES:
-        assert {styles[f"{loss}, {size} documents"][0] for size in (12, 8)} == {loss_style(loss)["color"]}
-    assert [styles[f"atl, {size} documents"][1] for size in (12, 8)] == ["-", "--"]
+        for size, fill in ((12, "full"), (8, "none")):
+            line, style = drawn[f"{loss}, {size} documents"], loss_style(loss)
+            assert (line.get_color(), line.get_linestyle()) == (style["color"], style["linestyle"])
+            assert line.get_fillstyle() == fill
 
 
 def test_a_training_file_whose_size_no_run_tells_is_called_by_its_checksum(records, smaller, tmp_path):

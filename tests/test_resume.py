@@ -258,6 +258,25 @@ def test_a_checkpoint_that_could_not_be_written_is_told_at_the_next_wait(tmp_pat
         writer.wait()
 
 
+def test_a_run_that_a_version_without_times_began_ends_without_a_time(tiny_bert, tmp_path):
+    rates = SimpleNamespace(learning_rate=5e-5, classifier_lr=1e-4, module_lr=None, adam_epsilon=1e-6)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    model = DocREModel(str(tiny_bert), emb_size=64)
+    optimizer = build_optimizer(model, rates)
+    taken = resume.take_checkpoint(resume.Place(step=3, seconds=5.0), model, optimizer, scaler)
+    for seconds in ({"seconds": 5.0}, {}):
+        state = json.loads(taken.state)
+        del state["place"]["seconds"]
+        state["place"] |= seconds
+        resume.save_checkpoint(tmp_path, taken._replace(state=json.dumps(state)))
+        place = resume.load_checkpoint(tmp_path, model, optimizer, scaler)
+        training = SimpleNamespace(place=place, counted=time.monotonic() - 10)
+        session.Training.count_time(training)
+        session.write_timing(tmp_path, place)
+        timing = json.loads((tmp_path / session.TIMING).read_text())
+        assert timing == {"steps": 3} | ({"seconds": pytest.approx(15, abs=2)} if seconds else {})
+
+
 def test_a_checkpoint_of_a_version_with_berts_pooler_goes_on_with_every_parameters_own_state(tiny_bert, tmp_path):
     rates = SimpleNamespace(learning_rate=5e-5, classifier_lr=1e-4, module_lr=None, adam_epsilon=1e-6)
     scaler = torch.amp.GradScaler("cpu", enabled=False)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import check_third
 import pytest
@@ -99,6 +100,14 @@ def test_parts_are_chosen_and_ordered_by_the_user_and_another_name_is_refused(cl
     done = study(clone, PARTS="eight all")
     assert done.returncode == 2 and "error: PARTS: all: choose from first, eight, length, margin" in done.stderr
     assert len(lines_of(clone, "trained")) == 5
+
+
+def test_a_run_that_two_parts_ask_for_is_trained_once(clone):
+    done = study(clone, PARTS="first length margin", EPOCHS="10")
+    assert done.returncode == 0, done.stderr
+    both = ("hingeabl_released", "atl")
+    expected = [(loss, 1, epochs, None, ending) for epochs, ending in ((10, "_10"), (3, "_10_3")) for loss in both]
+    assert lines_of(clone, "trained") == [training(*run) for run in expected + PARTS["margin"]]
 
 
 def test_a_run_that_has_a_record_is_not_trained_and_documents_are_checked_only_to_train(clone):
@@ -223,7 +232,10 @@ def test_other_documents_than_the_studys_are_refused_with_the_remedy(tmp_path, m
         check(monkeypatch, tmp_path)
 
 
-@pytest.mark.skipif("REDOCRED_DIR" not in os.environ, reason="REDOCRED_DIR names no folder")
+@pytest.mark.skipif(
+    not Path(os.environ.get("REDOCRED_DIR", ""), "train_part.json").exists(),
+    reason="REDOCRED_DIR names no folder with train_part.json",
+)
 def test_the_documents_of_the_study_are_known(monkeypatch, capsys):
     check(monkeypatch, os.environ["REDOCRED_DIR"])
     assert "the study's documents" in capsys.readouterr().out

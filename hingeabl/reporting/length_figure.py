@@ -20,7 +20,7 @@ PANELS: dict[str, Callable[[dict[str, float]], float]] = {  # what is drawn of a
     "recall": lambda scores: 100 * scores["recall"],
     "FN_CRK / FN": pattern_share(("FN_CRK",), FN),  # as in Table 4, but on test
 }
-DASHES = ("-", "--", ":", "-.")  # by training file
+FILLS = ("full", "none", "top", "left")  # of markers, by training file
 Lines = dict[tuple[str, str], dict[float, list[Run]]]  # runs of (loss, training file), by optimizer steps
 
 
@@ -38,7 +38,7 @@ def figure_length(runs: list[Run]) -> Figure:
         for (loss, file), points in lines.items():
             found = [mean_and_std([[value(run.scores["test"])] for run in seeds]) for seeds in points.values()]
             mean, std = ([float(figures[part][0]) for figures in found] for part in (0, 1))
-            style = loss_style(loss) | {"linestyle": DASHES[list(names).index(file) % len(DASHES)]}
+            style = loss_style(loss) | {"fillstyle": FILLS[list(names).index(file) % len(FILLS)]}
             label = f"{loss}, {names[file]}"
             panel.errorbar(list(points), mean, std, label=label, capsize=2, elinewidth=0.9, **style)
         panel.set(title=title, xlabel="optimizer steps", ylabel="test (%)", xlim=(0, None))

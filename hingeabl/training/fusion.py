@@ -1,14 +1,16 @@
 """A second pass over the predicted evidence, fused with the first: inference-stage fusion of DREEAM, after EIDER.
 
-Pairs with the same evidence share a pseudo-document: these sentences alone, with the entities that they mention. A
-relation's margin over the threshold there is added to its margin in the whole document, and the sum must exceed a
-number that makes the best F1 on dev. Pairs without a second pass keep the first one's relations.
+Pairs with the same evidence share a pseudo-document: these sentences alone, with the entities that they mention. Of the
+relations that the loss's rule predicts of a pair there or in the whole document, both margins over the threshold are
+added, and the sum must exceed a number that makes the best F1 on dev. Pairs without a second pass keep the first one's
+relations.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from hingeabl.training.experiment import Experiment, Split, prepare
 from hingeabl.training.inference import Predictions, predict, score
 from hingeabl.training.runs import print_summary, summarise
 from hingeabl.training.saved_run import load_run
-from hingeabl.training.settings import parse_args
+from hingeabl.training.settings import Settings, parse_args
 from model import DocREModel
 from prepro import featurize
 
@@ -35,7 +37,7 @@ Pair = tuple[int, int, int]  # a document's place, head, tail
 
 @dataclass
 class Candidates:
-    """Relations that one of the passes predicts, of pairs that the first one predicted, at most num_labels of a pair.
+    """Relations that one of the passes predicts, of pairs that the first one predicted.
 
     pairs int64 [n, 3]: document, head and tail; relation int64 [n]: class; margin float64 [n]: the sum of both passes',
     or the first one's alone; twice bool [n]: whether it is a sum. evidence: each pair's sentences.
@@ -93,25 +95,28 @@ def first_pass(experiment: Experiment, model: DocREModel, split: Split, name: st
     )
 
 
-def margins_of(experiment: Experiment, scores: Tensor) -> Tensor:
-    """Margins over the threshold float64 [pairs, relations], from scores [pairs, outputs]; of class 1 on."""
+def judge(experiment: Experiment, scores: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of each pair, from scores [pairs, outputs]: its margins over the threshold float64 [relations], and which
+    relations the loss's rule predicts bool [relations]; of class 1 on."""
     of_classes, threshold = experiment.loss.comparable(scores)
-    return (of_classes[:, 1:] - threshold[:, None]).double()
+    margins = (of_classes[:, 1:] - threshold[:, None]).double()
+    predicted = experiment.loss.predict(scores, experiment.args.num_labels)[:, 1:] > 0
+    return zip(margins, predicted, strict=True)
 
 
 def second_pass(
     experiment: Experiment, model: DocREModel, documents: list[Document], evidence: dict[Pair, list[int]]
-) -> dict[Pair, Tensor]:
-    """Margins float64 [relations] of pairs in their pseudo-documents."""
+) -> dict[Pair, tuple[Tensor, Tensor]]:
+    """What `judge` says of pairs in their pseudo-documents."""
     args = experiment.args
     found, pairs_of_each = pseudo_documents(documents, evidence)
     features = featurize(found, experiment.tokenizer, experiment.rel2id, args.max_seq_length, args.entity_marker)
-    margins: dict[Pair, Tensor] = {}
+    second: dict[Pair, tuple[Tensor, Tensor]] = {}
     budget = args.test_batch_size * WINDOW
     for batch in score(model, features, experiment.device, experiment.precision, budget, "evidence"):
         pairs = list(itertools.chain.from_iterable(pairs_of_each[index] for index in batch.indices))
-        margins.update(zip(pairs, margins_of(experiment, batch.scores), strict=True))
-    return margins
+        second.update(zip(pairs, judge(experiment, batch.scores), strict=True))
+    return second
 
 
 def fuse(experiment: Experiment, model: DocREModel, split: Split, first: Predictions) -> Candidates:
@@ -120,19 +125,15 @@ def fuse(experiment: Experiment, model: DocREModel, split: Split, first: Predict
     evidence = {(place[e["title"]], e["h_idx"], e["t_idx"]): e["evidence"] for e in first.entries}
     second = second_pass(experiment, model, split.documents, evidence)
     pairs = torch.cat([first.pairs["document"][:, None], first.pairs["entities"]], dim=1).tolist()
-    limit = min(experiment.args.num_labels, len(experiment.rel2id) - 1)
     rows: list[tuple[Pair, int, float, bool]] = []
-    for pair, margins in zip(map(tuple, pairs), margins_of(experiment, first.pairs["scores"]), strict=True):
+    for pair, (margins, predicted) in zip(map(tuple, pairs), judge(experiment, first.pairs["scores"]), strict=True):
         if pair not in evidence:
             continue
-        again = second.get(pair)
-        sums, predicted = (margins, margins > 0) if again is None else (margins + again, (margins > 0) | (again > 0))
-        best = sums.masked_fill(~predicted, -torch.inf).topk(limit)
-        rows += [
-            (pair, relation + 1, margin, again is not None)
-            for margin, relation in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-            if margin > -torch.inf
-        ]
+        if pair in second:
+            again, predicted_again = second[pair]
+            margins, predicted = margins + again, predicted | predicted_again
+        relations = predicted.nonzero().flatten().tolist()
+        rows += [(pair, relation + 1, float(margins[relation]), pair in second) for relation in relations]
     return Candidates(
         np.array([row[0] for row in rows], dtype=np.int64).reshape(-1, 3),
         np.array([row[1] for row in rows], dtype=np.int64),
@@ -194,17 +195,33 @@ def are_gold(candidates: Candidates, split: Split, rel2id: dict[str, int]) -> np
 def fuse_runs(args: argparse.Namespace) -> None:
     """Fuse both passes of every run, and print the summary over all."""
     results = []
-    for path in args.load_path:
-        given = ["--load_path", path, *(["--data_dir", args.data_dir] if args.data_dir else [])]
-        settings = parse_args([*given, *(["--device", args.device] if args.device else [])])
-        if settings.evidence_weight is None or not Path(str(settings.load_path)).is_dir():
-            raise UserError(f"--load_path {path}: predicts no evidence; pass a run with an --evidence_weight")
+    for seed, settings in settings_of_runs(args).items():
         experiment = prepare(settings)
-        seed = read_json(Path(str(settings.load_path)) / "config.json")["seed"]
         results.append(fuse_run(experiment, make_folder(Path(args.output_dir) / f"seed_{seed}"), seed))
     summary = summarise(experiment.loss.describe(), results)
     write_json(f"{args.output_dir}/summary.json", summary)
     print_summary(summary)
+
+
+def settings_of_runs(args: argparse.Namespace) -> dict[int, Settings]:
+    """Each run's settings, by seed. Raises UserError for a run without evidence or its end, for two of one seed, and
+    where an output would replace a run's files."""
+    found: dict[int, Settings] = {}
+    for path in args.load_path:
+        given = ["--load_path", path, *(["--data_dir", args.data_dir] if args.data_dir else [])]
+        settings = parse_args([*given, *(["--device", args.device] if args.device else [])])
+        run = Path(str(settings.load_path))
+        if settings.evidence_weight is None or not run.is_dir():
+            raise UserError(f"--load_path {path}: predicts no evidence; pass a run with an --evidence_weight")
+        if not (run / "scores.json").exists():
+            raise UserError(f"--load_path {path}: is not finished; run its training again, which goes on")
+        seed = read_json(run / "config.json")["seed"]
+        if seed in found:
+            raise UserError(f"--load_path {path}: is the second run of seed {seed}; pass one run of each seed")
+        if (Path(args.output_dir) / f"seed_{seed}" / "config.json").exists():
+            raise UserError(f"--output_dir {args.output_dir}: holds a run in seed_{seed}; choose another folder")
+        found[seed] = settings
+    return found
 
 
 def fuse_run(experiment: Experiment, folder: Path, seed: int) -> dict[str, Any]:
@@ -219,8 +236,8 @@ def fuse_run(experiment: Experiment, folder: Path, seed: int) -> dict[str, Any]:
         if name == "dev":
             if not split.gold:
                 raise UserError(f"{split.path}: has no labels to fit the threshold with; pass a labelled file")
-            gold = sum(len(document["labels"]) for document in split.documents)
-            result["threshold"] = best_threshold(candidates, are_gold(candidates, split, experiment.rel2id), gold)
+            correct = are_gold(candidates, split, experiment.rel2id)
+            result["threshold"] = best_threshold(candidates, correct, len(split.gold.triples))
         entries = entries_of(candidates, result["threshold"], split, experiment.rel2id)
         write_json(folder / ("result.json" if name == "test" else "result_dev.json"), entries, indent=0)
         result[name] = {}

@@ -41,7 +41,7 @@ class Place:
     step            optimizer steps that are done
     skipped         those that fp16's scaler skipped, not among `step`
     skipped_in_row  the latest of them, with no other step behind
-    seconds         wall time of all that led here, of stopped parts too
+    seconds         wall time of all that led here, of stopped parts too; None where an older checkpoint does not tell
     log_size        bytes of metrics.jsonl
     best            scores.json so far, {} before the first epoch's end
     """
@@ -51,7 +51,7 @@ class Place:
     step: int = 0
     skipped: int = 0
     skipped_in_row: int = 0
-    seconds: float = 0.0
+    seconds: float | None = 0.0
     log_size: int = 0
     best: dict[str, Any] = field(default_factory=dict)
 
@@ -174,7 +174,7 @@ def load_checkpoint(
         model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model/")})
         optimizer.load_state_dict({**optimizer.state_dict(), "state": optimizer_state(tensors, model)})
         scaler.load_state_dict(state["scaler"])
-        return Place(**state["place"])
+        return Place(**{"seconds": None} | state["place"])
     if paths:
         raise UserError(f"{folder}/{CHECKPOINTS}: none was whole, and all are removed; run this again to start anew")
     return Place()

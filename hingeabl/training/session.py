@@ -30,7 +30,7 @@ from hingeabl.training.resume import (
     load_checkpoint,
     locked,
 )
-from hingeabl.training.runs import RunLog, describe_environment
+from hingeabl.training.runs import TIMING, RunLog, describe_environment
 from hingeabl.training.saved_run import save_run, weights_of
 from hingeabl.training.scaling import figures, settle_skipped
 from hingeabl.training.steps import move_schedule
@@ -65,7 +65,8 @@ class Training:
     def count_time(self) -> None:
         """Add to `place.seconds` the time since this was last called."""
         now = time.monotonic()
-        self.place.seconds += now - self.counted
+        if self.place.seconds is not None:
+            self.place.seconds += now - self.counted
         self.counted = now
 
 
@@ -254,3 +255,9 @@ def save_predictions(folder: Path, name: str, found: Predictions) -> None:
     """Write a split's predictions, and the scores of the pairs that have a gold or a predicted relation."""
     write_json(folder / ("result.json" if name == "test" else "result_dev.json"), found.entries, indent=0)
     save_tensors(folder / f"pair_scores_{name}.safetensors", found.pairs)
+
+
+def write_timing(folder: Path, place: Place) -> None:
+    """Write a finished run's optimizer steps, and its seconds where they are known."""
+    seconds = {} if place.seconds is None else {"seconds": round(place.seconds, 1)}
+    write_json(folder / TIMING, {"steps": place.step, **seconds})
