@@ -20,8 +20,8 @@ if [ -n "${DISTANT:-}" ] && [ ! -f "$DISTANT" ]; then
 fi
 FOLDER=$RUNS/dreeam_$LOSS
 SEED=1 # of teacher and student; the last step runs every seed
-TEACHER=()
-[ -z "${DISTANT:-}" ] || TEACHER=(--seeds $SEED)
+SUPERVISED_ARGS=("${SIZE_ARGS[@]}" "${@:2}")
+[ -z "${DISTANT:-}" ] || SUPERVISED_ARGS+=(--seeds $SEED)
 COMMON=(
     --model_name_or_path bert-base-cased --loss_type "$LOSS" --evidence_weight 0.1
     --train_batch_size 4 --test_batch_size 32 --warmup_ratio 0.06 --num_labels 4
@@ -30,7 +30,7 @@ SUPERVISED=(--learning_rate 5e-5 --classifier_lr 1e-4 --num_train_epochs 30)
 LAST=$FOLDER/supervised
 
 echo; echo "annotated documents and their evidence"
-python train.py "${COMMON[@]}" "${SUPERVISED[@]}" --output_dir "$LAST" "${SIZE_ARGS[@]}" "${@:2}" "${TEACHER[@]}"
+python train.py "${COMMON[@]}" "${SUPERVISED[@]}" --output_dir "$LAST" "${SUPERVISED_ARGS[@]}"
 
 if [ -n "${DISTANT:-}" ]; then
     echo; echo "the teacher's attention on the distantly labelled documents"
