@@ -4,7 +4,7 @@
     curl --data-binary @docs.json http://127.0.0.1:8000/api/predict
     curl --data-binary @docs.json 'http://127.0.0.1:8000/api/predict?form=ttl' --output graph.ttl
 
-Needs scripts/requirements-serve.txt. docs/runs.md says more ("A page that runs").
+Needs scripts/requirements-serve.txt. docs/runs.md says more ("A local web page").
 """
 
 from __future__ import annotations

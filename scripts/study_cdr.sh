@@ -16,20 +16,24 @@ NAME=cdr
 RECORDS=${RECORDS:-results/$NAME}
 RUNS=${RUNS:-runs/$NAME}
 source "$(dirname "$0")/setup.sh"
-python scripts/fetch.py cdr
-python scripts/fetch.py encoder
 
 train_and_record() { # LOSS SEED
-    [ ! -f "$RECORDS/bert_$1/seed_$2.json" ] || return 0
     bash scripts/run_cdr.sh "$1" --model_name_or_path dataset/encoders/all-MiniLM-L6-v2 --learning_rate 5e-5 \
         --num_train_epochs "$EPOCHS" --seeds "$2" --output_dir "$RUNS/bert_$1" || return 1
     python report.py --record "$RECORDS" "$RUNS/bert_$1/seed_$2"
 }
 export -f train_and_record
 export RECORDS RUNS EPOCHS
-for seed in $SEEDS; do
-    for loss in $LOSSES; do echo "$loss $seed"; done
-done | xargs -P "${JOBS:-1}" -L 1 bash -euc 'train_and_record "$@"' study
+missing=$(for seed in $SEEDS; do
+    for loss in $LOSSES; do
+        [ -f "$RECORDS/bert_$loss/seed_$seed.json" ] || echo "$loss $seed"
+    done
+done)
+if [ -n "$missing" ]; then
+    python scripts/fetch.py cdr
+    python scripts/fetch.py encoder
+    xargs -P "${JOBS:-1}" -L 1 bash -euc 'train_and_record "$@"' study <<<"$missing"
+fi
 
 python report.py --table inter "$RECORDS"
 python report.py --table inter "$RECORDS" --format markdown >"$RECORDS/tables.md.tmp"
