@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The paper's Table 3 on a third of its training documents: 992 of 3,053, no random third; dev and test are whole and
 # official. ATLOP with a six-layer encoder, all else as in the paper, 30 epochs: 7,440 steps a run.
-#     bash scripts/study_third.sh --data FOLDER     (with train_part.json, dev_revised.json and test_revised.json; if
-#                                                   test_docgnre.json is there too, runs are scored with its labels)
+#     bash scripts/study_third.sh --data FOLDER     (with train_part.json, dev_revised.json and test_revised.json, made
+#                                                   by make_third.py; if test_docgnre.json is there too, runs are scored
+#                                                   with its labels)
 # A run is kept as a record in results/third/; one that has a record is not trained, one that was interrupted goes on.
 # Then prints the tables of these records and a list of all the study's runs, writes both to tables.md, and draws
 # figures. The study has six parts, trained in this order:

@@ -1,12 +1,14 @@
 """study_third.sh: what it trains and in which order, what it skips, and what it writes from the records."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import check_third
+import make_third
 import pytest
 from conftest import ROOT
 
@@ -241,3 +243,34 @@ def test_the_documents_of_the_study_are_known(monkeypatch, capsys):
     assert "the study's documents" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"usage: python scripts/check_third\.py FOLDER"):
         check(monkeypatch)
+
+
+@pytest.mark.skipif(
+    not Path(os.environ.get("REDOCRED_DIR", ""), "train_part.json").exists(),
+    reason="REDOCRED_DIR names no folder with train_part.json",
+)
+def test_the_studys_documents_are_found_among_others(tmp_path, monkeypatch):
+    files = Path(os.environ["REDOCRED_DIR"])
+    part, others = (json.loads((files / name).read_text()) for name in ("train_part.json", "dev_revised.json"))
+    for name in ("dev_revised.json", "test_revised.json"):
+        shutil.copy(files / name, tmp_path / name)
+    (tmp_path / "train_revised.json").write_text(json.dumps(others[:300] + part[::-1] + others[300:]))
+    monkeypatch.setattr(make_third, "has_checksum", lambda *_: True)  # the whole training file is not at hand
+    monkeypatch.setattr(make_third, "ROOT", tmp_path)
+    shutil.copytree(ROOT / "meta", tmp_path / "meta")
+    monkeypatch.setattr("sys.argv", ["make_third.py", str(tmp_path)])
+    make_third.main()
+    check(monkeypatch, tmp_path / "dataset/third")  # byte for byte
+    (tmp_path / "train_revised.json").write_text(json.dumps(part[1:]))
+    monkeypatch.setattr("sys.argv", ["make_third.py", str(tmp_path)])
+    with pytest.raises(UserError, match="documents in it differ from those that were used"):
+        make_third.main()
+
+
+def test_without_the_official_files_the_studys_documents_are_not_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["make_third.py", str(tmp_path)])
+    with pytest.raises(UserError, match=r"train_revised\.json: no such file; python scripts/fetch\.py redocred"):
+        make_third.main()
+    (tmp_path / "train_revised.json").write_text("[]")
+    with pytest.raises(UserError, match="is not the official Re-DocRED file"):
+        make_third.main()
