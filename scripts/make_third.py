@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,9 @@ def main() -> None:
     source, folder = Path(sys.argv[1]), ROOT / "dataset" / "third"
     for name, checksum in CHECKSUMS.items():
         if not (source / name).is_file():
-            raise UserError(f"{source / name}: no such file; python scripts/fetch.py redocred fetches it")
+            raise UserError(
+                f"{source / name}: no such file; python scripts/fetch.py redocred puts it into dataset/redocred/"
+            )
         if not has_checksum(source / name, checksum):
             raise UserError(f"{source / name}: is not the official Re-DocRED file (other checksum); download it again")
     text = part_of(read_json(source / "train_revised.json"))
@@ -55,7 +56,9 @@ def main() -> None:
     with whole_file(folder / name) as file:
         file.write(text)
     for name in ("dev_revised.json", "test_revised.json"):
-        shutil.copy(source / name, folder / name)
+        if (source / name).resolve() != (folder / name).resolve():
+            with whole_file(folder / name, "wb") as file:
+                file.write((source / name).read_bytes())
     print(f"the study's documents: {folder.relative_to(ROOT)}/")
 
 

@@ -3,11 +3,12 @@
 # for the encoder and its rate, 5e-5 as for BERT in the paper. 3,750 steps a run: hours on a CPU.
 #     bash scripts/study_cdr.sh              docs/data.md#cdr-and-gda says where the files come from
 # A run is kept as a record in results/cdr/; one that has a record is not trained, one that was interrupted goes on.
-# Then prints the table of the records, and writes it to tables.md.
+# Then prints the table of the records and what each run cost, and writes both to tables.md.
 #     LOSSES="atl" SEEDS="66 233" bash scripts/study_cdr.sh      other runs for the same tables
 #     JOBS=8 bash scripts/study_cdr.sh                           so many runs at once, on one GPU
 #     LOSSES="atl" SEEDS=1 EPOCHS=1 RECORDS=runs/try bash scripts/study_cdr.sh    a short try
 set -euo pipefail
+[ $# = 0 ] || { echo "usage: bash scripts/study_cdr.sh" >&2; exit 2; }
 LOSSES=${LOSSES:-atl balanced_softmax afl aml sat mean_sat hingeabl hingeabl_released atgl ncrl pmtl}
 SEEDS=${SEEDS:-1 5 42 66 233}
 EPOCHS=${EPOCHS:-30}
@@ -36,5 +37,10 @@ if [ -n "$missing" ]; then
 fi
 
 python report.py --table inter "$RECORDS"
-python report.py --table inter "$RECORDS" --format markdown >"$RECORDS/tables.md.tmp"
+python report.py --table runs "$RECORDS"
+{
+    python report.py --table inter --format markdown "$RECORDS"
+    echo
+    python report.py --table runs --format markdown "$RECORDS"
+} >"$RECORDS/tables.md.tmp"
 mv "$RECORDS/tables.md.tmp" "$RECORDS/tables.md"

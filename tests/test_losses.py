@@ -193,6 +193,15 @@ def test_later_losses_equal_their_definitions_pair_by_pair(definition, parameter
         assert loss(scores, labels).item() == pytest.approx(mean(expected), rel=1e-9)
 
 
+def test_with_one_relation_some_losses_are_equal():
+    generator = torch.Generator().manual_seed(0)
+    scores = 4 * torch.randn(200, 2, dtype=torch.float64, generator=generator)
+    labels = torch.nn.functional.one_hot(torch.randint(2, (200,), generator=generator), 2)
+    for first, *others in (("atl", "sat", "mean_sat"), ("hingeabl", "hingeabl_released")):
+        for other in others:
+            torch.testing.assert_close(get_loss(first)(scores, labels), get_loss(other)(scores, labels))
+
+
 def test_ncrl_without_its_none_class_and_shift_equals_sat():
     scores, labels = random_case()
     torch.testing.assert_close(ncrl_terms(scores, labels, gamma=0.0)[:, 1:].sum(dim=1), sat(scores, labels))

@@ -16,6 +16,7 @@ from hingeabl.reporting.records import number_of_documents, read_runs
 from hingeabl.reporting.significance import micro_f1
 
 OTHER = {"sha256": "0" * 64, "precision": 0.5, "recall": 0.5, "f1": 0.5}  # a record's scores with other labels
+SEED_TABLES = ("3", "4", "7", "precision", "other_labels")
 STORED = sorted((ROOT / "results").rglob("seed_*.json"))
 
 
@@ -198,13 +199,26 @@ def test_stored_records_count_what_they_score(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*/tables.md")), ids=lambda path: path.parent.name)
 def test_the_stored_tables_come_out_of_the_records(capsys, path):
     tables = printed(capsys, "--table", "all", path.parent, "--format", "markdown")
-    if path.parent.name == "third":  # study_third.sh puts a sentence before them and the study's runs behind them
+    if path.parent.name == "cdr":
+        tables = [printed(capsys, "--table", name, path.parent, "--format", "markdown") for name in ("inter", "runs")]
+        assert path.read_text() == "\n".join(tables)
+    elif path.parent.name == "third":  # study_third.sh puts a sentence before them and the study's runs behind them
         before, after = path.read_text().split(tables)
         assert "992 of the paper's 3,053" in before and before.count("\n") == 2
         folders = sorted({ROOT / "results" / name for name in re.findall(r"\n\| (third\w*)/", after)})
         assert after == "\n" + printed(capsys, "--table", "runs", *folders, "--format", "markdown")
     else:
         assert path.read_text() == tables
+
+
+def section_of_results(name):
+    return (ROOT / "docs/results.md").read_text().split(f"\n## {name}\n")[1].split("\n## ")[0]
+
+
+def assert_scores_are_in(tables, text):
+    scores = {score.replace(",", "") for score in re.findall(r"(?<![\w.])(?:\d+\.\d+|\d+,\d{3})(?![\w.])", text)}
+    assert len(scores) > 25
+    assert scores - set(re.findall(r"\d+\.\d+|\d{4,}", tables)) <= {"3053"}  # the paper's training documents
 
 
 @pytest.mark.parametrize(
@@ -222,8 +236,23 @@ def test_every_score_in_the_results_comes_out_of_the_records(capsys, section, so
     tables = "".join(
         printed(capsys, "--table", "all", *(ROOT / "results" / path for path in paths)) for paths in sources
     )
-    text = (ROOT / "docs/results.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
-    scores = {score.replace(",", "") for score in re.findall(r"(?<![\w.])(?:\d+\.\d+|\d+,\d{3})(?![\w.])", text)}
-    scores.discard("3053")  # the paper's training documents
-    assert len(scores) > 25
-    assert scores - set(re.findall(r"\d+\.\d+|\d{4,}", tables)) == set()
+    assert_scores_are_in(tables, section_of_results(section))
+
+
+@pytest.mark.parametrize(
+    "section, sources",
+    [
+        (
+            "A third of the paper's training documents",
+            [("all", name) for name in ("third", "third_3", "third_10", "small", "small_30")]
+            + [(name, f"third/*/seed_{seed}.json") for name in SEED_TABLES for seed in (1, 5)]
+            + [("runs", name) for name in ("third_10", "third_10_margin_1", "third_10_margin_2", "third_10_margin_10")],
+        ),
+        ("CDR", [("all", "cdr"), ("inter", "cdr")]),
+    ],
+)
+def test_every_score_in_the_tables_of_the_studies_on_a_gpu_comes_out_of_the_records(capsys, section, sources):
+    found = ((table, sorted((ROOT / "results").glob(name))) for table, name in sources)
+    tables = "".join(printed(capsys, "--table", table, *paths) for table, paths in found)
+    rows = re.findall(r"^\|(?! settings | machine ).*$", section_of_results(section), re.M)
+    assert_scores_are_in(tables, "\n".join(rows))
