@@ -218,7 +218,9 @@ def section_of_results(name):
 def assert_scores_are_in(tables, text):
     scores = {score.replace(",", "") for score in re.findall(r"(?<![\w.])(?:\d+\.\d+|\d+,\d{3})(?![\w.])", text)}
     assert len(scores) > 25
-    assert scores - set(re.findall(r"\d+\.\d+|\d{4,}", tables)) <= {"3053"}  # the paper's training documents
+    assert scores - set(re.findall(r"\d+\.\d+|\d{4,}", tables.replace(",", ""))) <= {
+        "3053"
+    }  # the paper's training documents
 
 
 @pytest.mark.parametrize(
@@ -246,7 +248,7 @@ def test_every_score_in_the_results_comes_out_of_the_records(capsys, section, so
             "A third of the paper's training documents",
             [("all", name) for name in ("third", "third_3", "third_10", "small", "small_30")]
             + [(name, f"third/*/seed_{seed}.json") for name in SEED_TABLES for seed in (1, 5)]
-            + [("runs", name) for name in ("third_10", "third_10_margin_1", "third_10_margin_2", "third_10_margin_10")],
+            + [("runs", "third*"), ("runs", "small*")],
         ),
         ("CDR", [("all", "cdr"), ("inter", "cdr")]),
     ],
