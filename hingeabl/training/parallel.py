@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 import sys
+import time
 from datetime import timedelta
 
 import torch
@@ -59,6 +60,10 @@ def own_gpu(gpus: int) -> int:
 def finish() -> None:
     """Leave the other processes, when all is done."""
     if dist.is_initialized():
+        if dist.get_backend() == "gloo":
+            # Gloo's threads take Python's lock to free the tensors of the last call. Freeing the group while they do
+            # that waits forever, so let them end.
+            time.sleep(0.2)
         dist.destroy_process_group()
 
 
