@@ -215,6 +215,13 @@ def section_of_results(name):
     return (ROOT / "docs/results.md").read_text().split(f"\n## {name}\n")[1].split("\n## ")[0]
 
 
+def test_every_score_in_the_readmes_table_comes_out_of_the_records(capsys):
+    section = (ROOT / "README.md").read_text().split("\n## Results\n")[1].split("\n## ")[0]
+    paths = [sorted((ROOT / "results/third").glob(f"*/seed_{seed}.json")) for seed in (1, 5)]
+    tables = "".join(printed(capsys, "--table", "3", *of_seed) for of_seed in paths)
+    assert_scores_are_in(tables, "\n".join(re.findall(r"^\|.*$", section, re.M)))
+
+
 def assert_scores_are_in(tables, text):
     scores = {score.replace(",", "") for score in re.findall(r"(?<![\w.])(?:\d+\.\d+|\d+,\d{3})(?![\w.])", text)}
     assert len(scores) > 25

@@ -98,3 +98,56 @@ def test_a_sweep_takes_the_gpus_it_is_given_one_training_at_a_time_on_each(tmp_p
     assert done.returncode == 0 and "status" in done.stdout, done.stdout + done.stderr
     used = dict(line.split() for line in (tmp_path / "used").read_text().splitlines())
     assert used == {str(seed): gpu for seed, gpu in enumerate(gpus, 1)}
+
+
+# Stand in for setup.sh, size.sh and Python: a call is a line of the file "called", --record makes an empty record.
+STAND_INS = {
+    "scripts/setup.sh": 'cd "$(dirname "${BASH_SOURCE[0]}")/.."; PATH=$PWD/bin:$PATH',
+    "scripts/size.sh": "RUNS=runs; SIZE_ARGS=(--seeds 1 5 42)",
+    "bin/python": """#!/bin/bash
+        echo "$*" >>called
+        [ "$1 $2" = "report.py --record" ] || { echo "<${*:2}>"; exit 0; }
+        record=$3/$(basename "$(dirname "$4")")/$(basename "$4").json
+        mkdir -p "$(dirname "$record")"; touch "$record"
+    """,
+}
+
+
+def calls_of(tmp_path, scripts, *arguments, **variables):
+    """Run the first of these scripts in a folder of stand-ins; what it calls Python with."""
+    for name, content in STAND_INS.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content + "\n")
+        path.chmod(0o755)
+    for name in scripts:
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
+    (tmp_path / "called").write_text("")
+    command = ["bash", str(tmp_path / "scripts" / scripts[0]), *arguments]
+    subprocess.run(command, env=os.environ | {"SIZE": "full"} | variables, check=True, capture_output=True)
+    return (tmp_path / "called").read_text().splitlines()
+
+
+def test_the_study_on_cdr_trains_and_records_what_has_no_record_and_else_needs_no_documents(tmp_path):
+    chosen = {"LOSSES": "atl sat", "SEEDS": "1 5", "RECORDS": "records", "RUNS": "runs", "EPOCHS": "30"}
+    (tmp_path / "records/bert_atl").mkdir(parents=True)
+    (tmp_path / "records/bert_atl/seed_5.json").touch()
+    calls = calls_of(tmp_path, ["study_cdr.sh", "run_cdr.sh"], **chosen)
+    outputs = [call.split("--output_dir ")[-1] for call in calls if call.startswith("train.py")]
+    assert len(outputs) == 3 and sum("bert_sat" in output for output in outputs) == 2
+    assert calls[0] == "scripts/fetch.py cdr"
+    assert len(list(tmp_path.glob("records/bert_*/seed_*.json"))) == 4
+    again = calls_of(tmp_path, ["study_cdr.sh", "run_cdr.sh"], **chosen)
+    assert all(call.startswith("report.py --table") for call in again)
+    tables = (tmp_path / "records/tables.md").read_text()
+    assert tables == "<--table inter --format markdown records>\n\n<--table runs --format markdown records>\n"
+
+
+@pytest.mark.parametrize("distant", [True, False])
+def test_dreeam_with_distant_documents_trains_one_teacher_and_one_student(tmp_path, distant):
+    (tmp_path / "distant.json").touch()
+    more = {"DISTANT": str(tmp_path / "distant.json") if distant else ""}
+    calls = calls_of(tmp_path, ["run_dreeam.sh"], "afl", "--seeds", "5", **more)
+    seeds = [call.split("--seeds ")[-1] for call in calls if call.startswith("train.py")]
+    assert seeds == (["1", "1", "5 --init_from runs/dreeam_afl/student/seed_1"] if distant else ["5"])
+    assert calls[-1].startswith("scripts/fuse_evidence.py")
