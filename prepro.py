@@ -88,7 +88,7 @@ def featurize(
 
     sentence_ends  list of int: behind each sentence's last word piece, counted as in entity_pos, in the uncut document
     evidence       int32 [2, n], absent without labels: pairs, by their places in hts, and sentences that the labels
-                   name as evidence for one of the pair's relations
+                   name as evidence, once for each of the pair's relations that names it
 
     Word pieces come from `cache_file` if they are there (see cache.py), else they are written to it. Raises UserError
     as encode_documents does, and for a max_seq_length that leaves no room.
@@ -258,11 +258,11 @@ def rows_of_labels(document: Document) -> list[int]:
 
 def evidence_of(document: Document) -> np.ndarray:
     """A feature's `evidence`."""
-    cells = {
+    cells = [
         (row, sentence)
         for row, label in zip(rows_of_labels(document), document["labels"], strict=True)
-        for sentence in label.get("evidence", ())
-    }
+        for sentence in set(label.get("evidence", ()))
+    ]
     return np.array(sorted(cells), dtype=np.int32).reshape(-1, 2).T
 
 

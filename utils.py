@@ -72,7 +72,8 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
     teacher_scores  the same shape, where all features have them
     in_sentence     float32 [documents, longest, sentences], where all features have sentence_ends: 1 for a token of the
                     sentence; `sentences` is the number of the document that has most
-    evidence        float32 [pairs of all documents, sentences], likewise: uniform over a pair's evidence
+    evidence        float32 [pairs of all documents, sentences], likewise: how a pair's evidence is
+                    distributed, a sentence counted once for each relation that names it
     teacher_attention  float32 [pairs of all documents, word pieces of the longest], where all features have it
 
     A mention whose opening marker was cut off at max_seq_length is left out.
@@ -135,7 +136,7 @@ def sentence_of_tokens(feature: dict[str, Any], longest: int, sentences: int) ->
 def evidence_rows(feature: dict[str, Any], sentences: int) -> np.ndarray:
     """A document's rows of collate_fn's evidence."""
     found = np.zeros((len(feature["hts"]), sentences), dtype=np.float32)
-    found[tuple(feature["evidence"])] = 1
+    np.add.at(found, tuple(feature["evidence"]), 1)
     return found / found.sum(axis=1, keepdims=True).clip(1)
 
 

@@ -26,9 +26,10 @@ def sentence_attention(entity_attention: Tensor, in_sentence: Tensor) -> Tensor:
 def evidence_loss(attention: Tensor, evidence: Tensor, labels: Tensor) -> Tensor:
     """Kullback-Leibler divergence of the attention from the evidence, the mean over pairs with a relation; 0 for none.
 
-    attention float32 [pairs, sentences] is sentence_attention's, evidence float32 [pairs, sentences] the uniform
-    distribution over the gold evidence sentences of the pair's relations, labels [pairs, classes]. As in the authors'
-    program a pair whose labels name no evidence adds 0, and counts in the mean.
+    attention float32 [pairs, sentences] is sentence_attention's, evidence float32 [pairs, sentences] the distribution
+    over the gold evidence sentences of the pair's relations, labels [pairs, classes]. As in the authors' program a
+    sentence counts once for each relation that names it, and a pair whose labels name no evidence adds 0 and counts in
+    the mean.
     """
     related = labels[:, 1:].any(dim=1)
     return (divergence(attention, evidence) * related).sum() / related.sum().clamp_min(1)
