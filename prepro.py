@@ -284,6 +284,11 @@ class LabelRows:
         rows[:, 0] = ~rows.any(axis=1)
         return rows if dtype is None else rows.astype(dtype)
 
+    @property
+    def related(self) -> int:
+        """How many pairs have a relation."""
+        return len(np.unique(self.cells[0]))
+
     def tolist(self) -> list[list[int]]:
         """The array as lists."""
         return np.asarray(self).tolist()

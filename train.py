@@ -49,11 +49,13 @@ from hingeabl.training.session import (
 )
 from hingeabl.training.settings import parse_args
 from hingeabl.training.steps import (
+    WHOLE,
+    Share,
     batches_of_epoch,
     build_optimizer,
     load_batches,
     optimizer_step,
-    pairs_of,
+    part_of_step,
     share_of,
     steps_per_epoch,
 )
@@ -147,7 +149,8 @@ def check_lengths(experiment: Experiment, model: DocREModel) -> None:
 
 
 def train_epoch(training: Training, clock: StepClock, stop: StopRequest) -> None:
-    """Train what is left of an epoch. The loss is the mean over all pairs of a batch, of all processes together."""
+    """Train what is left of an epoch. The loss is the mean over all pairs of a step: of its accumulated batches, of all
+    processes together."""
     experiment, model, place = training.experiment, training.shared, training.place
     args, features = experiment.args, experiment.splits["train"].features
     batches = batches_of_epoch(experiment, training.seed, place.epoch)  # [batches][documents], of all processes
@@ -167,16 +170,17 @@ def train_epoch(training: Training, clock: StepClock, stop: StopRequest) -> None
         seed_batch(training.seed, place.epoch, place.batch, parallel.rank())  # the same dropout after a resume
         local_batch = share_of(global_batch)  # this process's documents
         titles = [features[number]["title"] for number in local_batch]
-        in_step = min(per_step, len(batches) - place.batch // per_step * per_step)  # batches that this step adds up
+        first = place.batch // per_step * per_step
+        in_step = [number for each in batches[first : first + per_step] for number in each]  # the step's documents
         place.batch += 1
         step_due = place.batch % per_step == 0 or place.batch == len(batches)
 
-        # forward and backward. Gradients are averaged over processes: a weight by pairs, times the number of processes,
-        # makes that the mean over all pairs.
-        weight = pairs_of(features, local_batch) / max(pairs_of(features, global_batch), 1) if local_batch else 0.0
+        # forward and backward. Gradients add up over batches and are averaged over processes: a weight by pairs, times
+        # the number of processes, makes that the mean over all pairs of the step.
+        share = part_of_step(features, local_batch, in_step)
         with parallel.gradients_averaged(model, step_due), naming_batch(batch, titles, LESS_MEMORY):
-            loss = weight * batch_loss(experiment, model, to_device(batch, experiment.device))
-            training.scaler.scale(loss * parallel.world_size() / in_step).backward()
+            loss = batch_loss(experiment, model, to_device(batch, experiment.device), share)
+            training.scaler.scale(loss * parallel.world_size()).backward()
         recent.losses.append((place.step + 1, titles, loss.detach()))
         if not step_due:
             continue
@@ -197,9 +201,9 @@ def train_epoch(training: Training, clock: StepClock, stop: StopRequest) -> None
             save_if_due(training, stop)
 
 
-def batch_loss(experiment: Experiment, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+def batch_loss(experiment: Experiment, model: nn.Module, batch: dict[str, Any], share: Share = WHOLE) -> Tensor:
     """The mean loss over a batch's pairs, with the distillation's where there are a teacher's scores, and with that of
-    the evidence where it has a weight."""
+    the evidence where it has a weight; each mean times the batch's share of the step."""
     names = ("labels", "teacher_scores", "teacher_attention", "evidence")
     labels, teacher_scores, teacher_attention, evidence = (batch.pop(name, None) for name in names)
     with autocast(experiment.device, experiment.precision):
@@ -211,8 +215,9 @@ def batch_loss(experiment: Experiment, model: nn.Module, batch: dict[str, Any]) 
     weight = experiment.args.evidence_weight
     if weight and teacher_attention is not None:
         loss = loss + weight * attention_loss(attention, teacher_attention)
-    elif weight:
-        loss = loss + weight * evidence_loss(attention, evidence, labels)
+    loss = share.pairs * loss
+    if weight and teacher_attention is None:
+        loss = loss + share.related * weight * evidence_loss(attention, evidence, labels)
     return loss
 
 

@@ -71,10 +71,11 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
     labels          float32 [pairs of all documents, classes]
     teacher_scores  the same shape, where all features have them
     in_sentence     float32 [documents, longest, sentences], where all features have sentence_ends: 1 for a token of the
-                    sentence; `sentences` is the number of the document that has most
+                    sentence; `sentences` is the number of the document that has most; where all have each_token
+                    [documents, longest, longest], each token a sentence of its own
     evidence        float32 [pairs of all documents, sentences], likewise: how a pair's evidence is
                     distributed, a sentence counted once for each relation that names it
-    teacher_attention  float32 [pairs of all documents, word pieces of the longest], where all features have it
+    teacher_attention  float32 [pairs of all documents, longest], where all features have it
 
     A mention whose opening marker was cut off at max_seq_length is left out.
     """
@@ -111,7 +112,9 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
         most = max(feature["teacher_attention"].shape[1] for feature in features)
         rows = [feature["teacher_attention"] for feature in features]
         batch["teacher_attention"] = torch.cat([F.pad(own, (0, most - own.shape[1])) for own in rows]).float()
-    if all("sentence_ends" in feature for feature in features):
+    if all("each_token" in feature for feature in features):
+        batch["in_sentence"] = torch.from_numpy(np.stack([np.eye(max(lengths), dtype=np.float32)] * len(features)))
+    elif all("sentence_ends" in feature for feature in features):
         sentences = max(len(feature["sentence_ends"]) for feature in features)
         batch["in_sentence"] = torch.from_numpy(
             np.stack([sentence_of_tokens(feature, max(lengths), sentences) for feature in features])

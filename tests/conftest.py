@@ -141,6 +141,13 @@ def tiny_bert(minilm_tokenizer, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def still_bert(minilm_tokenizer, tmp_path_factory) -> Path:
+    """A tiny encoder without dropout."""
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return tiny(BertConfig, BertModel, minilm_tokenizer, tmp_path_factory.mktemp("still"), **SMALL, **off)
+
+
+@pytest.fixture(scope="session")
 def tiny_roberta(sample, tmp_path_factory) -> Path:
     """RoBERTa with a byte-level BPE tokenizer trained on the sample corpus."""
     trained = tmp_path_factory.mktemp("bpe")

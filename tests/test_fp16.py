@@ -136,7 +136,7 @@ def test_a_scale_below_one_is_an_error():
 
 def test_a_loss_that_is_not_finite_in_a_step_that_was_taken_is_an_error_with_fp16_too():
     losses = [(step, [f"document {step}"], torch.tensor(value)) for step, value in ((8, math.inf), (9, 2.0), (9, 4.0))]
-    assert mean_loss(Recent(losses), [True, False]) == 3
+    assert mean_loss(Recent(losses), [True, False]) == 6  # of step 9, the sum of its batches' shares
     assert math.isnan(mean_loss(Recent(losses[:1]), [True]))
     with pytest.raises(UserError, match=r"step 8: the loss is inf, on documents \['document 8'\]"):
         mean_loss(Recent(losses), [False, True])

@@ -1,6 +1,7 @@
 """The second pass over predicted evidence, and the attention of a teacher for a student to match."""
 
 import json
+import math
 import shutil
 from types import SimpleNamespace
 
@@ -22,7 +23,8 @@ from hingeabl.training.fusion import Candidates, best_threshold, kept, pseudo_do
 from hingeabl.training.inference import Predictions
 from hingeabl.training.saved_run import load_run
 from losses import get_loss
-from prepro import read_docred
+from model import DocREModel
+from prepro import featurize, read_docred
 from utils import collate_fn
 
 DOCUMENT = {
@@ -203,7 +205,7 @@ def attention(teacher, corpus, tmp_path, monkeypatch):
     return tmp_path / "attention"
 
 
-def test_the_files_hold_the_teachers_attention_over_word_pieces(teacher, corpus, attention, minilm_tokenizer, rel2id):
+def test_the_files_hold_the_teachers_attention_over_all_tokens(teacher, corpus, attention, minilm_tokenizer, rel2id):
     path = corpus / "train_distant.json"
     features = read_docred(path, minilm_tokenizer, rel2id, with_evidence=True)
     stored = distillation.WithTeacher(features, attention, path, rel2id, get_loss("atl"), "attention")
@@ -215,7 +217,8 @@ def test_the_files_hold_the_teachers_attention_over_word_pieces(teacher, corpus,
         batch.pop("labels")
         with torch.no_grad():
             _, found = model(**batch)
-        assert found.shape == (len(features[number]["hts"]), len(features[number]["input_ids"]) - 2)
+        assert found.shape == (len(features[number]["hts"]), len(features[number]["input_ids"]))
+        torch.testing.assert_close(found.sum(dim=1), torch.ones(len(found)))  # [CLS] and [SEP] are among them
         torch.testing.assert_close(wanted, found, rtol=1e-3, atol=1e-5)
     both = collate_fn([stored[0], stored[5]])
     assert both["teacher_attention"].shape == (len(both["labels"]), both["in_sentence"].shape[2])
@@ -227,6 +230,33 @@ def test_the_attentions_loss_is_the_mean_divergence_of_all_pairs():
     divergence = 0.25 * np.log(0.25 / 0.5) + 0.5 * np.log(0.5 / 0.25)
     assert attention_loss(given, wanted).item() == pytest.approx(divergence / 2)
     assert attention_loss(given[:0], wanted[:0]).item() == 0
+
+
+@pytest.mark.usefixtures("way")
+def test_a_student_that_equals_its_teacher_is_not_moved(corpus, still_bert, minilm_tokenizer, rel2id):
+    """The divergence's gradient is 0 there. Over word pieces alone, without [CLS] and [SEP], it was not."""
+    documents = json.loads((corpus / "train_distant.json").read_text())[:3]
+    features = featurize(documents, minilm_tokenizer, rel2id)
+    model = DocREModel(str(still_bert), len(rel2id), emb_size=64)
+    batch = collate_fn([distillation.by_token(feature) for feature in features])
+    batch.pop("labels")
+    _, own = model(**batch)
+    norms = []
+    for wanted in (own.detach(), own.detach().roll(1, dims=0)):  # its own attention, and that of other pairs
+        loss = attention_loss(model(**batch)[1], wanted)
+        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+        norms.append(math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients if gradient is not None)))
+    assert norms[0] < 1e-5 * norms[1]
+
+
+def test_attention_of_an_older_version_is_refused(teacher, corpus, attention, tiny_bert, tmp_path):
+    about = json.loads((attention / "teacher.json").read_text())
+    del about["over"]
+    (attention / "teacher.json").write_text(json.dumps(about))
+    given = ("--train_file", "train_distant.json", "--teacher_attention", str(attention), "--evidence_weight", "0.1")
+    with pytest.raises(UserError, match=r"leaves out \[CLS\] and \[SEP\].*remove the folder and run distill.py"):
+        train.main(arguments(corpus, tiny_bert, tmp_path / "run", "--loss_type", "atl", *given))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_student_comes_closer_to_its_teachers_attention(teacher, corpus, attention, tiny_bert, tmp_path):

@@ -133,7 +133,7 @@ def test_bert_and_roberta_take_the_fast_path(family, request, capsys):
     assert not capsys.readouterr().err
 
 
-@pytest.mark.parametrize("dropout", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("dropout", [0.1, 0.25, 0.5, 0.99, 255 / 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropout_masks_have_the_statistics_of_independent_draws(dropout, dtype):
     torch.manual_seed(0)
@@ -148,6 +148,18 @@ def test_dropout_masks_have_the_statistics_of_independent_draws(dropout, dtype):
         )
         together = (first * second).mean().item()
         assert abs(together - dropout**2) < 6 * math.sqrt(dropout**2 / first.numel())
+
+
+@pytest.mark.parametrize("setting", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+@pytest.mark.parametrize("dropout", [-0.1, 0.999, 1.0])
+def test_a_dropout_that_cannot_be_drawn_is_refused(setting, dropout, tiny_bert, tmp_path):
+    folder = shutil.copytree(tiny_bert, tmp_path / "encoder")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {setting: dropout}))
+    with pytest.raises(UserError, match=f"{setting} in its config.json is {dropout:g}"):
+        DocREModel(str(folder), emb_size=64)
+    with pytest.raises(ValueError, match="must be from 0"):
+        attention.keep_mask((2, 3), dropout, torch.empty(0))
 
 
 def test_dropped_attention_gradients_equal_finite_differences():

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import ROOT, tiny
+from conftest import ROOT
 from safetensors.torch import load_file
 from trainings import EMPTY, arguments, wait_for_steps
-from transformers import BertConfig, BertModel
 
 import train
 from hingeabl.errors import UserError
@@ -24,14 +23,6 @@ from losses import get_loss
 from model import DocREModel
 from prepro import featurize
 from utils import collate_fn
-
-
-@pytest.fixture(scope="module")
-def still_bert(minilm_tokenizer, tmp_path_factory):
-    """A tiny encoder without dropout."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    return tiny(BertConfig, BertModel, minilm_tokenizer, tmp_path_factory.mktemp("still"), **sizes, **off)
 
 
 def launcher(processes, *program):
@@ -94,8 +85,14 @@ train.main(sys.argv[3:])
 """
 
 
-@pytest.mark.parametrize("backbone", ["atlop", pytest.param("kd_docre", marks=pytest.mark.slow)])
-def test_two_processes_have_the_gradients_of_one_with_the_doubled_batch(backbone, sample, still_bert, tmp_path):
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--backbone", "atlop", "--evidence_weight", "10"),
+        pytest.param(("--backbone", "kd_docre"), marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_have_the_gradients_of_one_with_the_doubled_batch(given, sample, still_bert, tmp_path):
     """Six documents of 2, 3, 4, 6 and as many entities as they have, so of 2 to more than 100 pairs, are one batch."""
     data = tmp_path / "data"
     shutil.copytree(sample, data)
@@ -110,7 +107,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_doubled_batch(backbone
     found = []
     for processes, batch in ((1, "6"), (2, "3")):
         path = tmp_path / f"gradients_{processes}.safetensors"
-        more = ("--train_batch_size", batch, "--backbone", backbone, "--loss_type", "atl")
+        more = ("--train_batch_size", batch, *given, "--loss_type", "atl")
         torchrun(
             processes, str(program), str(ROOT), str(path), *arguments(sample, still_bert, tmp_path / path.stem, *more)
         )

@@ -190,6 +190,44 @@ def test_gradient_accumulation_takes_a_step_for_an_incomplete_group(sample, tiny
     assert [record["step"] for record in records] == [1, 1]
 
 
+class FirstStep(Exception):
+    """Ends a training at its first step."""
+
+
+@pytest.mark.parametrize("evidence", [(), ("--evidence_weight", "10")], ids=["plain", "evidence"])
+@pytest.mark.parametrize("backbone", ["atlop", "kd_docre"])
+def test_accumulated_batches_have_the_gradient_of_one_batch(
+    backbone, evidence, sample, still_bert, tmp_path, monkeypatch
+):
+    """Four documents of 2, 12, 20 and more than 100 pairs, of which other shares have a relation."""
+    documents = json.loads((sample / "train.json").read_text())[:4]
+    for document, entities in zip(documents, (2, 4, 5), strict=False):
+        document["vertexSet"] = document["vertexSet"][:entities]
+        document["labels"] = [x for x in document["labels"] if max(x["h"], x["t"]) < entities]
+    assert len(documents[3]["vertexSet"]) > 10
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(documents))
+    found = []
+
+    def keep_gradients(model, *_):
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        raise FirstStep
+
+    monkeypatch.setattr(train, "optimizer_step", keep_gradients)
+    for batch, accumulated in ((4, 1), (1, 4), (2, 2), (3, 2)):
+        sizes = ("--train_batch_size", str(batch), "--gradient_accumulation_steps", str(accumulated))
+        more = (*sizes, *evidence, "--backbone", backbone, "--loss_type", "atl", "--train_file", str(path))
+        with pytest.raises(FirstStep):
+            train.main(arguments(sample, still_bert, tmp_path / f"run_{batch}", *more, "--keep_last_batch"))
+    whole, *others = found
+    largest = max(gradient.abs().max() for gradient in whole.values())
+    for other in others:
+        assert other.keys() == whole.keys() and len(whole) > 20
+        for name, gradient in whole.items():  # that of a key's bias is 0 but for rounding
+            allowed = 1e-5 * gradient.abs().max() + 1e-8 * largest
+            assert (gradient - other[name]).abs().max() <= allowed, name
+
+
 def test_a_loss_that_is_not_finite_names_step_and_documents():
     losses = [(3, ["A", "B"], torch.tensor(1.0)), (4, ["C"], torch.tensor(math.nan))]
     with pytest.raises(UserError, match=r"step 4: the loss is nan, on documents \['C'\]"):

@@ -19,6 +19,7 @@ from transformers.masking_utils import sdpa_mask
 from hingeabl.modeling.padded import PaddedWindows
 
 ATTENTION = "windows_reading_mentions"  # the name under which transformers finds attend_in_windows
+MOST_DROPOUT = 255 / 256  # that keep_mask can draw
 
 
 @dataclass(frozen=True)
@@ -177,13 +178,16 @@ class DroppedAttention(torch.autograd.Function):
 
 
 def keep_mask(shape: tuple[int, ...], dropout: float, like: Tensor) -> Tensor:
-    """Dropout's mask [..., n] in the dtype and on the device of `like`: 0 with probability `dropout`, else 1.
+    """Dropout's mask [..., n] in the dtype and on the device of `like`: 0 with probability `dropout`, else 1; raises
+    ValueError for more than MOST_DROPOUT, where a threshold would not fit into a byte.
 
     Each entry is a random byte, eight of them from one draw of torch's generator, and kept where it reaches a
     threshold. `dropout` * 256 is no whole number (25.6 for 0.1), so each row [n] draws its threshold from the two next
     to it, such that the probability is `dropout` exactly; beyond that the entries are independent. On the CPU this
     takes a tenth of bernoulli_'s time.
     """
+    if not 0 <= dropout <= MOST_DROPOUT:
+        raise ValueError(f"dropout {dropout}: must be from 0 to {MOST_DROPOUT}")
     count = math.prod(shape)
     bits = torch.empty((count + 7) // 8, dtype=torch.int64, device=like.device).random_(-(2**63), None)
     threshold = (torch.rand(*shape[:-1], 1, device=like.device) + dropout * 256).to(torch.uint8)

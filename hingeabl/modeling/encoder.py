@@ -25,7 +25,7 @@ from transformers.utils import logging
 from hingeabl.errors import UserError
 from hingeabl.files import refuse_foreign_files
 from hingeabl.machine import hub_hint, why_not_loaded
-from hingeabl.modeling.attention import ATTENTION, PackedWindow, replace_dropout
+from hingeabl.modeling.attention import ATTENTION, MOST_DROPOUT, PackedWindow, replace_dropout
 from hingeabl.modeling.padded import Window, all_at_once, merge_padded, plan, run_padded, send
 from hingeabl.modeling.precision import as_in_autocast
 from utils import recurring_size
@@ -71,6 +71,7 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
         last_self_attention(encoder).reads_mentions = True
         for layer in encoder.encoder.layer:
             layer.attention.self.register_forward_pre_hook(cast_input)
+        check_dropout(encoder, name_or_path)
         replace_dropout(encoder)
     else:
         print(
@@ -106,6 +107,16 @@ def takes_windows(encoder: PreTrainedModel) -> bool:
         return False
     finally:
         encoder.train(training)
+
+
+def check_dropout(encoder: PreTrainedModel, name: str) -> None:
+    """Raise UserError for a dropout that keep_mask cannot draw."""
+    for setting in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        dropout = getattr(encoder.config, setting, 0.0)
+        if not 0 <= dropout <= MOST_DROPOUT:
+            raise UserError(
+                f"encoder {name!r}: {setting} in its config.json is {dropout:g}; use one from 0 to {MOST_DROPOUT:.3f}"
+            )
 
 
 def check_full_attention(encoder: PreTrainedModel, name: str) -> None:

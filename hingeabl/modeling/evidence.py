@@ -36,8 +36,8 @@ def evidence_loss(attention: Tensor, evidence: Tensor, labels: Tensor) -> Tensor
 
 
 def attention_loss(attention: Tensor, teacher_attention: Tensor) -> Tensor:
-    """Divergence of the attention from a teacher's, both over word pieces float32 [pairs, word pieces]: the mean over
-    all pairs, 0 for none (DREEAM's self-training)."""
+    """Divergence of the attention from a teacher's, both over all tokens float32 [pairs, tokens]: the mean over all
+    pairs, 0 for none (DREEAM's self-training)."""
     return divergence(attention, teacher_attention).sum() / max(len(attention), 1)
 
 

@@ -1,5 +1,5 @@
 """Knowledge distillation: what a teacher says of a distantly labelled file, for a student to match: its scores, as
-KD-DocRE does it, or each pair's attention over the word pieces, as DREEAM does it.
+KD-DocRE does it, or each pair's attention over all tokens, as DREEAM does it.
 
 scripts/distill.py writes them, train.py --teacher_scores or --teacher_attention trains on them. They go into files of
 SHARD documents each, so that memory holds no more than one; a stopped program goes on with the first that is missing.
@@ -32,6 +32,7 @@ from utils import pick_device, pick_precision
 
 SHARD = 1000  # documents
 SCORES, ATTENTION = "scores", "attention"  # what a teacher may say
+TOKENS = "all tokens"  # what attention is over; before 2026-11-29 it left out the first and the last token
 BUDGET = 8 * WINDOW  # tokens and pairs scored at once
 LESS_MEMORY = "pass --precision bf16 or use a larger machine"
 
@@ -44,7 +45,7 @@ def teacher_file(folder: str | Path) -> Path:
 def shard_file(folder: str | Path, number: int, what: str = SCORES) -> Path:
     """Where the scores, or the attention, of documents [SHARD * number, SHARD * (number + 1)) are: a float16 tensor of
     that name, in the order of those documents' hts: scores [pairs, outputs]; attention in one row, document by
-    document [pairs, word pieces]."""
+    document [pairs, tokens]."""
     return Path(folder) / f"{what}_{number:05}.safetensors"
 
 
@@ -52,23 +53,19 @@ def shape_of(features: list[Feature], what: str, outputs: int) -> list[int]:
     """The shape of these documents' tensor."""
     if what == SCORES:
         return [sum(len(feature["hts"]) for feature in features), outputs]
-    return [sum(len(feature["hts"]) * pieces_of(feature) for feature in features)]
+    return [sum(len(feature["hts"]) * len(feature["input_ids"]) for feature in features)]
 
 
-def pieces_of(feature: Feature) -> int:
-    """Word pieces of a document, without [CLS] and [SEP]."""
-    return len(feature["input_ids"]) - 2
-
-
-def by_pieces(feature: Feature) -> Feature:
-    """The feature with every word piece as a sentence: attention over sentences is then attention over word pieces."""
-    kept = {name: value for name, value in feature.items() if name != "evidence"}
-    return {**kept, "sentence_ends": list(range(1, pieces_of(feature) + 1))}
+def by_token(feature: Feature) -> Feature:
+    """The feature whose attention is asked for token by token, [CLS] and [SEP] among them, instead of by sentence. Over
+    all tokens a pair's attention sums to 1, so that the divergence from a teacher's is least where both are equal."""
+    kept = {name: value for name, value in feature.items() if name not in ("evidence", "sentence_ends")}
+    return {**kept, "each_token": True}
 
 
 class WithTeacher(Dataset):
     """Features, each with what the teacher says, read when it is needed: `teacher_scores` float16 [pairs, classes], or
-    `teacher_attention` float16 [pairs, word pieces] and the features by_pieces."""
+    `teacher_attention` float16 [pairs, tokens] and the features by_token."""
 
     def __init__(
         self,
@@ -85,6 +82,11 @@ class WithTeacher(Dataset):
             raise UserError(f"{folder}: holds {what} of another file than {data_file}; run distill.py for this one")
         if about.get("what", SCORES) != what:
             raise UserError(f"{folder}: holds a teacher's {about.get('what', SCORES)}; --teacher_{what} takes {what}")
+        if what == ATTENTION and about.get("over") != TOKENS:
+            raise UserError(
+                f"{folder}: holds attention that leaves out [CLS] and [SEP], of an older version; remove the folder "
+                "and run distill.py --attention again"
+            )
         if about.get("rel2id") != rel2id:
             raise UserError(f"{folder}: the teacher's classes are not those of --rel2id; pass its rel2id.json")
         given, taken = about.get("outputs", len(rel2id)), loss.outputs(len(rel2id))
@@ -118,7 +120,7 @@ class WithTeacher(Dataset):
             rows = file.get_slice(self.what)[start:stop]
         if self.what == SCORES:
             return {**feature, "teacher_scores": rows}
-        return {**by_pieces(feature), "teacher_attention": rows.view(len(feature["hts"]), pieces_of(feature))}
+        return {**by_token(feature), "teacher_attention": rows.view(len(feature["hts"]), len(feature["input_ids"]))}
 
 
 def is_written(path: Path, key: str, what: str, shape: list[int]) -> bool:
@@ -155,7 +157,7 @@ def distill(args: argparse.Namespace) -> None:
     if (outputs := run.loss.outputs(len(run.rel2id))) != len(run.rel2id):
         about["outputs"] = outputs
     if what != SCORES:
-        about["what"] = what
+        about |= {"what": what, "over": TOKENS}
     about["key"] = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     folder = make_folder(args.output_dir)
     settings = (run.settings.max_seq_length, run.settings.entity_marker)
@@ -180,10 +182,10 @@ def say_of_documents(
     found: dict[int, Tensor] = {}
     given = [{name: value for name, value in feature.items() if name != "labels"} for feature in features]
     if what == ATTENTION:
-        given = [by_pieces(feature) for feature in given]
+        given = [by_token(feature) for feature in given]
     for indices, scores, _, attention in score(model, given, device, precision, BUDGET, remedy=LESS_MEMORY):
         rows = scores if attention is None else attention
         parts = rows.half().cpu().split([len(features[index]["hts"]) for index in indices])
         for index, part in zip(indices, parts, strict=True):
-            found[index] = part if attention is None else part[:, : pieces_of(features[index])].flatten()
+            found[index] = part if attention is None else part[:, : len(features[index]["input_ids"])].flatten()
     return torch.cat([found[index] for index in range(len(features))])

@@ -74,7 +74,7 @@ class Training:
 class Recent:
     """What happened since the last log.
 
-    losses   each batch's optimizer step, its documents' titles, and this process's share of the loss, on its device
+    losses   each batch's optimizer step, its documents' titles, and its share of the step's loss, on its device
     skipped  with fp16, of each optimizer step whether it was skipped, on its device
     """
 
@@ -199,21 +199,21 @@ def log_losses(training: Training, recent: Recent, progress: tqdm) -> None:
 
 
 def mean_loss(recent: Recent, skipped: list[bool]) -> float:
-    """The mean of the batches' losses, but for those that are not finite in a step that fp16's scaler skipped; NaN if
-    no other is left. `skipped` holds a flag for each step, or nothing without fp16.
+    """The mean of the steps' losses, each the sum of its batches' shares, but for those that are not finite in a step
+    that fp16's scaler skipped; NaN if no other is left. `skipped` holds a flag for each step, or nothing without fp16.
 
     Raises UserError naming the first batch whose loss is NaN or infinite in another step.
     """
     values = parallel.add_over_all(torch.stack([loss for _, _, loss in recent.losses])).tolist()
-    finite = []
+    of_steps: dict[int, float] = {}
     for (step, titles, _), value in zip(recent.losses, values, strict=True):
-        if math.isfinite(value):
-            finite.append(value)
-        elif not (skipped and skipped[step - recent.losses[0][0]]):
+        if not math.isfinite(value) and not (skipped and skipped[step - recent.losses[0][0]]):
             raise UserError(
                 f"step {step}: the loss is {value}, on documents {titles}; look at these documents, lower "
                 "--learning_rate, or pass --precision fp32"
             )
+        of_steps[step] = of_steps.get(step, 0.0) + value
+    finite = [value for value in of_steps.values() if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,9 +53,28 @@ def load_batches(experiment: Experiment, batches: list[list[int]]) -> DataLoader
     )
 
 
-def pairs_of(features: list[Feature], numbers: list[int]) -> int:
-    """The pairs of some documents."""
-    return sum(len(features[number]["hts"]) for number in numbers)
+class Share(NamedTuple):
+    """A batch's part of its optimizer step: of the pairs, and of those with a relation. Means over a batch's pairs,
+    weighted by it, add up to the mean over the step's."""
+
+    pairs: float
+    related: float
+
+
+WHOLE = Share(1.0, 1.0)
+
+
+def part_of_step(features: list[Feature], batch: list[int], step: list[int]) -> Share:
+    """The share of some of a step's documents, by their numbers."""
+    (pairs, related), (all_pairs, all_related) = count_pairs(features, batch), count_pairs(features, step)
+    return Share(pairs / max(all_pairs, 1), related / max(all_related, 1))
+
+
+def count_pairs(features: list[Feature], numbers: list[int]) -> tuple[int, int]:
+    """The pairs of some documents, and how many have a relation."""
+    chosen = [features[number] for number in numbers]
+    pairs = sum(len(feature["hts"]) for feature in chosen)
+    return pairs, sum(feature["labels"].related for feature in chosen if "labels" in feature)
 
 
 def build_optimizer(model: DocREModel, args: Settings) -> torch.optim.AdamW:
