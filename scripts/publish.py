@@ -29,15 +29,16 @@ def main(arguments: list[str] | None = None) -> None:
     where.add_argument("--repo", metavar="OWNER/NAME", help="the model on the hub; made if it is not there")
     where.add_argument("--folder", metavar="OUT", help="only write the files, to a new folder; no network")
     parser.add_argument("--private", action="store_true", help="with --repo: only you may see it")
+    parser.add_argument("--compress", action="store_true", help="matrices in 8 bits: a quarter of the size")
     parser.add_argument("--license", help="its name on the hub, such as mit; default: other, unspecified")
     args = parser.parse_args(arguments)
     if args.folder is not None:
         if args.private:
             raise UserError("--private: is of the hub; leave it out, or pass --repo")
-        write_folder(args.run, args.folder, args.license)
+        write_folder(args.run, args.folder, args.license, args.compress)
         print(f"written: {args.folder}")
     else:
-        print(f"published: {publish(args.run, args.repo, args.private, args.license)}")
+        print(f"published: {publish(args.run, args.repo, args.private, args.license, args.compress)}")
 
 
 if __name__ == "__main__":

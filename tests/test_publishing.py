@@ -18,6 +18,7 @@ import train
 from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
 from hingeabl.files import read_json, write_json
+from hingeabl.modeling.compressed import compress, expand
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.reporting import publishing
 from hingeabl.reporting.publishing import files_of, write_folder
@@ -281,3 +282,33 @@ def test_other_seeds_must_be_of_the_same_experiment(copied, tmp_path):
     assert "one seed alone" in (tmp_path / "out" / "README.md").read_text()
     assert json.loads((tmp_path / "out" / "config.json").read_text())["seed"] == 7
     assert Path(tmp_path / "out" / "model.safetensors").read_bytes() == (copied / "model.safetensors").read_bytes()
+
+
+def test_a_compressed_run_is_a_quarter_as_large_and_scores_almost_the_same(trained, sample, tmp_path):
+    publish.main([str(trained), "--folder", str(tmp_path / "small"), "--compress"])
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (trained, tmp_path / "small")]
+    assert sizes[1] < 0.3 * sizes[0]
+    expected, found = (all_scores(folder, sample / "test.json") for folder in (trained, tmp_path / "small"))
+    assert (found - expected).abs().max() < 0.05 * expected.std()
+    assert not torch.equal(found, expected)
+    for folder in (trained, tmp_path / "small"):
+        assert open_run(folder, CPU).model.bilinear.weight.dtype == torch.float32
+
+
+def test_compressed_numbers_are_at_most_half_a_step_off():
+    torch.manual_seed(0)
+    weights = {
+        "matrix": torch.randn(7, 33) * torch.logspace(-3, 3, 7)[:, None],
+        "zero": torch.zeros(2, 5),
+        "vector": torch.randn(5),
+        "whole": torch.arange(6).view(2, 3),
+    }
+    packed = compress(weights)
+    assert packed["matrix"].dtype == packed["zero"].dtype == torch.int8
+    found = expand(packed)
+    assert found.keys() == weights.keys()
+    for name in ("zero", "vector", "whole"):
+        assert torch.equal(found[name], weights[name])
+    step = weights["matrix"].abs().amax(dim=1, keepdim=True) / 127
+    assert ((found["matrix"] - weights["matrix"]).abs() <= 0.501 * step).all()
+    assert expand(weights) == weights  # what was never compressed stays

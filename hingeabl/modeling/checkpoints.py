@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import refuse_foreign_file, save_tensors
+from hingeabl.modeling.compressed import expand
 
 WRAPPERS = ("checkpoint", "state_dict", "model_state_dict", "model")  # keys under which programs put a state dict
 
@@ -46,7 +47,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix in (".pt", ".pth", ".bin"):
             weights = torch.load(path, map_location="cpu", weights_only=True)
         else:
-            weights = load_file(path)
+            weights = expand(load_file(path))
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: {why_not_unpickled(str(error), path)}") from None
     except Exception as error:  # torch and safetensors each raise what they like on a broken file

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 
 from hingeabl.errors import UserError, remedy_of
 from hingeabl.files import read_json
 from hingeabl.machine import looks_like_path
+from hingeabl.modeling.checkpoints import read_weights
+from hingeabl.modeling.compressed import compress
 from hingeabl.reporting.card import front_matter, write_card
 from hingeabl.reporting.records import Run, read_run
 from hingeabl.training.hub import ENCODER_FILES, NAME, WEIGHTS, refuse
@@ -27,7 +30,7 @@ UNCHANGED = (WEIGHTS, "model.json", "rel2id.json", "scores.json")
 Files = dict[str, "Path | bytes"]  # by name: a file to copy, or its content
 
 
-def publish(folder: str | Path, repo: str, private: bool, license: str | None) -> str:
+def publish(folder: str | Path, repo: str, private: bool, license: str | None, compressed: bool = False) -> str:
     """Upload a finished run to the hub's model `repo`, made if it is not there; returns its address.
 
     Raises UserError for an unfinished run, a name that is none, a public model where a private one is wanted, and where
@@ -35,7 +38,7 @@ def publish(folder: str | Path, repo: str, private: bool, license: str | None) -
     """
     if not NAME.fullmatch(repo):
         raise UserError(f"--repo {repo}: is no name on the hub; pass owner/name")
-    files = files_of(Path(folder), repo, license)
+    files = files_of(Path(folder), repo, license, compressed)
     from huggingface_hub import CommitOperationAdd, HfApi  # here, since it takes a while
 
     api, public = HfApi(), False
@@ -52,13 +55,13 @@ def publish(folder: str | Path, repo: str, private: bool, license: str | None) -
     return address
 
 
-def write_folder(folder: str | Path, output: str | Path, license: str | None) -> None:
+def write_folder(folder: str | Path, output: str | Path, license: str | None, compressed: bool = False) -> None:
     """Write what `publish` uploads to a new folder, whole or not at all. Raises UserError for an unfinished run, a
     folder that is there already and not empty, and one that cannot be written."""
     output = Path(os.path.abspath(output))
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise UserError(f"--folder {output}: is there already; name a new folder")
-    files = files_of(Path(folder), "owner/name", license)
+    files = files_of(Path(folder), "owner/name", license, compressed)
     scratch = output.with_name(f".{output.name}.tmp")
     made = [above for above in output.parents if not above.exists()]
     try:
@@ -80,9 +83,10 @@ def write_folder(folder: str | Path, output: str | Path, license: str | None) ->
         raise
 
 
-def files_of(folder: Path, name: str, license: str | None) -> Files:
-    """What is published of a finished run: the files that load it, config.json without the machine's paths, and a card
-    README.md for the model `name`. Raises UserError where the run is not whole."""
+def files_of(folder: Path, name: str, license: str | None, compressed: bool = False) -> Files:
+    """What is published of a finished run: the files that load it, its weights `compressed` or as they are, config.json
+    without the machine's paths, and a card README.md for the model `name`. Raises UserError where the run is not
+    whole."""
     if not folder.is_dir():
         raise UserError(f"{folder}: is no folder; pass the folder of a finished run's seed")
     if license and not re.fullmatch(r"[a-z0-9.-]+", license):
@@ -98,6 +102,8 @@ def files_of(folder: Path, name: str, license: str | None) -> Files:
     files: Files = {file: folder / file for file in UNCHANGED}
     for path in sorted(path for pattern in ENCODER_FILES for path in folder.glob(pattern)):
         files[f"encoder/{path.name}"] = encoder_file(path)
+    if compressed:
+        files[WEIGHTS] = save(compress(read_weights(folder / WEIGHTS)))
     return {**files, "config.json": as_json(config), "README.md": card.encode()}
 
 
