@@ -8,9 +8,11 @@ docs/metrics.md defines every figure with a worked example.
 
 from __future__ import annotations
 
-import hingeabl  # noqa: F401  first: it tells in one line which package is missing
+if __name__ == "__main__":
+    from hingeabl.start import start
 
-# isort: split
+    start()  # first: it tells in one line which package is missing
+
 import argparse
 import sys
 from collections.abc import Iterable
@@ -21,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hingeabl.core import one_module
 from hingeabl.data.checks import print_findings, training_doubts
 from hingeabl.data.documents import load_documents
 from hingeabl.data.predictions import Prediction, check_predictions, doubts, read_predictions, write_codalab
@@ -351,5 +354,6 @@ def main() -> None:
         write_json(args.json, scores)
 
 
+one_module(__name__)
 if __name__ == "__main__":
     run_command_line(main)

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hingeabl.core import one_module
 from hingeabl.errors import UserError
 
 LossFunction = Callable[..., Tensor]
@@ -379,3 +380,6 @@ def sum_of_weighted_means(values: Tensor, weights: Tensor, groups: list[Tensor])
         inside = weights * group
         total = total + (inside * values).sum(dim=1) / inside.sum(dim=1).clamp_min(1e-30)
     return total
+
+
+one_module(__name__)

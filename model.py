@@ -12,6 +12,8 @@ import torch
 from opt_einsum import contract
 from torch import Tensor, nn
 
+from hingeabl.core import one_module
+from hingeabl.core.utils import recurring_size
 from hingeabl.errors import UserError
 from hingeabl.modeling.bilinear import grouped_bilinear
 from hingeabl.modeling.encoder import Encoded, encode, layers_of, load_encoder
@@ -20,7 +22,6 @@ from hingeabl.modeling.evidence import sentence_attention
 from hingeabl.modeling.layers import AxialTransformer, UNet, largest_of_all
 from hingeabl.modeling.padded import send
 from hingeabl.modeling.precision import autocast_dtype, weights_in
-from utils import recurring_size
 
 MAP_SIZE = 42  # entity slots along each side of a document's map of pairs; Re-DocRED's largest document fills it
 
@@ -349,3 +350,6 @@ def localized_context_pooling(entity_attention: Tensor, tokens: Tensor, epsilon:
     weights = contract("dshl,dohl->dsol", entity_attention, entity_attention) / entity_attention.shape[2]
     weights = weights / (weights.sum(dim=-1, keepdim=True) + epsilon)
     return contract("dsol,dlc->dsoc", weights, tokens)
+
+
+one_module(__name__)

@@ -10,9 +10,11 @@ the whole graph.
 
 from __future__ import annotations
 
-import hingeabl  # noqa: F401  first: it tells in one line which package is missing
+if __name__ == "__main__":
+    from hingeabl.start import start
 
-# isort: split
+    start()  # first: it tells in one line which package is missing
+
 import argparse
 import contextlib
 import itertools
@@ -29,6 +31,7 @@ from typing import IO, Any, BinaryIO
 import torch
 from tqdm import tqdm
 
+from hingeabl.core import one_module
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import cannot_read, whole_file, whole_text
@@ -170,5 +173,6 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{predictor.predictions:,} predictions for {documents}: {args.output}")
 
 
+one_module(__name__)
 if __name__ == "__main__":
     run_command_line(main)

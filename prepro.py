@@ -12,9 +12,11 @@ it every ordered pair is scored. Files of CDR and GDA are read as documents with
 
 from __future__ import annotations
 
-import hingeabl  # noqa: F401  first: it tells in one line which package is missing
+if __name__ == "__main__":
+    from hingeabl.start import start
 
-# isort: split
+    start()  # first: it tells in one line which package is missing
+
 import argparse
 import functools
 import itertools
@@ -26,6 +28,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from hingeabl.core import one_module
 from hingeabl.data.cache import Encoded, load_pieces, pieces_path, save_pieces
 from hingeabl.data.checks import check_cuts, check_files, print_findings, refuse_empty, refuse_same_files
 from hingeabl.data.documents import DEFAULT_REL2ID, garbage_collection_paused, load_documents, load_rel2id
@@ -362,5 +365,6 @@ def convert_one(files: list[str], output: str, kind: str | None) -> None:
     print(", ".join(f"{count:,} {name}" for name, count in counts.items()) + f": {output}")
 
 
+one_module(__name__)
 if __name__ == "__main__":
     run_command_line(main)

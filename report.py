@@ -16,9 +16,11 @@ patterns and length records too; 3, 4 and losses need none.
 
 from __future__ import annotations
 
-import hingeabl  # noqa: F401  first: it tells in one line which package is missing
+if __name__ == "__main__":
+    from hingeabl.start import start
 
-# isort: split
+    start()  # first: it tells in one line which package is missing
+
 import argparse
 import html
 import inspect
@@ -28,7 +30,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from evaluation import threshold_diagnostics
+from hingeabl.core import one_module
+from hingeabl.core.evaluation import threshold_diagnostics
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import digest, whole_file
 from hingeabl.outputs import check_outputs
@@ -233,5 +236,6 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{len(runs)} runs: {args.html}")
 
 
+one_module(__name__)
 if __name__ == "__main__":
     run_command_line(main)

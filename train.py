@@ -8,9 +8,11 @@ describes it. This file reads from top to bottom: settings and data, seeds, the 
 
 from __future__ import annotations
 
-import hingeabl  # noqa: F401  first: it tells in one line which package is missing
+if __name__ == "__main__":
+    from hingeabl.start import start
 
-# isort: split
+    start()  # first: it tells in one line which package is missing
+
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
-from evaluation import format_scores, score_predictions
+from hingeabl.core import one_module
+from hingeabl.core.evaluation import format_scores, score_predictions
+from hingeabl.core.model import DocREModel
+from hingeabl.core.utils import autocast, set_seed, to_device
 from hingeabl.errors import naming_batch, run_command_line
 from hingeabl.files import make_folder, write_json
 from hingeabl.modeling.checkpoints import save_weights
@@ -59,8 +64,6 @@ from hingeabl.training.steps import (
     share_of,
     steps_per_epoch,
 )
-from model import DocREModel
-from utils import autocast, set_seed, to_device
 
 LESS_MEMORY = "lower --train_batch_size and raise --gradient_accumulation_steps, or pass --gradient_checkpointing"
 
@@ -308,5 +311,6 @@ def score_saved_run(experiment: Experiment) -> None:
         write_json(output / "scores.json", results)
 
 
+one_module(__name__)
 if __name__ == "__main__":
     run_command_line(main)

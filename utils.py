@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from hingeabl.core import one_module
 from hingeabl.errors import UserError, first_line
 from hingeabl.machine import check_gpu
 
@@ -174,3 +175,6 @@ def describe_device(device: torch.device) -> str:
         found = torch.cuda.get_device_properties(device)
         return f"cuda ({found.name}, {found.total_memory / 2**30:.0f} GiB)"
     return f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+one_module(__name__)

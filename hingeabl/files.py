@@ -24,9 +24,9 @@ import ujson
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from hingeabl.core import ROOT
 from hingeabl.errors import UserError, first_line, remedy_of
 
-ROOT = Path(__file__).resolve().parents[1]  # of the clone
 META = ROOT / "meta"
 GZIP = b"\x1f\x8b"  # the first bytes of a packed file
 ZIP = b"PK\x03\x04"  # the same of an archive

@@ -38,7 +38,11 @@ from dry_report import print_dry
 from encoders import CONFIGS, save_encoder
 from products import Products
 
-from evaluation import prepare_gold, score_predictions, train_facts
+from hingeabl.core.evaluation import prepare_gold, score_predictions, train_facts
+from hingeabl.core.losses import get_loss
+from hingeabl.core.model import DocREModel
+from hingeabl.core.prepro import read_docred
+from hingeabl.core.utils import autocast, collate_fn, describe_device, pick_device, pick_precision, set_seed, to_device
 from hingeabl.data.documents import load_documents, load_rel2id
 from hingeabl.data.statistics import relation_rates
 from hingeabl.data.tokenizer import load_tokenizer
@@ -49,10 +53,6 @@ from hingeabl.training.inference import predict
 from hingeabl.training.runs import describe_environment
 from hingeabl.training.scaling import build_scaler
 from hingeabl.training.steps import build_optimizer, optimizer_step
-from losses import get_loss
-from model import DocREModel
-from prepro import read_docred
-from utils import autocast, collate_fn, describe_device, pick_device, pick_precision, set_seed, to_device
 
 SIDES = ("baseline", "ours")
 RANDOM = "random:"

@@ -14,9 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import hingeabl  # noqa: F401  first: it tells in one line which package is missing
+if __name__ == "__main__":
+    from hingeabl.start import start
 
-# isort: split
+    start()  # first: it tells in one line which package is missing
+
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.reporting.publishing import publish, write_folder
 

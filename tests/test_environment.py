@@ -16,10 +16,9 @@ from safetensors.torch import load_file
 from trainings import arguments
 from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel, MPNetConfig, MPNetModel, XLNetConfig
 
-import hingeabl
 import train
 import utils
-from hingeabl import machine
+from hingeabl import machine, start
 from hingeabl.errors import UserError
 from hingeabl.modeling.checkpoints import read_weights
 from hingeabl.modeling.encoder import load_encoder, max_window
@@ -169,11 +168,11 @@ def test_what_stands_between_here_and_the_hub_is_named(monkeypatch, name, value,
 
 
 def test_old_packages_are_told_with_both_versions(monkeypatch, capsys):
-    assert hingeabl.too_old() == [] and "transformers" in hingeabl.requirements()
+    assert start.too_old() == [] and "transformers" in start.requirements()
     found = {"transformers": "4.57.1", "torch": "2.13.0+cu130"}
-    monkeypatch.setattr(hingeabl.metadata, "version", lambda name: found.get(name, "999"))
+    monkeypatch.setattr(start.metadata, "version", lambda name: found.get(name, "999"))
     with pytest.raises(SystemExit) as stopped:
-        hingeabl.check_machine()
+        start.check_machine()
     shown = capsys.readouterr().err
     assert stopped.value.code == 1 and shown.count("\n") == 1
     assert "error: transformers 4.57.1 is installed, at least 5.0 is needed; " in shown
@@ -183,13 +182,13 @@ def test_old_packages_are_told_with_both_versions(monkeypatch, capsys):
     ("version", "lowest", "old"), [("2.5.0.dev1", "2.5", False), ("2.10", "2.9", False), ("1.9", "1.26", True)]
 )
 def test_versions_are_compared_by_number(version, lowest, old):
-    assert (hingeabl.numbers(version) < hingeabl.numbers(lowest)) == old
+    assert (start.numbers(version) < start.numbers(lowest)) == old
 
 
 def test_native_windows_is_told_in_one_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(SystemExit):
-        hingeabl.check_machine()
+        start.check_machine()
     assert capsys.readouterr().err == "error: native Windows is not supported; run this on Linux, macOS or in WSL\n"
 
 
@@ -343,7 +342,10 @@ def test_gpu_memory_grows_in_pieces_unless_the_user_has_set_it_up(name):
     names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
     environment = {key: value for key, value in os.environ.items() if key not in names}
     environment |= {name: "backend:native"} if name else {}
-    found = "import os, sys, hingeabl; print(*[os.environ.get(n) for n in sys.argv[1:]], 'torch' in sys.modules)"
+    found = (
+        "import os, sys; from hingeabl.start import start; start(); "
+        "print(*[os.environ.get(n) for n in sys.argv[1:]], 'torch' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", found, *names], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )

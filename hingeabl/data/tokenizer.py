@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from hingeabl.data.quiet import quiet_loading
 from hingeabl.errors import UserError
 from hingeabl.files import refuse_foreign_files
 from hingeabl.machine import hub_hint, why_not_loaded
@@ -12,7 +13,8 @@ from hingeabl.machine import hub_hint, why_not_loaded
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """An encoder's tokenizer. Raises UserError where it can't be found or loaded."""
     try:
-        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+        with quiet_loading():
+            return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:
         refuse_foreign_files(name_or_path)
         raise UserError(

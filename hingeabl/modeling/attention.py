@@ -13,12 +13,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from hingeabl.modeling.padded import PaddedWindows
 
 ATTENTION = "windows_reading_mentions"  # the name under which transformers finds attend_in_windows
+# cuDNN's attention is not among them: it makes a plan for every new shape, and batches have many
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 MOST_DROPOUT = 255 / 256  # that keep_mask can draw
 
 
@@ -97,7 +100,8 @@ def attend_padded(
             for padded in PadRows.apply(*rows, windows.place.flatten(), windows.back)
         )
         if read is None or not dropout:
-            output = F.scaled_dot_product_attention(q, k, v, windows.mask[:, None], dropout, scale=scaling)
+            with sdpa_kernel(KERNELS):
+                output = F.scaled_dot_product_attention(q, k, v, windows.mask[:, None], dropout, scale=scaling)
         if read is not None:
             q, k, v = (padded.flatten(0, 1) for padded in (q, k, v))  # [windows * heads, size, head size]
             mask, index = (
@@ -212,6 +216,5 @@ def replace_dropout(encoder: nn.Module) -> None:
                 setattr(module, name, Dropout(child.p))
 
 
-torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN's attention makes a plan for every new shape, and batches have many
 AttentionInterface.register(ATTENTION, attend_in_windows)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # None where nothing is masked

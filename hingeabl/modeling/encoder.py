@@ -7,7 +7,6 @@ attention.py), so that linear layers do no work on padding.
 from __future__ import annotations
 
 import math
-import os
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -16,23 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.utils import logging
 
+from hingeabl.core.utils import recurring_size
+from hingeabl.data.quiet import quiet_loading
 from hingeabl.errors import UserError
 from hingeabl.files import refuse_foreign_files
 from hingeabl.machine import hub_hint, why_not_loaded
 from hingeabl.modeling.attention import ATTENTION, MOST_DROPOUT, PackedWindow, replace_dropout
 from hingeabl.modeling.padded import Window, all_at_once, merge_padded, plan, run_padded, send
 from hingeabl.modeling.precision import as_in_autocast
-from utils import recurring_size
-
-os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # nothing is asked of a hub in the background
-logging.disable_progress_bar()  # loading an encoder's weights takes a moment, and its bar would break ours
-hub_logging.set_verbosity_error()  # it tells of every try to reach an unreachable hub; ours is one error in the end
 
 WINDOW = 512  # tokens an encoder pass covers; two windows cover a document
 
@@ -44,20 +38,8 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
     UserError where it can't be found or loaded, lacks weights, or has no attention over all tokens to read.
     """
     try:
-        if pretrained:
-            encoder, loaded = AutoModel.from_pretrained(
-                name_or_path,
-                dtype=torch.float32,
-                output_loading_info=True,
-                weights_only=True,  # of a pytorch_model.bin, where there are no safetensors: tensors alone
-                trust_remote_code=False,
-            )
-            missing = [name for name in loaded["missing_keys"] if not name.startswith("pooler.")]
-            if missing:
-                raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
-        else:
-            config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
-            encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        with quiet_loading():
+            encoder = read_encoder(name_or_path, pretrained)
     except Exception as error:  # transformers, safetensors and the hub's client each have their own
         refuse_foreign_files(name_or_path)
         raise UserError(
@@ -81,6 +63,24 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
         )
         encoder.set_attn_implementation("eager")
         check_full_attention(encoder, name_or_path)
+    return encoder
+
+
+def read_encoder(name_or_path: str, pretrained: bool) -> Any:
+    """transformers' encoder, in float32. Raises ValueError where weights are missing, and what transformers raises."""
+    if not pretrained:
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+        return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    encoder, loaded = AutoModel.from_pretrained(
+        name_or_path,
+        dtype=torch.float32,
+        output_loading_info=True,
+        weights_only=True,  # of a pytorch_model.bin, where there are no safetensors: tensors alone
+        trust_remote_code=False,
+    )
+    missing = [name for name in loaded["missing_keys"] if not name.startswith("pooler.")]
+    if missing:
+        raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
     return encoder
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from hingeabl.core.prepro import all_pairs, in_pairs
 from hingeabl.data.schema import Document
 from hingeabl.data.stream import CHUNK
 from hingeabl.errors import UserError, first_line
@@ -22,7 +23,6 @@ from hingeabl.readers.formats import FORMATS, kind_of, read_format
 from hingeabl.training.inference import Predictions
 from hingeabl.writers.forms import FORMS
 from hingeabl.writers.networks import Picture
-from prepro import all_pairs, in_pairs
 
 NAME = "input"  # of every request in messages, and for the readers: no file's name, and without an ending
 SERVED = tuple(kind for kind in FORMATS if kind != "brat")  # brat has a second file beside the first

@@ -6,6 +6,8 @@ import sys
 from collections import Counter
 from typing import Any, NamedTuple
 
+from hingeabl.core.prepro import featurize
+from hingeabl.core.utils import pick_device, pick_precision
 from hingeabl.data.checks import check_cuts
 from hingeabl.data.documents import RELATION_NAMES, MentionCounts
 from hingeabl.data.schema import Document, check_document, check_types
@@ -15,8 +17,6 @@ from hingeabl.readers.text import document_of_text
 from hingeabl.training.inference import Predictions, predict
 from hingeabl.training.saved_run import TrainedRun, open_run
 from hingeabl.writers.writer import Entity, Entry, entities_of
-from prepro import featurize
-from utils import pick_device, pick_precision
 
 
 class Relation(NamedTuple):

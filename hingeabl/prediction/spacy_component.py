@@ -1,7 +1,5 @@
 """A spaCy component that finds relations: `doc._.relations` holds what Predictor returns for the document.
 
-    import hingeabl.prediction.spacy_component
-
     nlp = spacy.load("en_core_web_sm")
     nlp.add_pipe("hingeabl", config={"run": "runs/quickstart/seed_1"})
 
@@ -36,6 +34,7 @@ class Component:
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
+        Doc.set_extension("relations", getter=stored_relations, force=True)
 
     def __call__(self, doc: Doc) -> Doc:
         """The document with its relations."""
@@ -61,6 +60,3 @@ def entity(stored: Sequence[Any]) -> Entity:
     """An entity of its stored fields, in which lists may have become tuples."""
     *fields, mentions, types = stored
     return Entity._make([*fields, list(mentions), list(types)])
-
-
-Doc.set_extension("relations", getter=stored_relations, force=True)

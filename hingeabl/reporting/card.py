@@ -145,7 +145,7 @@ python train.py --load_path {name} --data_dir FOLDER --train_file TRAIN --dev_fi
 ```
 
 ```python
-from predict import Predictor
+from hingeabl.core.predict import Predictor
 
 model = Predictor.from_run("{name}")
 ```

@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
+from hingeabl.core.losses import loss_names
 from hingeabl.files import make_folder, whole_file
-from losses import loss_names
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; grey stands for their yellow, too pale for a line.
 BLACK, ORANGE, SKY, GREEN, GREY, PURPLE, BLUE, VERMILION = (

@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from evaluation import PATTERNS, SHIFT, number_predictions, precision_recall_f1
+from hingeabl.core.evaluation import PATTERNS, SHIFT, number_predictions, precision_recall_f1
+from hingeabl.core.losses import loss_names
 from hingeabl.data.documents import RELATION_NAMES, load_documents
 from hingeabl.errors import UserError
 from hingeabl.files import digest, read_json
@@ -26,7 +27,6 @@ from hingeabl.reporting.page import name_and_type
 from hingeabl.reporting.pairs import Pairs, read_pairs
 from hingeabl.reporting.records import Run, dev_scores, file_of, gold_of, same_experiment
 from hingeabl.reporting.tables import PAPER, WRONG, pattern_share
-from losses import loss_names
 
 SHOWN = 8  # relations of a pair that are drawn
 PATTERN_COLOURS = dict(zip(WRONG, ("#8C8C8C", VERMILION, PALE), strict=True))

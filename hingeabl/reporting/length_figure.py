@@ -8,11 +8,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from hingeabl.core.losses import loss_names
 from hingeabl.errors import UserError
 from hingeabl.reporting.drawing import loss_style, mean_and_std, new_figure, plain, styled
 from hingeabl.reporting.records import Run, count_by_document, documents_by_split, refuse_twice
 from hingeabl.reporting.tables import FN, pattern_share
-from losses import loss_names
 
 PANELS: dict[str, Callable[[dict[str, float]], float]] = {  # what is drawn of a run's test scores, in percent
     "F1": lambda scores: 100 * scores["f1"],

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from hingeabl.core.losses import Loss, get_loss, loss_names
 from hingeabl.data.documents import load_rel2id
 from hingeabl.reporting.drawing import BLUE, GREY, ORANGE, PALE, loss_style, new_figure, styled
 from hingeabl.reporting.records import Run
 from hingeabl.reporting.tables import LATER
-from losses import Loss, get_loss, loss_names
 
 REACH = 8.0  # distances from -8 to 8
 POINTS = 1601

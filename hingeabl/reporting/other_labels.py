@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from evaluation import Gold, prepare_gold, score_predictions
+from hingeabl.core.evaluation import Gold, prepare_gold, score_predictions
 from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
 from hingeabl.files import digest, read_json

@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from evaluation import pattern_of_each
+from hingeabl.core.evaluation import pattern_of_each
+from hingeabl.core.losses import Loss
 from hingeabl.data.documents import load_rel2id
 from hingeabl.data.predictions import check_predictions
 from hingeabl.data.schema import Document
@@ -21,7 +22,6 @@ from hingeabl.errors import UserError, first_line
 from hingeabl.files import read_json, refuse_foreign_file
 from hingeabl.reporting.records import Run, documents_of, file_of
 from hingeabl.training.saved_run import loss_of_run
-from losses import Loss
 
 Evidence = dict[tuple[int, int, int], list[int]]  # sentences by document, head and tail
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from hingeabl.core.losses import get_loss, threshold_class, threshold_of_group, zero_threshold
 from hingeabl.errors import UserError, remedy_of
 from hingeabl.files import read_json
 from hingeabl.machine import looks_like_path
@@ -23,7 +24,6 @@ from hingeabl.reporting.records import Run, read_run
 from hingeabl.training.hub import ENCODER_FILES, NAME, WEIGHTS, refuse
 from hingeabl.training.saved_run import open_run
 from hingeabl.training.settings import NOT_COMPARED, Settings
-from losses import get_loss, threshold_class, threshold_of_group, zero_threshold
 
 OF_THE_MACHINE = {"rel2id", "cache_dir", "device", "output_dir", "load_path", "wandb_project"}  # each user's own
 UNCHANGED = (WEIGHTS, "model.json", "rel2id.json", "scores.json")

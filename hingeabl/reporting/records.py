@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation import PERCENTILES, Gold, are_scores, prepare_gold, triples_by_document
+from hingeabl.core.evaluation import PERCENTILES, Gold, are_scores, prepare_gold, triples_by_document
 from hingeabl.data.documents import load_documents, read_documents
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError

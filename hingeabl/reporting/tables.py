@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation import PERCENTILES
+from hingeabl.core.evaluation import PERCENTILES
+from hingeabl.core.losses import loss_names
 from hingeabl.data.checks import refuse_empty
 from hingeabl.data.documents import load_documents
 from hingeabl.data.statistics import statistics as data_statistics
@@ -20,7 +21,6 @@ from hingeabl.errors import UserError
 from hingeabl.files import META, digest, read_json
 from hingeabl.reporting.records import OTHER_SCORES, Run, count_by_document, file_of, same_experiment
 from hingeabl.reporting.significance import Comparison, Counts, compare, holm, smallest_p
-from losses import loss_names
 
 PAPER = META / "paper_results.json"
 LATER_RESULTS = META / "later_results.json"

@@ -19,16 +19,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from hingeabl.core.losses import Loss
+from hingeabl.core.model import DocREModel
+from hingeabl.core.prepro import Feature, featurize
+from hingeabl.core.utils import pick_device, pick_precision
 from hingeabl.data.documents import garbage_collection_paused, load_documents
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import digest, make_folder, read_json, save_tensors, write_json
 from hingeabl.modeling.encoder import WINDOW, check_length
 from hingeabl.training.inference import score
 from hingeabl.training.saved_run import open_run
-from losses import Loss
-from model import DocREModel
-from prepro import Feature, featurize
-from utils import pick_device, pick_precision
 
 SHARD = 1000  # documents
 SCORES, ATTENTION = "scores", "attention"  # what a teacher may say

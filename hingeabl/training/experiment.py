@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from evaluation import Gold, prepare_gold, train_facts
+from hingeabl.core.evaluation import Gold, prepare_gold, train_facts
+from hingeabl.core.losses import Loss, get_loss
+from hingeabl.core.prepro import Feature, featurize
+from hingeabl.core.utils import describe_device, pick_device, pick_precision
 from hingeabl.data.cache import pieces_path
 from hingeabl.data.checks import check_cuts, check_files, print_findings, without_gold
 from hingeabl.data.documents import garbage_collection_paused, load_documents, load_rel2id
@@ -26,9 +29,6 @@ from hingeabl.training.distillation import ATTENTION, WithTeacher
 from hingeabl.training.runs import require_wandb
 from hingeabl.training.saved_run import loss_of_run, weights_of
 from hingeabl.training.settings import Settings
-from losses import Loss, get_loss
-from prepro import Feature, featurize
-from utils import describe_device, pick_device, pick_precision
 
 DEFAULT_FOLDER = Path(Settings.data_dir)
 

@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation import score_predictions
+from hingeabl.core.evaluation import score_predictions
+from hingeabl.core.model import DocREModel
+from hingeabl.core.prepro import featurize
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 from hingeabl.files import make_folder, read_json, write_json
@@ -29,8 +31,6 @@ from hingeabl.training.inference import Predictions, predict, score
 from hingeabl.training.runs import print_summary, summarise
 from hingeabl.training.saved_run import load_run
 from hingeabl.training.settings import Settings, parse_args
-from model import DocREModel
-from prepro import featurize
 
 Pair = tuple[int, int, int]  # a document's place, head, tail
 

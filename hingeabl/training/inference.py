@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from evaluation import PATTERNS, prediction_patterns
+from hingeabl.core.evaluation import PATTERNS, prediction_patterns
+from hingeabl.core.losses import Loss
+from hingeabl.core.model import DocREModel
+from hingeabl.core.prepro import Feature
+from hingeabl.core.utils import autocast, collate_fn, to_device
 from hingeabl.errors import UserError, naming_batch
 from hingeabl.modeling.evidence import evidence_sentences
 from hingeabl.training import parallel
-from losses import Loss
-from model import DocREModel
-from prepro import Feature
-from utils import autocast, collate_fn, to_device
 
 
 class Scored(NamedTuple):

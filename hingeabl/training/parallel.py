@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from hingeabl.core.model import DocREModel
 from hingeabl.errors import UserError
 from hingeabl.modeling.attention import ATTENTION
-from model import DocREModel
 
 TIMEOUT = timedelta(hours=2)  # for one that reads, scores or writes while the others wait; torch's own is ten minutes
 WITH_ALL_GRADIENTS = ("atlop", "docunet", "kd_docre")  # models whose every parameter gets a gradient from any batch

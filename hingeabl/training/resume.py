@@ -23,10 +23,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from hingeabl.core.utils import set_seed
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import read_json, save_tensors, write_json
 from hingeabl.training import parallel
-from utils import set_seed
 
 CHECKPOINTS = "checkpoints"
 EXIT_STOPPED = 75  # what schedulers know as "try again" (sysexits' EX_TEMPFAIL)

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from evaluation import are_scores
+from hingeabl.core.evaluation import are_scores
 from hingeabl.errors import UserError, remedy_of
 from hingeabl.files import ROOT, read_json
 from hingeabl.training.settings import NOT_COMPARED, Settings

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from hingeabl.core.losses import Loss, get_loss
+from hingeabl.core.model import DocREModel
 from hingeabl.data.documents import load_rel2id
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError, first_line, remedy_of
@@ -17,8 +19,6 @@ from hingeabl.files import read_json, write_json
 from hingeabl.modeling.checkpoints import misfit, read_weights
 from hingeabl.training.hub import is_hub_name, resolve_run
 from hingeabl.training.settings import Settings, parse_args
-from losses import Loss, get_loss
-from model import DocREModel
 
 
 def save_run(folder: Path, model: DocREModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from hingeabl.core.model import DocREModel
+from hingeabl.core.utils import describe_device
 from hingeabl.errors import UserError
 from hingeabl.files import digest, make_folder, save_tensors, write_json
 from hingeabl.training import parallel
@@ -34,8 +36,6 @@ from hingeabl.training.runs import TIMING, RunLog, describe_environment
 from hingeabl.training.saved_run import save_run, weights_of
 from hingeabl.training.scaling import figures, settle_skipped
 from hingeabl.training.steps import move_schedule
-from model import DocREModel
-from utils import describe_device
 
 STEPS_PER_LOG = 10
 ESTIMATES = {"cpu": (5, 50), "cuda": (50,)}  # after how many steps the end is estimated

@@ -11,13 +11,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hingeabl.core.losses import loss_names
+from hingeabl.core.model import DocREModel
+from hingeabl.core.prepro import ENTITY_MARKERS
 from hingeabl.data.documents import DEFAULT_REL2ID
 from hingeabl.errors import UserError
 from hingeabl.files import read_json
 from hingeabl.training.hub import resolve_run
-from losses import loss_names
-from model import DocREModel
-from prepro import ENTITY_MARKERS
 
 
 def number_type(kind: type, name: str, fits: Callable[[Any], bool], several: str = "") -> Callable[[str], Any]:

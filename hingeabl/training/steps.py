@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from hingeabl.core.model import DocREModel
+from hingeabl.core.prepro import Feature
+from hingeabl.core.utils import collate_fn
 from hingeabl.training import parallel
 from hingeabl.training.experiment import Experiment
 from hingeabl.training.scaling import scale_of
 from hingeabl.training.settings import Settings
-from model import DocREModel
-from prepro import Feature
-from utils import collate_fn
 
 
 def batches_of_epoch(experiment: Experiment, seed: int, epoch: int) -> list[list[int]]:
