@@ -1,5 +1,6 @@
 """Imported before anything else: what this machine lacks is told in one line, not in a traceback."""
 
+import importlib.util
 import os
 import re
 import sys
@@ -7,7 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 
-REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
+ROOT = Path(__file__).resolve().parents[1]
+REQUIREMENTS = ROOT / "requirements.txt"
+MODULES = ("utils", "model", "losses", "prepro", "evaluation")  # beside this package, and imported by it
 INSTALL = "bash scripts/test.sh sets up an environment that fits, or: pip install -r requirements.txt"
 
 
@@ -43,6 +46,21 @@ def too_old() -> list[str]:
     return found
 
 
+def hidden() -> list[str]:
+    """Modules of ours in whose place Python finds another file, each with both paths."""
+    found = []
+    for name in MODULES:
+        ours = ROOT / f"{name}.py"
+        try:
+            spec = importlib.util.find_spec(name)
+        except ValueError:  # of a module that somebody made without a file
+            spec = None
+        there = (spec and spec.origin) or ""
+        if os.path.exists(there) and ours.exists() and not os.path.samefile(there, ours):
+            found.append(f"{there} hides {ours}")
+    return found
+
+
 def set_allocator() -> None:
     """Let torch grow pieces of GPU memory instead of cutting up fixed ones, as batches are of many shapes; unless the
     user has set it up. It must be known before CUDA starts."""
@@ -51,7 +69,8 @@ def set_allocator() -> None:
 
 
 def check_machine() -> None:
-    """End the program in one line where it cannot run: on native Windows, with an old Python or old packages."""
+    """End the program in one line where it cannot run: on native Windows, with an old Python or old packages, or beside
+    a file of another program that has the name of one of ours."""
     problem = ""
     if sys.platform == "win32":
         problem = "native Windows is not supported; run this on Linux, macOS or in WSL"
@@ -59,6 +78,8 @@ def check_machine() -> None:
         problem = f"Python {sys.version.split()[0]} is running this, at least 3.10 is needed"
     elif old := too_old():
         problem = f"{'; '.join(old)}; {INSTALL}"
+    elif others := hidden():
+        problem = f"{'; '.join(others)}; rename it, or put your program into another folder"
     if problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(1)
