@@ -123,6 +123,8 @@ def offered_forms() -> list[str]:
 def page_of(predictor: Predictor, limits: Limits) -> str:
     """The page, with what it is about: the run, the limits, the forms."""
     run = "/".join(predictor.run.folder.resolve().parts[-2:])
+    if predictor.run.unfinished:
+        run = f"{run} is not finished ({predictor.run.unfinished})"
     about = {"run": run, "maxBytes": limits.max_bytes, "forms": offered_forms(), "formats": SERVED}
     return filled((WEB / "serve.html").read_text(encoding="utf-8"), {"about": block("data-about", about)})
 
