@@ -56,7 +56,7 @@ def predict_stream(
     writer.begin()
     with tqdm(total=size, desc="documents", unit="B", unit_scale=True, leave=False) as progress:
         while group := list(itertools.islice(documents, GROUP)):
-            found = predictor.predict(group)
+            found = predictor.predict_group(group)
             writer.add(group, found.of_each_document())
             yield group, found
             del group, found  # else they would stay while the next ones are read

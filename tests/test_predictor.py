@@ -89,6 +89,53 @@ def test_nothing_is_printed_for_a_text(predictor, nlp, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+CUT = "1 of {} documents are longer than the 1,024 word pieces that the model reads and are cut: {} of {} mentions"
+
+
+def cut(document):
+    """The document with an entity that the model does not read."""
+    late = {"name": "word", "sent_id": len(document["sents"]), "pos": [1090, 1091], "type": "LOC"}
+    changed = {**document, "sents": [*document["sents"], ["word"] * 1100]}
+    changed.pop("labels", None)
+    return changed | {"vertexSet": [*document["vertexSet"], [late]]}
+
+
+def test_a_document_that_is_cut_is_told_in_python_each_time_and_alone(predictor, documents, capsys):
+    mentions = sum(map(len, documents[0]["vertexSet"])) + 1
+    for _ in range(2):
+        predictor(cut(documents[0]))
+        [line] = capsys.readouterr().err.splitlines()
+        assert re.match(f"WARNING: '{documents[0]['title']}': {CUT.format(1, 1, mentions)}, and 1 of", line)
+    both = mentions + sum(map(len, documents[1]["vertexSet"]))
+    predictor.predict([documents[1], cut(documents[0])])
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.match(f"WARNING: documents: {CUT.format(2, 1, both)}", line)
+    predictor(documents[1])
+    assert not capsys.readouterr().err
+
+
+def test_doubtful_mentions_are_told_in_python(predictor, documents, capsys):
+    mention = documents[0]["vertexSet"][0][0] | {"name": "somebody else"}
+    predictor({**documents[0], "vertexSet": [[mention], []]})
+    lines = capsys.readouterr().err.splitlines()
+    assert any("1 entities have no mention" in line for line in lines)
+    assert any("1 of 1 mentions (100.0%) have a name that is not the text at pos" in line for line in lines)
+
+
+def test_entities_of_two_texts_have_ids_of_their_own(predictor, documents):
+    two = [{**document, "title": "text"} for document in documents[:2]]
+    first, second = ({end.id for one in predictor(document) for end in (one.head, one.tail)} for document in two)
+    assert first and second and not first & second
+
+
+def test_spacys_component_tells_of_a_text_that_is_cut(pipeline, capsys):
+    pipeline(f"{'It rains. ' * 400}{TEXT}")
+    lost = len(pipeline(TEXT).ents)
+    assert f"WARNING: documents: {CUT.format(1, lost, lost)}" in capsys.readouterr().err
+    pipeline(TEXT)
+    assert not capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def pipeline(nlp, trained):
     import spacy

@@ -196,7 +196,7 @@ def test_warnings_reach_the_one_who_asked(port):
 def test_a_document_that_is_cut_is_told(port):
     long = {**SMALL, "sents": [["word"] * 2000], "vertexSet": [[{"name": "word", "sent_id": 0, "pos": [1990, 1991]}]]}
     [line] = answered(post(port, json.dumps(long)))["warnings"]
-    assert "1 documents are longer than the" in line and "1 mentions are lost" in line
+    assert "input: 1 of 1 documents are longer than the" in line and "1 of 1 mentions are lost" in line
 
 
 def test_what_is_told_once_more_for_a_file_is_told_in_its_header(port):

@@ -48,8 +48,9 @@ def relations_of(document: Document, entries: list[Entry]) -> list[Relation]:
 
 
 class Predictor:
-    """A run, ready to predict: `documents` counts what it was given, `mentions` what is doubtful there, `cut` the
-    documents that were longer than it reads with the mentions and entities lost, `predictions` what it found."""
+    """A run, ready to predict. Since `clear`, `documents` and `entities` count what it was given, `mentions` what is
+    doubtful there, `cut` the documents that were longer than it reads with the mentions and entities lost,
+    `predictions` what it found."""
 
     def __init__(self, run: TrainedRun, precision: str | None = None, test_batch_size: int | None = None) -> None:
         """`precision` and `test_batch_size` default to the run's own, as in train.py --load_path."""
@@ -66,7 +67,7 @@ class Predictor:
 
     def clear(self) -> None:
         """Count from nothing again."""
-        self.documents = self.predictions = 0
+        self.documents = self.entities = self.predictions = 0
         self.cut: Counter[str] = Counter()
         self.mentions = MentionCounts()
 
@@ -89,13 +90,21 @@ class Predictor:
         check_document(document, "document", labels=False)
         if self.typed:
             check_types(document, f"document ({document['title']!r})")
-        return relations_of(document, self.predict([document]).entries)
+        return relations_of(document, self.predict([document], repr(document["title"][:60])).entries)
 
-    def predict(self, documents: list[Document]) -> Predictions:
-        """Predictions of checked documents without labels; its entries {title, h_idx, t_idx, r, relation, score,
-        threshold, margin}, with `evidence` where the run tells it, are in their order: `relation` is r's name, or r
-        where it has none; margin is
-        score - threshold, above 0. Raises UserError for scores that are not finite.
+    def predict(self, documents: list[Document], where: str = "documents") -> Predictions:
+        """Predictions of checked documents without labels, see predict_group; warns on stderr of what is doubtful or
+        lost, opening with `where`. It counts from nothing. Raises UserError for scores that are not finite."""
+        self.clear()
+        found = self.predict_group(documents)
+        self.warn(where)
+        return found
+
+    def predict_group(self, documents: list[Document]) -> Predictions:
+        """Predictions of some of the documents that `warn` is called after; its entries {title, h_idx, t_idx, r,
+        relation, score, threshold, margin}, with `evidence` where the run tells it, are in their order: `relation` is
+        r's name, or r where it has none; margin is score - threshold, above 0. Raises UserError for scores that are not
+        finite.
         """
         settings = self.run.settings
         features = featurize(
@@ -108,6 +117,7 @@ class Predictor:
         )
         self.documents += len(features)
         self.mentions.add(documents)
+        self.entities += sum(len(document["vertexSet"]) for document in documents)
         for cut in check_cuts("", features, self.max_seq_length):
             self.cut.update(documents=cut["count"], mentions=cut["mentions"], entities=cut["entities"])
         found = predict(
@@ -130,9 +140,10 @@ class Predictor:
         self.mentions.warn(where)
         if self.cut:
             print(
-                f"note: {self.cut['documents']:,} documents are longer than the {self.max_seq_length:,} word pieces "
-                f"that the model reads and are cut: {self.cut['mentions']:,} mentions are lost, and "
-                f"{self.cut['entities']:,} entities have no mention left",
+                f"WARNING: {where}: {self.cut['documents']:,} of {self.documents:,} documents are longer than the "
+                f"{self.max_seq_length:,} word pieces that the model reads and are cut: {self.cut['mentions']:,} of "
+                f"{self.mentions.total:,} mentions are lost, and {self.cut['entities']:,} of {self.entities:,} "
+                "entities have no mention left",
                 file=sys.stderr,
             )
 
