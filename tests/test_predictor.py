@@ -79,6 +79,51 @@ def test_a_text_has_the_relations_of_the_document_that_spacy_makes_of_it(predict
     assert {"Marie Curie", "Warsaw", "Barack Obama"} <= {end.name for one in found for end in (one.head, one.tail)}
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, "^a NoneType is no text and no document; pass a string, or"),
+        (b"Ann lives in Bonn.", "^a bytes is no text"),
+        (["Ann lives in Bonn."], "^a list is no text and no document; .*several documents go to predict$"),
+        (ROOT / "docs/example.txt", "Path is no text"),
+        (str(ROOT / "docs/example.txt"), r"^text '.*example\.txt': is the path of a file; pass the file's content"),
+        ('[{"title": "A"}]', r"^text: is JSON; pass what json\.loads makes of it"),
+        ("Ann lives in Bonn \ud800.", r"^text: holds \\ud800, half of a character; repair"),
+        ({"title": "A", "sents": [["\udc00"]], "vertexSet": []}, r"^document: holds \\udc00, half of a character"),
+    ],
+)
+def test_what_is_no_text_and_no_document_is_refused_in_one_line(predictor, given, expected):
+    with pytest.raises(UserError, match=expected):
+        predictor(given)
+
+
+def test_predict_checks_its_documents_and_does_not_look_at_labels(predictor, documents):
+    broken = {**documents[1], "vertexSet": [[{"name": "x", "sent_id": 999, "pos": [0, 1]}]]}
+    for given, expected in (
+        (documents[0], "^documents: are a dict; pass a list"),
+        ("Ann lives in Bonn.", "^documents: are a str; pass a list"),
+        (["Ann lives in Bonn."], "^documents: document 0: is not an object with title"),
+        ([documents[0], broken], r"^documents: document 1 \(.*\): vertexSet\[0\]\[0\]\.sent_id"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            predictor.predict(given)
+    unlabelled = {name: value for name, value in documents[0].items() if name != "labels"}
+    assert predictor.predict([documents[0]]).entries == predictor.predict([unlabelled]).entries != []
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"precision": "float16"}, "^precision 'float16': is none of None, 'fp32', 'bf16', 'fp16'"),
+        ({"test_batch_size": 0}, "^test_batch_size 0: must be a whole number above 0"),
+        ({"test_batch_size": -1}, "^test_batch_size -1: must be"),
+    ],
+)
+def test_options_that_the_programs_would_not_take_are_refused_in_python(trained, options, expected):
+    with pytest.raises(UserError, match=expected):
+        Predictor.from_run(str(trained), "cpu", **options)
+
+
 def test_an_empty_text_is_refused(predictor):
     with pytest.raises(UserError, match=r"^text: is empty"):
         predictor(" \n")
@@ -105,7 +150,7 @@ def test_a_document_that_is_cut_is_told_in_python_each_time_and_alone(predictor,
     for _ in range(2):
         predictor(cut(documents[0]))
         [line] = capsys.readouterr().err.splitlines()
-        assert re.match(f"WARNING: '{documents[0]['title']}': {CUT.format(1, 1, mentions)}, and 1 of", line)
+        assert re.match(f"WARNING: '{documents[0]['title']}': {CUT.format(1, 1, mentions)} are lost, and 1 of", line)
     both = mentions + sum(map(len, documents[1]["vertexSet"]))
     predictor.predict([documents[1], cut(documents[0])])
     [line] = capsys.readouterr().err.splitlines()

@@ -255,3 +255,20 @@ def test_eight_clients_lose_nothing_and_memory_is_bounded(trained, documents):
         strange = resident(process)
         print(f"MiB: {before:.0f} before, {after:.0f} after, {strange:.0f} after strange words")
         assert after - before < 50 and strange - before < 100
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("?from=csv", "parameter from: is none of form, format"),
+        ("?form=csv&form=json", "parameter form: is there twice"),
+    ],
+)
+def test_a_parameter_that_would_not_be_looked_at_is_refused(port, query, told):
+    status, line = error_of(post(port, json.dumps(SMALL), query))
+    assert (status, line) == (400, f"{told}; correct the address")
+
+
+def test_a_pdf_is_no_plain_text(port):
+    status, line = error_of(post(port, b"%PDF-1.7 some text"))
+    assert (status, line) == (400, "input: is a PDF, not its text; save the text as a .txt file")
