@@ -1,7 +1,7 @@
 """A trained run on new documents: their relations, by name, with scores, thresholds and margins.
 
-    python predict.py --load_path runs/quickstart/seed_1 --input docs.json --output predictions.json
-    python predict.py --load_path runs/quickstart/seed_1 --input - < document.json
+    python predict.py --load_path runs/quickstart/atl/seed_1 --input docs.json --output predictions.json
+    python predict.py --load_path runs/quickstart/atl/seed_1 --input - < document.json
 
 The ending of --output tells its form (FORMS in hingeabl/writers/forms.py). --html FILE also writes a page to
 look at them. Memory holds GROUP documents and their predictions, however large the input is; GraphML and pictures hold
@@ -59,7 +59,7 @@ def predict_stream(
     writer.begin()
     with tqdm(total=size, desc="documents", unit="B", unit_scale=True, leave=False) as progress:
         while group := list(itertools.islice(documents, GROUP)):
-            found = predictor.predict(group)
+            found = predictor.predict_group(group)
             writer.add(group, found.of_each_document())
             yield group, found
             del group, found  # else they would stay while the next ones are read

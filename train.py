@@ -35,7 +35,14 @@ from hingeabl.training.experiment import Experiment, prepare
 from hingeabl.training.inference import Predictions, gather, predict
 from hingeabl.training.resume import CheckpointWriter, StopRequest, failure_noted, remove_checkpoints, seed_batch
 from hingeabl.training.runs import finished_scores, print_summary, summarise
-from hingeabl.training.saved_run import check_outputs_of, load_checkpoint_file, load_run, load_weights, weights_of
+from hingeabl.training.saved_run import (
+    check_outputs_of,
+    load_checkpoint_file,
+    load_run,
+    load_weights,
+    warn_unfinished,
+    weights_of,
+)
 from hingeabl.training.scaling import build_scaler
 from hingeabl.training.session import (
     ESTIMATES,
@@ -291,6 +298,8 @@ def score_saved_run(experiment: Experiment) -> None:
     """--load_path: score a saved run, or a checkpoint, on dev and test; with --output_dir, write predictions and scores
     there."""
     args = experiment.args
+    if parallel.rank() == 0:
+        warn_unfinished("--load_path", str(args.load_path))
     if Path(str(args.load_path)).is_dir():
         model = load_run(str(args.load_path)).to(experiment.device)
     else:

@@ -36,6 +36,7 @@ FOREIGN = {  # how files begin that are no data, and what they are
     "<!doctype html": "is a web page, not data; download the raw file",
     "<html": "is a web page, not data; download the raw file",
     "<?xml": "is XML, not data; download the raw file",
+    "%pdf-": "is a PDF, not its text; save the text as a .txt file",
 }
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -157,7 +158,7 @@ def parse_json(text: str, where: str, item: str = "entry") -> Any:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: broken JSON ({error}); repair the file or download it again") from None
     if SURROGATE.search(text):
-        _refuse_halves(value, where)
+        refuse_halves(value, where)
     return value
 
 
@@ -176,13 +177,13 @@ def parse_objects(text: str, where: str, item: str = "document") -> Iterator[Any
         except (ValueError, RecursionError) as error:
             raise UserError(f"{of_object}: broken JSON ({error}); repair the file or download it again") from None
         if halves:
-            _refuse_halves(value, of_object)
+            refuse_halves(value, of_object)
         yield value
         number += 1
 
 
-def _refuse_halves(value: Any, where: str) -> None:
-    """An escaped half of a character pair is JSON, but not text."""
+def refuse_halves(value: Any, where: str) -> None:
+    """Raise UserError, opening with `where`, for a half of a character pair, which is JSON, but not text."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

@@ -8,24 +8,28 @@ Nothing but Python is needed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from hingeabl.start import numbers, requirements
 
-SECONDS = 10  # to wait for the hub
+SECONDS = 10  # to wait for the hub, or for an address
 NETWORK = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE")
 NETWORK += ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy")
 Line = tuple[str, str, bool]  # what, what was found, whether it is well
@@ -43,6 +47,22 @@ def system() -> Iterator[Line]:
     yield "commit", commit or "unknown: no git, or not a clone", True
     free = shutil.disk_usage(ROOT).free / 2**30
     yield "disk", f"{free:.0f} GiB free" + ("" if free > 10 else "; set-up and runs want 10"), free > 10
+
+
+def host() -> Iterator[Line]:
+    """Whether the name of this machine leads to an address, which torchrun looks up."""
+    name = socket.gethostname()
+    found: list[Any] = []
+
+    def look_up() -> None:
+        with contextlib.suppress(OSError, UnicodeError):
+            found.extend(socket.getaddrinfo(name, None))
+
+    thread = threading.Thread(target=look_up, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    unknown = f"{name} does not resolve; torchrun waits for minutes without --local_addr=127.0.0.1"
+    yield "host name", f"{name} resolves" if found else unknown, bool(found)
 
 
 def packages() -> Iterator[Line]:
@@ -118,7 +138,7 @@ def main() -> None:
             if not well:
                 print(f"WARNING: {what}: {found}", file=sys.stderr)
         return
-    lines = [line for part in (system, packages, gpu, hub, data) for line in part()]
+    lines = [line for part in (system, host, packages, gpu, hub, data) for line in part()]
     width = max(len(what) for what, _, _ in lines)
     for what, found, well in lines:
         print(f"{'ok ' if well else 'BAD'}  {what:<{width}}  {found}")

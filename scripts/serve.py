@@ -1,6 +1,6 @@
 """A page that answers texts and files with the predictions of a trained run, for this machine or a network.
 
-    python scripts/serve.py --load_path runs/quickstart/seed_1
+    python scripts/serve.py --load_path runs/quickstart/atl/seed_1
     curl --data-binary @docs.json http://127.0.0.1:8000/api/predict
     curl --data-binary @docs.json 'http://127.0.0.1:8000/api/predict?form=ttl' --output graph.ttl
 

@@ -29,6 +29,7 @@ if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
     "$python" -m venv --clear .venv || exit 1
     .venv/bin/python scripts/torch_build.py || exit 1 # where the GPU or its driver wants another build than pip takes
     install_packages scripts/requirements.lock || exit 1
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . || exit 1
     .venv/bin/python scripts/doctor.py --gpu # warns of a GPU that torch cannot use
     echo "$wanted" >.venv/installed
 fi

@@ -319,7 +319,7 @@ def test_the_pages_examples_run_as_written(trained, tmp_path, monkeypatch, capsy
     commands = re.findall(rf"^python (\w+)\.py (.*\b{name}\b.*)$", SECTION, re.M)
     assert [program for program, _ in commands] == ["prepro", "predict"]
     for program, arguments in commands:
-        split = shlex.split(arguments.replace("runs/quickstart/seed_1", str(trained)))
+        split = shlex.split(arguments.replace("runs/quickstart/atl/seed_1", str(trained)))
         run(monkeypatch, {"prepro": prepro, "predict": predict}[program], *split)
         out, err = capsys.readouterr()
         assert "WARNING" not in err and (program == "predict" or name == "visit.txt" or f"```text\n{out}```" in SECTION)

@@ -169,7 +169,10 @@ def test_long_documents_are_cut_as_in_training_and_that_is_said(run, documents, 
     assert "are cut" not in capsys.readouterr().err
     documents[0]["sents"].append(["word"] * 1100)
     found = predict_file(run, documents, tmp_path)
-    assert "note: 1 documents are longer than the 1,024 word pieces that" in capsys.readouterr().err
+    assert (
+        f"docs.json: 1 of {len(documents)} documents are longer than the 1,024 word pieces that"
+        in capsys.readouterr().err
+    )
     other = documents[0]["title"]
     assert triples(entry for entry in found if entry["title"] != other) == triples(
         entry for entry in expected if entry["title"] != other

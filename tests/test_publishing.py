@@ -230,7 +230,7 @@ def test_what_cannot_be_published_is_told_and_nothing_is_written(copied, finishe
     (copied / "model.json").rename(copied / "other.json")
     refused(r"model\.json: no such file", copied, *out)
     (copied / "scores.json").unlink()
-    refused(r"seed_7: is not finished \(no scores\.json\); train it", copied, *out)
+    refused(r"seed_7: is not finished \(2 of 2 epochs are done; .*\); run its training again", copied, *out)
     assert not (tmp_path / "made").exists()
 
 

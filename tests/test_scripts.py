@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 
 import fetch
 import pytest
@@ -151,3 +153,58 @@ def test_dreeam_with_distant_documents_trains_one_teacher_and_one_student(tmp_pa
     seeds = [call.split("--seeds ")[-1] for call in calls if call.startswith("train.py")]
     assert seeds == (["1", "1", "5 --init_from runs/dreeam_afl/student/seed_1"] if distant else ["5"])
     assert calls[-1].startswith("scripts/fuse_evidence.py")
+
+
+# --- the quickstart, with stand-ins for set-up and Python, which writes the summary of a training
+
+QUICKSTART = {
+    "scripts/setup.sh": 'cd "$(dirname "${BASH_SOURCE[0]}")/.."; PATH=$PWD/bin:$PATH',
+    "bin/python": f"#!{sys.executable}"
+    """
+import json, os, sys
+if sys.argv[1] == "-":
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+print(*sys.argv[1:], file=open("called", "a"))
+if sys.argv[1] == "train.py":
+    given = dict(zip(sys.argv, sys.argv[1:]))
+    scores = {"f1": 0.8731 if given["--loss_type"] == "atl" else 0.7, "precision": 0.5, "recall": 0.99}
+    means = {name: {"mean": value, "std": None} for name, value in scores.items()}
+    summary = {"dev": means, "test": means, "runs": [{"seed": int(given["--seeds"]), "dev": scores}]}
+    os.makedirs(given["--output_dir"])
+    json.dump(summary, open(given["--output_dir"] + "/summary.json", "w"))
+""",
+}
+
+
+def quickstart(folder, *arguments, **variables):
+    for name, content in QUICKSTART.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+        path.chmod(0o755)
+    shutil.copy(ROOT / "scripts/quickstart.sh", folder / "scripts")
+    command = ["bash", str(folder / "scripts/quickstart.sh"), *arguments]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+
+
+def test_the_quickstart_trains_both_losses_for_one_seed_and_compares_them(tmp_path):
+    done = quickstart(tmp_path)
+    assert done.returncode == 0, done.stderr
+    calls = [line for line in (tmp_path / "called").read_text().splitlines() if line.startswith("train.py")]
+    for call, loss in zip(calls, ("atl", "hingeabl_released"), strict=True):
+        assert f"--loss_type {loss} " in call and f" --seeds 1 --output_dir runs/quickstart/{loss}" in call
+    assert re.search(r"^atl +87\.31 +50\.00 +99\.00 +87\.31", done.stdout, re.M)
+    assert re.search(r"^hingeabl_released +70\.00 ", done.stdout, re.M)
+    assert "the best on dev: runs/quickstart/atl/seed_1\n" in done.stdout
+    assert "HingeABL needs a long training" in done.stdout
+
+
+def test_the_quickstart_takes_other_losses_and_folders_by_its_variables_alone(tmp_path):
+    done = quickstart(tmp_path, "--seeds", "5", LOSSES="afl", RUNS="runs/mine")
+    assert "the best on dev: runs/mine/afl/seed_5\n" in done.stdout
+    (tmp_path / "called").unlink()
+    for option in ("--loss_type", "--output_dir=runs/other"):
+        done = quickstart(tmp_path, option, "atl")
+        told = f'error: {option.split("=")[0]}: is not taken here; set LOSSES="atl afl" or RUNS=runs/mine before'
+        assert done.returncode == 2 and done.stderr == f"{told} the command\n"
+        assert not (tmp_path / "called").exists()

@@ -196,7 +196,7 @@ def test_warnings_reach_the_one_who_asked(port):
 def test_a_document_that_is_cut_is_told(port):
     long = {**SMALL, "sents": [["word"] * 2000], "vertexSet": [[{"name": "word", "sent_id": 0, "pos": [1990, 1991]}]]}
     [line] = answered(post(port, json.dumps(long)))["warnings"]
-    assert "1 documents are longer than the" in line and "1 mentions are lost" in line
+    assert "input: 1 of 1 documents are longer than the" in line and "1 of 1 mentions are lost" in line
 
 
 def test_what_is_told_once_more_for_a_file_is_told_in_its_header(port):
@@ -255,3 +255,20 @@ def test_eight_clients_lose_nothing_and_memory_is_bounded(trained, documents):
         strange = resident(process)
         print(f"MiB: {before:.0f} before, {after:.0f} after, {strange:.0f} after strange words")
         assert after - before < 50 and strange - before < 100
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("?from=csv", "parameter from: is none of form, format"),
+        ("?form=csv&form=json", "parameter form: is there twice"),
+    ],
+)
+def test_a_parameter_that_would_not_be_looked_at_is_refused(port, query, told):
+    status, line = error_of(post(port, json.dumps(SMALL), query))
+    assert (status, line) == (400, f"{told}; correct the address")
+
+
+def test_a_pdf_is_no_plain_text(port):
+    status, line = error_of(post(port, b"%PDF-1.7 some text"))
+    assert (status, line) == (400, "input: is a PDF, not its text; save the text as a .txt file")

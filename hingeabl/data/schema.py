@@ -11,6 +11,11 @@ MARKED_TYPES = {"ORG": 1, "LOC": 3, "TIME": 5, "PER": 7, "MISC": 9, "NUM": 11}  
 CLOSING = 50  # ... and [unused51] closes it
 Document = dict[str, Any]
 
+
+class MadeTitle(str):
+    """The title that a reader gives to a document that has none, of its place or its file's name."""
+
+
 OTHER_NAMES = {  # what other programs and data sets call the fields
     "title": ("doc_id", "docid", "id", "doc_key", "name"),
     "sents": ("sentences", "sent", "tokens", "text", "words"),

@@ -63,10 +63,8 @@ def answer(predictor: Predictor, body: bytes, kind: str | None, form: str | None
     """
     with heard_warnings() as warnings:
         documents = documents_of(body, kind, predictor.typed, limits)
-        predictor.clear()
-        found = predictor.predict(documents)
+        found = predictor.predict(documents, NAME)
         all_pairs.cache_clear()  # the lists of every number of entities that was ever asked for are 200 MB
-        predictor.warn(NAME)
         if form:
             check_picture(documents, found, form, limits)
             content = written(documents, found, form)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections import Counter
 from typing import Any, NamedTuple
@@ -11,12 +13,16 @@ from hingeabl.core.utils import pick_device, pick_precision
 from hingeabl.data.checks import check_cuts
 from hingeabl.data.documents import RELATION_NAMES, MentionCounts
 from hingeabl.data.schema import Document, check_document, check_types
-from hingeabl.files import read_json
+from hingeabl.errors import UserError
+from hingeabl.files import read_json, refuse_halves
 from hingeabl.modeling.encoder import WINDOW, max_window
 from hingeabl.readers.text import document_of_text
 from hingeabl.training.inference import Predictions, predict
 from hingeabl.training.saved_run import TrainedRun, open_run
 from hingeabl.writers.writer import Entity, Entry, entities_of
+
+PRECISIONS = (None, "fp32", "bf16", "fp16")
+LONGEST_PATH = 1000  # characters
 
 
 class Relation(NamedTuple):
@@ -35,6 +41,25 @@ class Relation(NamedTuple):
         return f"{self.head.name} | {self.relation} | {self.tail.name} (margin {self.margin:.2f})"
 
 
+def plain_document(text: str) -> Document:
+    """The document of a plain text. Raises UserError for half a character, and for what is plainly no text: the path of
+    a file, or JSON."""
+    refuse_halves(text, "text")
+    if len(text) < LONGEST_PATH and os.path.isfile(text):
+        raise UserError(f"text {text!r}: is the path of a file; pass the file's content")
+    if text.lstrip()[:1] in ("{", "[") and json_or_none(text) is not None:
+        raise UserError("text: is JSON; pass what json.loads makes of it, if that is a document in DocRED's schema")
+    return document_of_text(text, "text", "text")
+
+
+def json_or_none(text: str) -> Any:
+    """The list or object that a JSON text holds, None where it is not JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
 def relations_of(document: Document, entries: list[Entry]) -> list[Relation]:
     """The predictions of a document with its entities."""
     entities = entities_of(document, 0)
@@ -48,8 +73,9 @@ def relations_of(document: Document, entries: list[Entry]) -> list[Relation]:
 
 
 class Predictor:
-    """A run, ready to predict: `documents` counts what it was given, `mentions` what is doubtful there, `cut` the
-    documents that were longer than it reads with the mentions and entities lost, `predictions` what it found."""
+    """A run, ready to predict. Since `clear`, `documents` and `entities` count what it was given, `mentions` what is
+    doubtful there, `cut` the documents that were longer than it reads with the mentions and entities lost,
+    `predictions` what it found."""
 
     def __init__(self, run: TrainedRun, precision: str | None = None, test_batch_size: int | None = None) -> None:
         """`precision` and `test_batch_size` default to the run's own, as in train.py --load_path."""
@@ -66,7 +92,7 @@ class Predictor:
 
     def clear(self) -> None:
         """Count from nothing again."""
-        self.documents = self.predictions = 0
+        self.documents = self.entities = self.predictions = 0
         self.cut: Counter[str] = Counter()
         self.mentions = MentionCounts()
 
@@ -75,27 +101,53 @@ class Predictor:
         cls, name: str, device: str | None = None, precision: str | None = None, test_batch_size: int | None = None
     ) -> Predictor:
         """The predictor of a finished run: its seed folder, or its name on the hub, owner/name[@revision]. Raises
-        UserError where it cannot be loaded."""
+        UserError where it cannot be loaded, and for options that are none."""
+        if precision not in PRECISIONS:
+            raise UserError(f"precision {precision!r}: is none of {', '.join(map(repr, PRECISIONS))}; correct it")
+        if test_batch_size is not None and test_batch_size < 1:
+            raise UserError(f"test_batch_size {test_batch_size}: must be a whole number above 0; correct it")
         return cls(open_run(name, pick_device(device)), precision, test_batch_size)
 
     def __call__(self, text: str | Document) -> list[Relation]:
         """The relations of a plain text, whose entities spaCy finds, or of a document in DocRED's schema.
 
-        Raises UserError where spaCy or its model is missing, for a document that breaks the schema, and for scores that
-        are not finite.
+        Raises UserError where spaCy or its model is missing, for what is neither, for a document that breaks the
+        schema, and for scores that are not finite.
         """
-        document = document_of_text(text, "text", "text") if isinstance(text, str) else {**text}
-        document.pop("labels", None)
-        check_document(document, "document", labels=False)
-        if self.typed:
-            check_types(document, f"document ({document['title']!r})")
-        return relations_of(document, self.predict([document]).entries)
+        if not isinstance(text, (str, dict)):
+            raise UserError(
+                f"a {type(text).__name__} is no text and no document; pass a string, or a document in DocRED's schema; "
+                "several documents go to predict"
+            )
+        document = self.checked(plain_document(text) if isinstance(text, str) else text, "document")
+        return relations_of(document, self.predict([document], repr(document["title"][:60])).entries)
 
-    def predict(self, documents: list[Document]) -> Predictions:
-        """Predictions of checked documents without labels; its entries {title, h_idx, t_idx, r, relation, score,
-        threshold, margin}, with `evidence` where the run tells it, are in their order: `relation` is r's name, or r
-        where it has none; margin is
-        score - threshold, above 0. Raises UserError for scores that are not finite.
+    def checked(self, document: Document, where: str) -> Document:
+        """The document without its labels. Raises UserError, opening with `where`, where it breaks the schema."""
+        check_document(document, where, labels=False)
+        refuse_halves([document["title"], document["sents"]], where)
+        if self.typed:
+            check_types(document, f"{where} ({document['title']!r})")
+        return {name: value for name, value in document.items() if name != "labels"}
+
+    def predict(self, documents: list[Document], where: str = "documents") -> Predictions:
+        """Predictions of documents in DocRED's schema, see predict_group; warns on stderr of what is doubtful or lost,
+        opening with `where`. It counts from nothing. Raises UserError for a document that breaks the schema, and for
+        scores that are not finite."""
+        if not isinstance(documents, list):
+            raise UserError(f"{where}: are a {type(documents).__name__}; pass a list of documents in DocRED's schema")
+        checked = [self.checked(document, f"{where}: document {number}") for number, document in enumerate(documents)]
+        self.clear()
+        found = self.predict_group(checked)
+        self.warn(where)
+        return found
+
+    def predict_group(self, documents: list[Document]) -> Predictions:
+        """Predictions of checked documents without labels, which `warn` is called after.
+
+        The entries {title, h_idx, t_idx, r, relation, score, threshold, margin}, with `evidence` where the run tells
+        it, are in the documents' order: `relation` is r's name, or r where it has none; margin is score - threshold,
+        above 0. Raises UserError for scores that are not finite.
         """
         settings = self.run.settings
         features = featurize(
@@ -108,6 +160,7 @@ class Predictor:
         )
         self.documents += len(features)
         self.mentions.add(documents)
+        self.entities += sum(len(document["vertexSet"]) for document in documents)
         for cut in check_cuts("", features, self.max_seq_length):
             self.cut.update(documents=cut["count"], mentions=cut["mentions"], entities=cut["entities"])
         found = predict(
@@ -130,9 +183,10 @@ class Predictor:
         self.mentions.warn(where)
         if self.cut:
             print(
-                f"note: {self.cut['documents']:,} documents are longer than the {self.max_seq_length:,} word pieces "
-                f"that the model reads and are cut: {self.cut['mentions']:,} mentions are lost, and "
-                f"{self.cut['entities']:,} entities have no mention left",
+                f"WARNING: {where}: {self.cut['documents']:,} of {self.documents:,} documents are longer than the "
+                f"{self.max_seq_length:,} word pieces that the model reads and are cut: {self.cut['mentions']:,} of "
+                f"{self.mentions.total:,} mentions are lost, and {self.cut['entities']:,} of {self.entities:,} "
+                "entities have no mention left",
                 file=sys.stderr,
             )
 

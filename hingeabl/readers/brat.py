@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from hingeabl.data.schema import Document
+from hingeabl.data.schema import Document, MadeTitle
 from hingeabl.errors import UserError
 from hingeabl.files import cannot_read
 from hingeabl.readers.align import Mention, align, differ, warn
@@ -44,7 +44,7 @@ def read_brat(file: BinaryIO, name: str) -> Iterator[Document]:
     if not document_text.strip():
         raise UserError(f"{words}: is empty; it must hold the text of {annotations.name}")
     counts: Counter[str] = Counter()
-    yield _document(found, document_text, path.stem, str(annotations), counts)
+    yield _document(found, document_text, MadeTitle(path.stem), str(annotations), counts)
     warn(name, counts)
 
 

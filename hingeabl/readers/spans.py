@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from hingeabl.data.schema import Document, refuse_misnamed
+from hingeabl.data.schema import Document, MadeTitle, refuse_misnamed
 from hingeabl.data.stream import read_objects
 from hingeabl.errors import UserError
 from hingeabl.readers.align import Mention, Span, align, warn
@@ -33,7 +33,7 @@ def read_spans(file: BinaryIO, name: str, labels: bool = True) -> Iterator[Docum
     for number, value in enumerate(read_objects(file, name)):
         if not labels:
             value.pop("labels", None)
-        yield from_spans(value, f"{name}: document {number}", f"document {number}", counts)
+        yield from_spans(value, f"{name}: document {number}", MadeTitle(f"document {number}"), counts)
     warn(name, counts)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from hingeabl.data.schema import Document
+from hingeabl.data.schema import Document, MadeTitle
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import refuse_foreign
 from hingeabl.readers.coreference import (
@@ -96,7 +96,7 @@ def document_of_doc(doc: Doc, title: str, clusters: Clusters = ()) -> Document:
     if not entities:
         print(f"WARNING: {title!r}: no named entity is found, so there is nothing to relate", file=sys.stderr)
     return {
-        "title": title,
+        "title": MadeTitle(title),
         "sents": sents,
         "vertexSet": [[_as_docred(doc, mention, places) for mention in entity] for entity in entities],
     }

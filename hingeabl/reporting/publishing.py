@@ -22,7 +22,7 @@ from hingeabl.modeling.compressed import compress
 from hingeabl.reporting.card import front_matter, write_card
 from hingeabl.reporting.records import Run, read_run
 from hingeabl.training.hub import ENCODER_FILES, NAME, WEIGHTS, refuse
-from hingeabl.training.saved_run import open_run
+from hingeabl.training.saved_run import open_run, refuse_unfinished
 from hingeabl.training.settings import NOT_COMPARED, Settings
 
 OF_THE_MACHINE = {"rel2id", "cache_dir", "device", "output_dir", "load_path", "wandb_project"}  # each user's own
@@ -91,8 +91,7 @@ def files_of(folder: Path, name: str, license: str | None, compressed: bool = Fa
         raise UserError(f"{folder}: is no folder; pass the folder of a finished run's seed")
     if license and not re.fullmatch(r"[a-z0-9.-]+", license):
         raise UserError(f"--license {license}: is no license of the hub; pass its name there, such as mit or cc-by-4.0")
-    if (folder / "config.json").exists() and not (folder / "scores.json").exists():
-        raise UserError(f"{folder}: is not finished (no scores.json); train it to its end with the same command")
+    refuse_unfinished("run", folder)
     relations = {index: relation for relation, index in open_run(folder, torch.device("cpu")).rel2id.items()}
     run = read_run(folder)
     config = published_config(run.config, relations[0])

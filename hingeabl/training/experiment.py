@@ -27,7 +27,7 @@ from hingeabl.outputs import check_output_folder
 from hingeabl.training import parallel
 from hingeabl.training.distillation import ATTENTION, WithTeacher
 from hingeabl.training.runs import require_wandb
-from hingeabl.training.saved_run import loss_of_run, weights_of
+from hingeabl.training.saved_run import loss_of_run, refuse_unfinished, weights_of
 from hingeabl.training.settings import Settings
 
 DEFAULT_FOLDER = Path(Settings.data_dir)
@@ -103,7 +103,9 @@ def with_priors(loss: Loss, args: Settings, train: list[Document], rel2id: dict[
 
 def check_inputs(args: Settings, paths: dict[str, Path]) -> None:
     """Raise UserError for a file that is not there, naming those that are, and for a training on what is scored; a
-    saved run may be scored on its training file, with a warning."""
+    saved run may be scored on its training file, with a warning. So for a training from a run that is not finished."""
+    if args.init_from:
+        refuse_unfinished("--init_from", args.init_from)
     for name, path in paths.items():
         if not os.path.exists(path):  # unlike Path's, False for a name that is too long
             raise UserError(f"{path}: no such file; {remedy_of_missing(args, name, path.parent)}")

@@ -29,7 +29,7 @@ from hingeabl.modeling.encoder import WINDOW
 from hingeabl.training.experiment import Experiment, Split, prepare
 from hingeabl.training.inference import Predictions, predict, score
 from hingeabl.training.runs import print_summary, summarise
-from hingeabl.training.saved_run import load_run
+from hingeabl.training.saved_run import load_run, refuse_unfinished
 from hingeabl.training.settings import Settings, parse_args
 
 Pair = tuple[int, int, int]  # a document's place, head, tail
@@ -213,8 +213,7 @@ def settings_of_runs(args: argparse.Namespace) -> dict[int, Settings]:
         run = Path(str(settings.load_path))
         if settings.evidence_weight is None or not run.is_dir():
             raise UserError(f"--load_path {path}: predicts no evidence; pass a run with an --evidence_weight")
-        if not (run / "scores.json").exists():
-            raise UserError(f"--load_path {path}: is not finished; run its training again, which goes on")
+        refuse_unfinished("--load_path", run)
         seed = read_json(run / "config.json")["seed"]
         if seed in found:
             raise UserError(f"--load_path {path}: is the second run of seed {seed}; pass one run of each seed")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from hingeabl.errors import UserError, first_line, remedy_of
 from hingeabl.files import read_json, write_json
 from hingeabl.modeling.checkpoints import misfit, read_weights
 from hingeabl.training.hub import is_hub_name, resolve_run
-from hingeabl.training.settings import Settings, parse_args
+from hingeabl.training.settings import Settings, parse_args, read_settings
 
 
 def save_run(folder: Path, model: DocREModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -108,8 +111,8 @@ def are_rates(found: Any, count: int) -> bool:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run to score documents with; `name` is what a reader knows it by, its experiment and seed or its name
-    on the hub; `settings` are those it was trained with, as train.py knows them."""
+    """A run to score documents with; `name` is what a reader knows it by, its experiment and seed or its name on the
+    hub; `settings` are those it was trained with, as train.py knows them; `unfinished` see how_far."""
 
     name: str
     folder: Path
@@ -118,6 +121,7 @@ class TrainedRun:
     tokenizer: PreTrainedTokenizerBase
     model: DocREModel
     loss: Loss
+    unfinished: str | None
 
 
 def refuse_file(run: str | Path) -> None:
@@ -128,19 +132,55 @@ def refuse_file(run: str | Path) -> None:
         raise UserError(f"--load_path {run}: is a file; pass the seed's folder{around}")
 
 
-def open_run(folder: str | Path, device: torch.device) -> TrainedRun:
-    """A seed's folder or a run on the hub, owner/name[@revision]; its model on `device`. Raises UserError where it
-    cannot be had, or files are missing or do not fit."""
+def how_far(run: str | Path) -> str | None:
+    """How far the training of a seed's folder got, or of the folder around a run's weights; None where it is finished,
+    which scores.json tells, and for what is no run."""
+    folder = Path(run) if Path(run).is_dir() else Path(run).parent
+    is_run = any((folder / name).exists() for name in ("model.json", "metrics.jsonl"))
+    if not is_run or (folder / "scores.json").exists():
+        return None
+    if not (folder / "metrics.jsonl").exists():
+        return "it has no scores.json, as a finished run has"
+    done = []
+    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # the last line may be only half written
+            record = json.loads(line)
+            done.append((record["dev"]["f1"], record["epoch"]))
+    found = f"{len(done)} of {read_settings(folder)['num_train_epochs']} epochs are done"
+    best, epoch = max(done, key=lambda pair: (pair[0], -pair[1]), default=(0, 0))
+    return f"{found}; the weights are of epoch {epoch}, dev F1 {100 * best:.2f}" if done else found
+
+
+def warn_unfinished(option: str, run: str | Path) -> None:
+    """Say on stderr, opening with `option`, where a run that is only looked at is not finished, and how far it got."""
+    if found := how_far(run):
+        print(f"WARNING: {option} {run}: is not finished ({found})", file=sys.stderr)
+
+
+def refuse_unfinished(option: str, run: str | Path) -> None:
+    """Raise UserError, opening with `option`, where a run that something is made of is not finished."""
+    if found := how_far(run):
+        raise UserError(
+            f"{option} {run}: is not finished ({found}); run its training again, which goes on, or copy the whole run"
+        )
+
+
+def open_run(folder: str | Path, device: torch.device, to_build_on: bool = False) -> TrainedRun:
+    """A seed's folder or a run on the hub, owner/name[@revision]; its model on `device`. Warns of a run that is not
+    finished; raises UserError for it where something is made of the run (`to_build_on`), and where the run cannot be
+    had, or files are missing or do not fit."""
     refuse_file(folder)
-    name = str(folder) if is_hub_name(folder) else "/".join(Path(folder).resolve().parts[-2:])
-    folder = resolve_run(folder)
+    given, folder = folder, resolve_run(folder)
+    name = str(given) if is_hub_name(given) else "/".join(folder.resolve().parts[-2:])
+    (refuse_unfinished if to_build_on else warn_unfinished)("--load_path", folder)
     settings = parse_args([f"--load_path={folder}"])
     rel2id = load_rel2id(folder / "rel2id.json")
     model = load_run(folder).to(device)
     config = read_json(folder / "config.json")
     loss = loss_of_run(config, folder, settings.loss_type, settings.margin, rel2id)
     check_outputs_of(model, loss, rel2id, folder / "rel2id.json")
-    return TrainedRun(name, folder, settings, rel2id, load_tokenizer(str(folder / "encoder")), model, loss)
+    tokenizer = load_tokenizer(str(folder / "encoder"))
+    return TrainedRun(name, folder, settings, rel2id, tokenizer, model, loss, how_far(folder))
 
 
 def check_outputs_of(model: DocREModel, loss: Loss, rel2id: dict[str, int], path: str | Path) -> None:

@@ -37,18 +37,18 @@ class JsonLines(JsonList):
 
 
 class Csv(Writer):
-    """The predictions with the names of their entities, one a line, as in RFC 4180."""
+    """The predictions with the names and ids of their entities, one a line, as in RFC 4180."""
 
     def begin(self) -> None:
         """Write the header."""
         self.rows = csv.writer(self.output)
-        self.rows.writerow("title h_idx head t_idx tail r relation score threshold margin".split())
+        self.rows.writerow("title h_idx head t_idx tail r relation score threshold margin head_id tail_id".split())
 
     def relation(self, head: Entity, tail: Entity, entry: Entry) -> None:
         """Write a row."""
         scores = [entry[field] for field in ("score", "threshold", "margin")]
         pair = [entry["h_idx"], head.name, entry["t_idx"], tail.name]
-        self.rows.writerow([entry["title"], *pair, entry["r"], entry["relation"], *scores])
+        self.rows.writerow([entry["title"], *pair, entry["r"], entry["relation"], *scores, head.id, tail.id])
 
 
 def escaped(text: str, special: dict[str, str], other: Callable[[int], str]) -> str:

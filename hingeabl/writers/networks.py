@@ -56,7 +56,6 @@ class GraphMl(NetworkX):
 
     def relation(self, head: Entity, tail: Entity, entry: Entry) -> None:
         """Keep an edge."""
-        head, tail = (end._replace(id=NOT_XML.sub("\ufffd", end.id)) for end in (head, tail))
         super().relation(head, tail, {field: self.allowed(value) for field, value in entry.items()})
 
     def end(self) -> None:

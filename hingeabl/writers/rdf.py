@@ -71,7 +71,7 @@ class Turtle(Writer):
         rdf, literal = self.module.RDF, self.module.Literal
         triple = iri_of_entity(head), iri_of_relation(entry["r"]), iri_of_entity(tail)
         self.triple(*triple)
-        statement = urn("statement", head.place, head.document, head.number, tail.number, entry["r"])
+        statement = urn("statement", *head.id.split("#"), tail.number, entry["r"])
         self.triple(statement, rdf.type, rdf.Statement)
         for part, value in zip((rdf.subject, rdf.predicate, rdf.object), triple, strict=True):
             self.triple(statement, part, value)
@@ -87,5 +87,5 @@ class NTriples(Turtle):
 
 
 def iri_of_entity(entity: Entity) -> str:
-    """The IRI of an entity: its document's place and title, and its number there."""
-    return urn("entity", entity.place, entity.document, entity.number)
+    """The IRI of an entity: its document's key, and its number there."""
+    return urn("entity", *entity.id.split("#"))

@@ -6,20 +6,23 @@ edges.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 from collections.abc import Sequence
 from typing import IO, Any, NamedTuple
 
-from hingeabl.data.schema import Document
+from hingeabl.data.schema import Document, MadeTitle
 from hingeabl.errors import UserError
 
+PLACED = ("name", "sent_id", "pos")
 Entry = dict[str, Any]  # a prediction: {title, h_idx, t_idx, r, relation, score, threshold, margin}
 
 
 class Entity(NamedTuple):
     """An entity of a document.
 
-    id        "PLACE/TITLE#NUMBER", of no other entity of a file, even if titles are there twice
+    id        "DOCUMENT#NUMBER", the first being key_of its document: of no other entity, whichever file it is in
     place     of the document in the input, from 0
     document  its title
     number    of the entity in the document, from 0
@@ -37,14 +40,27 @@ class Entity(NamedTuple):
     types: list[str]
 
 
+def key_of(document: Document) -> str:
+    """What tells a checked document from others, wherever it is read from: a digest of its sentences, its mentions, and
+    its title, unless that was made up."""
+    title = None if isinstance(document["title"], MadeTitle) else document["title"]
+    mentions = [[[type_of(one), *map(one.get, PLACED)] for one in entity] for entity in document["vertexSet"]]
+    return hashlib.sha256(json.dumps([title, document["sents"], mentions]).encode()).hexdigest()[:16]
+
+
+def type_of(mention: dict[str, Any]) -> str | None:
+    """A mention's type, None where it has none."""
+    return kind if isinstance(kind := mention.get("type"), str) else None
+
+
 def entities_of(document: Document, place: int) -> list[Entity]:
     """The entities of a checked document, `place` being its place in the input."""
-    title, found = document["title"], []
+    key, title, found = key_of(document), document["title"], []
     for number, mentions in enumerate(document["vertexSet"]):
         names = list(dict.fromkeys(mention["name"] for mention in mentions))
-        types = dict.fromkeys(kind for mention in mentions if isinstance(kind := mention.get("type"), str))
+        types = dict.fromkeys(kind for mention in mentions if (kind := type_of(mention)) is not None)
         name = max(names, key=len, default="")
-        found.append(Entity(f"{place}/{title}#{number}", place, title, number, name, names, list(types)))
+        found.append(Entity(f"{key}#{number}", place, title, number, name, names, list(types)))
     return found
 
 
