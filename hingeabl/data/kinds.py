@@ -16,7 +16,7 @@ FORMATS = ("docred", "spans", "text", "pubtator", "brat", "cdr", "doccano", "lab
 NAMES = {
     "spans": "text with mentions at character offsets",
     "text": "plain text",
-    "pubtator": "PubTator's format",
+    "pubtator": "in PubTator's format",
     "brat": "one of brat's two files",
     "doccano": "an export of doccano",
     "labelstudio": "an export of Label Studio",

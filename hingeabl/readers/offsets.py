@@ -21,6 +21,7 @@ LINE_ENDS = {None: "", 1: "a line end as one", 2: "a line end as two", 0: "line 
 MARK = "\ufeff"  # the byte order mark
 READ_AS = "read as "  # opens the keys of Counts that tell a reading
 RULE = "offsets are [start, end) in characters (Unicode code points) from 0, with \\r\\n as two"
+MAY_DIFFER = 0.1  # share of the texts that may differ under a reading that is taken: some fit any by chance
 FARTHEST = 20  # characters that a constant error is looked for
 
 
@@ -63,9 +64,11 @@ def settle(
     text: str, entities: list[list[Mention]], where: str, counts: Counts, mark: bool = False
 ) -> tuple[list[list[Mention]], Scale]:
     """The mentions in characters, and the scale by which their file counts: characters, or the reading under which
-    fewer of the told texts differ; `mark` is whether the file has a byte order mark before the text. Raises UserError,
-    opening with `where`, if most texts of a document differ under each."""
+    fewer of the told texts differ, and nearly all fit; `mark` is whether the file has a byte order mark before the
+    text. Raises UserError, opening with `where`, if most texts of a document differ under each."""
     mentions = list({mention.place: mention for found in entities for mention in found}.values())
+    if not mentions:
+        return entities, range(len(text) + 1)
     told = [mention for mention in mentions if mention.told and mention.told.strip()]
     name, scale, wrong = _best(text, told, counts, mark)
     counts["told"] += len(told)
@@ -75,8 +78,7 @@ def settle(
     if wrong and not counts.example:
         counts.example = f"{where}: {_example(text, wrong[0], scale)}"
         counts.cause = _cause(text, told)
-    is_inside = all(scale[0] <= mention.start <= mention.end <= scale[-1] for mention in mentions)
-    if len(wrong) > 1 and 2 * len(wrong) > len(told) and is_inside:  # else align tells which one is not
+    if len(wrong) > 1 and 2 * len(wrong) > len(told):  # of a single one, the whole file decides
         example, cause = _example(text, wrong[0], scale), _cause(text, told)
         raise UserError(f"{where}: {differing(len(wrong), len(told), example)}; {RULE}; {cause}")
     placed = {mention.place: _placed(mention, text, scale, counts) for mention in mentions}
@@ -117,7 +119,7 @@ def _best(text: str, told: list[Mention], counts: Counts, mark: bool) -> tuple[s
     for reading in readings if wrong else ():
         other = _scale(text, reading)
         found = _wrong(text, told, other)
-        if len(found) < len(best[2]):
+        if len(found) < len(best[2]) and len(found) <= MAY_DIFFER * len(told):
             best = (reading.name, other, found)
     return best
 
@@ -195,6 +197,9 @@ def _cause(text: str, told: list[Mention]) -> str:
         for by in (-step, step):
             changes[f"add {by} to each"] = lambda span, by=by: (span[0] + by, span[1] + by)  # type: ignore[misc]
     scale = range(len(text) + 1)
+    composed = unicodedata.normalize("NFC", text)
+    if composed != text and not _wrong(composed, told, range(len(composed) + 1)):
+        return "with this they would fit: write the text in Unicode's form NFC, in which they were counted"
     for cause, change in changes.items():
         moved = [mention._replace(pieces=tuple(map(change, _pieces(mention)))) for mention in told]
         if not _wrong(text, moved, scale):
