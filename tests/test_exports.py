@@ -11,6 +11,7 @@ import evaluation
 import predict
 import prepro
 import train
+from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
 from hingeabl.readers.formats import detect
 
@@ -186,7 +187,6 @@ def test_a_folder_is_predicted(folder, trained, monkeypatch, capsys):
         ("a b.spans.jsonl", json.dumps(SPANS), "text with mentions at character offsets"),
         ("a.txt", "- a list", "plain text"),
         ("a.md", "# A title", "plain text"),
-        ("a.json", TEXT, "plain text"),
         ("a.jsonl", json.dumps(DOCCANO), "an export of doccano"),
         ("a.json", json.dumps([studio()]), "an export of Label Studio"),
         ("set", None, "a folder of brat's files"),
@@ -217,6 +217,17 @@ def test_programs_that_need_docreds_schema_name_the_format_and_the_command(
     with pytest.raises(UserError, match=f"{what}, and .*; convert it: python prepro"):
         train.main([*map(str, data), "--model_name_or_path", str(tiny_bert), "--output_dir", "runs"])
     assert not Path("new.json").exists()
+
+
+def test_text_under_another_name_is_told_with_a_command_that_takes_it(tmp_path):
+    for name in ("a.json", "a.csv"):
+        (tmp_path / name).write_text(TEXT)
+        with pytest.raises(UserError, match=rf"{name}: is not JSON, .*; if it is plain text, .*json --format text$"):
+            load_documents(tmp_path / name)
+    for value in ("null", "5"):
+        (tmp_path / "a.json").write_text(value)
+        with pytest.raises(UserError, match="must hold a list of documents"):
+            load_documents(tmp_path / "a.json")
 
 
 def test_a_markdown_file_is_plain_text():

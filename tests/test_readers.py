@@ -148,6 +148,12 @@ def test_labels_are_not_looked_at_where_none_are_wanted():
             {"labels": [{"evidence": [-1]}], "sents": [[[0, 4]]]},
             r"labels\[0\]\.evidence: \[-1\] must be a list of numbers of sents",
         ),
+        ({"entities": [[0, 4, "PER"]]}, r'entities\[0\]: is not an object .*, such as \{"mentions": \[\[0, 4\]\], '),
+        (
+            {"entities": [{"mentions": [{"start": 0, "end": 4, "label": "PER"}]}]},
+            r"entities\[0\]\.mentions\[0\]: has 'label'; did you mean 'type'",
+        ),
+        ({"entities": [{"label": "PER", "mentions": []}]}, r"entities\[0\]: has 'label'; did you mean 'type'"),
         ({"labels": [{"h": 0, "t": 9, "r": "P19"}]}, r"labels\[0\]\.t: 9 is not an entity of a document that has 3"),
     ],
 )
@@ -173,6 +179,10 @@ def test_the_second_document_is_named_and_titles_are_optional():
         read(json.dumps(SPANS) + '{"text": ', "spans")
     with pytest.raises(UserError, match=r"^docs: is empty"):
         read("", "spans")
+    with pytest.raises(
+        UserError, match=r"entities: is missing; it has 'spans' instead: write each of them as an entity"
+    ):
+        read({"text": TEXT, "spans": [{"start": 0, "end": 4, "label": "PER"}]})
 
 
 # --- PubTator

@@ -56,9 +56,14 @@ def refuse_other_format(text: str, path: str | Path) -> None:
     DocRED's schema nor CDR's."""
     start = text[:CHUNK]
     kind = "brat" if is_brats(str(path)) else kind_of(start)
-    is_text = start.lstrip()[:1].isalnum() and not JSON_VALUE.match(start.strip())
-    if kind is None and start.strip() and (is_text or suffix_of(str(path)) in OF_TEXT):
-        kind = "text"
+    if kind is None and start.strip():
+        if suffix_of(str(path)) in OF_TEXT:
+            kind = "text"
+        elif start.lstrip()[:1].isalnum() and not JSON_VALUE.match(start.strip()):
+            raise UserError(
+                f"{path}: is not JSON, and DocRED's schema is needed here; if it is plain text, {conversion(path)} "
+                "--format text"
+            )
     if kind in NAMES:
         raise UserError(f"{path}: is {NAMES[kind]}, and DocRED's schema is needed here; {conversion(path)}")
 

@@ -27,6 +27,8 @@ OPTIONAL = (
 FIELDS = tuple(field for field, _, _ in (*REQUIRED, *OPTIONAL))
 
 
+ENTITY_FIELDS = ("id", "name", "type", "mentions")
+MENTION_FIELDS = ("start", "end", "type", "text", "name")
 TOLD = ("text", "name")  # the fields of a mention that may tell its text
 
 
@@ -45,7 +47,7 @@ def from_spans(value: dict[str, Any], where: str, title: str, counts: Counts) ->
         if field not in value and (field, kind, described) in OPTIONAL:
             continue
         if not isinstance(value.get(field), kind):
-            problem = "has the wrong type" if field in value else "is missing"
+            problem = "has the wrong type" if field in value else f"is missing{_instead(value)}"
             raise UserError(f"{where}: {field}: {problem}; it must be a {described}")
     for field in ("title", "pairs", "labels"):
         refuse_misnamed(value, field, FIELDS, where)
@@ -61,9 +63,20 @@ def from_spans(value: dict[str, Any], where: str, title: str, counts: Counts) ->
     return document | {"pairs": value["pairs"]} if "pairs" in value else document
 
 
+def _instead(value: dict[str, Any]) -> str:
+    """What other tools have in the place of entities, for a message."""
+    found = next((field for field in ("spans", "annotations", "mentions") if isinstance(value.get(field), list)), None)
+    example = 'write each of them as an entity, {"mentions": [[start, end]], "type": ...}'
+    return f"; it has {found!r} instead: {example}" if found else ""
+
+
 def _mentions(entity: Any, place: str, where: str) -> list[Mention]:
     if not isinstance(entity, dict) or not isinstance(entity.get("mentions"), list):
-        raise UserError(f"{where}: {place}: is not an object with a list of mentions; correct it")
+        raise UserError(
+            f'{where}: {place}: is not an object with a list of mentions, such as {{"mentions": [[0, 4]], "type": "PER"}}; '
+            "correct it"
+        )
+    refuse_misnamed(entity, "type", ENTITY_FIELDS, f"{where}: {place}")
     return [
         _mention(mention, entity.get("type"), f"{place}.mentions[{number}]", where)
         for number, mention in enumerate(entity["mentions"])
@@ -75,6 +88,7 @@ def _mention(mention: Any, entity_type: Any, place: str, where: str) -> Mention:
     told = None
     if isinstance(mention, dict):
         told = next((mention[field] for field in TOLD if mention.get(field) is not None), None)
+        refuse_misnamed(mention, "type", MENTION_FIELDS, f"{where}: {place}")
         span = [mention.get("start"), mention.get("end")]
         entity_type = mention.get("type", entity_type)
     if not _is_span(span):
