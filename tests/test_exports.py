@@ -230,5 +230,12 @@ def test_text_under_another_name_is_told_with_a_command_that_takes_it(tmp_path):
             load_documents(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize("value", [{"v": 1, "data": []}, {"v": ["a"]}, {"v": [{"id": 1}]}])
+def test_a_list_is_to_be_taken_only_where_it_holds_documents(tmp_path, value):
+    (tmp_path / "a.json").write_text(json.dumps(value))
+    with pytest.raises(UserError, match=r"it has 'v'.*, but none of title, sents, vertexSet; pass a file in DocRED's"):
+        load_documents(tmp_path / "a.json")
+
+
 def test_a_markdown_file_is_plain_text():
     assert detect(TEXT.encode(), "story.md") == detect(TEXT.encode(), "STORY.MD.gz") == "text"

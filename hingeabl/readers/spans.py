@@ -72,10 +72,8 @@ def _instead(value: dict[str, Any]) -> str:
 
 def _mentions(entity: Any, place: str, where: str) -> list[Mention]:
     if not isinstance(entity, dict) or not isinstance(entity.get("mentions"), list):
-        raise UserError(
-            f'{where}: {place}: is not an object with a list of mentions, such as {{"mentions": [[0, 4]], "type": "PER"}}; '
-            "correct it"
-        )
+        example = '{"mentions": [[0, 4]], "type": "PER"}'
+        raise UserError(f"{where}: {place}: is not an object with a list of mentions, such as {example}; correct it")
     refuse_misnamed(entity, "type", ENTITY_FIELDS, f"{where}: {place}")
     return [
         _mention(mention, entity.get("type"), f"{place}.mentions[{number}]", where)
