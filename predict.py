@@ -32,12 +32,13 @@ import torch
 from tqdm import tqdm
 
 from hingeabl.core import one_module
+from hingeabl.data.kinds import FORMATS
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.files import cannot_read, whole_file, whole_text
+from hingeabl.files import whole_file, whole_text
 from hingeabl.outputs import check_outputs
 from hingeabl.prediction.predictor import Predictor
-from hingeabl.readers.formats import FORMATS, read_format
+from hingeabl.readers.formats import open_file, read_format, read_paths
 from hingeabl.reporting.page import about_block, documents_block, pairs_block, write_page
 from hingeabl.reporting.pairs import evidence_of, judge
 from hingeabl.training.inference import Predictions
@@ -50,12 +51,13 @@ GROUP = 500  # documents read and scored at a time: as many as Re-DocRED's dev f
 
 
 def predict_stream(
-    predictor: Predictor, file: BinaryIO, name: str, writer: Writer, kind: str | None = None
+    predictor: Predictor, file: BinaryIO | None, name: str, writer: Writer, kind: str | None = None
 ) -> Iterator[tuple[list[Document], Predictions]]:
-    """Hand a file's documents and their predictions to `writer`, as they come; yields each group of documents with what
-    was found there. `kind` is the file's format, None to recognise it."""
-    documents = read_format(file, name, kind, predictor.typed)
-    size = file_size(file)
+    """Hand a file's documents, or with None those of the folder `name`, and their predictions to `writer`, as they
+    come; yields each group of documents with what was found there. `kind` is the format, None to recognise it."""
+    typed = predictor.typed
+    documents = read_format(file, name, kind, typed) if file else read_paths([name], kind, typed)
+    size = file_size(file) if file else None
     writer.begin()
     with tqdm(total=size, desc="documents", unit="B", unit_scale=True, leave=False) as progress:
         while group := list(itertools.islice(documents, GROUP)):
@@ -63,7 +65,7 @@ def predict_stream(
             writer.add(group, found.of_each_document())
             yield group, found
             del group, found  # else they would stay while the next ones are read
-            if size:
+            if file and size:
                 progress.update(file.tell() - progress.n)
             progress.set_postfix(read=predictor.documents)
     writer.end()
@@ -95,14 +97,11 @@ def file_size(file: BinaryIO) -> int | None:
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
-def open_input(name: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    """The file, or standard input for "-". Raises UserError where it cannot be opened."""
+def open_input(name: str) -> contextlib.AbstractContextManager[BinaryIO | None]:
+    """The file, standard input for "-", None for a folder. Raises UserError where it cannot be opened."""
     if name == "-":
         return contextlib.nullcontext(sys.stdin.buffer)
-    try:
-        return open(name, "rb")
-    except OSError as error:
-        raise cannot_read(name, error) from None
+    return contextlib.nullcontext() if os.path.isdir(name) else open_file(name)
 
 
 @contextlib.contextmanager
@@ -142,7 +141,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--load_path", required=True, help="a finished run's seed folder, or hub name (owner/name[@revision])"
     )
     parser.add_argument(
-        "--input", required=True, help="documents in one of the formats of docs/data.md; - is standard input"
+        "--input",
+        required=True,
+        help="documents in one of the formats of docs/data.md, or a folder of .ann or .txt files; - is standard input",
     )
     parser.add_argument("--format", choices=FORMATS, help="the input's format; default: recognised")
     parser.add_argument("--output", default="-", help="file for the predictions; default: - for standard output")

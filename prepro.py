@@ -2,7 +2,7 @@
 
     python prepro.py FILE... prints the statistics of each file, and what is doubtful about them.
     python prepro.py FILE... --make_rel2id OUT writes the relations of labelled files as a rel2id file.
-    python prepro.py FILE --convert OUT writes a file of another format in DocRED's schema.
+    python prepro.py FILE... --convert OUT writes files of another format, or a folder of them, in DocRED's schema.
 
 A document in DocRED's schema is {title, sents, vertexSet, labels}: `sents` holds lists of tokens,
 `vertexSet[i]` the mentions of entity i as {name, sent_id, pos: [start, end)}, and `labels` (missing
@@ -32,6 +32,7 @@ from hingeabl.core import one_module
 from hingeabl.data.cache import Encoded, load_pieces, pieces_path, save_pieces
 from hingeabl.data.checks import check_cuts, check_files, print_findings, refuse_empty, refuse_same_files
 from hingeabl.data.documents import DEFAULT_REL2ID, garbage_collection_paused, load_documents, load_rel2id
+from hingeabl.data.kinds import FORMATS
 from hingeabl.data.schema import CLOSING, MARKED_TYPES, Document
 from hingeabl.data.statistics import count_pairs, make_rel2id, print_statistics, statistics
 from hingeabl.data.tokenizer import load_tokenizer
@@ -39,7 +40,6 @@ from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import ROOT, refuse_foreign_files, write_json
 from hingeabl.outputs import check_outputs
 from hingeabl.readers.convert import convert
-from hingeabl.readers.formats import FORMATS
 
 ENTITY_MARKERS = ("asterisk", "asterisks", "typed")
 
@@ -311,11 +311,13 @@ def main() -> None:
     parser.add_argument("--entity_marker", choices=ENTITY_MARKERS, default="asterisk", help="as in train.py")
     parser.add_argument("--json", action="store_true", help="print statistics and findings as JSON")
     parser.add_argument("--make_rel2id", metavar="OUT", help="write the relations of the FILEs as a rel2id file")
-    parser.add_argument("--convert", metavar="OUT", help="write the one FILE in DocRED's schema (docs/data.md)")
-    parser.add_argument("--format", choices=FORMATS, help="FILE's format with --convert; default: recognised")
+    parser.add_argument(
+        "--convert", metavar="OUT", help="write the FILEs, or folders of .ann files, in DocRED's schema"
+    )
+    parser.add_argument("--format", choices=FORMATS, help="the FILEs' format with --convert; default: recognised")
     args = parser.parse_args()
     if args.convert:
-        convert_one(args.files, args.convert, args.format)
+        convert_all(args.files, args.convert, args.format)
         return
     if args.format:
         raise UserError(
@@ -357,11 +359,11 @@ def write_rel2id(files: list[str], output: str) -> None:
     print(f"{len(rel2id) - 1:,} relations and class 0, 'Na': {output}")
 
 
-def convert_one(files: list[str], output: str, kind: str | None) -> None:
-    """Convert one file and print what was written. Raises UserError for several files, and as convert does."""
-    if len(files) > 1:
-        raise UserError(f"--convert {output}: takes one FILE, but there are {len(files)}; convert them one by one")
-    counts = convert(files[0], output, kind)
+def convert_all(files: list[str], output: str, kind: str | None) -> None:
+    """Convert files into one and print what was written. Raises UserError for a file that is given twice, and as
+    convert does."""
+    refuse_same_files(files)
+    counts = convert(files, output, kind)
     print(", ".join(f"{count:,} {name}" for name, count in counts.items()) + f": {output}")
 
 

@@ -274,7 +274,7 @@ def test_a_single_document_is_a_file_too(tmp_path):
         (LINES.encode()[:-30], "document 1: broken JSON"),
         (LINES.encode() + b"\n[1]", "document 2: is not an object"),
         (b"PK\x03\x04\x14\x00\xff\xff", "is a zip archive; unpack it first"),
-        (b'{"version": 1, "data": []}', "document 0: is not a document: it has 'version', 'data'.* under 'data' alone"),
+        (b'{"v": 1, "data": [{"sents": []}]}', "document 0: is not a document: it has 'v', .* under 'data' alone"),
         (b"", "is empty"),
         (b"\xef\xbb\xbf \r\n", "is empty"),
         ("[é]".encode("latin-1"), "not UTF-8 text .*save it as UTF-8"),

@@ -22,6 +22,7 @@ from hingeabl.files import ZIP
 from hingeabl.readers import formats, text
 from hingeabl.readers.align import to_spans
 from hingeabl.readers.formats import detect, read_format
+from hingeabl.readers.offsets import Counts
 from hingeabl.readers.spans import from_spans
 
 DOCRED = json.dumps([EXPECTED])
@@ -97,6 +98,8 @@ def read(path):
         ("\n\n" + PUBTATOR, "standard input", "pubtator"),
         (TEXT, "a.txt", "text"),
         ("", "a.txt", "text"),
+        ("# A title\n\n- a list", "a.md", "text"),
+        (TEXT, "A.TXT", "text"),
         ("", "a.json", "docred"),
         ("[]", "a.json", "docred"),
         ("<p>", "a.json", "docred"),
@@ -113,7 +116,7 @@ def test_a_text_is_brats_where_annotations_are_beside_it(tmp_path):
 
 
 def test_what_no_format_can_be_is_told():
-    for name in ("standard input", "story.md"):
+    for name in ("standard input", "story.doc"):
         with pytest.raises(UserError, match=rf"^{name}: its format is not recognised; pass --format, one of docred, "):
             detect(TEXT.encode(), name)
     with pytest.raises(UserError, match=r"^a\.json: is a git-lfs pointer"):
@@ -187,7 +190,7 @@ def test_a_broken_document_leaves_nothing_behind_and_an_older_output_alone(tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["in.json", "in.json", "--convert", "out.json"], r"--convert out\.json: takes one FILE, but there are 2"),
+        (["in.json", "in.json", "--convert", "out.json"], r"in\.json: is given twice; pass it once"),
         (["in.json", "--convert", "in.json"], r"--convert in\.json: is the file of FILE too; name another one"),
         (["in.json", "--convert", "out.csv"], r"--convert out\.csv: cannot be written as \.csv"),
         (["in.json", "--convert", "-"], r"--convert -: is not standard output; name a file that ends in \.json or"),
@@ -283,7 +286,7 @@ def test_bioreds_files_are_read_whole(name, capsys):
 
 def test_re_docreds_documents_have_the_same_features_after_the_way_to_spans_and_back(minilm_tokenizer, rel2id):
     documents = json.loads((folder_of("REDOCRED_DIR") / "dev_revised.json").read_text())
-    counts = Counter()
+    counts = Counts()
     back = [from_spans(json.loads(json.dumps(to_spans(document))), "dev", "", counts) for document in documents]
     assert len(back) == 500 and not counts.total()
     assert [document["labels"] for document in back] == [document["labels"] for document in documents]

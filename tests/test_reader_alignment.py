@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hingeabl.data.schema import check_document
 from hingeabl.errors import UserError
 from hingeabl.readers.align import Mention, align, split_sentences, to_spans, tokenize, warn
+from hingeabl.readers.offsets import Counts
 from hingeabl.readers.spans import from_spans
 
 UNTIMED = settings(deadline=None, database=None, derandomize=True)
@@ -175,14 +176,19 @@ def test_sentences_in_a_mention_are_joined_and_evidence_renumbered():
 
 
 def test_what_is_counted_is_one_line_and_nothing_where_all_is_well(capsys):
-    warn("file", Counter(widened=0))
+    warn("file", Counts(widened=0))
     assert not any(capsys.readouterr())
-    warn("file", Counter(widened=1200, joined=2, differ=3, gaps=4, lost=5, skipped=6))
+    counts = Counts(widened=1200, joined=2, told=9, differ=3, gaps=4, lost=5, skipped=6, twice=7, same=8, selves=9)
+    counts.example = "m: 'a', where 'b' is at [0, 1]"
+    warn("file", counts)
     assert capsys.readouterr().err == (
         "WARNING: file: 1,200 mentions cut a token and are widened to whole tokens; 2 sentence ends lie in a mention, "
-        "so the sentences there are joined; 3 mentions have another text than that at their offsets, which is taken; 4 "
-        "mentions have gaps and are taken from their first start to their last end; 5 relations are left out, as they "
-        "name what has no mention; 6 annotations are left out, as they are neither mentions nor relations\n"
+        "so the sentences there are joined; 4 mentions have gaps and are taken from their first start to their last "
+        "end; 5 relations are left out, as they name what has no mention; 6 annotations are left out, as they are "
+        "neither mentions nor relations; 7 mentions are at the place of another one of their entity, and are taken "
+        "once; 8 labels state what another one states, and are taken once; 9 relations are left out, as both their "
+        "ends are one entity; 3 of 9 mentions (33.3%) have another text than that at their offsets, such as m: 'a', "
+        "where 'b' is at [0, 1]; the offsets are taken\n"
     )
 
 
@@ -246,7 +252,7 @@ def documents(draw):
     }
 )
 def test_documents_are_the_same_after_the_way_to_spans_and_back(document):
-    counts = Counter()
+    counts = Counts()
     found = from_spans(json.loads(json.dumps(to_spans(document))), "file", "none", counts)
     check_document(found, "found")
     for entity in found["vertexSet"]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hingeabl.data.cdr import is_cdr, read_cdr
+from hingeabl.data.kinds import conversion, refuse_other_format
 from hingeabl.data.schema import Document, check_document, check_types
 from hingeabl.errors import UserError
 from hingeabl.files import META, parse_list, read_json, read_text
@@ -59,8 +60,12 @@ def means_no_relation(name: str) -> bool:
 
 
 def read_documents(path: str | Path) -> list[Any]:
-    """What a file holds, unchecked: documents of CDR or GDA, see read_cdr, or JSON, see read_list."""
+    """What a file holds, unchecked: documents of CDR or GDA, see read_cdr, or JSON, see read_list. Raises UserError for
+    another of FORMATS, with the command that converts it."""
+    if Path(path).is_dir() and any(Path(path).rglob("*.ann")):
+        raise UserError(f"{path}: is a folder of brat's files, and a file is needed here; {conversion(path)}")
     text = read_text(path)
+    refuse_other_format(text, path)
     if is_cdr(text):
         return list(read_cdr(text.split("\n"), str(path)))
     return parse_list(text, path, "document", "a list of documents, like DocRED's files, or one a line")
@@ -104,11 +109,13 @@ def load_documents(
 
 @dataclass
 class MentionCounts:
-    """What is doubtful about the mentions of documents, which may come in groups: entities without mention, and
-    mentions whose name is not the text at their position."""
+    """What is doubtful about the mentions of documents, which may come in groups: entities without mention, mentions
+    at the place of another one of their entity, and mentions whose name is not the text at their position."""
 
     empty: int = 0
     total: int = 0
+    twice: int = 0
+    place: str = ""  # of the first one that is there twice
     differ: int = 0
     example: str = ""
 
@@ -117,6 +124,10 @@ class MentionCounts:
         for document in documents:
             for entity, mentions in enumerate(document["vertexSet"]):
                 self.empty += not mentions
+                places = {(mention["sent_id"], *mention["pos"]) for mention in mentions}
+                if len(places) < len(mentions):
+                    self.twice += len(mentions) - len(places)
+                    self.place = self.place or f"document {document['title']!r}, vertexSet[{entity}]"
                 for number, mention in enumerate(mentions):
                     self.total += 1
                     start, end = mention["pos"]
@@ -132,11 +143,19 @@ class MentionCounts:
                     )
 
     def warn(self, where: str) -> None:
-        """Say it on stderr: entities without mention, and names that differ where they are over NAMES_MAY_DIFFER."""
+        """Say it on stderr: entities without mention, mentions that are there twice, and names that differ where they
+        are over NAMES_MAY_DIFFER."""
         if self.empty:
             print(
                 f"WARNING: {where}: {self.empty:,} entities have no mention; they keep their number and get a zero "
                 "embedding",
+                file=sys.stderr,
+            )
+        if self.twice:
+            print(
+                f"WARNING: {where}: {self.twice:,} of {self.total:,} mentions ({self.twice / self.total:.1%}) are at "
+                f"the place of another one of their entity ({self.place}); they are kept and count again, as in "
+                "ATLOP's program",
                 file=sys.stderr,
             )
         if self.differ > NAMES_MAY_DIFFER * self.total:

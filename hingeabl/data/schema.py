@@ -82,9 +82,8 @@ def check_document(document: Any, where: str, rel2id: dict[str, int] | None = No
     if not isinstance(document, dict):
         raise UserError(f"{where}: is not an object with title, sents and vertexSet")
     if document and not {"title", "sents", "vertexSet"} & document.keys():
-        inner = next(
-            (f"; take the list under {key!r} alone" for key in document if isinstance(document[key], list)), ""
-        )
+        inside = next((key for key in document if _holds_documents(document[key])), None)
+        inner = f"; take the list under {inside!r} alone" if inside is not None else ""
         raise UserError(
             f"{where}: is not a document: it has {', '.join(map(repr, list(document)[:5]))}, but none of title, sents, "
             f"vertexSet{inner}; pass a file in DocRED's schema (docs/data.md)"
@@ -113,6 +112,15 @@ def check_document(document: Any, where: str, rel2id: dict[str, int] | None = No
     refuse_misnamed(document, "labels", DOCUMENT_FIELDS, where)
     if "labels" in document:
         _check_labels(document, lengths, rel2id, where)
+
+
+def _holds_documents(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and isinstance(value[0], dict)
+        and not {"sents", "vertexSet"}.isdisjoint(value[0])
+    )
 
 
 def check_types(document: Document, where: str) -> None:

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from hingeabl.core.prepro import all_pairs, in_pairs
+from hingeabl.data.kinds import FORMATS, kind_of
 from hingeabl.data.schema import Document
 from hingeabl.data.stream import CHUNK
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import GZIP, encoding_of, parse_json
 from hingeabl.prediction.predictor import Predictor
-from hingeabl.readers.formats import FORMATS, kind_of, read_format
+from hingeabl.readers.formats import read_format
 from hingeabl.training.inference import Predictions
 from hingeabl.writers.forms import FORMS
 from hingeabl.writers.networks import Picture

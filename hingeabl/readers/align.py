@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import sys
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
+from hingeabl.readers.offsets import READ_AS, RULE, Counts, Mention, Span, differing
 
-Span = tuple[int, int]  # [start, end) in characters
 IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 BLANK_LINE = re.compile(r"\n\s*\n")
 ENDS = set(".!?\u2026")
@@ -27,20 +28,14 @@ ABBREVIATIONS = set(
 WARNINGS = {  # what is counted while documents are aligned
     "widened": "{:,} mentions cut a token and are widened to whole tokens",
     "joined": "{:,} sentence ends lie in a mention, so the sentences there are joined",
-    "differ": "{:,} mentions have another text than that at their offsets, which is taken",
     "gaps": "{:,} mentions have gaps and are taken from their first start to their last end",
     "lost": "{:,} relations are left out, as they name what has no mention",
     "skipped": "{:,} annotations are left out, as they are neither mentions nor relations",
+    "twice": "{:,} mentions are at the place of another one of their entity, and are taken once",
+    "same": "{:,} labels state what another one states, and are taken once",
+    "selves": "{:,} relations are left out, as both their ends are one entity",
+    "second": "{:,} annotations of a text by another annotator are left out",
 }
-
-
-class Mention(NamedTuple):
-    """A mention at [start, end) in characters; `place` tells in messages where it stands in the file."""
-
-    start: int
-    end: int
-    type: str | None
-    place: str
 
 
 def tokenize(text: str) -> list[Span]:
@@ -100,22 +95,29 @@ def align(
     labels: list[dict[str, Any]] | None = None,
     sents: list[list[Span]] | None = None,
     breaks: Sequence[int] = (),
+    repeats: bool = False,
 ) -> Document:
     """A document in DocRED's schema.
 
     `sents` are the tokens of each sentence, in order; without them the text is tokenized and split here. A mention that
     cuts a token is widened to whole tokens; sentences that a mention goes over are joined, and the evidence of labels
-    is renumbered. `counts` tells how often, see WARNINGS. A mention's name is the text of its tokens. Raises UserError,
-    opening with `where`, for a mention that is not in the text or holds no token.
+    is renumbered. Unless `repeats`, mentions of an entity at one place are taken once, and labels that state the same.
+    `counts` tells how often, see WARNINGS. A mention's name is the text of its tokens. Raises UserError, opening with
+    `where`, for a mention that is not in the text or holds no token.
     """
     given = split_sentences(text, tokenize(text), breaks) if sents is None else sents
     tokens = [token for sentence in given for token in sentence]
     sentence_of = [number for number, sentence in enumerate(given) for _ in sentence]
     starts, ends = [start for start, _ in tokens], [end for _, end in tokens]
-    places = [[_tokens_of(mention, starts, ends, text, where, counts) for mention in mentions] for mentions in entities]
+    placed = [
+        [(mention, _tokens_of(mention, starts, ends, text, where, counts)) for mention in mentions]
+        for mentions in entities
+    ]
+    if not repeats:
+        placed = [_each_once(mentions, counts) for mentions in placed]
     inner = {
         number
-        for first, last in (place for mentions in places for place in mentions)
+        for first, last in (place for mentions in placed for _, place in mentions)
         for number in range(sentence_of[first] + 1, sentence_of[last] + 1)
     }
     counts["joined"] += len(inner)
@@ -140,14 +142,36 @@ def align(
             [text[start:end] for start, end in tokens[limits[number] : limits[number + 1]]]
             for number in range(len(opens))
         ],
-        "vertexSet": [
-            [mention_of(mention, *place) for mention, place in zip(mentions, found, strict=True)]
-            for mentions, found in zip(entities, places, strict=True)
-        ],
+        "vertexSet": [[mention_of(mention, *place) for mention, place in mentions] for mentions in placed],
     }
     if labels is not None:
-        document["labels"] = [_renumbered(label, new) for label in labels]
+        kept = labels if repeats else _distinct(labels, counts)
+        document["labels"] = [_renumbered(label, new) for label in kept]
     return document
+
+
+def _each_once(mentions: list[tuple[Mention, Span]], counts: Counter[str]) -> list[tuple[Mention, Span]]:
+    """An entity's mentions with their tokens, one for each place: the first, or the first that has a type."""
+    found: dict[Span, Mention] = {}
+    for mention, place in mentions:
+        if place not in found or (found[place].type is None and mention.type is not None):
+            found[place] = mention
+    counts["twice"] += len(mentions) - len(found)
+    return [(mention, place) for place, mention in found.items()]
+
+
+def _distinct(labels: list[dict[str, Any]], counts: Counter[str]) -> list[dict[str, Any]]:
+    """Labels, those of the same h, t and r as one, with the evidence of all."""
+    found: dict[str, dict[str, Any]] = {}
+    for label in labels:
+        key = json.dumps([label.get(field) for field in ("h", "t", "r")])  # they are not checked yet
+        if key not in found:
+            found[key] = label
+            continue
+        counts["same"] += 1
+        evidence = dict.fromkeys([*found[key].get("evidence", []), *label.get("evidence", [])])
+        found[key] = {**found[key], **({"evidence": list(evidence)} if evidence else {})}
+    return list(found.values())
 
 
 def _renumbered(label: dict[str, Any], new: list[int]) -> dict[str, Any]:
@@ -179,7 +203,8 @@ def _tokens_of(
 
 def to_spans(document: Document) -> dict[str, Any]:
     """A checked document with its mentions at character offsets, as spans.py reads it: tokens are joined by spaces,
-    sentences by line ends, and `sents` has the offsets of the tokens."""
+    sentences by line ends, and `sents` has the offsets of the tokens. `repeats` says that equal mentions or labels are
+    to stay."""
     sents: list[list[list[int]]] = []
     place = 0
     for sentence in document["sents"]:
@@ -200,16 +225,31 @@ def to_spans(document: Document) -> dict[str, Any]:
         entities.append({"mentions": found})
     text = "\n".join(" ".join(sentence) for sentence in document["sents"])
     more = {field: document[field] for field in ("pairs", "labels") if field in document}
+    if has_repeats(document):
+        more["repeats"] = True
     return {"title": document["title"], "text": text, "sents": sents, "entities": entities, **more}
 
 
-def differ(text: str, written: str) -> bool:
-    """Whether a mention's text is another than the one written beside its offsets; white space does not count."""
-    return text.split() != written.split()
+def has_repeats(document: Document) -> bool:
+    """Whether a document has mentions or labels that align takes once unless it is told that they stay."""
+    places = [[(mention["sent_id"], *mention["pos"]) for mention in mentions] for mentions in document["vertexSet"]]
+    labels = [(label["h"], label["t"], label["r"]) for label in document.get("labels", ())]
+    return any(len(set(found)) < len(found) for found in [*places, labels])
 
 
-def warn(name: str, counts: Counter[str]) -> None:
-    """Say on stderr, in one line, what was counted; nothing where nothing was."""
+def warn(name: str, counts: Counts) -> None:
+    """Say on stderr, in one line, what was counted; nothing where nothing was. Raises UserError where most of the told
+    texts are not at their offsets."""
+    if 2 * counts["differ"] > counts["told"]:
+        wrong = differing(counts["differ"], counts["told"], counts.example)
+        raise UserError(f"{name}: {wrong}; {RULE}; {counts.cause}")
     found = [text.format(counts[key]) for key, text in WARNINGS.items() if counts[key]]
+    if counts["differ"]:
+        found.append(f"{differing(counts['differ'], counts['told'], counts.example)}; the offsets are taken")
+    readings = {key.removeprefix(READ_AS): count for key, count in counts.items() if key.startswith(READ_AS) and count}
+    for reading, count in readings.items():
+        found.append(f"offsets of {count:,} documents are read as {reading}, as the texts of their mentions show")
+    if readings and counts.silent:
+        found.append(f"{counts.silent:,} documents before these tell no texts, and are read as characters")
     if found:
         print(f"WARNING: {name}: {'; '.join(found)}", file=sys.stderr)

@@ -2,88 +2,32 @@
 
 from __future__ import annotations
 
-import re
-import zlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from hingeabl.data.cdr import is_cdr, read_cdr
-from hingeabl.data.schema import Document, check_document, check_types
-from hingeabl.data.stream import CHUNK, TOKEN, Rewound, read_objects, stream_documents
+from hingeabl.data.cdr import read_cdr
+from hingeabl.data.kinds import FORMATS, OF_TEXT, detect
+from hingeabl.data.schema import Document, MadeTitle, check_document, check_types
+from hingeabl.data.stream import CHUNK, Rewound, read_objects, stream_documents
 from hingeabl.errors import UserError
-from hingeabl.files import GZIP, ZIP, cannot_read, encoding_of, refuse_foreign
+from hingeabl.files import cannot_read, listed
+from hingeabl.readers.align import warn
 from hingeabl.readers.brat import read_brat
+from hingeabl.readers.exports import read_doccano, read_label_studio
 from hingeabl.readers.lines import read_lines
+from hingeabl.readers.offsets import Counts
 from hingeabl.readers.pubtator import read_pubtator
 from hingeabl.readers.spans import read_spans
 from hingeabl.readers.text import read_text
 
-FORMATS = ("docred", "spans", "text", "pubtator", "brat", "cdr")
-PUBTATOR = re.compile(r"\s*[^|\s]+\|[ta]\|")
-QUOTE = '"'  # alone, of a string that the text ends in
-VALUE = re.compile(r"\s*:\s*(.)")  # after a key: how its value begins
-
-
-def detect(start: bytes, name: str) -> str:
-    """The format of a file, one of FORMATS, by its first bytes and its name; docred for what none can read.
-
-    brat: NAME.ann, or NAME.txt with NAME.ann beside it. spans: the first object has a string `text` and no vertexSet.
-    text: .txt. Raises UserError for other text that begins with a letter or a digit.
-    """
-    path = Path(name.removesuffix(".gz"))
-    if path.suffix == ".ann" or (path.suffix == ".txt" and path.with_suffix(".ann").exists()):
-        return "brat"
-    try:
-        text = decoded(start)
-    except zlib.error:
-        return "docred"  # whose reader says what is wrong
-    if (kind := kind_of(text)) is not None:
-        return kind
-    if path.suffix == ".txt":
-        return "text"
-    refuse_foreign(text[:1000], name)
-    if text.lstrip()[:1].isalnum():
-        raise UserError(f"{name}: its format is not recognised; pass --format, one of {', '.join(FORMATS)}")
-    return "docred"
-
-
-def decoded(start: bytes) -> str:
-    """The text that a file's first bytes are, unpacked if they are packed. Raises zlib.error where that fails."""
-    if start.startswith(GZIP):
-        start = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(start, CHUNK)
-    return start.decode(encoding_of(start), "ignore")
-
-
-def kind_of(text: str) -> str | None:
-    """The format of a file, one of FORMATS, by its text alone; None for plain text."""
-    if text.lstrip()[:1] in ("{", "["):
-        keys = _first_keys(text)
-        return "spans" if keys.get("text") == QUOTE and "vertexSet" not in keys else "docred"
-    if PUBTATOR.match(text):
-        return "pubtator"
-    if is_cdr(text):
-        return "cdr"
-    return "docred" if text.startswith(ZIP.decode()) else None
-
-
-def _first_keys(text: str) -> dict[str, str]:
-    """The keys of the first JSON object, as far as the text goes, with the first character of each one's value."""
-    keys: dict[str, str] = {}
-    open_brackets = ""
-    for token in TOKEN.finditer(text):
-        kind = token[0]
-        if kind in ("{", "["):
-            open_brackets += kind
-        elif kind in ("}", "]"):
-            open_brackets = open_brackets[:-1]
-            if "{" not in open_brackets:
-                break
-        elif kind == QUOTE:  # looking for the end of each one further would take long
-            break
-        elif open_brackets in ("{", "[{") and (value := VALUE.match(text, token.end())):
-            keys[kind[1:-1]] = value[1]
-    return keys
+READERS: dict[str, Any] = {
+    "pubtator": read_pubtator,
+    "brat": read_brat,
+    "doccano": read_doccano,
+    "labelstudio": read_label_studio,
+}
 
 
 def read_format(file: BinaryIO, name: str, kind: str | None, typed: bool, labels: bool = False) -> Iterator[Document]:
@@ -93,6 +37,80 @@ def read_format(file: BinaryIO, name: str, kind: str | None, typed: bool, labels
     typed entity markers, which need each mention to have one of DocRED's types. After the last document, one line on
     stderr tells what was doubtful, if anything. Raises UserError with file, document, place and remedy.
     """
+    counts = Counts()
+    yield from _checked(file, name, kind, typed, labels, counts)
+    warn(name, counts)
+
+
+def read_paths(paths: Sequence[str], kind: str | None, typed: bool, labels: bool = False) -> Iterator[Document]:
+    """read_format of several files, with one line of doubts for all. A folder stands for the files in it, see files_of;
+    a document of one has its path there as its title."""
+    counts = Counts()
+    titles: dict[str, str] = {}  # with the file of each
+    repeated: dict[str, None] = {}
+    for given in paths:
+        for path in files_of(given, kind):
+            with open_file(path) as file:
+                for document in _checked(file, path, kind, typed, labels, counts):
+                    if path != given:
+                        document["title"] = MadeTitle(Path(path).relative_to(given).with_suffix("").as_posix())
+                    if titles.setdefault(document["title"], path) != path:
+                        repeated[document["title"]] = None
+                    yield document
+    name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1:,} more"
+    warn(name, counts)
+    if repeated:
+        print(
+            f"WARNING: {name}: {len(repeated):,} titles are of documents of several files ({listed(list(repeated))}), "
+            "and files that are scored need distinct ones; convert a folder, or rename the files",
+            file=sys.stderr,
+        )
+
+
+def files_of(path: str, kind: str | None) -> list[str]:
+    """A file's own path, or the input files in a folder and those below it: brat's .ann files, or where there is none
+    or `kind` says so, plain texts. Hidden ones do not count. Raises UserError for a folder without such a file."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return [path]
+    if kind not in (None, "brat", "text"):
+        raise UserError(f"{path}: is a folder, which is read as brat or text alone; pass the files in it")
+    inside = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+    annotations = [file for file in inside if file.suffix == ".ann"]
+    texts = [file for file in inside if file.suffix in OF_TEXT]
+    if kind == "text" or (kind is None and not annotations):
+        found = texts
+    else:
+        found = annotations
+        alone = [file for file in texts if file.with_suffix(".ann") not in set(annotations)]
+        if alone:
+            print(
+                f"WARNING: {path}: {len(alone):,} texts have no .ann file beside them and are left out, such as "
+                f"{alone[0].name}",
+                file=sys.stderr,
+            )
+    if not found:
+        others = f"; it has {listed([file.name for file in inside])}: pass these" if inside else ""
+        raise UserError(f"{path}: is a folder without {'texts' if kind == 'text' else '.ann files or texts'}{others}")
+    return [str(file) for file in found]
+
+
+def open_file(path: str) -> BinaryIO:
+    """A file to read. Raises UserError where it cannot be opened."""
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise cannot_read(path, error) from None
+
+
+def _checked(
+    file: BinaryIO, name: str, kind: str | None, typed: bool, labels: bool, counts: Counts
+) -> Iterator[Document]:
+    """read_format without its last line, counting in `counts`."""
     if kind is None:
         try:
             start = file.read(CHUNK)
@@ -103,7 +121,7 @@ def read_format(file: BinaryIO, name: str, kind: str | None, typed: bool, labels
     if kind == "docred" and not labels:
         yield from stream_documents(file, name, typed)
         return
-    for number, document in enumerate(_read(file, name, kind, labels)):
+    for number, document in enumerate(_read(file, name, kind, labels, counts)):
         if not labels:
             document.pop("labels", None)
         where = f"{name}: document {number}"
@@ -113,13 +131,14 @@ def read_format(file: BinaryIO, name: str, kind: str | None, typed: bool, labels
         yield document
 
 
-def _read(file: BinaryIO, name: str, kind: str, labels: bool) -> Iterator[Document]:
+def _read(file: BinaryIO, name: str, kind: str, labels: bool, counts: Counts) -> Iterator[Document]:
     """Unchecked documents, or those that are checked but for their labels."""
+    if kind not in FORMATS:
+        raise UserError(f"{name}: {kind!r} is no format; choose one of {', '.join(FORMATS)}")
     if kind == "spans":
-        return read_spans(file, name, labels)
-    readers: dict[str, Any] = {"docred": read_objects, "text": read_text, "pubtator": read_pubtator, "brat": read_brat}
+        return read_spans(file, name, counts, labels)
     if kind == "cdr":
         return read_cdr(read_lines(file, name), name)
-    if kind not in readers:
-        raise UserError(f"{name}: {kind!r} is no format; choose one of {', '.join(FORMATS)}")
-    return readers[kind](file, name)
+    if kind in ("docred", "text"):
+        return read_objects(file, name) if kind == "docred" else read_text(file, name)
+    return READERS[kind](file, name, counts)

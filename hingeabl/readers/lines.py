@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 from hingeabl.data.stream import LARGEST, JsonText
 from hingeabl.errors import UserError
+
+MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def opens_with_mark(path: Path) -> bool:
+    """Whether a file begins with a byte order mark. Raises OSError where it cannot be read."""
+    with path.open("rb") as file:
+        return file.read(3).startswith(MARKS)
 
 
 def read_lines(file: BinaryIO, name: str) -> Iterator[str]:

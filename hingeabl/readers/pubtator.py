@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
-from hingeabl.readers.align import Mention, align, differ, warn
+from hingeabl.readers.align import align
 from hingeabl.readers.lines import read_lines
+from hingeabl.readers.offsets import Counts, Mention, settle
 
 TEXT = re.compile(r"([^|\t]+)\|([ta])\|(.*)")
 OFFSET = re.compile(r"\d{1,9}")
@@ -28,12 +28,10 @@ class Line(NamedTuple):
     text: str
 
 
-def read_pubtator(file: BinaryIO, name: str) -> Iterator[Document]:
+def read_pubtator(file: BinaryIO, name: str, counts: Counts) -> Iterator[Document]:
     """Documents in DocRED's schema, as they are read: the title is the article's number, the mentions of an identifier
     are an entity, a relation is a label. A mention of several identifiers is one of each of these entities; one of none
-    is an entity of its own. At the end, one line on stderr tells what was counted. Raises UserError with file,
-    document, line and remedy."""
-    counts: Counter[str] = Counter()
+    is an entity of its own. Raises UserError with file, document, line and remedy."""
     lines = (Line(number, text) for number, text in enumerate(read_lines(file, name), 1))
     found = False
     for filled, block in itertools.groupby(lines, lambda line: bool(line.text.strip())):
@@ -42,10 +40,9 @@ def read_pubtator(file: BinaryIO, name: str) -> Iterator[Document]:
             yield _document(list(block), name, counts)
     if not found:
         raise UserError(f"{name}: is empty; it must hold documents in PubTator's format")
-    warn(name, counts)
 
 
-def _document(block: list[Line], name: str, counts: Counter[str]) -> Document:
+def _document(block: list[Line], name: str, counts: Counts) -> Document:
     """One document from its lines."""
     opening = TEXT.fullmatch(block[0].text)
     if not opening or opening[2] != "t":
@@ -65,8 +62,7 @@ def _document(block: list[Line], name: str, counts: Counter[str]) -> Document:
         if fields[0] != article:
             raise UserError(f"{where}: {place}: {line[:60]!r} is of another document; put an empty line between them")
         if len(fields) >= 5 and OFFSET.fullmatch(fields[1]) and OFFSET.fullmatch(fields[2]):
-            mention = Mention(int(fields[1]), int(fields[2]), fields[4] or None, place)
-            counts["differ"] += differ(text[mention.start : mention.end], fields[3])
+            mention = Mention(int(fields[1]), int(fields[2]), fields[4] or None, place, fields[3])
             for identifier in _identifiers(fields[5:]) or [f"\t{place}"]:
                 entities.setdefault(identifier, []).append(mention)
         elif len(fields) >= 4 and fields[1] and not fields[1].isdecimal():
@@ -83,7 +79,8 @@ def _document(block: list[Line], name: str, counts: Counter[str]) -> Document:
         if head in number_of and tail in number_of
     ]
     counts["lost"] += len(relations) - len(labels)
-    return align(article, text, list(entities.values()), where, counts, labels, breaks=[len(title)])
+    found, _ = settle(text, list(entities.values()), where, counts)
+    return align(article, text, found, where, counts, labels, breaks=[len(title)])
 
 
 def _identifiers(fields: list[str]) -> list[str]:

@@ -1,19 +1,20 @@
 """Documents as JSON with text and mentions at character offsets, in the file layouts of data/stream.py.
 
 A document is {title, text, sents, entities, labels}: `entities[i]` is {type, id, mentions}, a mention {start, end,
-type} or [start, end], `sents` holds the tokens of each sentence as [start, end]. Only text and entities are needed.
+type, text} or [start, end], `sents` holds the tokens of each sentence as [start, end]. Only text and entities are
+needed. With `repeats`, equal mentions and labels stay.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from hingeabl.data.schema import Document, MadeTitle, refuse_misnamed
 from hingeabl.data.stream import read_objects
 from hingeabl.errors import UserError
-from hingeabl.readers.align import Mention, Span, align, warn
+from hingeabl.readers.align import align
+from hingeabl.readers.offsets import Counts, Mention, Scale, Span, end_of, first_of, settle
 
 REQUIRED = (("text", str, "string"), ("entities", list, "list of objects with mentions"))
 OPTIONAL = (
@@ -21,29 +22,32 @@ OPTIONAL = (
     ("sents", list, "list of sentences"),
     ("pairs", list, "list"),
     ("labels", list, "list"),
+    ("repeats", bool, "true or false"),
 )
 FIELDS = tuple(field for field, _, _ in (*REQUIRED, *OPTIONAL))
 
 
-def read_spans(file: BinaryIO, name: str, labels: bool = True) -> Iterator[Document]:
+ENTITY_FIELDS = ("id", "name", "type", "mentions")
+MENTION_FIELDS = ("start", "end", "type", "text", "name")
+TOLD = ("text", "name")  # the fields of a mention that may tell its text
+
+
+def read_spans(file: BinaryIO, name: str, counts: Counts, labels: bool = True) -> Iterator[Document]:
     """Documents in DocRED's schema, as they are read. Without `labels`, these are not looked at; with them, their h, t
-    and r are not checked. At the end, one line on stderr tells what was counted. Raises UserError with file, document,
-    field and remedy."""
-    counts: Counter[str] = Counter()
+    and r are not checked. Raises UserError with file, document, field and remedy."""
     for number, value in enumerate(read_objects(file, name)):
         if not labels:
             value.pop("labels", None)
         yield from_spans(value, f"{name}: document {number}", MadeTitle(f"document {number}"), counts)
-    warn(name, counts)
 
 
-def from_spans(value: dict[str, Any], where: str, title: str, counts: Counter[str]) -> Document:
+def from_spans(value: dict[str, Any], where: str, title: str, counts: Counts) -> Document:
     """One document in DocRED's schema; `title` is for one without. Raises UserError, opening with `where`."""
     for field, kind, described in (*REQUIRED, *OPTIONAL):
         if field not in value and (field, kind, described) in OPTIONAL:
             continue
         if not isinstance(value.get(field), kind):
-            problem = "has the wrong type" if field in value else "is missing"
+            problem = "has the wrong type" if field in value else f"is missing{_instead(value)}"
             raise UserError(f"{where}: {field}: {problem}; it must be a {described}")
     for field in ("title", "pairs", "labels"):
         refuse_misnamed(value, field, FIELDS, where)
@@ -51,15 +55,26 @@ def from_spans(value: dict[str, Any], where: str, title: str, counts: Counter[st
         title = value["title"]
         where = f"{where} ({title!r})"
     entities = [_mentions(entity, f"entities[{number}]", where) for number, entity in enumerate(value["entities"])]
-    sents = _sents(value["sents"], len(value["text"]), where) if "sents" in value else None
+    placed, scale = settle(value["text"], entities, where, counts)
+    sents = _sents(value["sents"], scale, where) if "sents" in value else None
     labels = _labels(value["labels"], sents, where) if "labels" in value else None
-    document = align(title, value["text"], entities, where, counts, labels, sents)
+    repeats = value.get("repeats", False)
+    document = align(title, value["text"], placed, where, counts, labels, sents, repeats=repeats)
     return document | {"pairs": value["pairs"]} if "pairs" in value else document
+
+
+def _instead(value: dict[str, Any]) -> str:
+    """What other tools have in the place of entities, for a message."""
+    found = next((field for field in ("spans", "annotations", "mentions") if isinstance(value.get(field), list)), None)
+    example = 'write each of them as an entity, {"mentions": [[start, end]], "type": ...}'
+    return f"; it has {found!r} instead: {example}" if found else ""
 
 
 def _mentions(entity: Any, place: str, where: str) -> list[Mention]:
     if not isinstance(entity, dict) or not isinstance(entity.get("mentions"), list):
-        raise UserError(f"{where}: {place}: is not an object with a list of mentions; correct it")
+        example = '{"mentions": [[0, 4]], "type": "PER"}'
+        raise UserError(f"{where}: {place}: is not an object with a list of mentions, such as {example}; correct it")
+    refuse_misnamed(entity, "type", ENTITY_FIELDS, f"{where}: {place}")
     return [
         _mention(mention, entity.get("type"), f"{place}.mentions[{number}]", where)
         for number, mention in enumerate(entity["mentions"])
@@ -68,7 +83,10 @@ def _mentions(entity: Any, place: str, where: str) -> list[Mention]:
 
 def _mention(mention: Any, entity_type: Any, place: str, where: str) -> Mention:
     span: Any = mention
+    told = None
     if isinstance(mention, dict):
+        told = next((mention[field] for field in TOLD if mention.get(field) is not None), None)
+        refuse_misnamed(mention, "type", MENTION_FIELDS, f"{where}: {place}")
         span = [mention.get("start"), mention.get("end")]
         entity_type = mention.get("type", entity_type)
     if not _is_span(span):
@@ -77,27 +95,35 @@ def _mention(mention: Any, entity_type: Any, place: str, where: str) -> Mention:
         )
     if entity_type is not None and not isinstance(entity_type, str):
         raise UserError(f"{where}: {place}: type {entity_type!r} is not a string; correct it or leave it out")
-    return Mention(span[0], span[1], entity_type, place)
+    if told is not None and not isinstance(told, str):
+        raise UserError(f"{where}: {place}: text {told!r} is not a string; correct it or leave it out")
+    return Mention(span[0], span[1], entity_type, place, told)
 
 
 def _is_span(span: Any) -> bool:
     return isinstance(span, list) and len(span) == 2 and all(type(place) is int for place in span)
 
 
-def _sents(sents: list[Any], length: int, where: str) -> list[list[Span]]:
-    """The tokens of each sentence, checked."""
-    last = 0
+def _sents(sents: list[Any], scale: Scale, where: str) -> list[list[Span]]:
+    """The tokens of each sentence, checked, in characters."""
+    last = scale[0]
     for number, sentence in enumerate(sents):
         if not isinstance(sentence, list):
             raise UserError(f"{where}: sents[{number}]: must be a list of tokens, each [start, end]; correct it")
         for token, span in enumerate(sentence):
-            if not _is_span(span) or not last <= span[0] <= span[1] <= length:
+            if not _is_span(span) or not last <= span[0] <= span[1] <= scale[-1]:
                 raise UserError(
                     f"{where}: sents[{number}][{token}]: {span!r} is not [start, end] in characters of the text, after "
                     "the token before; correct it, or leave sents out"
                 )
             last = span[1]
-    return [[(start, end) for start, end in sentence] for sentence in sents]
+    return [[_characters(scale, *span) for span in sentence] for sentence in sents]
+
+
+def _characters(scale: Scale, start: int, end: int) -> Span:
+    """A token's span in characters; one of no length has none there either."""
+    first = first_of(scale, start)
+    return first, max(first, end_of(scale, end)) if start < end else first
 
 
 def _labels(labels: list[Any], sents: list[list[Span]] | None, where: str) -> list[Any]:

@@ -1,0 +1,133 @@
+"""Which format a file has, by how it begins and what it is called."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import zlib
+from pathlib import Path
+
+from hingeabl.data.cdr import is_cdr
+from hingeabl.data.stream import CHUNK, TOKEN
+from hingeabl.errors import UserError
+from hingeabl.files import GZIP, ZIP, encoding_of, refuse_foreign
+
+FORMATS = ("docred", "spans", "text", "pubtator", "brat", "cdr", "doccano", "labelstudio")
+NAMES = {
+    "spans": "text with mentions at character offsets",
+    "text": "plain text",
+    "pubtator": "in PubTator's format",
+    "brat": "one of brat's two files",
+    "doccano": "an export of doccano",
+    "labelstudio": "an export of Label Studio",
+}
+OF_TEXT = (".txt", ".text", ".md", ".markdown", ".rst")  # how names of plain text end
+PUBTATOR = re.compile(r"\s*[^|\s]+\|[ta]\|")
+QUOTE = '"'  # alone, of a string that the text ends in
+VALUE = re.compile(r"\s*:\s*(.)")  # after a key: how its value begins
+JSON_VALUE = re.compile(r"(?:null|true|false|NaN|-?Infinity|-?\d[-+.\deE]*)\s*\Z")
+DOCCANO = re.compile(r'"start_offset"\s*:|"labels?"\s*:\s*\[\s*\[\s*\d+\s*,\s*\d+\s*,\s*"')  # its two layouts
+
+
+def detect(start: bytes, name: str) -> str:
+    """The format of a file, one of FORMATS, by its first bytes and its name; docred for what none can read.
+
+    brat: NAME.ann, or NAME.txt with NAME.ann beside it. spans: the first object has a string `text` and no vertexSet.
+    text: one of OF_TEXT. Raises UserError for other text that begins with a letter or a digit.
+    """
+    if is_brats(name):
+        return "brat"
+    try:
+        text = decoded(start)
+    except zlib.error:
+        return "docred"  # whose reader says what is wrong
+    if (kind := kind_of(text)) is not None:
+        return kind
+    if suffix_of(name) in OF_TEXT:
+        return "text"
+    refuse_foreign(text[:1000], name)
+    if text.lstrip()[:1].isalnum():
+        raise UserError(f"{name}: its format is not recognised; pass --format, one of {', '.join(FORMATS)}")
+    return "docred"
+
+
+def refuse_other_format(text: str, path: str | Path) -> None:
+    """Raise UserError, which names the format and how to convert it, for a file with this text that is neither in
+    DocRED's schema nor CDR's."""
+    start = text[:CHUNK]
+    kind = "brat" if is_brats(str(path)) else kind_of(start)
+    if kind is None and start.strip():
+        if suffix_of(str(path)) in OF_TEXT:
+            kind = "text"
+        elif start.lstrip()[:1].isalnum() and not JSON_VALUE.match(start.strip()):
+            raise UserError(
+                f"{path}: is not JSON, and DocRED's schema is needed here; if it is plain text, {conversion(path)} "
+                "--format text"
+            )
+    if kind in NAMES:
+        raise UserError(f"{path}: is {NAMES[kind]}, and DocRED's schema is needed here; {conversion(path)}")
+
+
+def conversion(path: str | Path) -> str:
+    """The command that converts a file."""
+    output = Path(str(path).removesuffix(".gz")).with_suffix("").name.removesuffix(".spans")
+    return f"convert it: python prepro.py {shlex.quote(str(path))} --convert {shlex.quote(output)}.docred.json"
+
+
+def is_brats(name: str) -> bool:
+    """Whether a name is one of brat's: NAME.ann, or NAME.txt with NAME.ann beside it."""
+    path = Path(name.removesuffix(".gz"))
+    return path.suffix == ".ann" or (path.suffix == ".txt" and path.with_suffix(".ann").exists())
+
+
+def suffix_of(name: str) -> str:
+    """A file name's suffix in small letters, before that of packing."""
+    return Path(name.lower().removesuffix(".gz")).suffix
+
+
+def decoded(start: bytes) -> str:
+    """The text that a file's first bytes are, unpacked if they are packed. Raises zlib.error where that fails."""
+    if start.startswith(GZIP):
+        start = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(start, CHUNK)
+    return start.decode(encoding_of(start), "ignore")
+
+
+def kind_of(text: str) -> str | None:
+    """The format of a file, one of FORMATS, by its text alone; None for plain text."""
+    if text.lstrip()[:1] in ("{", "["):
+        return _kind_of_json(text)
+    if PUBTATOR.match(text):
+        return "pubtator"
+    if is_cdr(text):
+        return "cdr"
+    return "docred" if text.startswith(ZIP.decode()) else None
+
+
+def _kind_of_json(text: str) -> str:
+    keys = _first_keys(text)
+    if "vertexSet" in keys:
+        return "docred"
+    if "annotation_id" in keys or (keys.get("data") == "{" and {"annotations", "completions"} & keys.keys()):
+        return "labelstudio"
+    if keys.get("text") != QUOTE:
+        return "docred"
+    return "doccano" if "Comments" in keys or DOCCANO.search(text) else "spans"
+
+
+def _first_keys(text: str) -> dict[str, str]:
+    """The keys of the first JSON object, as far as the text goes, with the first character of each one's value."""
+    keys: dict[str, str] = {}
+    open_brackets = ""
+    for token in TOKEN.finditer(text):
+        kind = token[0]
+        if kind in ("{", "["):
+            open_brackets += kind
+        elif kind in ("}", "]"):
+            open_brackets = open_brackets[:-1]
+            if "{" not in open_brackets:
+                break
+        elif kind == QUOTE:  # looking for the end of each one further would take long
+            break
+        elif open_brackets in ("{", "[{") and (value := VALUE.match(text, token.end())):
+            keys[kind[1:-1]] = value[1]
+    return keys

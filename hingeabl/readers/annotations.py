@@ -1,0 +1,71 @@
+"""Annotated spans and relations between them as a document: brat's files and the exports of label tools."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hingeabl.data.schema import Document
+from hingeabl.errors import UserError
+from hingeabl.readers.align import align
+from hingeabl.readers.offsets import Counts, Mention, settle
+
+COREFERENCE = ("coref", "coreference")
+
+
+class Relation(NamedTuple):
+    """A relation between two mentions, given by their keys; `where` opens messages."""
+
+    where: str
+    type: str
+    head: str
+    tail: str
+
+
+def document_of(
+    title: str,
+    text: str,
+    mentions: dict[str, Mention],
+    relations: list[Relation],
+    where: str,
+    counts: Counts,
+    mark: bool = False,
+) -> Document:
+    """Each mention is an entity of its own unless a relation of COREFERENCE joins it with others; other relations are
+    labels, but for those of an entity with itself. `mark` is settle's. Raises UserError as settle and align do."""
+    joins = [relation for relation in relations if _joins(relation)]
+    entities = joined(list(mentions), joins)
+    number_of = {key: number for number, keys in enumerate(entities) for key in keys}
+    stated = [
+        {"h": number_of[relation.head], "t": number_of[relation.tail], "r": relation.type}
+        for relation in relations
+        if not _joins(relation)
+    ]
+    labels = [label for label in stated if label["h"] != label["t"]]
+    counts["selves"] += len(stated) - len(labels)
+    found, _ = settle(text, [[mentions[key] for key in keys] for keys in entities], where, counts, mark)
+    return align(title, text, found, where, counts, labels)
+
+
+def check_ends(relations: list[Relation], mentions: dict[str, Mention], kind: str) -> None:
+    """Raise UserError for a relation whose mention is not there; `kind` says what mentions are in the file."""
+    for relation in relations:
+        for key in (relation.head, relation.tail):
+            if key not in mentions:
+                raise UserError(f"{relation.where}: {key} is not a mention ({kind}) of the file; add or correct it")
+
+
+def _joins(relation: Relation) -> bool:
+    return relation.type.lower() in COREFERENCE
+
+
+def joined(keys: list[str], joins: list[Relation]) -> list[list[str]]:
+    """The mentions of each entity, in the order of its first one: those that are joined, directly or through others."""
+    group = {key: [key] for key in keys}
+    for join in joins:
+        kept, moved = group[join.head], group[join.tail]
+        if kept is not moved:
+            kept += moved
+            group.update(dict.fromkeys(moved, kept))
+    order = {key: number for number, key in enumerate(keys)}
+    unique = {id(members): sorted(members, key=order.__getitem__) for members in group.values()}
+    return list(unique.values())
