@@ -77,7 +77,7 @@ def test_a_record_is_small_and_one_may_be_passed_by_its_path(records, capsys):
     path = records / "atlop_atl" / "seed_5.json"
     assert path.stat().st_size < 20_000
     assert '"/' not in path.read_text(), "a path of the machine"
-    assert "seeds 5" in printed(capsys, "--table", "3", path)
+    assert ", seed 5\n" in printed(capsys, "--table", "3", path)
 
 
 @pytest.mark.parametrize(

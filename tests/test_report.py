@@ -26,6 +26,7 @@ from hingeabl.reporting.significance import RESAMPLES, Counts, compare, holm, sm
 from hingeabl.training.runs import summarise
 from losses import loss_names
 
+pytestmark = pytest.mark.usefixtures("as_redocred")
 OF_THE_PAPER = ("atl", "balanced_softmax", "afl", "aml", "sat", "mean_sat", "hingeabl", "hingeabl_released")
 PATTERNS = {"correct": 900, "FP": 40, "FN_CRK": 30, "FN_IRK": 30}
 

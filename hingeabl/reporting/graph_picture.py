@@ -85,8 +85,8 @@ def put_label(drawing: Drawing, text: str, size: int, wanted: Place) -> None:
     others = np.array(drawing.boxes)
     for places in around(wanted, size / 2):
         low, high = (places - half)[:, None], (places + half)[:, None]  # [places, 1, 2]
-        beside = ((others[:, :2] >= high) | (others[:, 2:] <= low)).any(axis=2)  # [places, boxes]
-        free = beside.all(axis=1).nonzero()[0]
+        beside = np.any((others[:, :2] >= high) | (others[:, 2:] <= low), axis=2)  # [places, boxes]
+        free = np.all(beside, axis=1).nonzero()[0]
         if len(free):
             x, y = places[free[0]].tolist()
             drawing.labels.append(Label(text, size, (x, y)))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hingeabl.errors import UserError
@@ -42,9 +42,13 @@ def figure_length(runs: list[Run]) -> Figure:
             if len({name_seeds(runs) for runs in points.values()}) > 1:
                 style["linestyle"] = ""
             style["label"] = f"{loss}, {names[file]}, {name_seeds_of_line(points)}"
-            panel.plot(list(points), [mean_over(value, runs)[0] for runs in points.values()], **style)
-            bars = {steps: mean_over(value, runs) for steps, runs in points.items() if len(runs) > 1}
-            draw_bars(panel, bars, style["color"])
+            found = [mean_and_std([[value(run.scores["test"])] for run in runs]) for runs in points.values()]
+            mean = [float(means[0]) for means, _ in found]
+            bars = [
+                float(std[0]) if len(runs) > 1 else math.nan  # no bar
+                for (_, std), runs in zip(found, points.values(), strict=True)
+            ]
+            panel.errorbar(list(points), mean, bars, capsize=2, elinewidth=0.9, **style)
         panel.set(title=title, xlabel="optimizer steps", ylabel="test (%)", xlim=(0, None))
         panel.grid(True)
     encoder = Path(known[0].config["settings"]["model_name_or_path"]).name
@@ -67,19 +71,6 @@ def name_seeds_of_line(points: dict[float, list[Run]]) -> str:
     if len(set(seeds.values())) == 1:
         return next(iter(seeds.values()))
     return "; ".join(f"{steps:,.0f} steps: {found}" for steps, found in seeds.items())
-
-
-def mean_over(value: Callable[[dict[str, float]], float], runs: list[Run]) -> tuple[float, float]:
-    """Mean and standard deviation of a test score over runs."""
-    mean, std = mean_and_std([[value(run.scores["test"])] for run in runs])
-    return float(mean[0]), float(std[0])
-
-
-def draw_bars(axes: Axes, bars: dict[float, tuple[float, float]], colour: str) -> None:
-    """A bar of one standard deviation to each side of a mean, by steps."""
-    if bars:
-        mean, std = zip(*bars.values(), strict=True)
-        axes.errorbar(list(bars), mean, std, fmt="none", ecolor=colour, capsize=2, elinewidth=0.9)
 
 
 def check_lengths(runs: list[Run]) -> None:
