@@ -75,7 +75,7 @@ def test_losses_are_compared_on_the_seeds_that_both_have_and_each_row_names_its_
     [comparison] = found["comparisons"]
     assert comparison["seeds"] == [[1], [1]]
     f1 = {run.loss: run.scores["test"]["f1"] for run in read_runs([str(mixed)])[0] if run.seed == 1}
-    assert comparison["difference"] == pytest.approx(f1["sat"] - f1["atl"])
+    assert comparison["difference"] == pytest.approx(f1["sat"] - f1["atl"], abs=0.001)
     assert not any(row["f1"]["best"] for row in found["rows"])
     text = printed(capsys, "--table", 3, mixed)
     assert re.search(r"\natl +1, 5 ", text) and re.search(r"\nsat +1 ", text)
@@ -153,7 +153,7 @@ def test_published_figures_stand_beside_re_docreds_documents_alone(mixed, capsys
     table = printed(capsys, "--table", number, mixed, "--format", "json")
     assert not re.search(r'"paper": \d', table) and "ATGL" not in table
     text = printed(capsys, "--table", number, mixed)
-    assert "paper" not in text and "diff." not in text.split("Differences")[0]
+    assert not re.search(r"\bpaper\b", text) and "diff." not in text.split("Differences")[0]
     assert "of train.json, dev.json, test.json" in text
 
 
