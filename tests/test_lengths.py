@@ -74,7 +74,8 @@ def lines(panel):
     found = {}
     for container in panel.containers:
         line, _, [bars] = container.lines
-        lengths = [(segment[1, 1] - segment[0, 1]) / 2 for segment in bars.get_segments()]
+        ends = [segment.reshape(-1, 2)[:, 1] for segment in bars.get_segments()]  # no two of a bar that is not drawn
+        lengths = [(end[1] - end[0]) / 2 if len(end) == 2 else math.nan for end in ends]
         found[container.get_label().split(", seed")[0]] = list(zip(*line.get_data(), lengths, strict=True))
     return found
 
