@@ -142,7 +142,7 @@ def test_an_older_record_is_read_without_what_it_lacks(records, tmp_path, capsys
     (tmp_path / "seed_1.json").write_text(json.dumps(record))
     [run] = read_runs([str(tmp_path)])[0]
     assert run.timing == run.documents == run.other_labels == {}
-    assert "seeds 1" in printed(capsys, "--table", "3", tmp_path)
+    assert ", seed 1\n" in printed(capsys, "--table", "3", tmp_path)
 
 
 def test_a_record_and_its_run_in_one_folder_are_told_apart(runs, tmp_path):
