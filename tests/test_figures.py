@@ -223,8 +223,9 @@ def test_figure_2_names_what_it_lacks(runs):
 def test_epochs_are_mean_and_deviation_over_seeds_in_the_losss_colour(runs):
     axes = FIGURES["epochs"](runs).axes[0]
     drawn = lines_of(axes)
-    assert list(drawn) == ["atl", "sat", "hingeabl_released"]
-    for (loss, (epochs, mean)), line, band in zip(drawn.items(), axes.lines, axes.collections, strict=True):
+    losses = ["atl", "sat", "hingeabl_released"]
+    assert list(drawn) == [f"{loss}, seeds 1, 5" for loss in losses]
+    for loss, (epochs, mean), line, band in zip(losses, drawn.values(), axes.lines, axes.collections, strict=True):
         seeds = []
         for run in chosen(runs, loss):
             records = map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())
@@ -247,14 +248,15 @@ def test_a_run_without_dev_scores_is_named(sample, tmp_path, content):
         FIGURES["epochs"](read_runs([str(tmp_path)])[0])
 
 
-def test_pattern_shares_add_up_and_stand_beside_the_papers(runs):
+def test_pattern_shares_add_up_and_stand_beside_the_papers(runs, as_redocred):
     assert PATTERNS[1:] == WRONG
     axes = FIGURES["patterns"](runs).axes[0]
     names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names == ["atl", "sat", "hingeabl_released", "atl, paper (BERT-base)"]
+    losses = ["atl", "sat", "hingeabl_released"]
+    assert names == [*(f"{loss}, seeds 1, 5" for loss in losses), "atl, paper (BERT-base)"]
     found = np.array([[bar.get_width() for bar in container] for container in axes.containers])
     starts = np.array([[bar.get_x() for bar in container] for container in axes.containers])
-    for column, loss in enumerate(names[:3]):
+    for column, loss in enumerate(losses):
         expected = np.zeros(3)
         for run in chosen(runs, loss):
             wrong = np.array([run.scores["dev"][pattern] for pattern in WRONG])

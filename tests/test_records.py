@@ -77,7 +77,7 @@ def test_a_record_is_small_and_one_may_be_passed_by_its_path(records, capsys):
     path = records / "atlop_atl" / "seed_5.json"
     assert path.stat().st_size < 20_000
     assert '"/' not in path.read_text(), "a path of the machine"
-    assert "seeds 5" in printed(capsys, "--table", "3", path)
+    assert ", seed 5\n" in printed(capsys, "--table", "3", path)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_an_older_record_is_read_without_what_it_lacks(records, tmp_path, capsys
     (tmp_path / "seed_1.json").write_text(json.dumps(record))
     [run] = read_runs([str(tmp_path)])[0]
     assert run.timing == run.documents == run.other_labels == {}
-    assert "seeds 1" in printed(capsys, "--table", "3", tmp_path)
+    assert ", seed 1\n" in printed(capsys, "--table", "3", tmp_path)
 
 
 def test_a_record_and_its_run_in_one_folder_are_told_apart(runs, tmp_path):

@@ -21,11 +21,12 @@ from evaluation import prepare_gold, score_predictions, threshold_diagnostics, t
 from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
 from hingeabl.files import digest
-from hingeabl.reporting import tables
+from hingeabl.reporting.comparisons import verdict
 from hingeabl.reporting.significance import RESAMPLES, Counts, compare, holm, smallest_p
 from hingeabl.training.runs import summarise
 from losses import loss_names
 
+pytestmark = pytest.mark.usefixtures("as_redocred")
 OF_THE_PAPER = ("atl", "balanced_softmax", "afl", "aml", "sat", "mean_sat", "hingeabl", "hingeabl_released")
 PATTERNS = {"correct": 900, "FP": 40, "FN_CRK": 30, "FN_IRK": 30}
 
@@ -275,11 +276,11 @@ def test_two_copies_of_a_run_do_not_differ_and_a_corrupted_copy_does(sample):
     run, corrupted = counts(sample, 0.8, 0.8), counts(sample, 0.5, 0.5)
     same = compare(run, run)
     assert same.difference == 0 and same.p_value == 1 and same.low <= 0 <= same.high
-    assert tables.verdict(same, same.p_value) == "within the noise"
+    assert verdict(same, same.p_value) == "within the noise"
     worse = compare(run, corrupted)
     assert worse.difference < -0.2 and worse.high < 0 and worse.p_value < 0.01
-    assert tables.verdict(worse, worse.p_value) == "lower"
-    assert tables.verdict(compare(corrupted, run), 0.001) == "higher"
+    assert verdict(worse, worse.p_value) == "lower"
+    assert verdict(compare(corrupted, run), 0.001) == "higher"
 
 
 def test_the_p_value_is_that_of_all_reassignments(sample):

@@ -20,7 +20,9 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from hingeabl.data.checksums import SAMPLE
 from hingeabl.errors import UserError
+from hingeabl.files import read_json
 from hingeabl.prediction.answers import SERVED, Answer, Limits, answer
 from hingeabl.prediction.guard import Guard, Refusal, Refused, file_of_form, read_body
 from hingeabl.prediction.jobs import Worker
@@ -126,12 +128,33 @@ def offered_forms() -> list[str]:
     return found
 
 
+def about_model(folder: Path) -> str:
+    """A sentence on the model of a run's folder: its training file and its own scores; and one more where it knows
+    nothing but the sample corpus."""
+    config = read_json(folder / "config.json")
+    scores = read_json(folder / "scores.json") if (folder / "scores.json").exists() else {}
+    data, settings = config.get("data", {}), config["settings"]
+    names = {split: Path(settings[f"{split}_file"]).name for split in ("train", "dev", "test")}
+    found = [f"{split} F1 {100 * scores[split]['f1']:.2f} ({names[split]})" for split in names if scores.get(split)]
+    encoder = Path(settings["model_name_or_path"]).name
+    text = f"{config['loss']['name']} on {encoder}, trained on {names['train']}; {', '.join(found) or 'no scores'}."
+    if data.get("train") == SAMPLE["train"]:
+        text += " A toy: it knows a generated sample of invented stories alone, and errs on any other text."
+    return text
+
+
 def page_of(predictor: Predictor, limits: Limits) -> str:
     """The page, with what it is about: the run, the limits, the forms."""
     run = "/".join(predictor.run.folder.resolve().parts[-2:])
     if predictor.run.unfinished:
         run = f"{run} is not finished ({predictor.run.unfinished})"
-    about = {"run": run, "maxBytes": limits.max_bytes, "forms": offered_forms(), "formats": SERVED}
+    about = {
+        "run": run,
+        "model": about_model(predictor.run.folder),
+        "maxBytes": limits.max_bytes,
+        "forms": offered_forms(),
+        "formats": SERVED,
+    }
     return filled((WEB / "serve.html").read_text(encoding="utf-8"), {"about": block("data-about", about)})
 
 

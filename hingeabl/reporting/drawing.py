@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,7 +20,6 @@ BLACK, ORANGE, SKY, GREEN, GREY, PURPLE, BLUE, VERMILION = (
     "#000000 #E69F00 #56B4E9 #009E73 #999999 #CC79A7 #0072B2 #D55E00".split()
 )
 COLOURS = (BLACK, ORANGE, SKY, GREEN, GREY, PURPLE, BLUE, VERMILION)
-COLOUR_OF_TYPE = {"PER": ORANGE, "ORG": BLUE, "LOC": GREEN, "TIME": PURPLE, "NUM": SKY, "MISC": VERMILION}
 PALE = "#C8C8C8"
 FONT = "DejaVu Sans"  # comes with matplotlib
 STYLE: Any = {
@@ -95,47 +94,3 @@ def png_of(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=130)
     return file.getvalue()
-
-
-@styled
-def draw_graph(graph: Any, file: BinaryIO, form: str) -> None:
-    """Draw a networkx.MultiDiGraph, whose nodes have a `name` and `types` and edges a `relation`, as "svg" or "png";
-    the bytes are the same each time."""
-    import networkx  # an optional package
-
-    side = max(6.0, min(40.0, 2.4 * len(graph) ** 0.5))
-    figure = Figure(figsize=(side, 0.8 * side), layout="constrained")
-    axes = figure.subplots()
-    axes.set_axis_off()
-    axes.margins(0.1, 0.08)
-    relations: dict[tuple[str, str], list[str]] = {}
-    for head, tail, relation in graph.edges(data="relation"):
-        relations.setdefault((head, tail), []).append(relation)
-    simple = networkx.DiGraph()
-    simple.add_nodes_from(graph)
-    simple.add_edges_from(relations)
-    apart = dict.fromkeys(graph, 2.0)  # of what no path joins
-    steps = {
-        node: apart | dict(found) for node, found in networkx.all_pairs_shortest_path_length(simple.to_undirected())
-    }
-    places = networkx.kamada_kawai_layout(simple, dist=steps)
-    labels = {pair: plain(", ".join(found), 44) for pair, found in relations.items()}
-    above = {node: (x, y + 0.025) for node, (x, y) in places.items()}
-    names = {node: plain(name, 30) for node, name in graph.nodes(data="name")}
-    colours = [COLOUR_OF_TYPE.get((types or [""])[0], GREY) for _, types in graph.nodes(data="types")]
-    curved: Any = {"connectionstyle": "arc3,rad=0.15", "ax": axes}
-    networkx.draw_networkx_nodes(simple, places, node_size=120, node_color=colours, ax=axes)
-    networkx.draw_networkx_edges(simple, places, edge_color=GREY, width=0.7, node_size=120, **curved)
-    networkx.draw_networkx_edge_labels(simple, places, labels, font_size=5, font_family=FONT, rotate=False, **curved)
-    networkx.draw_networkx_labels(
-        simple,
-        above,
-        names,
-        font_size=8,
-        font_family=FONT,
-        verticalalignment="bottom",
-        clip_on=False,
-        ax=axes,
-    )
-    with matplotlib.rc_context({"svg.hashsalt": "HingeABL"}):
-        figure.savefig(file, format=form, metadata={"Date": None} if form == "svg" else None, dpi=110)

@@ -20,16 +20,18 @@ from hingeabl.core.losses import loss_names
 from hingeabl.data.documents import RELATION_NAMES, load_documents
 from hingeabl.errors import UserError
 from hingeabl.files import digest, read_json
+from hingeabl.reporting.corpora import corpus_of, names_of_files
 from hingeabl.reporting.drawing import BLACK, BLUE, PALE, VERMILION, loss_style, mean_and_std, new_figure, plain, styled
-from hingeabl.reporting.length_figure import figure_length
+from hingeabl.reporting.length_figure import figure_length, name_seeds
 from hingeabl.reporting.loss_figures import figure_3, figure_4, figure_losses
 from hingeabl.reporting.page import name_and_type
 from hingeabl.reporting.pairs import Pairs, read_pairs
-from hingeabl.reporting.records import Run, dev_scores, file_of, gold_of, same_experiment
+from hingeabl.reporting.records import LOOKED, Run, dev_scores, file_of, gold_of, same_experiment
 from hingeabl.reporting.tables import PAPER, WRONG, pattern_share
 
 SHOWN = 8  # relations of a pair that are drawn
 PATTERN_COLOURS = dict(zip(WRONG, ("#8C8C8C", VERMILION, PALE), strict=True))
+MEAN = "mean ± standard deviation over seeds"
 BINS = (0, 1, 10, 30, 100, 300, 1000, 3000)  # training triples of a relation: where each bin begins
 
 
@@ -47,12 +49,20 @@ def by_loss(name: str, runs: list[Run]) -> dict[str, list[Run]]:
     return {loss: list(group) for loss, group in itertools.groupby(order, key=lambda run: run.loss)}
 
 
-def describe(groups: dict[str, list[Run]]) -> str:
-    """One line: encoder, backbone and seeds of the runs."""
-    runs = list(itertools.chain.from_iterable(groups.values()))
-    encoder = Path(runs[0].config["settings"]["model_name_or_path"]).name
-    seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
-    return plain(f"{runs[0].backbone} on {encoder}, seeds {seeds}", 90)
+def describe(groups: dict[str, list[Run]], of_several: str) -> str:
+    """Backbone, encoder and documents of the runs; where a group has several seeds, on another line what is shown of
+    them."""
+    run = next(iter(groups.values()))[0]
+    encoder = Path(run.config["settings"]["model_name_or_path"]).name
+    corpus = corpus_of(run)
+    several = any(len(group) > 1 for group in groups.values())
+    title = plain(f"{run.backbone} on {encoder}; {corpus.name if corpus else names_of_files(run)}", 90)
+    return title + f"\n{of_several}" * several
+
+
+def with_seeds(name: str, runs: list[Run]) -> str:
+    """A name for a legend with the seeds that stand behind it."""
+    return f"{name}, {name_seeds(runs)}"
 
 
 @styled
@@ -207,8 +217,8 @@ def score_legend(figure: Figure) -> None:
 
 @styled
 def figure_epochs(runs: list[Run]) -> Figure:
-    """Dev F1 in percent over epochs: each loss's mean over seeds, with a band of one standard deviation (n - 1). Raises
-    UserError where a run's metrics.jsonl holds no dev scores."""
+    """Dev F1 in percent over epochs: each loss's mean over its seeds, with a band of one standard deviation (n - 1)
+    where there are several. Raises UserError where a run's metrics.jsonl holds no dev scores."""
     groups = by_loss("epochs", runs)
     figure, [[axes]] = new_figure(6.5, 4.2)
     for loss, group in groups.items():
@@ -216,30 +226,34 @@ def figure_epochs(runs: list[Run]) -> Figure:
         epochs = sorted(set.intersection(*map(set, curves)))
         mean, std = mean_and_std([[100 * curve[epoch] for epoch in epochs] for curve in curves])
         style = loss_style(loss)
-        axes.plot(epochs, mean, label=loss, clip_on=False, **style)
-        axes.fill_between(epochs, mean - std, mean + std, color=style["color"], alpha=0.13, linewidth=0)
+        axes.plot(epochs, mean, label=with_seeds(loss, group), clip_on=False, **style)
+        if len(group) > 1:
+            axes.fill_between(epochs, mean - std, mean + std, color=style["color"], alpha=0.13, linewidth=0)
     axes.set(xlabel="epoch", ylabel="dev F1 (%)", ylim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(True)
-    axes.set_title(f"{describe(groups)}; mean ± standard deviation")
-    figure.legend(loc="outside lower center", ncols=4)
+    figure.suptitle(describe(groups, MEAN), fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
 @styled
 def figure_patterns(runs: list[Run]) -> Figure:
-    """Shares of FP, FN_CRK and FN_IRK among the wrong dev pairs, in percent: each loss's mean over seeds, and the
-    paper's ATL (Table 1) below. Raises UserError where runs have no dev patterns."""
+    """Shares of FP, FN_CRK and FN_IRK among the wrong dev pairs, in percent: each loss's mean over its seeds, and
+    below, where the documents are Re-DocRED's, the paper's ATL (Table 1). Raises UserError where runs have no dev
+    patterns."""
     groups = by_loss("patterns", runs)
     for run in itertools.chain.from_iterable(groups.values()):
         if not set(WRONG) <= run.scores["dev"].keys():
             raise UserError(
                 f"{run.folder}/scores.json: has no dev patterns; train the run again with a labelled dev file"
             )
-    bars = {loss: [run.scores["dev"] for run in group] for loss, group in groups.items()}
-    paper = read_json(PAPER)["tables"]["1"]
-    bars[f"atl, paper ({paper['encoder']})"] = [paper["rows"]["atl"]]
-    places = [*range(len(groups)), len(groups) + 0.3]
+    bars = {with_seeds(loss, group): [run.scores["dev"] for run in group] for loss, group in groups.items()}
+    places: list[float] = [*range(len(groups))]
+    if corpus_of(next(iter(groups.values()))[0]):
+        paper = read_json(PAPER)["tables"]["1"]
+        bars[f"atl, paper ({paper['encoder']})"] = [paper["rows"]["atl"]]
+        places.append(len(groups) + 0.3)
     left = np.zeros(len(bars))
     figure, [[axes]] = new_figure(6.5, 1.5 + 0.36 * len(bars))
     for pattern in WRONG:
@@ -252,7 +266,7 @@ def figure_patterns(runs: list[Run]) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     axes.set(xlabel="share of the wrong dev pairs (%)", xlim=(0, 100))
-    axes.set_title(f"{describe(groups)}; mean over seeds")
+    figure.suptitle(describe(groups, "mean over seeds"), fontsize=9)
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
@@ -260,8 +274,8 @@ def figure_patterns(runs: list[Run]) -> Figure:
 @styled
 def figure_frequency(runs: list[Run]) -> Figure:
     """Micro F1 on test, in percent, of the relations with so many training triples (BINS): each loss's mean over seeds,
-    with bars of one standard deviation (n - 1). Bins without a gold test triple are left out. Raises UserError where
-    the runs' train or test file is gone or has changed."""
+    with bars of one standard deviation (n - 1) where it has several. Bins without a gold test triple are left out.
+    Raises UserError where the runs' train or test file is gone or has changed."""
     groups = by_loss("frequency", runs)
     counts = {loss: [frequency_counts(run) for run in group] for loss, group in groups.items()}
     gold = next(iter(counts.values()))[0][:, 2].tolist()  # the same for every run
@@ -270,13 +284,14 @@ def figure_frequency(runs: list[Run]) -> Figure:
     for number, (loss, seeds) in enumerate(counts.items()):
         places = np.arange(len(bins)) + 0.6 * ((number + 0.5) / len(counts) - 0.5)
         mean, std = mean_and_std([[100 * precision_recall_f1(*found[row])[2] for row in bins] for found in seeds])
-        axes.errorbar(places, mean, std, label=loss, capsize=2, elinewidth=0.9, **loss_style(loss) | {"linestyle": ""})
+        style = loss_style(loss) | {"linestyle": "", "label": with_seeds(loss, groups[loss]), "clip_on": False}
+        axes.errorbar(places, mean, std if len(seeds) > 1 else None, capsize=2, elinewidth=0.9, **style)
     axes.set_xticks(range(len(bins)), [f"{bin_name(number)}\n({gold[number]:,} test)" for number in bins])
     axes.set(xlabel="training triples of the relation (test triples of the bin)", ylabel="test F1 (%)")
-    axes.set_ylim(bottom=-2)
+    axes.set_ylim(0)
     axes.grid(True, axis="y")
-    axes.set_title(f"{describe(groups)}; mean ± standard deviation")
-    figure.legend(loc="outside lower center", ncols=4)
+    figure.suptitle(describe(groups, MEAN), fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -309,7 +324,7 @@ def training_triples(path: str, wanted: str) -> Counter[str]:
     """How many triples of each relation a training file has. Raises UserError where it is gone, or its SHA-256 is not
     `wanted`."""
     if not Path(path).exists() or digest(path) != wanted:
-        raise UserError(f"{path}: the file that the run was trained on is gone or has changed; put it back")
+        raise UserError(f"{path}: the file that the run was trained on is gone or has changed; put it back{LOOKED}")
     return Counter(label["r"] for document in load_documents(path) for label in document.get("labels", []))
 
 

@@ -9,8 +9,9 @@ import json
 from collections.abc import Callable
 from typing import NamedTuple
 
+from hingeabl.reporting.comparisons import verdict
 from hingeabl.reporting.run_list import RunList
-from hingeabl.reporting.tables import Cell, Table, verdict
+from hingeabl.reporting.tables import Cell, Table, one_set_of_seeds
 
 
 class Style(NamedTuple):
@@ -33,17 +34,20 @@ def cell_texts(cell: Cell, digits: int, plus_minus: str) -> tuple[str, str, str]
 
 
 def lines_of(table: Table, style: Style) -> list[list[str]]:
-    """The table as texts, its head first: a name, the number of runs, for each figure ours, the published one and the
-    difference (ours alone in a table without published ones), and the published ones' source where they have one."""
+    """The table as texts, its head first: a name, the number of runs (their seeds where these differ from row to row),
+    for each figure ours, the published one and the difference (ours alone in a table without published ones), and the
+    published ones' source where they have one."""
     of_runs = any(row.seeds for row in table.rows)
+    count = "runs" if one_set_of_seeds(table.rows) else "seeds"
     sourced = any(row.source for row in table.rows)
     kept = 3 if table.published else 1  # of ours, published, difference
-    head = ["", *(["runs"] if of_runs else [])]
+    head = ["", *([count] if of_runs else [])]
     for figure in table.figures:
         head += [style.escape(figure.name), table.published, "diff."][:kept]
     lines = [head + ["source"] * sourced]
     for row in table.rows:
-        line = [style.escape(row.name), *([str(len(row.seeds))] if of_runs else [])]
+        seeds = str(len(row.seeds)) if count == "runs" else listed(row.seeds)
+        line = [style.escape(row.name), *([seeds] if of_runs else [])]
         for figure in table.figures:
             ours, *others = cell_texts(row.cells[figure.key], figure.digits, style.plus_minus)
             line += [style.bold(ours) if row.cells[figure.key].best else ours, *others][:kept]
@@ -51,26 +55,41 @@ def lines_of(table: Table, style: Style) -> list[list[str]]:
     return lines
 
 
+def listed(seeds: list[int]) -> str:
+    """Seeds as text."""
+    return ", ".join(map(str, seeds))
+
+
 def comparison_lines(table: Table) -> list[list[str]]:
-    """Head and rows of the comparisons: the pair, the difference of test F1, its interval, p, and what it means."""
+    """Head and rows of the comparisons: the pair, its seeds where rows differ in them, the difference of test F1, its
+    interval, p, and what it means."""
     if not table.comparisons:
         return []
-    return [["second against first", "F1 diff.", "95 % interval", "p", ""]] + [
+    seeds = 0 if one_set_of_seeds(table.rows) else 1  # columns of them
+    return [["second against first", *["seeds"] * seeds, "F1 diff.", "95 % interval", "p", ""]] + [
         [
-            f"{second} against {first}",
-            f"{100 * found.difference:+.2f}",
-            f"{100 * found.low:+.2f} to {100 * found.high:+.2f}",
-            f"{p:.4f}",
-            verdict(found, p),
+            f"{found.second} against {found.first}",
+            *[" and ".join(dict.fromkeys(map(listed, reversed(found.seeds))))] * seeds,
+            f"{100 * found.found.difference:+.2f}",
+            f"{100 * found.found.low:+.2f} to {100 * found.found.high:+.2f}",
+            f"{found.p:.4f}",
+            verdict(found.found, found.p),
         ]
-        for first, second, found, p in table.comparisons
+        for found in table.comparisons
     ]
 
 
 def caption(table: Table) -> str:
     """One line: the table's number, title, split and the runs it is made of."""
-    seeds = sorted({seed for row in table.rows for seed in row.seeds})
-    behind = f", seeds {', '.join(map(str, seeds))}, mean and standard deviation over runs" if seeds else ""
+    seeds = next((row.seeds for row in table.rows if row.seeds), [])
+    if not seeds:
+        behind = ""
+    elif not one_set_of_seeds(table.rows):
+        behind = ", seeds as each row says, mean and standard deviation where there are several"
+    elif len(seeds) > 1:
+        behind = f", seeds {listed(seeds)}, mean and standard deviation over runs"
+    else:
+        behind = f", seed {seeds[0]}"
     return f"Table {table.number}. {table.title}: {table.setting}{behind}"
 
 
@@ -178,8 +197,10 @@ def as_json(table: Table) -> str:
                 for row in table.rows
             ],
             "comparisons": [
-                {"first": first, "second": second, **vars(found), "corrected_p": p, "verdict": verdict(found, p)}
-                for first, second, found, p in table.comparisons
+                {"first": found.first, "second": found.second, "seeds": found.seeds}
+                | vars(found.found)
+                | {"corrected_p": found.p, "verdict": verdict(found.found, found.p)}
+                for found in table.comparisons
             ],
             "notes": table.notes,
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -27,8 +28,9 @@ Lines = dict[tuple[str, str], dict[float, list[Run]]]  # runs of (loss, training
 @styled
 def figure_length(runs: list[Run]) -> Figure:
     """Test F1, precision, recall and FN_CRK's share of the false negatives, in percent, over the optimizer steps of
-    whole trainings: a line for each loss and training file, whose points are means over seeds, with bars of one
-    standard deviation (n - 1). Raises UserError as check_lengths does."""
+    whole trainings: a line for each loss and training file, whose points are means over the seeds that all of them
+    have, with bars of one standard deviation (n - 1) where these are several. Points that share no seed are not joined.
+    Raises UserError as check_lengths does."""
     known = [run for run in runs if run.loss in loss_names()]
     check_lengths(known)
     names = names_of_files(known)
@@ -36,17 +38,39 @@ def figure_length(runs: list[Run]) -> Figure:
     figure, axes = new_figure(7.5, 6.2, rows=2, columns=2)
     for panel, (title, value) in zip(axes.flat, PANELS.items(), strict=True):
         for (loss, file), points in lines.items():
-            found = [mean_and_std([[value(run.scores["test"])] for run in seeds]) for seeds in points.values()]
-            mean, std = ([float(figures[part][0]) for figures in found] for part in (0, 1))
             style = loss_style(loss) | {"fillstyle": FILLS[list(names).index(file) % len(FILLS)]}
-            label = f"{loss}, {names[file]}"
-            panel.errorbar(list(points), mean, std, label=label, capsize=2, elinewidth=0.9, **style)
+            if len({name_seeds(runs) for runs in points.values()}) > 1:
+                style["linestyle"] = ""
+            style["label"] = f"{loss}, {names[file]}, {name_seeds_of_line(points)}"
+            found = [mean_and_std([[value(run.scores["test"])] for run in runs]) for runs in points.values()]
+            mean = [float(means[0]) for means, _ in found]
+            bars = [
+                float(std[0]) if len(runs) > 1 else math.nan  # no bar
+                for (_, std), runs in zip(found, points.values(), strict=True)
+            ]
+            panel.errorbar(list(points), mean, bars, capsize=2, elinewidth=0.9, **style)
         panel.set(title=title, xlabel="optimizer steps", ylabel="test (%)", xlim=(0, None))
         panel.grid(True)
     encoder = Path(known[0].config["settings"]["model_name_or_path"]).name
-    figure.suptitle(plain(f"{known[0].backbone} on {encoder}; mean ± standard deviation over seeds", 90), fontsize=9)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    several = any(len(runs) > 1 for points in lines.values() for runs in points.values())
+    title = f"{known[0].backbone} on {encoder}" + "; mean ± standard deviation over seeds" * several
+    figure.suptitle(plain(title, 90), fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=1)
     return figure
+
+
+def name_seeds(runs: list[Run]) -> str:
+    """The seeds of runs, in order."""
+    seeds = sorted(run.seed for run in runs)
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+
+
+def name_seeds_of_line(points: dict[float, list[Run]]) -> str:
+    """The seeds of a line; of each point where these differ."""
+    seeds = {steps: name_seeds(runs) for steps, runs in points.items()}
+    if len(set(seeds.values())) == 1:
+        return next(iter(seeds.values()))
+    return "; ".join(f"{steps:,.0f} steps: {found}" for steps, found in seeds.items())
 
 
 def check_lengths(runs: list[Run]) -> None:
@@ -85,9 +109,16 @@ def names_of_files(runs: list[Run]) -> dict[str, str]:
 
 
 def lines_of(runs: list[Run]) -> Lines:
-    """The runs of each line of the figure, in the order of losses.py, its points by steps."""
+    """The runs of each line of the figure, in the order of losses.py, its points by steps: of seeds that all points of
+    a line have, where there are such."""
     lines: Lines = {}
     for run in sorted(runs, key=lambda run: (loss_names().index(run.loss), run.timing["steps"])):
         points = lines.setdefault((run.loss, run.config["data"]["train"]), {})
         points.setdefault(run.timing["steps"], []).append(run)
-    return lines
+    return {line: of_shared_seeds(points) for line, points in lines.items()}
+
+
+def of_shared_seeds(points: dict[float, list[Run]]) -> dict[float, list[Run]]:
+    """A line's runs of the seeds that all its points have; all runs where there are none."""
+    shared = set.intersection(*({run.seed for run in runs} for runs in points.values()))
+    return {steps: [run for run in runs if not shared or run.seed in shared] for steps, runs in points.items()}

@@ -21,7 +21,7 @@ from hingeabl.modeling.checkpoints import read_weights
 from hingeabl.modeling.compressed import compress
 from hingeabl.reporting.card import front_matter, write_card
 from hingeabl.reporting.records import Run, read_run
-from hingeabl.training.hub import ENCODER_FILES, NAME, WEIGHTS, refuse
+from hingeabl.training.hub import ENCODER_FILES, ENCODER_NAMES, NAME, WEIGHTS, refuse
 from hingeabl.training.saved_run import open_run, refuse_unfinished
 from hingeabl.training.settings import NOT_COMPARED, Settings
 
@@ -92,7 +92,9 @@ def files_of(folder: Path, name: str, license: str | None, compressed: bool = Fa
     if license and not re.fullmatch(r"[a-z0-9.-]+", license):
         raise UserError(f"--license {license}: is no license of the hub; pass its name there, such as mit or cc-by-4.0")
     refuse_unfinished("run", folder)
-    relations = {index: relation for relation, index in open_run(folder, torch.device("cpu")).rel2id.items()}
+    opened = open_run(folder, torch.device("cpu"))
+    relations = {index: relation for relation, index in opened.rel2id.items()}
+    needed = ENCODER_NAMES | {Path(name).name for name in opened.tokenizer.vocab_files_names.values()}
     run = read_run(folder)
     config = published_config(run.config, relations[0])
     encoder = run.config["settings"]["model_name_or_path"]
@@ -100,7 +102,8 @@ def files_of(folder: Path, name: str, license: str | None, compressed: bool = Fa
     card = front_matter(run, base_model, license) + "\n" + write_card(config, run, seeds_of(run), name)
     files: Files = {file: folder / file for file in UNCHANGED}
     for path in sorted(path for pattern in ENCODER_FILES for path in folder.glob(pattern)):
-        files[f"encoder/{path.name}"] = encoder_file(path)
+        if path.name in needed:
+            files[f"encoder/{path.name}"] = encoder_file(path)
     if compressed:
         files[WEIGHTS] = save(compress(read_weights(folder / WEIGHTS)))
     return {**files, "config.json": as_json(config), "README.md": card.encode()}

@@ -29,7 +29,7 @@ from hingeabl.core.evaluation import PERCENTILES, Gold, are_scores, prepare_gold
 from hingeabl.data.documents import load_documents, read_documents
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
-from hingeabl.files import digest, make_folder, parse_json, read_json, write_json
+from hingeabl.files import ROOT, digest, make_folder, parse_json, read_json, write_json
 from hingeabl.training.runs import TIMING
 
 TEXTS = ("data_dir", "train_file", "dev_file", "test_file", "model_name_or_path")  # of a run's settings
@@ -37,6 +37,7 @@ THRESHOLDS = {"ro_mean", "ro_std", "ovr", "ro_pairs", "ro_left_out", *(f"ro_p{pe
 COUNTED = ("correct", "predicted", "gold")
 SPLITS = ("train", "dev", "test")
 OTHER_SCORES = ("precision", "recall", "f1")  # with other labels
+LOOKED = " (relative to the present folder, the clone, the run's folder or one above it)"
 Counted = tuple[np.ndarray, np.ndarray, np.ndarray]  # int64 [documents] each
 
 
@@ -274,14 +275,24 @@ def are_counts(correct: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> 
 def documents_of(path: str, wanted: str) -> tuple[Document, ...]:
     """A data file's documents. Raises UserError where it is gone, or its SHA-256 is not `wanted`."""
     if not Path(path).exists() or digest(path) != wanted:
-        raise UserError(f"{path}: the file that the run was scored on is gone or has changed; put it back")
+        raise UserError(f"{path}: the file that the run was scored on is gone or has changed; put it back{LOOKED}")
     return tuple(load_documents(path, unique_titles=True))
+
+
+def data_file(run: Run, split: str) -> tuple[str, bool]:
+    """Where a split's file lies, and whether it is there with the run's SHA-256. A relative path is one of the present
+    folder, of the clone, of the run's folder or of a folder above it: the first that holds the run's file."""
+    settings, wanted = run.config["settings"], run.config["data"][split]
+    path = Path(settings["data_dir"]) / settings[f"{split}_file"]
+    here = run.folder.resolve()
+    present = [place for base in (Path(), ROOT, here, *here.parents) if (place := base / path).is_file()]
+    found = next((place for place in present if digest(place) == wanted), None)
+    return str(found or next(iter(present), path)), found is not None
 
 
 def file_of(run: Run, split: str) -> tuple[str, str]:
     """(the path, the SHA-256) of a split's file."""
-    settings = run.config["settings"]
-    return str(Path(settings["data_dir"]) / settings[f"{split}_file"]), run.config["data"][split]
+    return data_file(run, split)[0], run.config["data"][split]
 
 
 def documents_by_split(run: Run) -> dict[str, int]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import permutation_test
+from scipy.stats import permutation_test, t
 
 PERMUTATIONS = 10_000
 RESAMPLES = 2000  # of the bootstrap
@@ -23,12 +24,27 @@ class Counts:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference of mean F1 of two losses, second minus first, its 95 % interval, and the p-value."""
+    """The difference of mean F1 of two losses, second minus first, its 95 % interval, and the p-value. `seed_noise` is
+    whether the interval holds the variation between seeds."""
 
     difference: float
     low: float
     high: float
     p_value: float
+    seed_noise: bool
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The standard deviation of F1 over seeds, pooled over the losses that have several, and its degrees of freedom."""
+
+    deviation: float
+    freedom: int
+
+    @property
+    def factor(self) -> float:
+        """Student's t of a 95 % interval."""
+        return float(t.ppf(0.975, self.freedom))
 
 
 def micro_f1(correct: np.ndarray, predicted: np.ndarray, gold: np.ndarray | int) -> np.ndarray:
@@ -42,14 +58,39 @@ def compare(first: Counts, second: Counts, seed: int = 0) -> Comparison:
 
     The p-value is of the null hypothesis that, document by document, the two could change places: a paired permutation
     test over documents that computes both micro F1 anew for each reassignment, from the counts' means over seeds. The
-    interval is of a bootstrap that draws documents, and each loss's seeds, with replacement.
+    interval is of a bootstrap that draws documents, and each loss's seeds, with replacement; from a single seed it can
+    draw no other, so it holds no variation between seeds then.
     """
-    return Comparison(mean_f1(second) - mean_f1(first), *interval(first, second, seed), p_value(first, second, seed))
+    low, high = interval(first, second, seed)
+    several = min(len(first.correct), len(second.correct)) > 1
+    return Comparison(mean_f1(second) - mean_f1(first), low, high, p_value(first, second, seed), several)
+
+
+def f1_of_seeds(counts: Counts) -> np.ndarray:
+    """Micro F1 of each seed, [seeds]."""
+    return micro_f1(counts.correct.sum(axis=1), counts.predicted.sum(axis=1), counts.gold.sum())
 
 
 def mean_f1(counts: Counts) -> float:
     """Mean over seeds of micro F1."""
-    return float(micro_f1(counts.correct.sum(axis=1), counts.predicted.sum(axis=1), counts.gold.sum()).mean())
+    return float(f1_of_seeds(counts).mean())
+
+
+def spread_of_seeds(losses: Iterable[Counts]) -> Spread | None:
+    """The spread over seeds of those losses that have several, None where none has."""
+    scores = [f1_of_seeds(counts) for counts in losses if len(counts.correct) > 1]
+    freedom = sum(len(found) - 1 for found in scores)
+    squares = sum(float(((found - found.mean()) ** 2).sum()) for found in scores)
+    return Spread(math.sqrt(squares / freedom), freedom) if freedom else None
+
+
+def with_seed_noise(found: Comparison, spread: Spread, seeds: tuple[int, int]) -> Comparison:
+    """A comparison of so many seeds whose interval holds the documents alone, with seed noise of half width t s
+    sqrt(1/n1 + 1/n2) added to each half of the interval, as the root of the sum of squares."""
+    noise = spread.factor * spread.deviation * math.sqrt(sum(1 / count for count in seeds))
+    low = found.difference - math.hypot(found.difference - found.low, noise)
+    high = found.difference + math.hypot(found.high - found.difference, noise)
+    return replace(found, low=low, high=high, seed_noise=True)
 
 
 def p_value(first: Counts, second: Counts, seed: int) -> float:

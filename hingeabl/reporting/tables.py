@@ -10,17 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hingeabl.core.evaluation import PERCENTILES
 from hingeabl.core.losses import loss_names
-from hingeabl.data.checks import refuse_empty
-from hingeabl.data.documents import load_documents
-from hingeabl.data.statistics import statistics as data_statistics
 from hingeabl.errors import UserError
-from hingeabl.files import META, digest, read_json
-from hingeabl.reporting.records import OTHER_SCORES, Run, count_by_document, file_of, same_experiment
-from hingeabl.reporting.significance import Comparison, Counts, compare, holm, smallest_p
+from hingeabl.files import META, read_json
+from hingeabl.reporting.comparisons import Difference, compare_groups
+from hingeabl.reporting.corpora import corpus_of, names_of_files
+from hingeabl.reporting.records import OTHER_SCORES, Run, same_experiment
 
 PAPER = META / "paper_results.json"
 LATER_RESULTS = META / "later_results.json"
@@ -79,7 +75,7 @@ class Table:
     setting: str  # split, and encoder here and in the paper
     figures: tuple[Figure, ...]
     rows: list[Row]
-    comparisons: list[tuple[str, str, Comparison, float]]  # names, comparison, corrected p-value
+    comparisons: list[Difference]
     notes: list[str]
     published: str = "paper"  # heads the column of published figures; "" for a table without it
 
@@ -179,15 +175,17 @@ def is_in(number: int | str, run: Run) -> bool:
 def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) -> Table:
     """One of tables 1 to 4 and 7 or of MORE_TABLES. Raises UserError where no run belongs in it."""
     split, figures = FIGURES[number]
-    published = published_figures(number)
     groups = groups_of(number, runs)
     if not groups:
         left = f"; not finished: {', '.join(map(str, unfinished))}" if unfinished else ""
         raise UserError(f"table {number}: none of the runs belongs in it; it takes {what_belongs(number)}{left}")
-    same_experiment([run for group in groups.values() for run in group])
+    shown = [run for group in groups.values() for run in group]
+    same_experiment(shown)
+    corpus = corpus_of(shown[0])
+    published = published_figures(number) if corpus else without_figures(published_figures(number))
     if number == "other_labels":
         groups = {name: [with_other_labels(run) for run in group] for name, group in groups.items()}
-        figures += figures_with_other_labels([run for group in groups.values() for run in group])
+        figures += figures_with_other_labels(shown)
     rows = [make_row(name, group, split, figures, published["rows"].get(name, {})) for name, group in groups.items()]
     rows = mark_best(rows, figures)
     if number in MORE_TABLES:
@@ -197,12 +195,30 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
     others = sorted({run.loss for run in runs} & {*LATER})
     if others and number not in MORE_TABLES:
         notes.append(f"not of the paper, left out: {', '.join(others)}")
-    notes += different_trainings([run for group in groups.values() for run in group])
-    notes += more + published.get("notes", [])
-    setting = f"{split}, {Path(next(iter(groups.values()))[0].config['settings']['model_name_or_path']).name}"
+    notes += different_trainings(shown) + differing_seeds(rows)
+    notes += more + published.get("notes", []) + ([corpus.note] if corpus and corpus.note else [])
+    setting = split if corpus else f"{split} of {names_of_files(shown[0])}"
+    setting += f", {Path(shown[0].config['settings']['model_name_or_path']).name}"
     setting += f" (the paper's: {published['encoder']})" if "encoder" in published else ""
     heading = "paper" if number not in MORE_TABLES else "published" if number == "3_later" else ""
-    return Table(number, published["title"], setting, figures, rows, comparisons, notes, heading)
+    return Table(number, published["title"], setting, figures, rows, comparisons, notes, heading if corpus else "")
+
+
+def without_figures(published: dict[str, Any]) -> dict[str, Any]:
+    """A table of meta/ for other documents than those that its figures are of."""
+    notes = [] if any(published["rows"].values()) else published.get("notes", [])
+    return {"title": published["title"], "rows": {}, "notes": notes}
+
+
+def one_set_of_seeds(rows: list[Row]) -> bool:
+    """Whether all rows with runs have the same seeds."""
+    return len({tuple(row.seeds) for row in rows if row.seeds}) < 2
+
+
+def differing_seeds(rows: list[Row]) -> list[str]:
+    """A note where the rows have different seeds."""
+    text = "The rows have different seeds, so none is marked as the best, and means do not compare."
+    return [] if one_set_of_seeds(rows) else [text]
 
 
 def with_other_labels(run: Run) -> Run:
@@ -286,8 +302,8 @@ def published_row(name: str, figures: tuple[Figure, ...], published: dict[str, A
 
 
 def mark_best(rows: list[Row], figures: tuple[Figure, ...]) -> list[Row]:
-    """The rows, with the best cell of every column marked where there are several."""
-    if len(rows) < 2:
+    """The rows, with the best cell of every column marked where there are several, all of the same seeds."""
+    if len(rows) < 2 or not one_set_of_seeds(rows):
         return rows
     marked = [Row(row.name, row.seeds, dict(row.cells), row.source) for row in rows]
     for figure in figures:
@@ -299,83 +315,3 @@ def mark_best(rows: list[Row], figures: tuple[Figure, ...]) -> list[Row]:
             cell = row.cells[figure.key]
             row.cells[figure.key] = Cell(cell.mean, cell.std, cell.paper, cell.mean == best)
     return marked
-
-
-def compare_groups(
-    number: int | str, groups: dict[str, list[Run]]
-) -> tuple[list[tuple[str, str, Comparison, float]], list[str]]:
-    """Every pair of rows compared on test F1 (in table 2, of rows that share a backbone), and notes to print."""
-    pairs = [
-        (first, second)
-        for first, second in itertools.combinations(groups, 2)
-        if number != 2 or first.split("/")[0] == second.split("/")[0]
-    ]
-    if not pairs:
-        return [], []
-    for run in itertools.chain.from_iterable(groups.values()):
-        path, wanted = file_of(run, "test")
-        if run.test_documents is None and (not Path(path).exists() or digest(path) != wanted):
-            return [], [f"differences not tested: {path}, the runs' test file, is not there or has changed"]
-    counts = {}
-    for name, runs in groups.items():
-        correct, predicted, gold = zip(*map(count_by_document, runs), strict=True)
-        counts[name] = Counts(np.array(correct), np.array(predicted), gold[0])
-    found = [compare(counts[first], counts[second]) for first, second in pairs]
-    corrected = holm([comparison.p_value for comparison in found])
-    fewest = sorted(len(runs) for runs in groups.values())[:2]
-    notes = [
-        "p: paired permutation test over documents, micro F1 computed anew, Holm's correction for "
-        f"{len(pairs)} comparison(s); interval: bootstrap over documents and seeds, 95 %.",
-        f"With {fewest[0]} and {fewest[-1]} seeds, a test over seeds alone could not reach a p below "
-        f"{smallest_p(fewest[0], fewest[-1]):.3g}.",
-    ]
-    results = [(*pair, comparison, p) for pair, comparison, p in zip(pairs, found, corrected, strict=True)]
-    return results, notes
-
-
-def verdict(comparison: Comparison, p_value: float) -> str:
-    """Whether a difference is more than noise: p under 0.05 after correction, and 0 outside the interval."""
-    if p_value < 0.05 and (comparison.low > 0 or comparison.high < 0):
-        return "higher" if comparison.difference > 0 else "lower"
-    return "within the noise"
-
-
-DATA_FIGURES = {  # row of tables 5 and 6: its name, the digits the paper prints, and how it follows from the statistics
-    "documents": ("# Documents", 0, lambda found: found["documents"]),
-    "relations": ("# Relations", 0, lambda found: found["relations seen"]),
-    "words": ("Avg. # Words", 1, lambda found: found["words / doc"]),
-    "entities": ("Avg. # Entities", 1, lambda found: found["entities / doc"]),
-    "pairs": ("Avg. # Entity Pairs", 1, lambda found: found["ordered pairs"] / max(found["documents"], 1)),
-    "na": ("NA %", 0, lambda found: found["NA %"]),
-    "triples": ("Avg. # Triples", 1, lambda found: found["triples / doc"]),
-    "sentences": ("Avg. # Sentences", 1, lambda found: found["sentences / doc"]),
-}
-
-
-def table_of_data(number: int, paths: list[str]) -> Table:
-    """Table 5 or 6 of data files: a row for each file (the paper has columns), and in table 5 one for all together.
-
-    A file's paper figures are those of the split that its name begins with.
-    """
-    paper = read_json(PAPER)["tables"][str(number)]
-    keys = list(next(iter(paper["columns"].values())))
-    figures = tuple(Figure(key, DATA_FIGURES[key][0], DATA_FIGURES[key][1], None, DATA_FIGURES[key][2]) for key in keys)
-    documents = {Path(path).name: load_documents(path) for path in paths}
-    if len(documents) < len(paths):
-        raise UserError(f"table {number}: two files have the same name; pass files of different names")
-    for path, found in zip(paths, documents.values(), strict=True):
-        refuse_empty(path, found)
-    rows = []
-    for name, found in documents.items():
-        split = next((split for split in paper["columns"] if name.startswith(split)), "")
-        rows.append(data_row(name, found, figures, paper["columns"].get(split, {})))
-    if number == 5:
-        together = list(itertools.chain.from_iterable(documents.values()))
-        rows.append(data_row("all of these", together, figures, paper["columns"]["all"]))
-    return Table(number, paper["title"], ", ".join(documents), figures, rows, [], [])
-
-
-def data_row(name: str, documents: list[Any], figures: tuple[Figure, ...], paper: dict[str, float]) -> Row:
-    """Statistics of documents as a row."""
-    found = data_statistics(documents)
-    return Row(name, [], {figure.key: Cell(figure.value(found), None, paper.get(figure.key)) for figure in figures})

@@ -13,6 +13,12 @@ from hingeabl.machine import hub_hint, looks_like_path, without_password
 WEIGHTS = "model.safetensors"
 NEEDED = ("config.json", "model.json", "rel2id.json", "encoder/config.json")  # besides the weights
 ENCODER_FILES = ("encoder/*.json", "encoder/*.txt", "encoder/*.model")  # configuration and tokenizer; never a pickle
+ENCODER_NAMES = {  # of them those that any encoder may have; its tokenizer knows the others
+    "config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+}
 SMALL_FILES = [*NEEDED, "scores.json", *ENCODER_FILES]
 NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 NAME_AT = re.compile(rf"({NAME.pattern})(?:@([A-Za-z0-9_][\w./-]*))?", re.ASCII)

@@ -209,12 +209,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process of this machine, or of the cluster where its files know locks, trains this seed."""
+    """Whether a process of this machine, or of the cluster where its files know locks, trains this seed. Needs no right
+    to write there."""
     if not (folder / "metrics.jsonl").exists():
         return False
-    with (folder / "metrics.jsonl").open("a") as file:
+    with (folder / "metrics.jsonl").open("rb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         except OSError:
@@ -252,13 +253,23 @@ class StopRequest:
 
 
 def status_of(folder: Path) -> tuple[str, str]:
-    """A seed's folder in two words: finished, running, failed or stopped; and scores, the place, or the reason."""
+    """A seed's folder in two words: finished, running, failed or stopped, or unreadable; and scores, the place, or the
+    reason."""
+    try:
+        return read_status(folder)
+    except (UserError, OSError, ValueError, KeyError, TypeError) as error:
+        return "unreadable", f"{first_line(error)}; look at the files in {folder}"
+
+
+def read_status(folder: Path) -> tuple[str, str]:
+    """status_of a folder whose files are a run's."""
     if (folder / "scores.json").exists():
         scores = read_json(folder / "scores.json")
         found = [f"{split} F1 {100 * scores[split]['f1']:.2f}" for split in ("dev", "test") if scores.get(split)]
         return "finished", ", ".join(found)
     path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()  # the last may be on its way
     epochs = sum('"epoch": ' in line for line in lines)
     place = f"epochs done: {epochs}" + (f", last line: step {json.loads(lines[-1])['step']:,}" if lines else "")
     if is_locked(folder):

@@ -6,9 +6,11 @@ import json
 import math
 import os
 import platform
+import secrets
 import shutil
 import statistics
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,13 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from hingeabl.core.evaluation import are_scores
-from hingeabl.errors import UserError, remedy_of
-from hingeabl.files import ROOT, read_json
+from hingeabl.errors import UserError, first_line, remedy_of
+from hingeabl.files import ROOT, read_json, write_json
 from hingeabl.training.settings import NOT_COMPARED, Settings
 
 TIMING = "timing.json"  # optimizer steps and seconds of a finished run
+WANDB_IDS = "wandb_ids.json"  # the id of a run's log by project
+WANDB_SECONDS = 30  # to wait for it
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "opt_einsum", "ujson", "safetensors")
 
 
@@ -79,7 +83,7 @@ class RunLog:
         path = folder / "metrics.jsonl"
         if size > (path.stat().st_size if path.exists() else 0):
             raise UserError(f"{path}: is shorter than when the training was stopped; remove {folder} to train it again")
-        self.wandb = require_wandb().init(project=wandb_project, name=name, dir=str(folder)) if wandb_project else None
+        self.wandb = start_wandb(folder, name, wandb_project) if wandb_project else None
         self.file = path.open("a", encoding="utf-8", buffering=1)
         self.file.truncate(size)
         if not size:
@@ -102,7 +106,11 @@ class RunLog:
         for name, value in figures.items():
             self.tensorboard.add_scalar(name, value, step)
         if self.wandb:
-            self.wandb.log(figures, step=step)
+            try:
+                self.wandb.log(figures, step=step)
+            except Exception as error:  # of its service, which may have died
+                print(f"WARNING: Weights & Biases ({first_line(error)}); the training goes on without", file=sys.stderr)
+                self.wandb = None
 
     def size(self) -> int:
         """Bytes of metrics.jsonl, all on disk."""
@@ -116,6 +124,28 @@ class RunLog:
         self.tensorboard.close()
         if self.wandb:
             self.wandb.finish()
+
+
+def start_wandb(folder: Path, name: str, project: str) -> Any:
+    """A run of Weights & Biases: the one whose id an earlier start left in the folder, else a new one. Raises UserError
+    where it cannot be had."""
+    wandb, path = require_wandb(), folder / WANDB_IDS
+    ids = read_json(path) if path.exists() else {}
+    if not isinstance(ids, dict) or not all(isinstance(found, str) for found in ids.values()):
+        raise UserError(f"{path}: does not hold ids of Weights & Biases; remove it to log to a new run")
+    if project not in ids:
+        ids[project] = secrets.token_hex(4)
+        write_json(path, ids)
+    try:
+        settings = wandb.Settings(init_timeout=WANDB_SECONDS)
+        return wandb.init(
+            project=project, name=name, dir=str(folder), id=ids[project], resume="allow", settings=settings
+        )
+    except Exception as error:  # not logged in, no network, a project that is not the user's
+        raise UserError(
+            f"--wandb_project {project}: Weights & Biases refuses or cannot be reached ({first_line(error)}); run "
+            "wandb login, set WANDB_MODE=offline to send it later, or leave the flag out"
+        ) from None
 
 
 def require_wandb() -> Any:

@@ -86,7 +86,7 @@ class Picture(NetworkX):
 
     def end(self) -> None:
         """Draw the graph, the same each time."""
-        from hingeabl.reporting.drawing import draw_graph  # matplotlib is slow to import
+        from hingeabl.reporting.graph_picture import draw_graph  # matplotlib is slow to import
 
         draw_graph(self.graph, cast(TextIO, self.output).buffer, self.form)
 

@@ -299,6 +299,7 @@ function placesOf(nodes, edges, width, height) {
 // The page's parts
 
 byId("run").textContent = about.run;
+byId("model").textContent = about.model;
 byId("formats").textContent = `Plain English text, whose entities are found here, or a file of documents with entities (${about.formats.filter((name) => name !== "text").join(", ")}); up to ${about.maxBytes.toLocaleString("en")} bytes.`;
 byId("downloads").append(...about.forms.map((form) => element("button", { type: "button", textContent: form, title: `predictions.${form}`, onclick: () => download(form) })));
 byId("form").addEventListener("submit", (event) => { event.preventDefault(); if (!byId("find").disabled) find(); });

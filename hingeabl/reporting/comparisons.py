@@ -1,0 +1,117 @@
+"""Which differences between the rows of a table are more than noise: every pair of losses compared on test F1."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+from hingeabl.reporting.records import Run, count_by_document, data_file
+from hingeabl.reporting.significance import (
+    Comparison,
+    Counts,
+    Spread,
+    compare,
+    holm,
+    smallest_p,
+    spread_of_seeds,
+    with_seed_noise,
+)
+
+Groups = dict[str, list[Run]]  # runs by row
+
+
+class Difference(NamedTuple):
+    """A row against another: their names, the seeds of each that were compared, the comparison, the corrected p."""
+
+    first: str
+    second: str
+    seeds: tuple[list[int], list[int]]
+    found: Comparison
+    p: float
+
+
+def compare_groups(number: int | str, groups: Groups) -> tuple[list[Difference], list[str]]:
+    """Every pair of rows compared on test F1 (in table 2, of rows that share a backbone), and notes to print. A pair is
+    compared on the seeds that both have, where there are such."""
+    pairs = [
+        (first, second)
+        for first, second in itertools.combinations(groups, 2)
+        if number != 2 or first.split("/")[0] == second.split("/")[0]
+    ]
+    if not pairs:
+        return [], []
+    for run in itertools.chain.from_iterable(groups.values()):
+        path, there = data_file(run, "test")
+        if run.test_documents is None and not there:
+            return [], [f"differences not tested: {path}, the runs' test file, is not there or has changed"]
+    chosen = [shared_seeds(groups[first], groups[second]) for first, second in pairs]
+    found = [compare(counts_of(first), counts_of(second)) for first, second in chosen]
+    spread = spread_of_seeds(map(counts_of, groups.values()))
+    if spread:
+        found = [
+            comparison if comparison.seed_noise else with_seed_noise(comparison, spread, (len(first), len(second)))
+            for comparison, (first, second) in zip(found, chosen, strict=True)
+        ]
+    corrected = holm([comparison.p_value for comparison in found])
+    seeds = [([run.seed for run in first], [run.seed for run in second]) for first, second in chosen]
+    results = [
+        Difference(first, second, of_both, comparison, p)
+        for (first, second), of_both, comparison, p in zip(pairs, seeds, found, corrected, strict=True)
+    ]
+    return results, notes_on(results, spread, [name for name, runs in groups.items() if len(runs) > 1])
+
+
+def shared_seeds(first: list[Run], second: list[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs of two rows with a seed that both have; all where they share none."""
+    shared = {run.seed for run in first} & {run.seed for run in second}
+    if not shared:
+        return first, second
+    return [run for run in first if run.seed in shared], [run for run in second if run.seed in shared]
+
+
+def counts_of(runs: list[Run]) -> Counts:
+    """The counts of one row's runs."""
+    correct, predicted, gold = zip(*map(count_by_document, runs), strict=True)
+    return Counts(np.array(correct), np.array(predicted), gold[0])
+
+
+def notes_on(results: list[Difference], spread: Spread | None, several: list[str]) -> list[str]:
+    """How the comparisons were made; `several` are the rows whose seeds the spread is of."""
+    notes = [
+        "p: paired permutation test over documents, micro F1 computed anew, Holm's correction for "
+        f"{len(results)} comparison(s); interval: bootstrap over documents and seeds, 95 %."
+    ]
+    counts = [(len(result.seeds[0]), len(result.seeds[1])) for result in results]
+    if fewest := min((count for count in counts if min(count) > 1), default=None):
+        notes.append(
+            f"With {fewest[0]} and {fewest[1]} seeds, a test over seeds alone could not reach a p below "
+            f"{smallest_p(*fewest):.3g}."
+        )
+    if min(map(min, counts)) == 1 and spread:
+        notes.append(
+            "With one seed, seed noise is added to the bootstrap over documents: each half of the interval is "
+            f"sqrt(documents^2 + ({spread.factor:.2f} * {100 * spread.deviation:.2f} * sqrt(1/n1 + 1/n2))^2), with n1 "
+            f"and n2 seeds, {100 * spread.deviation:.2f} the standard deviation of F1 over the seeds of "
+            f"{' and '.join(several)}, pooled, and {spread.factor:.2f} Student's t at its degrees of freedom, "
+            f"{spread.freedom}."
+        )
+    elif min(map(min, counts)) == 1:
+        notes.append(
+            "With one seed, the interval is over documents alone. No loss here has several seeds that would tell how "
+            "much they vary, so a difference outside its interval is open."
+        )
+    if any(first != second for first, second in (result.seeds for result in results)):
+        notes.append("Rows that share no seed are compared on all seeds that they have.")
+    return notes
+
+
+def verdict(comparison: Comparison, p_value: float) -> str:
+    """Whether a difference is more than noise: p under 0.05 after correction, and 0 outside the interval. It is open
+    where the interval holds no variation between seeds."""
+    if p_value >= 0.05 or comparison.low <= 0 <= comparison.high:
+        return "within the noise"
+    if not comparison.seed_noise:
+        return "open: one seed"
+    return "higher" if comparison.difference > 0 else "lower"

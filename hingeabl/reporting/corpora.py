@@ -1,0 +1,52 @@
+"""Which documents runs are made of, by their files' checksums: the paper's figures stand beside Re-DocRED's alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from hingeabl.data.checksums import REDOCRED, SMALL, THIRD, has_checksum
+from hingeabl.reporting.records import SPLITS, Run, data_file
+
+
+class Corpus(NamedTuple):
+    """Documents that the paper's figures may stand beside: a few words on them, and in which way they are not the
+    paper's ("" where they are)."""
+
+    name: str
+    note: str = ""
+
+
+def corpus_of(run: Run) -> Corpus | None:
+    """The run's documents where they are Re-DocRED's, or those of one of the studies here, else None."""
+    found = {split: run.config["data"][split] for split in SPLITS}
+    if found == THIRD:
+        return Corpus(
+            "992 training documents of Re-DocRED",
+            "Not the paper's data: trained on 992 of its 3,053 training documents; dev and test are Re-DocRED's.",
+        )
+    if found == SMALL:
+        return Corpus(
+            "400 training documents of Re-DocRED",
+            "Not the paper's data: 400 documents of Re-DocRED's dev split to train, 100 others of it as dev; test is "
+            "Re-DocRED's.",
+        )
+    if any(found[split] != REDOCRED[split] for split in ("dev", "test")):
+        return None
+    path, there = data_file(run, "train")
+    if not there:
+        return Corpus(
+            f"Re-DocRED, trained on {Path(path).name}",
+            f"{path}, the training file, is not there or has changed, so whether it is Re-DocRED's is not known.",
+        )
+    return Corpus("Re-DocRED") if has_checksum(Path(path), REDOCRED["train"]) else None
+
+
+def official_split(path: str | Path) -> str:
+    """The split of Re-DocRED that a file is, "" for another file."""
+    return next((split for split in SPLITS if has_checksum(Path(path), REDOCRED[split])), "")
+
+
+def names_of_files(run: Run) -> str:
+    """The names of a run's three files."""
+    return ", ".join(Path(run.config["settings"][f"{split}_file"]).name for split in SPLITS)
