@@ -212,7 +212,7 @@ def test_an_unknown_backbone_is_refused_with_the_known_ones(tiny_bert):
 
 def test_the_fourth_module_of_the_docs_trains(tiny_bert, minilm_tokenizer, rel2id, monkeypatch):
     monkeypatch.setattr(DocREModel, "backbones", dict(DocREModel.backbones))
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extend.md").read_text(), re.DOTALL)
     [example] = [block for block in blocks if "(DocREModel, backbone=" in block]
     assert len(example.splitlines()) <= 12
     import model as model_module
