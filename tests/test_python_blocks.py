@@ -69,7 +69,7 @@ def test_a_python_block_runs_as_it_is_written(place, clone, request, capsys):
 
 
 def test_the_blocks_and_their_spacy_model_are_those_of_the_lock():
-    assert len(BLOCKS) >= 7 and {place.split(":")[0] for place in BLOCKS} >= {"README.md", "runs.md", "extend.md"}
+    assert len(BLOCKS) >= 7 and {place.split(":")[0] for place in BLOCKS} >= {"README.md", "use.md", "extend.md"}
     assert SPACY_MODEL.replace("_", "-") in (ROOT / "scripts/spacy_model.lock").read_text()
     example = (ROOT / "hingeabl/prediction/spacy_component.py").read_text().split('"""')[1]
     assert f'spacy.load("{SPACY_MODEL}")' in example
