@@ -8,7 +8,7 @@ them over pairs.
 
 To add a loss, write one such function and put @register above it. Its further arguments, with their defaults, are
 its parameters; one named `margin` is what --margin sets, and one named `priors` gets each relation's rate over the
-training pairs, [relations]. A loss of a whole batch returns a scalar. docs/extending.md shows all of it.
+training pairs, [relations]. A loss of a whole batch returns a scalar. docs/extend.md shows all of it.
 """
 
 from __future__ import annotations

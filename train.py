@@ -2,7 +2,7 @@
 
     python train.py --data_dir dataset/redocred --output_dir runs/try
 
-The defaults are the paper's Appendix B for BERT. Each seed's folder holds everything about its run; docs/runs.md
+The defaults are the paper's Appendix B for BERT. Each seed's folder holds everything about its run; docs/train.md
 describes it. This file reads from top to bottom: settings and data, seeds, the model, epochs, a batch, scores.
 """
 

@@ -3,7 +3,7 @@
     python scripts/publish.py runs/bert/seed_66 --repo owner/name --private
     python scripts/publish.py runs/bert/seed_66 --folder out
 
-docs/runs.md says what is published, and how it is loaded.
+docs/use.md says what is published, and how it is loaded.
 """
 
 from __future__ import annotations

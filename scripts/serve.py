@@ -4,7 +4,7 @@
     curl --data-binary @docs.json http://127.0.0.1:8000/api/predict
     curl --data-binary @docs.json 'http://127.0.0.1:8000/api/predict?form=ttl' --output graph.ttl
 
-Needs scripts/requirements-serve.txt. docs/runs.md says more ("A local web page").
+Needs scripts/requirements-serve.txt. docs/use.md says more ("A local web page").
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
                 file=sys.stderr,
             )
         name = f"[{address}]" if ":" in address else address
-        print(f"http://{name}:{port}/ answers with {args.load_path}; Ctrl-C ends it; more in docs/runs.md", flush=True)
+        print(f"http://{name}:{port}/ answers with {args.load_path}; Ctrl-C ends it; more in docs/use.md", flush=True)
         config = uvicorn.Config(
             app,
             log_level="warning",

@@ -1,6 +1,7 @@
 """What lies at the top, who may import whom, which names stay, and that links and commands of the pages work."""
 
 import ast
+import builtins
 import inspect
 import re
 import subprocess
@@ -173,3 +174,15 @@ def test_every_command_names_a_script_that_is_there_and_options_that_it_has(page
             known = (ROOT / "hingeabl/training/settings.py").read_text().replace("    ", "    --")
         for option in re.findall(r"(?<!\S)(--[a-z_]+)", rest.split("#")[0]) if script.endswith(".py") else []:
             assert option in known, f"{script} {option}"
+
+
+def test_every_python_command_in_quotes_calls_what_it_imports():
+    commands = [code for page in PAGES for code in re.findall(r'python -c "(.*?)"', page.read_text(encoding="utf-8"))]
+    assert commands
+    for code in commands:
+        tree = ast.parse(code)
+        names = dict(vars(builtins))
+        imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        exec(compile(ast.Module(imports, []), "<docs>", "exec"), names)
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        assert used <= names.keys(), code
