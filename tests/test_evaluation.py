@@ -202,7 +202,7 @@ def test_threshold_diagnostics_equal_a_count_by_definition(rule, dtype):
 
 
 def test_threshold_diagnostics_of_a_worked_example():
-    """The example of docs/metrics.md: three pairs that count, one of them violated, two left out, one unrelated."""
+    """Three pairs that count, one of them violated (that of docs/metrics.md), two left out, one unrelated."""
     scores = torch.tensor(
         [[2.0, 5, 1, 0], [3, 2, 0, -1], [1, 4, 2, -3], [0, 1, 2, 3], [0, 2, 2, 2], [0, 9, 1, 1]], dtype=torch.float64
     )

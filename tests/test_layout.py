@@ -23,7 +23,11 @@ LAYERS = [  # each imports from those before it, and from its own
     {"train", "predict", "report"},
 ]
 PROGRAMS = {"train", "model", "losses", "prepro", "evaluation", "utils", "predict", "report"}
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "dataset" / "README.md"]
+PAGES = [
+    *(ROOT / "README.md", ROOT / "dataset" / "README.md"),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "results").rglob("README.md")),
+]
 
 
 def tracked(*patterns):
