@@ -1,18 +1,18 @@
 # Sourced behind setup.sh by the scripts that run at several sizes. SIZE=full is the default; SIZE=sample is the same in
 # miniature, on the sample corpus with the small encoder at the rates of quickstart.sh, to see it work; SIZE=small is
-# that of study_small.sh, and SIZE=third that of study_third.sh, whose documents are in the folder THIRD_DATA. Fetches
-# what is needed, and sets RUNS, the folder of the runs, DATA_FILES, and SIZE_ARGS, what train.py gets besides the
-# experiment's own settings.
+# that of studies/documents_400.sh, and SIZE=third that of studies/documents_992.sh, whose documents are in the folder
+# THIRD_DATA. Fetches what is needed, and sets RUNS, the folder of the runs, DATA_FILES, and SIZE_ARGS, what train.py
+# gets besides the experiment's own settings.
 case ${SIZE:-full} in
 full)
-    python scripts/fetch.py redocred
+    python scripts/tools/fetch.py redocred
     RUNS=runs
     DATA_FILES=(dataset/redocred/{train,dev,test}_revised.json)
     SIZE_ARGS=(--seeds 1 5 42 66 233)
     ;;
 sample)
-    python scripts/fetch.py encoder
-    python scripts/make_sample.py dataset/sample
+    python scripts/tools/fetch.py encoder
+    python scripts/tools/make_sample.py dataset/sample
     RUNS=runs/sample
     DATA_FILES=(dataset/sample/{train,dev,test}.json)
     SIZE_ARGS=(
@@ -23,8 +23,8 @@ sample)
     )
     ;;
 small)
-    [ -f dataset/small/test.json ] || { echo "error: dataset/small/: is missing; see scripts/make_small.py" >&2; exit 2; }
-    python scripts/fetch.py encoder
+    [ -f dataset/small/test.json ] || { echo "error: dataset/small/: is missing; see scripts/studies/make_documents_400.py" >&2; exit 2; }
+    python scripts/tools/fetch.py encoder
     RUNS=runs/small
     DATA_FILES=(dataset/small/{train,dev,test}.json)
     SIZE_ARGS=(
@@ -34,8 +34,8 @@ small)
     ;;
 third)
     THIRD_DATA=${THIRD_DATA:-dataset/third}
-    python scripts/check_third.py "$THIRD_DATA"
-    python scripts/fetch.py encoder
+    python scripts/studies/check_documents_992.py "$THIRD_DATA"
+    python scripts/tools/fetch.py encoder
     RUNS=runs/third
     DATA_FILES=("$THIRD_DATA"/{train_part,dev_revised,test_revised}.json)
     SIZE_ARGS=(

@@ -1,7 +1,6 @@
 """Shared fixtures: small encoders of both families, and the sample corpus."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,6 @@ from transformers import (
 )
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-
 from make_sample import make_sample, thin_labels
 from trainings import arguments
 
@@ -36,7 +33,7 @@ MINILM = ROOT / "dataset" / "encoders" / "all-MiniLM-L6-v2"
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     if not (MINILM / "model.safetensors").exists():
-        pytest.skip("the small encoder is not here: run python scripts/fetch.py encoder")
+        pytest.skip("the small encoder is not here: run python scripts/tools/fetch.py encoder")
     return MINILM
 
 

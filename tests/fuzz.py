@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from mutate import byte_edits, edits
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts/tools"), str(ROOT / "scripts/benchmark")]
 
 from fuzz_targets import TARGETS, World
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts/tools"), str(ROOT / "scripts/benchmark")]
 
 from baseline import Baseline, plain_features, plain_scores
 from helpers import DATA, STEP, drawn_model, largest_differences, released_model, released_scores, score

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "a dry run 
 
 def dry_run(*arguments):
     """The records of one call of dry_cuda.py."""
-    command = [sys.executable, "tests/dry_cuda.py", *arguments]
+    command = [sys.executable, "scripts/benchmark/dry_cuda.py", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

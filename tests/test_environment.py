@@ -208,7 +208,7 @@ def test_a_clone_with_autocrlf_has_scripts_that_run(tmp_path):
     ]
     if subprocess.run(clone, capture_output=True).returncode:
         pytest.skip("this is no git clone")
-    scripts = [*(tmp_path / "clone/scripts").glob("*.sh"), tmp_path / "clone/.ci/run"]
+    scripts = [*(tmp_path / "clone/scripts").rglob("*.sh"), tmp_path / "clone/.ci/run"]
     assert len(scripts) > 10 and not any(b"\r" in path.read_bytes() for path in scripts)
     for path in scripts:
         subprocess.run(["bash", "-n", str(path)], check=True)
@@ -320,7 +320,7 @@ def test_the_doctor_tells_packages_devices_hub_and_data(monkeypatch):
 
 
 def test_the_doctor_runs_without_any_package():
-    command = [sys.executable, "-S", str(ROOT / "scripts/doctor.py")]
+    command = [sys.executable, "-S", str(ROOT / "scripts/tools/doctor.py")]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert re.search(r"^BAD  transformers +not installed .*pip install", done.stdout, re.M)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 
+import distill
 import huggingface_hub
 import pytest
 import torch
@@ -20,9 +21,6 @@ from hingeabl.files import digest, read_json
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.reporting.publishing import publish, write_folder
 from hingeabl.training.hub import NEEDED, resolve_run
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import distill
 
 PREDICT = ["predict.py", "--load_path", "me/model", "--input"]
 

@@ -88,6 +88,18 @@ def test_the_top_holds_eight_programs_and_twenty_entries():
     assert len(shown) <= 20
 
 
+def test_scripts_are_few_and_its_folders_small():
+    counts = {}
+    for path in tracked("scripts"):
+        folder = path.relative_to(ROOT).parts[1:-1]
+        counts.setdefault("scripts", set()).add(path.relative_to(ROOT / "scripts").parts[0])
+        if folder:
+            counts.setdefault(folder[0], set()).add(path.name)
+    assert len(counts.pop("scripts")) <= 25
+    assert {"studies", "tools", "requirements", "benchmark"} == set(counts)
+    assert all(len(names) <= 15 for names in counts.values()), counts
+
+
 def test_no_python_file_is_longer_than_400_lines():
     longer = {path.name: count for path in tracked("*.py") if (count := len(path.read_text().splitlines())) > 400}
     assert not longer
@@ -119,7 +131,9 @@ def test_the_lock_pins_everything_that_pyproject_asks_for():
     wanted = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     extra = re.search(r"\ntest = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL)
     wanted += re.findall(r'"([^"]+)"', extra[1])
-    pinned = dict(re.findall(r"^([\w.-]+)==([\d.]+)", (ROOT / "scripts/requirements.lock").read_text(), re.M))
+    pinned = dict(
+        re.findall(r"^([\w.-]+)==([\d.]+)", (ROOT / "scripts/requirements/requirements.lock").read_text(), re.M)
+    )
     assert len(wanted) > 15
     for requirement in wanted:
         name, _, least = requirement.partition(">=")
@@ -131,9 +145,9 @@ def test_the_lock_pins_everything_that_pyproject_asks_for():
 def test_each_extra_is_the_same_in_pyproject_its_requirements_and_the_lock(extra):
     listed = re.search(rf"\n{extra} = \[(.*?)\]", (ROOT / "pyproject.toml").read_text())
     wanted = re.findall(r'"([^"]+)"', listed[1])
-    lines = (ROOT / f"scripts/requirements-{extra}.txt").read_text().splitlines()
+    lines = (ROOT / f"scripts/requirements/{extra}.txt").read_text().splitlines()
     assert wanted == [line for line in lines if not line.startswith("#")]
-    locks = [(ROOT / f"scripts/{name}.lock").read_text() for name in ("requirements", "extras")]
+    locks = [(ROOT / f"scripts/requirements/{name}.lock").read_text() for name in ("requirements", "extras")]
     for requirement in wanted:
         name, _, least = requirement.partition(">=")
         versions = re.findall(rf"^{name}==([\d.]+)", "\n".join(locks), re.M)

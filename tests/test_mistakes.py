@@ -342,7 +342,7 @@ def test_a_table_of_unfinished_runs_says_that_they_are_unfinished(trained, tmp_p
 
 
 def test_the_sample_corpus_shows_its_help_and_replaces_no_other_corpus(tmp_path, monkeypatch):
-    command = [sys.executable, str(ROOT / "scripts/make_sample.py"), "--help"]
+    command = [sys.executable, str(ROOT / "scripts/tools/make_sample.py"), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "OUTPUT_DIR" in done.stdout and not list(tmp_path.iterdir())
     for _ in range(2):

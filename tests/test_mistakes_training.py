@@ -80,7 +80,7 @@ def test_a_data_folder_that_is_none_or_empty_is_told(data, tiny_bert, tmp_path, 
         with pytest.raises(UserError, match=f"train.json: no such file; .*{told}$"):
             train.main(arguments(folder, tiny_bert, tmp_path / "run"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"download Re-DocRED with python scripts/fetch\.py redocred"):
+    with pytest.raises(UserError, match=r"download Re-DocRED with python scripts/tools/fetch\.py redocred"):
         train.main(["--output_dir", "run"])
 
 

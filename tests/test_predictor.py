@@ -29,7 +29,7 @@ def documents(sample):
 
 @pytest.fixture(scope="module")
 def nlp():
-    pytest.importorskip("spacy", reason="spaCy is not installed: scripts/requirements-text.txt")
+    pytest.importorskip("spacy", reason="spaCy is not installed: scripts/requirements/text.txt")
     from hingeabl.readers.text import load_spacy
 
     try:

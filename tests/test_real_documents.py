@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import fetch
-import make_small
+import make_documents_400
 import numpy as np
 import pytest
 import torch
@@ -194,9 +194,9 @@ def test_official_files_are_known_by_their_checksums(name):
 
 
 def test_the_small_study_takes_official_documents_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(make_small, "ROOT", tmp_path)
-    monkeypatch.setattr(make_small.sys, "argv", ["make_small.py", str(REDOCRED)])
-    make_small.main()
+    monkeypatch.setattr(make_documents_400, "ROOT", tmp_path)
+    monkeypatch.setattr(make_documents_400.sys, "argv", ["make_documents_400.py", str(REDOCRED)])
+    make_documents_400.main()
     official = read(REDOCRED / "dev_revised.json")
     small = {path.stem: read(path) for path in (tmp_path / "dataset/small").iterdir()}
     assert small["train"] == official[:400] and small["dev"] == official[400:]

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 
-import make_small
+import make_documents_400
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -180,10 +180,10 @@ def test_runs_that_are_not_finished_are_named(runs, tmp_path, capsys):
 def test_the_small_study_refuses_other_documents_than_the_official_ones(data, tmp_path, monkeypatch):
     for name in ("dev_revised.json", "test_revised.json"):
         shutil.copy(data / "dev.json", tmp_path / name)
-    monkeypatch.setattr(make_small, "ROOT", tmp_path)
-    monkeypatch.setattr(make_small.sys, "argv", ["make_small.py", str(tmp_path)])
+    monkeypatch.setattr(make_documents_400, "ROOT", tmp_path)
+    monkeypatch.setattr(make_documents_400.sys, "argv", ["make_documents_400.py", str(tmp_path)])
     with pytest.raises(UserError, match=r"dev_revised\.json: is not the official Re-DocRED file"):
-        make_small.main()
+        make_documents_400.main()
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: f"{path.parent.name}_{path.stem}")
@@ -202,7 +202,9 @@ def test_the_stored_tables_come_out_of_the_records(capsys, path):
     if path.parent.name == "cdr":
         tables = [printed(capsys, "--table", name, path.parent, "--format", "markdown") for name in ("inter", "runs")]
         assert path.read_text() == "\n".join(tables)
-    elif path.parent.name == "third":  # study_third.sh puts a sentence before them and the study's runs behind them
+    elif (
+        path.parent.name == "third"
+    ):  # studies/documents_992.sh puts a sentence before them and the study's runs behind them
         before, after = path.read_text().split(tables)
         assert "992 of the paper's 3,053" in before and before.count("\n") == 2
         folders = sorted({ROOT / "results" / name for name in re.findall(r"\n\| (third\w*)/", after)})

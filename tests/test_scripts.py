@@ -71,6 +71,12 @@ def test_without_network_the_remedy_is_named(tmp_path, monkeypatch):
         fetch.fetch_redocred()
 
 
+def copy_scripts(clone, *names):
+    for name in names:
+        (clone / "scripts" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "scripts" / name, clone / "scripts" / name)
+
+
 # Stands in for setup.sh, size.sh, a training and Python in a clone of their own.
 SWEEP = {
     "scripts/setup.sh": 'cd "$(dirname "${BASH_SOURCE[0]}")/.."; PATH=$PWD/bin:$PATH',
@@ -92,8 +98,7 @@ def test_a_sweep_takes_the_gpus_it_is_given_one_training_at_a_time_on_each(tmp_p
         path.parent.mkdir(exist_ok=True)
         path.write_text(content + "\n")
         path.chmod(0o755)
-    for name in ("sweep.sh", "sweep_list.sh"):
-        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
+    copy_scripts(tmp_path, "sweep.sh", "tools/sweep_list.sh")
     environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
     environment |= {"LOSSES": "atl", "SEEDS": "1 2 3 4"} | ({} if given is None else {"CUDA_VISIBLE_DEVICES": given})
     done = subprocess.run(["bash", str(tmp_path / "scripts/sweep.sh")], env=environment, capture_output=True, text=True)
@@ -122,8 +127,7 @@ def calls_of(tmp_path, scripts, *arguments, **variables):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content + "\n")
         path.chmod(0o755)
-    for name in scripts:
-        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
+    copy_scripts(tmp_path, *scripts)
     (tmp_path / "called").write_text("")
     command = ["bash", str(tmp_path / "scripts" / scripts[0]), *arguments]
     subprocess.run(command, env=os.environ | {"SIZE": "full"} | variables, check=True, capture_output=True)
@@ -134,12 +138,12 @@ def test_the_study_on_cdr_trains_and_records_what_has_no_record_and_else_needs_n
     chosen = {"LOSSES": "atl sat", "SEEDS": "1 5", "RECORDS": "records", "RUNS": "runs", "EPOCHS": "30"}
     (tmp_path / "records/bert_atl").mkdir(parents=True)
     (tmp_path / "records/bert_atl/seed_5.json").touch()
-    calls = calls_of(tmp_path, ["study_cdr.sh", "run_cdr.sh"], **chosen)
+    calls = calls_of(tmp_path, ["studies/cdr.sh", "run_cdr.sh"], **chosen)
     outputs = [call.split("--output_dir ")[-1] for call in calls if call.startswith("train.py")]
     assert len(outputs) == 3 and sum("bert_sat" in output for output in outputs) == 2
-    assert calls[0] == "scripts/fetch.py cdr"
+    assert calls[0] == "scripts/tools/fetch.py cdr"
     assert len(list(tmp_path.glob("records/bert_*/seed_*.json"))) == 4
-    again = calls_of(tmp_path, ["study_cdr.sh", "run_cdr.sh"], **chosen)
+    again = calls_of(tmp_path, ["studies/cdr.sh", "run_cdr.sh"], **chosen)
     assert all(call.startswith("report.py --table") for call in again)
     tables = (tmp_path / "records/tables.md").read_text()
     assert tables == "<--table inter --format markdown records>\n\n<--table runs --format markdown records>\n"
@@ -182,7 +186,7 @@ def quickstart(folder, *arguments, **variables):
         path.parent.mkdir(exist_ok=True)
         path.write_text(content)
         path.chmod(0o755)
-    shutil.copy(ROOT / "scripts/quickstart.sh", folder / "scripts")
+    copy_scripts(folder, "quickstart.sh")
     command = ["bash", str(folder / "scripts/quickstart.sh"), *arguments]
     return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
 

@@ -19,7 +19,7 @@ from hingeabl.errors import UserError
 from hingeabl.modeling.checkpoints import read_weights
 from hingeabl.modeling.encoder import load_encoder
 
-PROGRAMS = [*ROOT.glob("*.py"), *(ROOT / "hingeabl").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
+PROGRAMS = [*ROOT.glob("*.py"), *(ROOT / "hingeabl").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
 NEVER = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.hub.load", "numpy.load", "np.load"}
 NEVER |= {f"{package}.{name}" for package in ("pickle", "marshal", "shelve", "yaml") for name in ("load", "loads")}
 DEMANDED = {"load": ("torch.load", "weights_only", True), "from_config": ("", "trust_remote_code", False)}

@@ -10,7 +10,7 @@ import pytest
 from serving import SMALL, TEXT, answered, ask, error_of, many, post, resident, served
 
 for needed in ("fastapi", "uvicorn", "python_multipart"):
-    pytest.importorskip(needed, reason="scripts/requirements-serve.txt is not installed")
+    pytest.importorskip(needed, reason="scripts/requirements/serve.txt is not installed")
 
 import predict
 from hingeabl.errors import UserError

@@ -14,7 +14,7 @@ from conftest import ROOT
 from serving import SMALL, TEXT, InBackground, answered, ask, error_of, many, post, served, served_here, wait_until
 
 for needed in ("fastapi", "uvicorn", "python_multipart"):
-    pytest.importorskip(needed, reason="scripts/requirements-serve.txt is not installed")
+    pytest.importorskip(needed, reason="scripts/requirements/serve.txt is not installed")
 
 import serve
 
@@ -284,7 +284,7 @@ def test_a_missing_package_is_named_with_the_command(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     name = package.replace("_", "-")
     with pytest.raises(
-        UserError, match=rf"^{name} is not installed, .*pip install -r scripts/requirements-serve\.txt$"
+        UserError, match=rf"^{name} is not installed, .*pip install -r scripts/requirements/serve\.txt$"
     ):
         serve.main(["--load_path", "runs/x"])
 

@@ -10,7 +10,7 @@ from serving import TEXT, InBackground, post, served_here, wait_until
 from test_page import NAME, TITLE, browser, text  # noqa: F401  browser is a fixture
 
 for needed in ("fastapi", "uvicorn", "python_multipart"):
-    pytest.importorskip(needed, reason="scripts/requirements-serve.txt is not installed")
+    pytest.importorskip(needed, reason="scripts/requirements/serve.txt is not installed")
 
 from hingeabl.prediction import answers, server
 

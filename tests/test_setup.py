@@ -31,6 +31,7 @@ OLD_DRIVER = 'echo "NVIDIA A800 80GB PCIe, 535.104.05, 8.0"'
 NEW_DRIVER = 'echo "NVIDIA H100, 580.65.06, 9.0"'
 BROKEN = 'echo "NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver"; exit 9'
 NO_CAPABILITY = 'case "$*" in *compute_cap*) echo "Field is not valid"; exit 2 ;; *) echo "Tesla V100, %s" ;; esac'
+PIP_INSTALL = "pip install --quiet --disable-pip-version-check -r scripts/requirements/"
 UV_INSTALL = "uv pip install --quiet --python {clone}/.venv/bin/python --torch-backend {build} torch==2.13.0"
 
 
@@ -72,7 +73,7 @@ def set_up(machine, *, fails=False, **variables):
     done = source_setup(machine, fails=fails, **variables)
     commands = log.read_text().replace(str(clone), "{clone}").splitlines()
     if not fails:
-        assert commands.pop().endswith("install --quiet --disable-pip-version-check -r scripts/requirements.lock")
+        assert commands.pop().endswith(f"{PIP_INSTALL}requirements.lock")
         assert (clone / ".venv/installed").exists()
     warnings = [line for line in done.stderr.splitlines() if not line.startswith("WARNING: torch: ")]  # the doctor's
     return commands, done.stdout.splitlines()[1:], warnings
@@ -183,23 +184,22 @@ def test_the_build_that_the_user_names_is_what_uv_takes_or_the_missing_uv_is_tol
 
 def test_extras_are_added_where_they_are_wanted_once_and_again_when_their_lock_changes(machine):
     clone, log = machine.parent / "clone", machine.parent / "log"
-    command = "pip install --quiet --disable-pip-version-check -r scripts/"
 
     def installed(**variables):
         log.write_text("")
         source_setup(machine, **variables)
-        return [line.removeprefix(command) for line in log.read_text().splitlines()]
+        return [line.removeprefix(PIP_INSTALL) for line in log.read_text().splitlines()]
 
     assert installed() == ["requirements.lock"]
     assert installed(EXTRAS="yes") == ["extras.lock", "spacy_model.lock"]
     assert installed(EXTRAS="yes") == []
-    with (clone / "scripts/extras.lock").open("a") as file:
+    with (clone / "scripts/requirements/extras.lock").open("a") as file:
         file.write("# another line\n")
     assert installed() == []
     assert installed(EXTRAS="yes") == ["extras.lock", "spacy_model.lock"]
 
 
 def test_the_table_of_builds_is_for_the_torch_of_the_lock_and_starts_with_the_newest():
-    assert f"\ntorch=={torch_build.TORCH}\n" in (ROOT / "scripts/requirements.lock").read_text()
+    assert f"\ntorch=={torch_build.TORCH}\n" in (ROOT / "scripts/requirements/requirements.lock").read_text()
     drivers = [build.driver for build in torch_build.BUILDS]
     assert drivers == sorted(drivers, reverse=True)

@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import bench
 import pytest
 import torch
 from conftest import ROOT
@@ -125,7 +128,8 @@ def test_batches_hold_every_document_once_the_longest_first_within_the_budget(sa
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["hingeabl_released", "amtl"])
 def test_the_benchmark_times_both_sides_and_writes_json(loss, sample, tiny_bert, tmp_path):
-    command = [sys.executable, "scripts/bench.py", "--data", sample / "dev.json", "--model_name_or_path", tiny_bert]
+    command = [sys.executable, "scripts/benchmark/bench.py", "--data", sample / "dev.json"]
+    command += ["--model_name_or_path", tiny_bert]
     command += ["--steps", "2", "--warmup", "1", "--repeats", "1", "--batch_size", "2", "--precision", "fp32"]
     command += ["--loss_type", loss, "--output", tmp_path / "bench.json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
@@ -136,3 +140,33 @@ def test_the_benchmark_times_both_sides_and_writes_json(loss, sample, tiny_bert,
         assert all(value > 0 for side in timings[what].values() for value in side)
         assert what in done.stdout
     assert timings["peak memory of training"]["ours"][0] > 0
+    left = re.findall(r"(\d+) left", done.stdout)
+    assert left == [str(number) for number in range(len(timings) - 1, 0, -1)]
+
+
+def test_the_benchmark_prints_and_stores_each_row_when_it_is_measured(sample, tmp_path, monkeypatch, capsys):
+    def stopped_after_two_rows(args, encoder):
+        assert len(json.loads(Path(args.data).read_text())) == 3
+        yield "fp32", "forward", {"baseline": [2.0, 4.0], "ours": [1.0, 1.0]}
+        yield "fp32", "backward", {"baseline": [3.0], "ours": [2.0]}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "run", stopped_after_two_rows)
+    given = [
+        "--data",
+        str(sample / "dev.json"),
+        "--model_name_or_path",
+        "any",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+    ]
+    given += ["--device", "cpu", "--precision", "fp32", "--documents", "3", "--output", str(tmp_path / "bench.json")]
+    monkeypatch.setattr("sys.argv", ["bench.py", *given])
+    with pytest.raises(KeyboardInterrupt):
+        bench.main()
+    assert list(json.loads((tmp_path / "bench.json").read_text())["timings"]["fp32"]) == ["forward", "backward"]
+    forward, backward = (line.split() for line in capsys.readouterr().out.splitlines()[-2:])
+    assert forward == ["forward", "3", "s", "1", "s", "3.0x", "11", "left"]
+    assert backward == ["backward", "3", "s", "2", "s", "1.5x", "10", "left"]

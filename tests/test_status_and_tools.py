@@ -134,12 +134,14 @@ def test_the_doctor_calls_nothing_well_that_is_not_there(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "ROOT", tmp_path)
     lines = list(doctor.data())
     assert len(lines) == 4 and {well for _, _, well in lines} == {None}
-    assert all("not here; python scripts/fetch.py" in found for _, found, _ in lines)
+    assert all("not here; python scripts/tools/fetch.py" in found for _, found, _ in lines)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert list(doctor.hub())[-1] == ("hub", "not asked: HF_HUB_OFFLINE is set", None)
 
 
-@pytest.mark.parametrize("command", [["scripts/doctor.py"], ["report.py", "--help"], ["scripts/publish.py", "--help"]])
+@pytest.mark.parametrize(
+    "command", [["scripts/tools/doctor.py"], ["report.py", "--help"], ["scripts/publish.py", "--help"]]
+)
 def test_a_reader_that_leaves_early_is_no_traceback(command):
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     for end in ("|", "2>&1 |"):
@@ -159,7 +161,7 @@ def test_only_what_loading_needs_is_published(trained, tmp_path):
 
 
 def graph_of(count, types):
-    networkx = pytest.importorskip("networkx", reason="scripts/requirements-graph.txt is not installed")
+    networkx = pytest.importorskip("networkx", reason="scripts/requirements/graph.txt is not installed")
     graph = networkx.MultiDiGraph()
     for number in range(count):
         graph.add_node(number, name=f"Entity of number {number}", types=types[number % len(types)])
@@ -198,7 +200,7 @@ def test_each_colour_of_a_picture_is_in_its_legend(tmp_path):
 
 
 def test_the_page_says_which_model_answers_and_when_it_is_a_toy(trained, tmp_path):
-    pytest.importorskip("fastapi", reason="scripts/requirements-serve.txt is not installed")
+    pytest.importorskip("fastapi", reason="scripts/requirements/serve.txt is not installed")
     from hingeabl.prediction.server import about_model
 
     scores = json.loads((trained / "scores.json").read_text())

@@ -1,4 +1,4 @@
-"""study_third.sh: what it trains and in which order, what it skips, and what it writes from the records."""
+"""studies/documents_992.sh: what it trains and in which order, what it skips, and what it writes from the records."""
 
 import hashlib
 import json
@@ -7,8 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import check_third
-import make_third
+import check_documents_992
+import make_documents_992
 import pytest
 from conftest import ROOT
 
@@ -57,7 +57,8 @@ def clone(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content + "\n")
         path.chmod(0o755)
-    shutil.copy(ROOT / "scripts" / "study_third.sh", clone / "scripts")
+    (clone / "scripts/studies").mkdir()
+    shutil.copy(ROOT / "scripts/studies/documents_992.sh", clone / "scripts/studies")
     (tmp_path / "documents").mkdir()
     return clone
 
@@ -66,7 +67,7 @@ def study(clone, *arguments, **variables):
     """Run the script; returns the finished process."""
     command = [
         "bash",
-        str(clone / "scripts/study_third.sh"),
+        str(clone / "scripts/studies/documents_992.sh"),
         *(arguments or ("--data", str(clone.parent / "documents"))),
     ]
     ours = ("PARTS", "EPOCHS", "RECORDS", "RUNS", "JOBS", "SIZE", "THIRD_DATA")
@@ -119,10 +120,10 @@ def test_a_run_that_has_a_record_is_not_trained_and_documents_are_checked_only_t
     assert study(clone, PARTS="first margin").returncode == 0
     left = [PARTS["first"][0], PARTS["margin"][0], PARTS["margin"][2]]
     assert lines_of(clone, "trained") == [training(*run) for run in left]
-    assert f"scripts/check_third.py {clone.parent / 'documents'}" in lines_of(clone, "called")
+    assert f"scripts/studies/check_documents_992.py {clone.parent / 'documents'}" in lines_of(clone, "called")
     (clone / "called").unlink()
     assert study(clone, PARTS="first margin").returncode == 0
-    assert len(lines_of(clone, "trained")) == 3 and "check_third" not in (clone / "called").read_text()
+    assert len(lines_of(clone, "trained")) == 3 and "check_documents_992" not in (clone / "called").read_text()
 
 
 def test_as_many_runs_as_asked_for_go_at_once(clone):
@@ -191,7 +192,7 @@ def test_without_a_record_of_thirty_epochs_it_says_what_the_tables_lack(clone):
 @pytest.mark.parametrize("arguments", [["documents"], ["--data"], ["--data", "documents", "more"]])
 def test_a_wrong_call_prints_the_usage(clone, arguments):
     done = study(clone, *arguments)
-    assert done.returncode == 2 and done.stderr == "usage: bash scripts/study_third.sh --data FOLDER\n"
+    assert done.returncode == 2 and done.stderr == "usage: bash scripts/studies/documents_992.sh --data FOLDER\n"
 
 
 def test_a_run_has_the_papers_settings_but_for_encoder_and_documents(clone):
@@ -200,7 +201,7 @@ def test_a_run_has_the_papers_settings_but_for_encoder_and_documents(clone):
     environment = os.environ | {"SIZE": "third", "THIRD_DATA": "some/where"}
     subprocess.run(["bash", str(clone / "scripts/run_bert.sh"), "atl", "--seeds", "5"], env=environment, check=True)
     *first, call = lines_of(clone, "called")
-    assert first == ["scripts/check_third.py some/where", "scripts/fetch.py encoder"]
+    assert first == ["scripts/studies/check_documents_992.py some/where", "scripts/tools/fetch.py encoder"]
     args, plain = parse_args(call.split()[1:]), parse_args(["--output_dir", "runs/third/bert_atl"])
     different = {name: value for name, value in vars(args).items() if value != vars(plain)[name]}
     assert different == {
@@ -213,15 +214,15 @@ def test_a_run_has_the_papers_settings_but_for_encoder_and_documents(clone):
 
 
 def check(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["check_third.py", *map(str, arguments)])
-    check_third.main()
+    monkeypatch.setattr("sys.argv", ["check_documents_992.py", *map(str, arguments)])
+    check_documents_992.main()
 
 
 @pytest.mark.parametrize("name", ["train_part.json", "dev_revised.json", "test_revised.json"])
 def test_other_documents_than_the_studys_are_refused_with_the_remedy(tmp_path, monkeypatch, capsys, name):
-    content = {name: name.encode() for name in check_third.THIRD_CHECKSUMS}
+    content = {name: name.encode() for name in check_documents_992.THIRD_CHECKSUMS}
     sums = {each: hashlib.sha256(text).hexdigest() for each, text in content.items()}
-    monkeypatch.setattr(check_third, "THIRD_CHECKSUMS", sums)
+    monkeypatch.setattr(check_documents_992, "THIRD_CHECKSUMS", sums)
     for each, text in content.items():
         (tmp_path / each).write_bytes(text)
     check(monkeypatch, tmp_path)
@@ -241,7 +242,7 @@ def test_other_documents_than_the_studys_are_refused_with_the_remedy(tmp_path, m
 def test_the_documents_of_the_study_are_known(monkeypatch, capsys):
     check(monkeypatch, os.environ["REDOCRED_DIR"])
     assert "the study's documents" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"usage: python scripts/check_third\.py FOLDER"):
+    with pytest.raises(UserError, match=r"usage: python scripts/studies/check_documents_992\.py FOLDER"):
         check(monkeypatch)
 
 
@@ -255,22 +256,22 @@ def test_the_studys_documents_are_found_among_others(tmp_path, monkeypatch):
     for name in ("dev_revised.json", "test_revised.json"):
         shutil.copy(files / name, tmp_path / name)
     (tmp_path / "train_revised.json").write_text(json.dumps(others[:300] + part[::-1] + others[300:]))
-    monkeypatch.setattr(make_third, "has_checksum", lambda *_: True)  # the whole training file is not at hand
-    monkeypatch.setattr(make_third, "ROOT", tmp_path)
+    monkeypatch.setattr(make_documents_992, "has_checksum", lambda *_: True)  # the whole training file is not at hand
+    monkeypatch.setattr(make_documents_992, "ROOT", tmp_path)
     shutil.copytree(ROOT / "meta", tmp_path / "meta")
-    monkeypatch.setattr("sys.argv", ["make_third.py", str(tmp_path)])
-    make_third.main()
+    monkeypatch.setattr("sys.argv", ["make_documents_992.py", str(tmp_path)])
+    make_documents_992.main()
     check(monkeypatch, tmp_path / "dataset/third")  # byte for byte
     (tmp_path / "train_revised.json").write_text(json.dumps(part[1:]))
-    monkeypatch.setattr("sys.argv", ["make_third.py", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["make_documents_992.py", str(tmp_path)])
     with pytest.raises(UserError, match="documents in it differ from those that were used"):
-        make_third.main()
+        make_documents_992.main()
 
 
 def test_without_the_official_files_the_studys_documents_are_not_made(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["make_third.py", str(tmp_path)])
-    with pytest.raises(UserError, match=r"train_revised\.json: no such file; python scripts/fetch\.py redocred"):
-        make_third.main()
+    monkeypatch.setattr("sys.argv", ["make_documents_992.py", str(tmp_path)])
+    with pytest.raises(UserError, match=r"train_revised\.json: no such file; python scripts/tools/fetch\.py redocred"):
+        make_documents_992.main()
     (tmp_path / "train_revised.json").write_text("[]")
     with pytest.raises(UserError, match="is not the official Re-DocRED file"):
-        make_third.main()
+        make_documents_992.main()

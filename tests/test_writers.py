@@ -382,7 +382,7 @@ def test_a_missing_package_is_told_in_one_line_before_any_work(ending, tmp_path,
     monkeypatch.setattr(importlib, "import_module", missing)
     output = tmp_path / f"found{ending}"
     with pytest.raises(
-        UserError, match=r"(networkx|rdflib) is not installed.*scripts/requirements-graph\.txt"
+        UserError, match=r"(networkx|rdflib) is not installed.*scripts/requirements/graph\.txt"
     ) as caught:
         predict.main(["--load_path", str(tmp_path), "--input", "no such file", "--output", str(output)])
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())

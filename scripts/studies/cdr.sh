@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # CDR at full size with the small encoder: eleven losses, 500 training documents, 30 epochs; ATLOP's settings for CDR but
 # for the encoder and its rate, 5e-5 as for BERT in the paper. 3,750 steps a run: hours on a CPU.
-#     bash scripts/study_cdr.sh              docs/data.md#cdr-and-gda says where the files come from
+#     bash scripts/studies/cdr.sh            docs/data.md#cdr-and-gda says where the files come from
 # A run is kept as a record in results/cdr/; one that has a record is not trained, one that was interrupted goes on.
 # Then prints the table of the records and what each run cost, and writes both to tables.md.
-#     LOSSES="atl" SEEDS="66 233" bash scripts/study_cdr.sh      other runs for the same tables
-#     JOBS=8 bash scripts/study_cdr.sh                           so many runs at once, on one GPU
-#     LOSSES="atl" SEEDS=1 EPOCHS=1 RECORDS=runs/try bash scripts/study_cdr.sh    a short try
+#     LOSSES="atl" SEEDS="66 233" bash scripts/studies/cdr.sh      other runs for the same tables
+#     JOBS=8 bash scripts/studies/cdr.sh                           so many runs at once, on one GPU
+#     LOSSES="atl" SEEDS=1 EPOCHS=1 RECORDS=runs/try bash scripts/studies/cdr.sh    a short try
 set -euo pipefail
-[ $# = 0 ] || { echo "usage: bash scripts/study_cdr.sh" >&2; exit 2; }
+[ $# = 0 ] || { echo "usage: bash scripts/studies/cdr.sh" >&2; exit 2; }
 LOSSES=${LOSSES:-atl balanced_softmax afl aml sat mean_sat hingeabl hingeabl_released atgl ncrl pmtl}
 SEEDS=${SEEDS:-1 5 42 66 233}
 EPOCHS=${EPOCHS:-30}
@@ -16,7 +16,7 @@ NAME=cdr
 [ "$EPOCHS" = 30 ] || NAME+=_$EPOCHS
 RECORDS=${RECORDS:-results/$NAME}
 RUNS=${RUNS:-runs/$NAME}
-source "$(dirname "$0")/setup.sh"
+source "$(dirname "$0")/../setup.sh"
 
 train_and_record() { # LOSS SEED
     bash scripts/run_cdr.sh "$1" --model_name_or_path dataset/encoders/all-MiniLM-L6-v2 --learning_rate 5e-5 \
@@ -31,8 +31,8 @@ missing=$(for seed in $SEEDS; do
     done
 done)
 if [ -n "$missing" ]; then
-    python scripts/fetch.py cdr
-    python scripts/fetch.py encoder
+    python scripts/tools/fetch.py cdr
+    python scripts/tools/fetch.py encoder
     xargs -P "${JOBS:-1}" -L 1 bash -euc 'train_and_record "$@"' study <<<"$missing"
 fi
 

@@ -1,8 +1,8 @@
 """Print what this machine has and what it lacks, a line each: ok, BAD, or -- for what is not there or not known, which
 is no fault; exit code 1 where something is BAD.
 
-    bash scripts/doctor.sh           the whole report
-    python scripts/doctor.py --gpu   only a GPU that torch cannot use, as set-up asks
+    bash scripts/doctor.sh                 the whole report
+    python scripts/tools/doctor.py --gpu   only a GPU that torch cannot use, as set-up asks
 
 Nothing but Python is needed.
 """
@@ -25,8 +25,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
 
 from hingeabl.errors import run_command_line
 from hingeabl.start import numbers, requirements
@@ -122,7 +122,7 @@ def hub() -> Iterator[Line]:
 
 
 def data() -> Iterator[Line]:
-    """The files that scripts/fetch.py fetches, with their checksums."""
+    """The files that scripts/tools/fetch.py fetches, with their checksums."""
     try:
         from fetch import CHECKSUMS, ENCODER, ENCODER_SHA256, REDOCRED, has_checksum
     except ImportError as error:
@@ -132,7 +132,7 @@ def data() -> Iterator[Line]:
     for path, (what, checksum) in (files | {ENCODER / "model.safetensors": ("encoder", ENCODER_SHA256)}).items():
         name = str(path.relative_to(ROOT))
         if not path.exists():
-            yield name, f"not here; python scripts/fetch.py {what} fetches it", None
+            yield name, f"not here; python scripts/tools/fetch.py {what} fetches it", None
         elif has_checksum(path, checksum):
             yield name, "the official file", True
         else:

@@ -7,6 +7,7 @@ from typing import Any
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertTokenizerFast, PretrainedConfig, RobertaConfig
 
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS: dict[str, PretrainedConfig] = {
     "tiny": BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64),
     "bert-base": BertConfig(),
@@ -60,5 +61,5 @@ def documents_of(encoder: str, largest: bool = False) -> list[dict[str, Any]]:
     """Four documents: of the sample corpus for a tiny encoder, else of the sizes in DOCUMENTS, or of LARGEST."""
     if largest or encoder in DOCUMENTS:
         return [document(number, *size) for number, size in enumerate([LARGEST] * 4 if largest else DOCUMENTS[encoder])]
-    features = json.loads((Path(__file__).parent / "data/features.json").read_text())
+    features = json.loads((ROOT / "tests/data/features.json").read_text())
     return [with_pairs(feature) for feature in features[2:]]

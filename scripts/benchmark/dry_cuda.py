@@ -1,7 +1,7 @@
 """What a training step and an evaluation batch ask of a GPU, counted without one: tensors that have shape, type and
 device, but no data, go through the program's own code on device "cuda".
 
-    python tests/dry_cuda.py --encoder bert-base --backbone atlop --precision fp16 bf16
+    python scripts/benchmark/dry_cuda.py --encoder bert-base --backbone atlop --precision fp16 bf16
 
 Prints a JSON list, one record a backbone and precision: see `Record`. It has a process of its own, since torch is made
 to believe in a GPU, by dry_cuda.cpp and a few replaced functions. It says nothing about numbers, and nothing of time.
@@ -67,7 +67,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 from baseline import Baseline
 from dry_counting import GPU, Counting, Phase, Saved

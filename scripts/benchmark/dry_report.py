@@ -1,4 +1,4 @@
-"""What `scripts/bench.py --dry` prints: what a GPU would be asked for, and the time and memory that this implies."""
+"""What `bench.py --dry` prints: what a GPU would be asked for, and the time and memory that this implies."""
 
 import json
 import subprocess

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # The paper's Table 3 protocol on 400 real documents: eight losses with three seeds, ten epochs, a six-layer encoder.
-#     bash scripts/study_small.sh --data FOLDER      (with dev_revised.json and test_revised.json of Re-DocRED)
+#     bash scripts/studies/documents_400.sh --data FOLDER      (with dev_revised.json and test_revised.json of Re-DocRED)
 # About three hours on two cores. A run is kept as a record in results/small/; one that has a record is not trained, one
 # that was interrupted goes on. Then prints every table of the records, writes them to tables.md, and draws figures.
-#     LOSSES="atl" SEEDS="66 233" bash scripts/study_small.sh --data FOLDER      other runs for the same tables
-#     LOSSES="atl" SEEDS=66 EPOCHS=30 bash scripts/study_small.sh --data FOLDER  longer ones, for tables of their own
-#     LOSSES="atl" SEEDS=1 PRECISION=fp32 bash scripts/study_small.sh --data FOLDER  likewise; else train.py picks
-#     RECORDS=runs/again bash scripts/study_small.sh --data FOLDER    trains all runs again: results/ holds a record of each
+#     LOSSES="atl" SEEDS="66 233" bash scripts/studies/documents_400.sh --data FOLDER      other runs for the same tables
+#     LOSSES="atl" SEEDS=66 EPOCHS=30 bash scripts/studies/documents_400.sh --data FOLDER  longer ones, with own tables
+#     LOSSES="atl" SEEDS=1 PRECISION=fp32 bash scripts/studies/documents_400.sh --data FOLDER  likewise; else train.py picks
+#     RECORDS=runs/again bash scripts/studies/documents_400.sh --data FOLDER    trains all runs again
 set -euo pipefail
-[ "${1:-}" = --data ] && [ $# = 2 ] || { echo "usage: bash scripts/study_small.sh --data FOLDER" >&2; exit 2; }
+[ "${1:-}" = --data ] && [ $# = 2 ] || { echo "usage: bash scripts/studies/documents_400.sh --data FOLDER" >&2; exit 2; }
 DATA=$(realpath -m "$2")
 LOSSES=${LOSSES:-atl balanced_softmax afl aml sat mean_sat hingeabl hingeabl_released}
 SEEDS=${SEEDS:-1 5 42}
@@ -18,13 +18,13 @@ ARGS=(--num_train_epochs "$EPOCHS")
 [ "$EPOCHS" = 10 ] || NAME+=_$EPOCHS
 [ -z "${PRECISION:-}" ] || { NAME+=_$PRECISION; ARGS+=(--precision "$PRECISION"); }
 RECORDS=${RECORDS:-results/$NAME}
-source "$(dirname "$0")/setup.sh"
+source "$(dirname "$0")/../setup.sh"
 
 export SIZE=small
 for seed in $SEEDS; do
     for loss in $LOSSES; do
         [ -f "$RECORDS/bert_$loss/seed_$seed.json" ] && continue
-        [ -f dataset/small/test.json ] || python scripts/make_small.py "$DATA"
+        [ -f dataset/small/test.json ] || python scripts/studies/make_documents_400.py "$DATA"
         run=runs/$NAME/bert_$loss
         bash scripts/run_bert.sh "$loss" --seeds "$seed" --output_dir "$run" "${ARGS[@]}"
         python report.py --record "$RECORDS" "$run/seed_$seed"

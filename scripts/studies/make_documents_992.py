@@ -1,6 +1,6 @@
-"""The documents of the study on a third, from the official files of Re-DocRED.
+"""The documents of documents_992.sh, from the official files of Re-DocRED.
 
-    python scripts/make_third.py dataset/redocred       (with train_revised.json and the dev and test files)
+    python scripts/studies/make_documents_992.py dataset/redocred     (with train_revised.json and dev and test files)
 
 Writes dataset/third/: train_part.json, the 992 training documents whose titles meta/third_documents.json knows, by the
 beginnings of their SHA-256, and the dev and test files as they are.
@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts/tools")]
 
-from check_third import PART
+from check_documents_992 import PART
 from fetch import CHECKSUMS, has_checksum
 
 from hingeabl.errors import UserError, run_command_line
@@ -39,12 +39,12 @@ def part_of(documents: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Write the three files. Raises UserError where a file is missing or not the official one."""
     if len(sys.argv) != 2:
-        raise UserError(f"usage: python scripts/make_third.py FOLDER, with {', '.join(CHECKSUMS)}")
+        raise UserError(f"usage: python scripts/studies/make_documents_992.py FOLDER, with {', '.join(CHECKSUMS)}")
     source, folder = Path(sys.argv[1]), ROOT / "dataset" / "third"
     for name, checksum in CHECKSUMS.items():
         if not (source / name).is_file():
             raise UserError(
-                f"{source / name}: no such file; python scripts/fetch.py redocred puts it into dataset/redocred/"
+                f"{source / name}: no such file; python scripts/tools/fetch.py redocred puts it into dataset/redocred/"
             )
         if not has_checksum(source / name, checksum):
             raise UserError(f"{source / name}: is not the official Re-DocRED file (other checksum); download it again")

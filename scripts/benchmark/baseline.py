@@ -27,8 +27,10 @@ class Baseline(nn.Module):
     def __init__(self, model: DocREModel, encoder_path: str) -> None:
         """`encoder_path`: where the encoder's configuration lies; its weights are the model's."""
         super().__init__()
-        config = AutoConfig.from_pretrained(encoder_path)
-        self.encoder = AutoModel.from_config(config, attn_implementation="eager", dtype=torch.float32)
+        config = AutoConfig.from_pretrained(encoder_path, trust_remote_code=False)
+        self.encoder = AutoModel.from_config(
+            config, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False
+        )
         self.encoder.pooler = None  # nothing reads it
         for (name, parameter), ours in zip(self.encoder.named_parameters(), model.model.parameters(), strict=True):
             owner = self.encoder.get_submodule(name.rpartition(".")[0])

@@ -1,6 +1,6 @@
 """Install the build of torch that this machine's GPU can run, where pip by itself would take another one.
 
-    .venv/bin/python scripts/torch_build.py     scripts/setup.sh runs this before it installs the lock file
+    .venv/bin/python scripts/tools/torch_build.py     scripts/setup.sh runs this before it installs the lock file
 
 TORCH_INDEX_URL, where it is set, is the index that torch comes from. Else uv, if it is installed, takes the build that
 fits, or the one that UV_TORCH_BACKEND names; without uv a line says which build fits, and pip goes on with its own.
@@ -17,11 +17,11 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from hingeabl.machine import ask_nvidia_smi, without_password
 
-TORCH = "2.13.0"  # as scripts/requirements.lock pins it; a new version may have other builds
+TORCH = "2.13.0"  # as scripts/requirements/requirements.lock pins it; a new version may have other builds
 
 
 class Build(NamedTuple):

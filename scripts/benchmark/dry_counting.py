@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GPU = torch.device("cuda", 0)
 PHASES = ("forward", "backward", "optimizer", "evaluation")
 NO_KERNEL = {"_unsafe_view", "_reshape_alias", "resize_", "set_", "lift_fresh", "_local_scalar_dense", "equal", "item"}

@@ -1,6 +1,6 @@
-"""Check the documents of study_third.sh by their SHA-256: 992 training documents, the official dev and test files.
+"""Check the documents of documents_992.sh by their SHA-256: 992 training documents, the official dev and test files.
 
-python scripts/check_third.py FOLDER       (with train_part.json, dev_revised.json and test_revised.json)
+python scripts/studies/check_documents_992.py FOLDER     (with train_part.json, dev_revised.json and test_revised.json)
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts/tools")]
 
 from fetch import CHECKSUMS, has_checksum
 
@@ -23,7 +23,9 @@ THIRD_CHECKSUMS = PART | {name: CHECKSUMS[name] for name in ("dev_revised.json",
 def main() -> None:
     """Raise UserError unless the folder holds the three files."""
     if len(sys.argv) != 2:
-        raise UserError(f"usage: python scripts/check_third.py FOLDER, with {', '.join(THIRD_CHECKSUMS)}")
+        raise UserError(
+            f"usage: python scripts/studies/check_documents_992.py FOLDER, with {', '.join(THIRD_CHECKSUMS)}"
+        )
     for name, checksum in THIRD_CHECKSUMS.items():
         path = Path(sys.argv[1]) / name
         if not path.is_file():

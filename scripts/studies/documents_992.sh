@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The paper's Table 3 on a third of its training documents: 992 of 3,053, no random third; dev and test are whole and
+# The paper's Table 3 on 992 of its 3,053 training documents, which are no random third of them; dev and test are whole and
 # official. ATLOP with a six-layer encoder, all else as in the paper, 30 epochs: 7,440 steps a run.
-#     bash scripts/study_third.sh --data FOLDER     (with train_part.json, dev_revised.json and test_revised.json, made
-#                                                   by make_third.py; if test_docgnre.json is there too, runs are scored
-#                                                   with its labels)
+#     bash scripts/studies/documents_992.sh --data FOLDER
+# FOLDER holds train_part.json, dev_revised.json and test_revised.json, made by make_documents_992.py; if it holds
+# test_docgnre.json too, runs are scored with its labels.
 # A run is kept as a record in results/third/; one that has a record is not trained, one that was interrupted goes on.
 # Then prints the tables of these records and a list of all the study's runs, writes both to tables.md, and draws
 # figures. The study has six parts, trained in this order:
@@ -14,10 +14,10 @@
 #     seeds     hingeabl_released, atl and afl, seeds 5 and 42
 #     later     losses of later papers, seed 1
 # PARTS chooses some of them, JOBS how many runs go at once (on one GPU), and EPOCHS=1 makes a short try:
-#     PARTS="first eight" JOBS=4 bash scripts/study_third.sh --data FOLDER
-#     PARTS=first EPOCHS=1 RECORDS=runs/try/records RUNS=runs/try/runs bash scripts/study_third.sh --data FOLDER
+#     PARTS="first eight" JOBS=4 bash scripts/studies/documents_992.sh --data FOLDER
+#     PARTS=first EPOCHS=1 RECORDS=runs/try/records RUNS=runs/try/runs bash scripts/studies/documents_992.sh --data FOLDER
 set -euo pipefail
-[ "${1:-}" = --data ] && [ $# = 2 ] || { echo "usage: bash scripts/study_third.sh --data FOLDER" >&2; exit 2; }
+[ "${1:-}" = --data ] && [ $# = 2 ] || { echo "usage: bash scripts/studies/documents_992.sh --data FOLDER" >&2; exit 2; }
 THIRD_DATA=$(realpath -m "$2")
 PARTS=${PARTS:-first eight length margin seeds later}
 EPOCHS=${EPOCHS:-30}
@@ -25,7 +25,7 @@ NAME=third
 [ "$EPOCHS" = 30 ] || NAME+=_$EPOCHS
 RECORDS=${RECORDS:-results/$NAME}
 RUNS=${RUNS:-runs/$NAME}
-source "$(dirname "$0")/setup.sh"
+source "$(dirname "$0")/../setup.sh"
 
 runs_of() { # PART: a line for each of its runs, LOSS SEED EPOCHS [MARGIN]
     local loss seed epochs margin
@@ -60,8 +60,8 @@ missing=$(while read -r loss seed length; do
     [ -f "$RECORDS$(ending $length)/bert_$loss/seed_$seed.json" ] || echo "$loss $seed $length"
 done <<<"$wanted")
 if [ -n "$missing" ]; then
-    python scripts/check_third.py "$THIRD_DATA"
-    python scripts/fetch.py encoder
+    python scripts/studies/check_documents_992.py "$THIRD_DATA"
+    python scripts/tools/fetch.py encoder
     xargs -P "${JOBS:-1}" -L 1 bash -euc 'train_and_record "$@"' study <<<"$missing"
 fi
 

@@ -17,7 +17,7 @@ from setuptools.build_meta import (  # noqa: F401  pip looks for them here
     prepare_metadata_for_build_wheel,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FILES = ("pyproject.toml", "README.md", "LICENSE", "requirements.txt")  # that setuptools reads
 
 

@@ -1,8 +1,8 @@
 """Fetch what the scripts need and the repository does not hold; data and weights are checked by their checksums.
 
-    python scripts/fetch.py redocred    the three files of Re-DocRED, into dataset/redocred/
-    python scripts/fetch.py cdr         checks the three files of CDR in dataset/cdr/, which are copied there by hand
-    python scripts/fetch.py encoder     the small encoder all-MiniLM-L6-v2, into dataset/encoders/
+    python scripts/tools/fetch.py redocred    the three files of Re-DocRED, into dataset/redocred/
+    python scripts/tools/fetch.py cdr         checks the three files of CDR in dataset/cdr/, copied there by hand
+    python scripts/tools/fetch.py encoder     the small encoder all-MiniLM-L6-v2, into dataset/encoders/
 
 What is there already is checked and kept.
 """
@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from hingeabl.data import checksums
@@ -115,7 +115,7 @@ def main() -> None:
     """Fetch or check what is asked for."""
     wanted = {"redocred": fetch_redocred, "cdr": check_cdr, "encoder": fetch_encoder}
     if len(sys.argv) != 2 or sys.argv[1] not in wanted:
-        raise UserError(f"usage: python scripts/fetch.py {'|'.join(wanted)}")
+        raise UserError(f"usage: python scripts/tools/fetch.py {'|'.join(wanted)}")
     wanted[sys.argv[1]]()
 
 
