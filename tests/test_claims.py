@@ -22,7 +22,7 @@ from hingeabl.reporting.figures import FIGURES
 from hingeabl.reporting.records import read_runs
 from hingeabl.reporting.significance import Counts, compare, spread_of_seeds, with_seed_noise
 
-THIRD = ROOT / "results/third"
+DOCUMENTS_992 = ROOT / "results/documents_992"
 
 
 def printed(capsys, *arguments):
@@ -95,7 +95,7 @@ def test_each_verdict_on_a_claim_names_its_seeds_and_holds_with_seed_noise(capsy
     verdicts = {claim: (here, seeds, measured) for claim, here, seeds, measured in rows}
     assert all(seeds in ("1", "1, 5") for here, seeds, _ in verdicts.values() if here in ("shows", "contradicts"))
     assert verdicts["hinge weights improve on SAT"][0] == "open"
-    table = json.loads(printed(capsys, "--table", 3, THIRD, "--format", "json"))
+    table = json.loads(printed(capsys, "--table", 3, DOCUMENTS_992, "--format", "json"))
     found = {(c["second"], c["first"]): c for c in table["comparisons"]}
     for claim, pair in {
         "HingeABL has a better F1 than ATL": ("hingeabl_released", "atl"),
@@ -162,11 +162,11 @@ def test_the_pattern_figure_has_the_papers_bar_for_re_docreds_documents_alone(mi
         [axes] = FIGURES["patterns"](read_runs([str(folder)])[0]).axes
         return [label.get_text() for label in axes.get_yticklabels()]
 
-    assert "atl, paper (BERT-base)" not in names(mixed) and "atl, paper (BERT-base)" in names(THIRD)
+    assert "atl, paper (BERT-base)" not in names(mixed) and "atl, paper (BERT-base)" in names(DOCUMENTS_992)
 
 
 def test_the_studies_own_documents_are_marked_as_not_the_papers(capsys):
-    for name, count in (("third", "992"), ("small_30", "400")):
+    for name, count in (("documents_992", "992"), ("documents_400_epochs_30", "400")):
         text = printed(capsys, "--table", 7, ROOT / "results" / name)
         assert "paper" in text and re.search(rf"Not the paper's data: .*{count}", text)
 
@@ -188,7 +188,7 @@ def test_the_documents_known_by_their_checksums_are_those_that_the_scripts_make(
     make_sample.main()
     for split, wanted in checksums.SAMPLE.items():
         assert checksums.has_checksum(tmp_path / f"{split}.json", wanted)
-    for name, known in (("small", checksums.SMALL), ("third", checksums.THIRD)):
+    for name, known in (("documents_400", checksums.DOCUMENTS_400), ("documents_992", checksums.DOCUMENTS_992)):
         for path in (ROOT / "results" / name).rglob("seed_*.json"):
             data = json.loads(path.read_text())["config"]["data"]
             assert {split: data[split] for split in known} == known
@@ -229,7 +229,7 @@ def test_what_a_page_needs_is_checked_before_anything_is_drawn(moved, tmp_path, 
         report.main(["--html", str(tmp_path / "page.html"), str(moved)])
 
 
-@pytest.mark.parametrize("name", ["third/figure_epochs", "small_30/figure_patterns"])
+@pytest.mark.parametrize("name", ["documents_992/figure_epochs", "documents_400_epochs_30/figure_patterns"])
 def test_a_stored_figure_comes_out_of_its_command(tmp_path, name):
     from matplotlib import __version__
 

@@ -194,13 +194,17 @@ def test_a_run_without_test_labels_or_no_run_at_all_is_refused(sample, tmp_path)
 
 
 def test_the_stored_records_of_400_documents_make_a_line_of_two_lengths(capsys):
-    paths = [ROOT / "results" / name / f"bert_{loss}" for name in ("small", "small_30") for loss in LOSSES]
+    paths = [
+        ROOT / "results" / name / f"bert_{loss}"
+        for name in ("documents_400", "documents_400_epochs_30")
+        for loss in LOSSES
+    ]
     panel = FIGURES["length"](read_all_runs(list(map(str, paths)))[0]).axes[0]
     found = lines(panel)
     assert {label: [steps for steps, *_ in points] for label, points in found.items()} == {
         f"{loss}, 400 documents, 1,000 steps: seeds 1, 5, 42; 3,000 steps: seed 66": [1000, 3000] for loss in LOSSES
     }
-    table = json.loads(printed(capsys, "--table", "3", ROOT / "results/small", "--format", "json"))
+    table = json.loads(printed(capsys, "--table", "3", ROOT / "results/documents_400", "--format", "json"))
     means = {row["name"]: row["f1"]["mean"] for row in table["rows"]}
     assert [
         found[f"{loss}, 400 documents, 1,000 steps: seeds 1, 5, 42; 3,000 steps: seed 66"][0][1] for loss in LOSSES
@@ -210,12 +214,14 @@ def test_the_stored_records_of_400_documents_make_a_line_of_two_lengths(capsys):
 @pytest.fixture
 def costly(folder, tmp_path):
     """Two runs of one loss and seed, with what the list of runs says of them, and one that does not say it."""
-    for name, steps, minutes in (("third", 7440, 61.2), ("third_10", 2480, 20.5)):
+    for name, steps, minutes in (("documents_992", 7440, 61.2), ("documents_992_epochs_10", 2480, 20.5)):
         run = shutil.copytree(folder / "long" / "atlop_atl" / "seed_1", tmp_path / name / "bert_atl" / "seed_1")
         change(run / "timing.json", steps=steps, seconds=60 * minutes)
         more = {"precision": "bf16", "device": "NVIDIA H100 | 80 GB", "environment": {"git_commit": f"{COMMIT}-dirty"}}
         change(run / "config.json", **more)
-    silent = shutil.copytree(folder / "long" / "atlop_atl" / "seed_5", tmp_path / "third" / "bert_atl" / "seed_5")
+    silent = shutil.copytree(
+        folder / "long" / "atlop_atl" / "seed_5", tmp_path / "documents_992" / "bert_atl" / "seed_5"
+    )
     (silent / "timing.json").unlink()
     return tmp_path
 
@@ -225,13 +231,25 @@ def test_the_list_of_runs_has_a_line_for_each_with_its_cost_machine_and_commit(c
     assert found[0] == ["experiment", "loss", "seed", "steps", "minutes", "dev F1", "precision", "device", "commit"]
     dev = {
         path: f"{100 * json.loads((costly / path / 'scores.json').read_text())['dev']['f1']:.2f}"
-        for path in ("third/bert_atl/seed_1", "third/bert_atl/seed_5", "third_10/bert_atl/seed_1")
+        for path in (
+            "documents_992/bert_atl/seed_1",
+            "documents_992/bert_atl/seed_5",
+            "documents_992_epochs_10/bert_atl/seed_1",
+        )
     }
     told = ["bf16", "NVIDIA H100 | 80 GB", "0123456789ab-dirty"]
     assert found[1:] == [
-        ["third/bert_atl", "atl", "1", "7,440", "61.2", dev["third/bert_atl/seed_1"], *told],
-        ["third/bert_atl", "atl", "5", dev["third/bert_atl/seed_5"]],
-        ["third_10/bert_atl", "atl", "1", "2,480", "20.5", dev["third_10/bert_atl/seed_1"], *told],
+        ["documents_992/bert_atl", "atl", "1", "7,440", "61.2", dev["documents_992/bert_atl/seed_1"], *told],
+        ["documents_992/bert_atl", "atl", "5", dev["documents_992/bert_atl/seed_5"]],
+        [
+            "documents_992_epochs_10/bert_atl",
+            "atl",
+            "1",
+            "2,480",
+            "20.5",
+            dev["documents_992_epochs_10/bert_atl/seed_1"],
+            *told,
+        ],
     ]
 
 
@@ -245,7 +263,7 @@ def test_every_format_of_the_list_of_runs_says_the_same(costly, capsys):
     assert rows[0]["commit"] == f"{COMMIT}-dirty" and rows[1]["device"] is None
     lines_of_csv = list(csv.DictReader(io.StringIO(said["csv"])))
     assert lines_of_csv == [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows]
-    cells = ["third/bert_atl", "atl", "1", "7,440", "61.2", f"{100 * rows[0]['dev_f1']:.2f}", "bf16"]
+    cells = ["documents_992/bert_atl", "atl", "1", "7,440", "61.2", f"{100 * rows[0]['dev_f1']:.2f}", "bf16"]
     assert f"| {' | '.join(cells)} | NVIDIA H100 \\| 80 GB | 0123456789ab-dirty |" in said["markdown"]
     assert " & ".join(cells).replace("_", r"\_") in said["latex"]
     assert "".join(f"<td>{cell}</td>" for cell in cells) in said["html"]
@@ -258,13 +276,13 @@ def test_records_make_the_list_of_their_runs(folder, records, capsys):
 
 
 def test_an_unfinished_run_is_named_below_the_list(costly, capsys):
-    (costly / "third" / "bert_atl" / "seed_5" / "scores.json").unlink()
+    (costly / "documents_992" / "bert_atl" / "seed_5" / "scores.json").unlink()
     printed_list = printed(capsys, "--table", "runs", costly)
     assert printed_list.endswith(f"not finished, left out: {costly / 'third/bert_atl/seed_5'}\n")
 
 
 def test_no_other_table_shows_what_a_run_cost(costly, capsys):
-    run = costly / "third" / "bert_atl" / "seed_1"
+    run = costly / "documents_992" / "bert_atl" / "seed_1"
     assert read_runs([str(run)])[0][0].timing == {"steps": 7440, "seconds": pytest.approx(3672)}
     tables = printed(capsys, "--table", "all", run)
     assert "61.2" not in tables and "3672" not in tables and "minutes" not in tables

@@ -198,6 +198,6 @@ def test_the_small_study_takes_official_documents_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(make_documents_400.sys, "argv", ["make_documents_400.py", str(REDOCRED)])
     make_documents_400.main()
     official = read(REDOCRED / "dev_revised.json")
-    small = {path.stem: read(path) for path in (tmp_path / "dataset/small").iterdir()}
+    small = {path.stem: read(path) for path in (tmp_path / "dataset/documents_400").iterdir()}
     assert small["train"] == official[:400] and small["dev"] == official[400:]
     assert small["test"] == read(REDOCRED / "test_revised.json")

@@ -202,12 +202,10 @@ def test_the_stored_tables_come_out_of_the_records(capsys, path):
     if path.parent.name == "cdr":
         tables = [printed(capsys, "--table", name, path.parent, "--format", "markdown") for name in ("inter", "runs")]
         assert path.read_text() == "\n".join(tables)
-    elif (
-        path.parent.name == "third"
-    ):  # studies/documents_992.sh puts a sentence before them and the study's runs behind them
+    elif path.parent.name == "documents_992":  # the study puts a sentence before them, and its runs behind them
         before, after = path.read_text().split(tables)
         assert "992 of the paper's 3,053" in before and before.count("\n") == 2
-        folders = sorted({ROOT / "results" / name for name in re.findall(r"\n\| (third\w*)/", after)})
+        folders = sorted({ROOT / "results" / name for name in re.findall(r"\n\| (documents_992\w*)/", after)})
         assert after == "\n" + printed(capsys, "--table", "runs", *folders, "--format", "markdown")
     else:
         assert path.read_text() == tables
@@ -219,7 +217,7 @@ def section_of_results(name):
 
 def test_every_score_in_the_readmes_table_comes_out_of_the_records(capsys):
     section = (ROOT / "README.md").read_text().split("\n## Results\n")[1].split("\n## ")[0]
-    paths = [sorted((ROOT / "results/third").glob(f"*/seed_{seed}.json")) for seed in (1, 5)]
+    paths = [sorted((ROOT / "results/documents_992").glob(f"*/seed_{seed}.json")) for seed in (1, 5)]
     tables = "".join(printed(capsys, "--table", "3", *of_seed) for of_seed in paths)
     assert_scores_are_in(tables, "\n".join(re.findall(r"^\|.*$", section, re.M)))
 
@@ -234,11 +232,14 @@ def assert_scores_are_in(tables, text):
 @pytest.mark.parametrize(
     "section, sources",
     [
-        ("The small study", [["small"]]),
-        ("The same with thirty epochs", [["small_30"]]),
+        ("The small study", [["documents_400"]]),
+        ("The same with thirty epochs", [["documents_400_epochs_30"]]),
         (
             "The same in float32, on another machine",
-            [["small_fp32"], ["small/bert_atl/seed_1.json", "small/bert_hingeabl_released/seed_1.json"]],
+            [
+                ["documents_400_fp32"],
+                ["documents_400/bert_atl/seed_1.json", "documents_400/bert_hingeabl_released/seed_1.json"],
+            ],
         ),
     ],
 )
@@ -254,9 +255,18 @@ def test_every_score_in_the_results_comes_out_of_the_records(capsys, section, so
     [
         (
             "A third of the paper's training documents",
-            [("all", name) for name in ("third", "third_3", "third_10", "small", "small_30")]
-            + [(name, f"third/*/seed_{seed}.json") for name in SEED_TABLES for seed in (1, 5)]
-            + [("runs", "third*"), ("runs", "small*")],
+            [
+                ("all", name)
+                for name in (
+                    "documents_992",
+                    "documents_992_epochs_3",
+                    "documents_992_epochs_10",
+                    "documents_400",
+                    "documents_400_epochs_30",
+                )
+            ]
+            + [(name, f"documents_992/*/seed_{seed}.json") for name in SEED_TABLES for seed in (1, 5)]
+            + [("runs", "documents_992*"), ("runs", "documents_400*")],
         ),
         ("CDR", [("all", "cdr"), ("inter", "cdr")]),
     ],

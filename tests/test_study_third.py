@@ -19,7 +19,7 @@ from hingeabl.training.settings import parse_args
 STAND_INS = {
     "scripts/setup.sh": 'cd "$(dirname "${BASH_SOURCE[0]}")/.."; PATH=$PWD/bin:$PATH',
     "scripts/run_bert.sh": """
-        echo "$SIZE $(basename "$THIRD_DATA") $*" >>trained
+        echo "$SIZE $(basename "$DOCUMENTS_992") $*" >>trained
         [ "$1 $3" != "${FAILS:-}" ] || exit 1
         mkdir -p at_once; mkdir "at_once/$$"; ls at_once | wc -l >>counts; sleep "${SLEEP:-0.05}"; rmdir "at_once/$$"
     """,
@@ -41,8 +41,8 @@ LATER = ("atgl", "ncrl", "pmtl", "amtl", "pn_risk")
 PARTS = {  # of each part, what run_bert.sh gets: the loss, the seed, epochs, margin, and what its folders end in
     "first": [(loss, 1, 30, None, "") for loss in ("hingeabl_released", "atl")],
     "eight": [(loss, 1, 30, None, "") for loss in SIX],
-    "length": [(loss, 1, n, None, f"_{n}") for n in (3, 10) for loss in ("hingeabl_released", "atl")],
-    "margin": [("hingeabl_released", 1, 10, margin, f"_10_margin_{margin}") for margin in (1, 2, 10)],
+    "length": [(loss, 1, n, None, f"_epochs_{n}") for n in (3, 10) for loss in ("hingeabl_released", "atl")],
+    "margin": [("hingeabl_released", 1, 10, margin, f"_epochs_10_margin_{margin}") for margin in (1, 2, 10)],
     "seeds": [(loss, seed, 30, None, "") for seed in (5, 42) for loss in ("hingeabl_released", "atl", "afl")],
     "later": [(loss, 1, 30, None, "") for loss in LATER],
 }
@@ -70,7 +70,7 @@ def study(clone, *arguments, **variables):
         str(clone / "scripts/studies/documents_992.sh"),
         *(arguments or ("--data", str(clone.parent / "documents"))),
     ]
-    ours = ("PARTS", "EPOCHS", "RECORDS", "RUNS", "JOBS", "SIZE", "THIRD_DATA")
+    ours = ("PARTS", "EPOCHS", "RECORDS", "RUNS", "JOBS", "SIZE", "DOCUMENTS_992")
     environment = {key: value for key, value in os.environ.items() if key not in ours}
     return subprocess.run(command, env=environment | variables, capture_output=True, text=True)
 
@@ -79,11 +79,11 @@ def lines_of(clone, name):
     return (clone / name).read_text().splitlines() if (clone / name).exists() else []
 
 
-def training(loss, seed, epochs, margin, ending, runs="runs/third"):
+def training(loss, seed, epochs, margin, ending, runs="runs/documents_992"):
     """The line of a training."""
     more = f" --margin {margin}" if margin else ""
     output = f"--output_dir {runs}{ending}/bert_{loss}"
-    return f"third documents {loss} --seeds {seed} --num_train_epochs {epochs}{more} {output}"
+    return f"documents_992 documents {loss} --seeds {seed} --num_train_epochs {epochs}{more} {output}"
 
 
 def test_every_run_is_trained_in_the_order_of_the_study_and_recorded_in_its_folder(clone):
@@ -92,7 +92,7 @@ def test_every_run_is_trained_in_the_order_of_the_study_and_recorded_in_its_fold
     runs = [run for part in PARTS.values() for run in part]
     assert len(runs) == 26 and lines_of(clone, "trained") == [training(*run) for run in runs]
     for loss, seed, _, _, ending in runs:
-        assert (clone / f"results/third{ending}/bert_{loss}/seed_{seed}.json").exists()
+        assert (clone / f"results/documents_992{ending}/bert_{loss}/seed_{seed}.json").exists()
     assert len(list((clone / "results").rglob("seed_*.json"))) == len(runs)
     assert set(lines_of(clone, "counts")) == {"1"}
 
@@ -109,12 +109,19 @@ def test_a_run_that_two_parts_ask_for_is_trained_once(clone):
     done = study(clone, PARTS="first length margin", EPOCHS="10")
     assert done.returncode == 0, done.stderr
     both = ("hingeabl_released", "atl")
-    expected = [(loss, 1, epochs, None, ending) for epochs, ending in ((10, "_10"), (3, "_10_3")) for loss in both]
+    expected = [
+        (loss, 1, epochs, None, ending)
+        for epochs, ending in ((10, "_epochs_10"), (3, "_epochs_10_epochs_3"))
+        for loss in both
+    ]
     assert lines_of(clone, "trained") == [training(*run) for run in expected + PARTS["margin"]]
 
 
 def test_a_run_that_has_a_record_is_not_trained_and_documents_are_checked_only_to_train(clone):
-    for path in ("third/bert_atl/seed_1.json", "third_10_margin_2/bert_hingeabl_released/seed_1.json"):
+    for path in (
+        "documents_992/bert_atl/seed_1.json",
+        "documents_992_epochs_10_margin_2/bert_hingeabl_released/seed_1.json",
+    ):
         (clone / "results" / path).parent.mkdir(parents=True)
         (clone / "results" / path).touch()
     assert study(clone, PARTS="first margin").returncode == 0
@@ -146,7 +153,7 @@ def test_a_short_try_has_folders_of_its_own(clone):
     assert lines_of(clone, "trained") == [training(*run) for run in tried]
     assert (clone / "runs/try/tables.md").exists() and not (clone / "results").exists()
     assert study(clone, PARTS="first", EPOCHS="2").returncode == 0
-    assert (clone / "results/third_2/bert_atl/seed_1.json").exists()
+    assert (clone / "results/documents_992_epochs_2/bert_atl/seed_1.json").exists()
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -156,37 +163,47 @@ def test_runs_are_scored_with_docgnres_labels_where_they_are_there(clone, there)
     assert study(clone, PARTS="first").returncode == 0
     also = f" --also {clone.parent}/documents/test_docgnre.json" if there else ""
     for loss in ("hingeabl_released", "atl"):
-        assert f"report.py --record results/third runs/third/bert_{loss}/seed_1{also}" in lines_of(clone, "called")
+        assert f"report.py --record results/documents_992 runs/documents_992/bert_{loss}/seed_1{also}" in lines_of(
+            clone, "called"
+        )
 
 
 def test_tables_are_printed_and_written_below_a_sentence_on_the_documents(clone):
     done = study(clone, PARTS="first margin")
-    sentence, *tables = (clone / "results/third/tables.md").read_text().split("\n\n")
+    sentence, *tables = (clone / "results/documents_992/tables.md").read_text().split("\n\n")
     assert "992 of the paper's 3,053 training documents, which are no random third of them" in sentence
     assert sentence.endswith("Ign F1 ignores the facts of these 992 documents only.") and "\n" not in sentence
-    folders = [f"results/third{ending}" for ending in ("", "_10_margin_1", "_10_margin_2", "_10_margin_10")]
+    folders = [
+        f"results/documents_992{ending}" for ending in ("", *(f"_epochs_10_margin_{margin}" for margin in (1, 2, 10)))
+    ]
     assert tables == [
-        "<all --format markdown results/third>",
+        "<all --format markdown results/documents_992>",
         f"<runs --format markdown {' '.join(folders)}>\n",
     ]
     assert "\n\n".join([sentence, *tables]) in done.stdout
 
 
 def test_figures_are_drawn_with_the_shorter_trainings_and_those_on_400_documents(clone):
-    for name in ("small/bert_atl", "small/bert_sat", "small_30/bert_hingeabl_released"):
+    for name in ("documents_400/bert_atl", "documents_400/bert_sat", "documents_400_epochs_30/bert_hingeabl_released"):
         (clone / "results" / name).mkdir(parents=True)
     assert study(clone, PARTS="first length margin").returncode == 0
     drawn = [line.split()[2:] for line in lines_of(clone, "called") if line.startswith("report.py --figure")]
-    assert drawn[:2] == [[name, "results/third", "--output", "results/third"] for name in ("epochs", "patterns")]
-    both = [f"results/third{e}/bert_{loss}" for e in ("", "_3", "_10") for loss in ("hingeabl_released", "atl")]
-    old = ["results/small/bert_atl", "results/small_30/bert_hingeabl_released"]
-    assert drawn[2:] == [["length", *both, *old, "--output", "results/third"]]
+    assert drawn[:2] == [
+        [name, "results/documents_992", "--output", "results/documents_992"] for name in ("epochs", "patterns")
+    ]
+    both = [
+        f"results/documents_992{e}/bert_{loss}"
+        for e in ("", "_epochs_3", "_epochs_10")
+        for loss in ("hingeabl_released", "atl")
+    ]
+    old = ["results/documents_400/bert_atl", "results/documents_400_epochs_30/bert_hingeabl_released"]
+    assert drawn[2:] == [["length", *both, *old, "--output", "results/documents_992"]]
 
 
 def test_without_a_record_of_thirty_epochs_it_says_what_the_tables_lack(clone):
     done = study(clone, PARTS="length")
-    assert done.returncode == 0 and "results/third/: no records yet" in done.stdout
-    assert not (clone / "results/third").exists()
+    assert done.returncode == 0 and "results/documents_992/: no records yet" in done.stdout
+    assert not (clone / "results/documents_992").exists()
 
 
 @pytest.mark.parametrize("arguments", [["documents"], ["--data"], ["--data", "documents", "more"]])
@@ -198,11 +215,11 @@ def test_a_wrong_call_prints_the_usage(clone, arguments):
 def test_a_run_has_the_papers_settings_but_for_encoder_and_documents(clone):
     for name in ("run_bert.sh", "size.sh"):
         shutil.copy(ROOT / "scripts" / name, clone / "scripts")
-    environment = os.environ | {"SIZE": "third", "THIRD_DATA": "some/where"}
+    environment = os.environ | {"SIZE": "documents_992", "DOCUMENTS_992": "some/where"}
     subprocess.run(["bash", str(clone / "scripts/run_bert.sh"), "atl", "--seeds", "5"], env=environment, check=True)
     *first, call = lines_of(clone, "called")
     assert first == ["scripts/studies/check_documents_992.py some/where", "scripts/tools/fetch.py encoder"]
-    args, plain = parse_args(call.split()[1:]), parse_args(["--output_dir", "runs/third/bert_atl"])
+    args, plain = parse_args(call.split()[1:]), parse_args(["--output_dir", "runs/documents_992/bert_atl"])
     different = {name: value for name, value in vars(args).items() if value != vars(plain)[name]}
     assert different == {
         "data_dir": "some/where",
@@ -220,9 +237,9 @@ def check(monkeypatch, *arguments):
 
 @pytest.mark.parametrize("name", ["train_part.json", "dev_revised.json", "test_revised.json"])
 def test_other_documents_than_the_studys_are_refused_with_the_remedy(tmp_path, monkeypatch, capsys, name):
-    content = {name: name.encode() for name in check_documents_992.THIRD_CHECKSUMS}
+    content = {name: name.encode() for name in check_documents_992.DOCUMENTS_992_CHECKSUMS}
     sums = {each: hashlib.sha256(text).hexdigest() for each, text in content.items()}
-    monkeypatch.setattr(check_documents_992, "THIRD_CHECKSUMS", sums)
+    monkeypatch.setattr(check_documents_992, "DOCUMENTS_992_CHECKSUMS", sums)
     for each, text in content.items():
         (tmp_path / each).write_bytes(text)
     check(monkeypatch, tmp_path)
@@ -261,7 +278,7 @@ def test_the_studys_documents_are_found_among_others(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "meta", tmp_path / "meta")
     monkeypatch.setattr("sys.argv", ["make_documents_992.py", str(tmp_path)])
     make_documents_992.main()
-    check(monkeypatch, tmp_path / "dataset/third")  # byte for byte
+    check(monkeypatch, tmp_path / "dataset/documents_992")  # byte for byte
     (tmp_path / "train_revised.json").write_text(json.dumps(part[1:]))
     monkeypatch.setattr("sys.argv", ["make_documents_992.py", str(tmp_path)])
     with pytest.raises(UserError, match="documents in it differ from those that were used"):

@@ -13,7 +13,7 @@ LOSSES=${LOSSES:-atl balanced_softmax afl aml sat mean_sat hingeabl hingeabl_rel
 SEEDS=${SEEDS:-1 5 42 66 233}
 EPOCHS=${EPOCHS:-30}
 NAME=cdr
-[ "$EPOCHS" = 30 ] || NAME+=_$EPOCHS
+[ "$EPOCHS" = 30 ] || NAME+=_epochs_$EPOCHS
 RECORDS=${RECORDS:-results/$NAME}
 RUNS=${RUNS:-runs/$NAME}
 source "$(dirname "$0")/../setup.sh"

@@ -13,20 +13,20 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts/tools")]
 
 from fetch import CHECKSUMS, has_checksum
 
-from hingeabl.data.checksums import THIRD
+from hingeabl.data.checksums import DOCUMENTS_992
 from hingeabl.errors import UserError, run_command_line
 
-PART = {"train_part.json": THIRD["train"]}
-THIRD_CHECKSUMS = PART | {name: CHECKSUMS[name] for name in ("dev_revised.json", "test_revised.json")}
+PART = {"train_part.json": DOCUMENTS_992["train"]}
+DOCUMENTS_992_CHECKSUMS = PART | {name: CHECKSUMS[name] for name in ("dev_revised.json", "test_revised.json")}
 
 
 def main() -> None:
     """Raise UserError unless the folder holds the three files."""
     if len(sys.argv) != 2:
         raise UserError(
-            f"usage: python scripts/studies/check_documents_992.py FOLDER, with {', '.join(THIRD_CHECKSUMS)}"
+            f"usage: python scripts/studies/check_documents_992.py FOLDER, with {', '.join(DOCUMENTS_992_CHECKSUMS)}"
         )
-    for name, checksum in THIRD_CHECKSUMS.items():
+    for name, checksum in DOCUMENTS_992_CHECKSUMS.items():
         path = Path(sys.argv[1]) / name
         if not path.is_file():
             raise UserError(

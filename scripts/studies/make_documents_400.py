@@ -2,8 +2,8 @@
 
     python scripts/studies/make_documents_400.py FOLDER       (with dev_revised.json and test_revised.json)
 
-Writes dataset/small/: train.json and dev.json, the first 400 and the last 100 documents of dev_revised.json, and
-test.json, those of test_revised.json.
+Writes dataset/documents_400/: train.json and dev.json, the first 400 and the last 100 documents of dev_revised.json,
+and test.json, those of test_revised.json.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
         found[name] = read_json(path)
         if not has_checksum(path, CHECKSUMS[name]):
             raise UserError(f"{path}: is not the official Re-DocRED file (other checksum); download it again")
-    folder = make_folder(ROOT / "dataset" / "small")
+    folder = make_folder(ROOT / "dataset" / "documents_400")
     documents = found["dev_revised.json"]
     splits = {"train": documents[:TRAIN], "dev": documents[-DEV:], "test": found["test_revised.json"]}
     for split, chosen in splits.items():

@@ -2,8 +2,8 @@
 
     python scripts/studies/make_documents_992.py dataset/redocred     (with train_revised.json and dev and test files)
 
-Writes dataset/third/: train_part.json, the 992 training documents whose titles meta/third_documents.json knows, by the
-beginnings of their SHA-256, and the dev and test files as they are.
+Writes dataset/documents_992/: train_part.json, the 992 training documents whose titles meta/documents_992.json knows,
+by the beginnings of their SHA-256, and the dev and test files as they are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def title_hash(title: str) -> str:
 
 def part_of(documents: list[dict[str, Any]]) -> str:
     """The text of train_part.json: the study's documents among these, sorted by title."""
-    wanted = set(read_json(ROOT / "meta" / "third_documents.json"))
+    wanted = set(read_json(ROOT / "meta" / "documents_992.json"))
     chosen = sorted((d for d in documents if title_hash(d["title"]) in wanted), key=lambda d: d["title"])
     return json.dumps(chosen, separators=(",", ":"), ensure_ascii=False)
 
@@ -40,7 +40,7 @@ def main() -> None:
     """Write the three files. Raises UserError where a file is missing or not the official one."""
     if len(sys.argv) != 2:
         raise UserError(f"usage: python scripts/studies/make_documents_992.py FOLDER, with {', '.join(CHECKSUMS)}")
-    source, folder = Path(sys.argv[1]), ROOT / "dataset" / "third"
+    source, folder = Path(sys.argv[1]), ROOT / "dataset" / "documents_992"
     for name, checksum in CHECKSUMS.items():
         if not (source / name).is_file():
             raise UserError(
