@@ -20,7 +20,7 @@ from hingeabl.readers.coreference import (
     merge_by_clusters,
     pronouns_of,
 )
-from hingeabl.readers.lines import read_all
+from hingeabl.readers.decoding import read_all
 
 if TYPE_CHECKING:
     from spacy.language import Language

@@ -1,4 +1,4 @@
-"""Predictions as a file: the interface of all forms. forms.py lists them.
+"""Predictions as a file: the interface of all forms. by_extension.py lists them.
 
 In a graph the entities of each document are the nodes, whether they have a relation or not, and the predictions the
 edges.

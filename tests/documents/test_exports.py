@@ -13,7 +13,7 @@ import prepro
 import train
 from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
-from hingeabl.readers.formats import detect
+from hingeabl.readers.any_format import detect
 
 STORY = "\U0001f600 Orla Venn founded Tamsin Works."
 DOCCANO = {

@@ -19,9 +19,9 @@ import predict
 import prepro
 from hingeabl.errors import UserError
 from hingeabl.files import ZIP
-from hingeabl.readers import formats, text
+from hingeabl.readers import any_format, text
 from hingeabl.readers.align import to_spans
-from hingeabl.readers.formats import detect, read_format
+from hingeabl.readers.any_format import detect, read_format
 from hingeabl.readers.offsets import Counts
 from hingeabl.readers.spans import from_spans
 
@@ -139,7 +139,7 @@ def test_a_file_that_cannot_be_read_is_told():
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_a_text_of_any_length_is_read_whole(encoding, pack, monkeypatch):
-    monkeypatch.setattr(formats, "CHUNK", 8)
+    monkeypatch.setattr(any_format, "CHUNK", 8)
     monkeypatch.setattr(
         text, "document_of_text", lambda text, title, where: {"title": title, "sents": [[text]], "vertexSet": []}
     )

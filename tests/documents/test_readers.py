@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hingeabl.errors import UserError
-from hingeabl.readers.formats import read_format
+from hingeabl.readers.any_format import read_format
 
 TEXT = "Mira Talvik was born in Ostrand. She left."
 SPANS = {

@@ -7,7 +7,7 @@ import re
 import pytest
 from test_writers import document, entry, written
 
-from hingeabl.readers.formats import read_format
+from hingeabl.readers.any_format import read_format
 from hingeabl.writers.writer import key_of
 
 GRAPHS = (".cypher", ".graphml", ".nt", ".ttl", ".csv")

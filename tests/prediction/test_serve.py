@@ -16,8 +16,8 @@ import predict
 from hingeabl.errors import UserError
 from hingeabl.files import read_json
 from hingeabl.prediction import server
-from hingeabl.readers.formats import FORMATS
-from hingeabl.writers.forms import FORMS
+from hingeabl.readers.any_format import FORMATS
+from hingeabl.writers.by_extension import FORMS
 from hingeabl.writers.networks import Picture
 from prepro import all_pairs
 

@@ -105,6 +105,19 @@ def test_no_python_file_is_longer_than_400_lines():
     assert not longer
 
 
+PACKAGES = ("data", "modeling", "prediction", "readers", "reporting", "training", "writers")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_package_says_what_is_in_it_and_in_which_order_to_read_it(package):
+    folder = ROOT / "hingeabl" / package
+    tree = ast.parse((folder / "__init__.py").read_text())
+    told = ast.get_docstring(tree)
+    assert len(tree.body) == 1 and len(told.splitlines()) <= 5 and "\nRead " in told
+    files = re.findall(r"\b\w+\.py\b", told)
+    assert len(files) >= 3 and all((folder / name).exists() or name[:-3] in PROGRAMS for name in files)
+
+
 def test_the_names_that_forks_import_keep_their_arguments():
     from evaluation import official_evaluate, prediction_patterns
     from losses import get_loss

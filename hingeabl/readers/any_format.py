@@ -15,8 +15,8 @@ from hingeabl.errors import UserError
 from hingeabl.files import cannot_read, listed
 from hingeabl.readers.align import warn
 from hingeabl.readers.brat import read_brat
+from hingeabl.readers.decoding import read_lines
 from hingeabl.readers.exports import read_doccano, read_label_studio
-from hingeabl.readers.lines import read_lines
 from hingeabl.readers.offsets import Counts
 from hingeabl.readers.pubtator import read_pubtator
 from hingeabl.readers.spans import read_spans

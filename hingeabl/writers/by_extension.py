@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hingeabl.writers.lines import Csv, Cypher, JsonLines, JsonList
+from hingeabl.writers.json_csv_cypher import Csv, Cypher, JsonLines, JsonList
 from hingeabl.writers.networks import GraphMl, Picture, Png
 from hingeabl.writers.rdf import NTriples, Turtle
 from hingeabl.writers.writer import Writer
