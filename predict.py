@@ -3,7 +3,7 @@
     python predict.py --load_path runs/quickstart/atl/seed_1 --input docs.json --output predictions.json
     python predict.py --load_path runs/quickstart/atl/seed_1 --input - < document.json
 
-The ending of --output tells its form (FORMS in hingeabl/writers/forms.py). --html FILE also writes a page to
+The ending of --output tells its form (FORMS in hingeabl/writers/by_extension.py). --html FILE also writes a page to
 look at them. Memory holds GROUP documents and their predictions, however large the input is; GraphML and pictures hold
 the whole graph.
 """
@@ -38,13 +38,13 @@ from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import whole_file, whole_text
 from hingeabl.outputs import check_outputs
 from hingeabl.prediction.predictor import Predictor
-from hingeabl.readers.formats import open_file, read_format, read_paths
+from hingeabl.readers.any_format import open_file, read_format, read_paths
 from hingeabl.reporting.page import about_block, documents_block, pairs_block, write_page
 from hingeabl.reporting.pairs import evidence_of, judge
 from hingeabl.training.inference import Predictions
 from hingeabl.training.saved_run import refuse_file
 from hingeabl.training.settings import positive_int
-from hingeabl.writers.forms import FORMS, check_form, form_of
+from hingeabl.writers.by_extension import FORMS, check_form, form_of
 from hingeabl.writers.writer import Writer
 
 GROUP = 500  # documents read and scored at a time: as many as Re-DocRED's dev file has, so batched as in its evaluation

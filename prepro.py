@@ -306,7 +306,7 @@ def main() -> None:
     parser.add_argument(
         "--model_name_or_path",
         default=str(SMALL_ENCODER) if SMALL_ENCODER.exists() else None,
-        help="encoder whose tokenizer counts word pieces (default: the small encoder, if scripts/fetch.py fetched it)",
+        help="encoder whose tokenizer counts word pieces (default: the small one that scripts/tools/fetch.py fetches)",
     )
     parser.add_argument("--entity_marker", choices=ENTITY_MARKERS, default="asterisk", help="as in train.py")
     parser.add_argument("--json", action="store_true", help="print statistics and findings as JSON")

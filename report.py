@@ -38,7 +38,6 @@ from hingeabl.outputs import check_outputs
 from hingeabl.reporting.data_tables import table_of_data
 from hingeabl.reporting.drawing import png_of, save_figure
 from hingeabl.reporting.figures import CAPTIONS, FIGURES
-from hingeabl.reporting.formats import LIST_WRITERS, WRITERS, aligned, as_html
 from hingeabl.reporting.other_labels import scores_with
 from hingeabl.reporting.page import about_block, documents_block, image, pairs_block, write_page
 from hingeabl.reporting.pairs import check_pairs, read_pairs
@@ -52,6 +51,7 @@ from hingeabl.reporting.records import (
     seed_folders,
     write_record,
 )
+from hingeabl.reporting.rendering import LIST_WRITERS, WRITERS, aligned, as_html
 from hingeabl.reporting.run_list import list_of_runs
 from hingeabl.reporting.tables import LATER, MORE_TABLES, Table, groups_of, table_of_runs
 from hingeabl.training.resume import status_of

@@ -4,4 +4,4 @@
 CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 python=.venv/bin/python
 [ -x "$python" ] || python=$(command -v python3 || command -v python) || { echo "error: no Python is installed" >&2; exit 1; }
-exec "$python" scripts/doctor.py "$@"
+exec "$python" scripts/tools/doctor.py "$@"

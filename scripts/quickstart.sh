@@ -12,8 +12,8 @@ for given in "$@"; do
         ;;
     esac
 done
-python scripts/fetch.py encoder
-python scripts/make_sample.py dataset/sample
+python scripts/tools/fetch.py encoder
+python scripts/tools/make_sample.py dataset/sample
 
 # The sample is small: the new layers' rate is ten times the paper's, batches and head are smaller.
 for loss in ${LOSSES:-atl hingeabl_released}; do

@@ -6,7 +6,7 @@ set -euo pipefail
 LOSS=${1:?usage: bash scripts/run_cdr.sh LOSS; the losses are listed by: python train.py --help}
 [ "${SIZE:-full}" = full ] || { echo "error: SIZE=$SIZE: there is no CDR in miniature; leave SIZE out" >&2; exit 2; }
 source "$(dirname "$0")/setup.sh"
-python scripts/fetch.py cdr
+python scripts/tools/fetch.py cdr
 
 exec python train.py \
     --data_dir dataset/cdr \

@@ -4,7 +4,7 @@
     curl --data-binary @docs.json http://127.0.0.1:8000/api/predict
     curl --data-binary @docs.json 'http://127.0.0.1:8000/api/predict?form=ttl' --output graph.ttl
 
-Needs scripts/requirements-serve.txt. docs/use.md says more ("A local web page").
+Needs scripts/requirements/serve.txt. docs/use.md says more ("A local web page").
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ CONNECTIONS = 512  # at once; more are refused
 
 
 def need_packages() -> None:
-    """Raise UserError for a package of scripts/requirements-serve.txt that is not installed."""
+    """Raise UserError for a package of scripts/requirements/serve.txt that is not installed."""
     for name in PACKAGES:
         try:
             importlib.import_module(name)
         except ImportError:
             raise UserError(
                 f"{name.replace('_', '-')} is not installed, which the page needs; pip install -r "
-                "scripts/requirements-serve.txt"
+                "scripts/requirements/serve.txt"
             ) from None
 
 

@@ -1,6 +1,6 @@
 # Sourced by the other scripts: goes to the repository's root and into its virtual environment, .venv, made on the first
-# run and again when scripts/requirements.lock changes or the clone moves. It needs Python 3.10 or newer with venv, and
-# the package index; nothing outside the clone changes. With EXTRAS=yes the packages of scripts/extras.lock are added.
+# run and again when scripts/requirements/requirements.lock changes or the clone moves. It needs Python 3.10 or newer with
+# venv, and the package index; nothing outside the clone changes. With EXTRAS=yes the packages of extras.lock are added.
 CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.."
 
 find_python() {
@@ -22,20 +22,20 @@ install_packages() {
     }
 }
 
-wanted=$(pwd && cat scripts/requirements.lock)
+wanted=$(pwd && cat scripts/requirements/requirements.lock)
 if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
     python=$(find_python) || exit 1
     echo "setting up .venv with $("$python" --version): a few minutes, once"
     "$python" -m venv --clear .venv || exit 1
-    .venv/bin/python scripts/torch_build.py || exit 1 # where the GPU or its driver wants another build than pip takes
-    install_packages scripts/requirements.lock || exit 1
+    .venv/bin/python scripts/tools/torch_build.py || exit 1 # where the GPU or its driver wants another build than pip takes
+    install_packages scripts/requirements/requirements.lock || exit 1
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . || exit 1
-    .venv/bin/python scripts/doctor.py --gpu # warns of a GPU that torch cannot use
+    .venv/bin/python scripts/tools/doctor.py --gpu # warns of a GPU that torch cannot use
     echo "$wanted" >.venv/installed
 fi
-wanted=$(cat scripts/extras.lock scripts/spacy_model.lock)
+wanted=$(cat scripts/requirements/extras.lock scripts/requirements/spacy_model.lock)
 if [ "${EXTRAS:-}" = yes ] && [ "$(cat .venv/installed_extras 2>/dev/null)" != "$wanted" ]; then
-    install_packages scripts/extras.lock && install_packages scripts/spacy_model.lock || exit 1
+    install_packages scripts/requirements/extras.lock && install_packages scripts/requirements/spacy_model.lock || exit 1
     echo "$wanted" >.venv/installed_extras
 fi
 source .venv/bin/activate

@@ -16,7 +16,7 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
 source scripts/setup.sh
 source scripts/size.sh
-source scripts/sweep_list.sh
+source scripts/tools/sweep_list.sh
 
 trap 'pkill -USR1 -s 0 -f train.py' USR1 TERM # of this job's session
 run_of_list "${SLURM_ARRAY_TASK_ID:?submit this with sbatch --array=0-N}" "$@" &

@@ -7,7 +7,7 @@
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 source scripts/size.sh
-source scripts/sweep_list.sh
+source scripts/tools/sweep_list.sh
 
 if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
     IFS=, read -ra GPUS <<<"${CUDA_VISIBLE_DEVICES:--1}" # -1 hides all, as "" does

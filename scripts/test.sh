@@ -14,7 +14,7 @@ if [ "${1:-}" = --all ]; then
     export KILLS=${KILLS:-3}
     shift
 fi
-python scripts/fetch.py encoder
+python scripts/tools/fetch.py encoder
 ruff check .
 ruff format --check .
 mypy

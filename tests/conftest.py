@@ -1,12 +1,15 @@
 """Shared fixtures: small encoders of both families, and the sample corpus."""
 
 import json
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from hub_stand_in import TOKEN, started_hub
+from make_sample import make_sample, thin_labels
 from tokenizers import ByteLevelBPETokenizer
+from trainings import arguments
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -18,25 +21,21 @@ from transformers import (
     RobertaTokenizer,
 )
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-
-from make_sample import make_sample, thin_labels
-from trainings import arguments
-
 import train
 from hingeabl.data.documents import load_rel2id
 from hingeabl.files import digest
 from hingeabl.modeling import padded
 from hingeabl.prediction.predictor import Predictor
+from hingeabl.reporting.publishing import write_folder
 
+ROOT = Path(__file__).parents[1]
 MINILM = ROOT / "dataset" / "encoders" / "all-MiniLM-L6-v2"
 
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     if not (MINILM / "model.safetensors").exists():
-        pytest.skip("the small encoder is not here: run python scripts/fetch.py encoder")
+        pytest.skip("the small encoder is not here: run python scripts/tools/fetch.py encoder")
     return MINILM
 
 
@@ -104,6 +103,55 @@ def port(predictor):
 
     with served_here(predictor) as (port, _):
         yield port
+
+
+@pytest.fixture(scope="module")
+def published(trained, tmp_path_factory):
+    """The folder of a published run."""
+    folder = tmp_path_factory.mktemp("published") / "run"
+    write_folder(trained, folder, None)
+    return folder
+
+
+@pytest.fixture
+def hub():
+    with started_hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def near(hub, tmp_path, monkeypatch):
+    """The hub, for this process: what its client read from the environment when it was imported is set anew."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+    template = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the client waits between its tries
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return hub
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A browser, where there is one."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if not all(programs):
+        pytest.skip("no browser is here: install Debian's chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('browser')}")
+    for flag in ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking"):
+        options.add_argument(f"--{flag}")
+    options.add_argument("--window-size=1400,900")
+    driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
+    yield driver
+    driver.quit()
 
 
 @pytest.fixture

@@ -11,8 +11,10 @@ REDOCRED = {
     "dev": "051ee1d057204a5d08ef5502beacdadf191245b5eaf0e29ec2c607cf002c016f",
     "test": "ea673b7ef91e16510d7eb88863d3903e47318dc5653ef361266f27ae3b84723c",
 }
-THIRD = REDOCRED | {"train": "d410fbba044d076488304349fdcc490a7d765b839a2c766b3e8aa5aebeeefa6a"}  # make_third.py's
-SMALL = {  # make_small.py's
+DOCUMENTS_992 = REDOCRED | {
+    "train": "d410fbba044d076488304349fdcc490a7d765b839a2c766b3e8aa5aebeeefa6a"
+}  # make_documents_992.py's
+DOCUMENTS_400 = {  # make_documents_400.py's
     "train": "8f5cbafcab7c6fc7bf71f90306423fc36cc44eaefb49bcbfb46453083a280209",
     "dev": "d74854f9cccef145f8d7b519541eba103422c5e5562279383a0dc4ca019a7c5e",
     "test": "e0bcd21c03ff53b773927bccc758250dfe4398a9298bc3063f18cca77cbc6b36",

@@ -20,9 +20,9 @@ from hingeabl.data.stream import CHUNK
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import GZIP, encoding_of, parse_json
 from hingeabl.prediction.predictor import Predictor
-from hingeabl.readers.formats import read_format
+from hingeabl.readers.any_format import read_format
 from hingeabl.training.inference import Predictions
-from hingeabl.writers.forms import FORMS
+from hingeabl.writers.by_extension import FORMS
 from hingeabl.writers.networks import Picture
 
 NAME = "input"  # of every request in messages, and for the readers: no file's name, and without an ending

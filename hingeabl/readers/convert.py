@@ -9,7 +9,7 @@ from hingeabl.errors import UserError
 from hingeabl.files import whole_text
 from hingeabl.outputs import check_outputs
 from hingeabl.readers.align import to_spans
-from hingeabl.readers.formats import read_paths
+from hingeabl.readers.any_format import read_paths
 
 ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 LINES = (".jsonl", ".jsonl.gz")

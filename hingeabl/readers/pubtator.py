@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 from hingeabl.readers.align import align
-from hingeabl.readers.lines import read_lines
+from hingeabl.readers.decoding import read_lines
 from hingeabl.readers.offsets import Counts, Mention, settle
 
 TEXT = re.compile(r"([^|\t]+)\|([ta])\|(.*)")

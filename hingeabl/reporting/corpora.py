@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from hingeabl.data.checksums import REDOCRED, SMALL, THIRD, has_checksum
+from hingeabl.data.checksums import DOCUMENTS_400, DOCUMENTS_992, REDOCRED, has_checksum
 from hingeabl.reporting.records import SPLITS, Run, data_file
 
 
@@ -20,12 +20,12 @@ class Corpus(NamedTuple):
 def corpus_of(run: Run) -> Corpus | None:
     """The run's documents where they are Re-DocRED's, or those of one of the studies here, else None."""
     found = {split: run.config["data"][split] for split in SPLITS}
-    if found == THIRD:
+    if found == DOCUMENTS_992:
         return Corpus(
             "992 training documents of Re-DocRED",
             "Not the paper's data: trained on 992 of its 3,053 training documents; dev and test are Re-DocRED's.",
         )
-    if found == SMALL:
+    if found == DOCUMENTS_400:
         return Corpus(
             "400 training documents of Re-DocRED",
             "Not the paper's data: 400 documents of Re-DocRED's dev split to train, 100 others of it as dev; test is "

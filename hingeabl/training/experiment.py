@@ -123,7 +123,7 @@ def remedy_of_missing(args: Settings, name: str, folder: Path) -> str:
     """What to pass where `folder` lacks the file of the split `name`."""
     given = f"--{name}_file"
     if not folder.is_dir():
-        fetch = ", or download Re-DocRED with python scripts/fetch.py redocred"
+        fetch = ", or download Re-DocRED with python scripts/tools/fetch.py redocred"
         return f"{folder} is not a folder: check --data_dir and {given}{fetch if folder == DEFAULT_FOLDER else ''}"
     found = sorted(json_files(folder), key=lambda file: name not in file.lower())
     if not found:

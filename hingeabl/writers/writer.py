@@ -1,4 +1,4 @@
-"""Predictions as a file: the interface of all forms. forms.py lists them.
+"""Predictions as a file: the interface of all forms. by_extension.py lists them.
 
 In a graph the entities of each document are the nodes, whether they have a relation or not, and the predictions the
 edges.
@@ -75,7 +75,7 @@ class Writer:
     """One form of predictions: `begin`, then `add` for each group of documents, then `end`. A form defines what it does
     with an entity and a relation."""
 
-    package = ""  # that the form needs, of scripts/requirements-graph.txt
+    package = ""  # that the form needs, of scripts/requirements/graph.txt
 
     def __init__(self, output: IO[Any]) -> None:
         """Raises UserError where `package` is not installed."""
@@ -91,7 +91,7 @@ class Writer:
         except ImportError:
             raise UserError(
                 f"{cls.package} is not installed, which this form of output needs; pip install -r "
-                "scripts/requirements-graph.txt, or name a .json file"
+                "scripts/requirements/graph.txt, or name a .json file"
             ) from None
 
     def add(self, documents: Sequence[Document], entries: Sequence[Sequence[Entry]]) -> None:

@@ -1,0 +1,144 @@
+"""Documents of any input format, as a stream in DocRED's schema."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from hingeabl.data.cdr import read_cdr
+from hingeabl.data.kinds import FORMATS, OF_TEXT, detect
+from hingeabl.data.schema import Document, MadeTitle, check_document, check_types
+from hingeabl.data.stream import CHUNK, Rewound, read_objects, stream_documents
+from hingeabl.errors import UserError
+from hingeabl.files import cannot_read, listed
+from hingeabl.readers.align import warn
+from hingeabl.readers.brat import read_brat
+from hingeabl.readers.decoding import read_lines
+from hingeabl.readers.exports import read_doccano, read_label_studio
+from hingeabl.readers.offsets import Counts
+from hingeabl.readers.pubtator import read_pubtator
+from hingeabl.readers.spans import read_spans
+from hingeabl.readers.text import read_text
+
+READERS: dict[str, Any] = {
+    "pubtator": read_pubtator,
+    "brat": read_brat,
+    "doccano": read_doccano,
+    "labelstudio": read_label_studio,
+}
+
+
+def read_format(file: BinaryIO, name: str, kind: str | None, typed: bool, labels: bool = False) -> Iterator[Document]:
+    """Checked documents in DocRED's schema, as they are read, without their labels unless `labels`.
+
+    `kind` is one of FORMATS, None to recognise it; `name` opens messages, and for brat is the path. `typed` is for
+    typed entity markers, which need each mention to have one of DocRED's types. After the last document, one line on
+    stderr tells what was doubtful, if anything. Raises UserError with file, document, place and remedy.
+    """
+    counts = Counts()
+    yield from _checked(file, name, kind, typed, labels, counts)
+    warn(name, counts)
+
+
+def read_paths(paths: Sequence[str], kind: str | None, typed: bool, labels: bool = False) -> Iterator[Document]:
+    """read_format of several files, with one line of doubts for all. A folder stands for the files in it, see files_of;
+    a document of one has its path there as its title."""
+    counts = Counts()
+    titles: dict[str, str] = {}  # with the file of each
+    repeated: dict[str, None] = {}
+    for given in paths:
+        for path in files_of(given, kind):
+            with open_file(path) as file:
+                for document in _checked(file, path, kind, typed, labels, counts):
+                    if path != given:
+                        document["title"] = MadeTitle(Path(path).relative_to(given).with_suffix("").as_posix())
+                    if titles.setdefault(document["title"], path) != path:
+                        repeated[document["title"]] = None
+                    yield document
+    name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1:,} more"
+    warn(name, counts)
+    if repeated:
+        print(
+            f"WARNING: {name}: {len(repeated):,} titles are of documents of several files ({listed(list(repeated))}), "
+            "and files that are scored need distinct ones; convert a folder, or rename the files",
+            file=sys.stderr,
+        )
+
+
+def files_of(path: str, kind: str | None) -> list[str]:
+    """A file's own path, or the input files in a folder and those below it: brat's .ann files, or where there is none
+    or `kind` says so, plain texts. Hidden ones do not count. Raises UserError for a folder without such a file."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return [path]
+    if kind not in (None, "brat", "text"):
+        raise UserError(f"{path}: is a folder, which is read as brat or text alone; pass the files in it")
+    inside = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+    annotations = [file for file in inside if file.suffix == ".ann"]
+    texts = [file for file in inside if file.suffix in OF_TEXT]
+    if kind == "text" or (kind is None and not annotations):
+        found = texts
+    else:
+        found = annotations
+        alone = [file for file in texts if file.with_suffix(".ann") not in set(annotations)]
+        if alone:
+            print(
+                f"WARNING: {path}: {len(alone):,} texts have no .ann file beside them and are left out, such as "
+                f"{alone[0].name}",
+                file=sys.stderr,
+            )
+    if not found:
+        others = f"; it has {listed([file.name for file in inside])}: pass these" if inside else ""
+        raise UserError(f"{path}: is a folder without {'texts' if kind == 'text' else '.ann files or texts'}{others}")
+    return [str(file) for file in found]
+
+
+def open_file(path: str) -> BinaryIO:
+    """A file to read. Raises UserError where it cannot be opened."""
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise cannot_read(path, error) from None
+
+
+def _checked(
+    file: BinaryIO, name: str, kind: str | None, typed: bool, labels: bool, counts: Counts
+) -> Iterator[Document]:
+    """read_format without its last line, counting in `counts`."""
+    if kind is None:
+        try:
+            start = file.read(CHUNK)
+        except OSError as error:
+            raise cannot_read(name, error) from None
+        kind = detect(start, name)
+        file = cast(BinaryIO, Rewound(start, file))
+    if kind == "docred" and not labels:
+        yield from stream_documents(file, name, typed)
+        return
+    for number, document in enumerate(_read(file, name, kind, labels, counts)):
+        if not labels:
+            document.pop("labels", None)
+        where = f"{name}: document {number}"
+        check_document(document, where, labels=labels)
+        if typed:
+            check_types(document, f"{where} ({document['title']!r})")
+        yield document
+
+
+def _read(file: BinaryIO, name: str, kind: str, labels: bool, counts: Counts) -> Iterator[Document]:
+    """Unchecked documents, or those that are checked but for their labels."""
+    if kind not in FORMATS:
+        raise UserError(f"{name}: {kind!r} is no format; choose one of {', '.join(FORMATS)}")
+    if kind == "spans":
+        return read_spans(file, name, counts, labels)
+    if kind == "cdr":
+        return read_cdr(read_lines(file, name), name)
+    if kind in ("docred", "text"):
+        return read_objects(file, name) if kind == "docred" else read_text(file, name)
+    return READERS[kind](file, name, counts)

@@ -1,0 +1,32 @@
+"""The form that a file's ending tells."""
+
+from __future__ import annotations
+
+from hingeabl.writers.json_csv_cypher import Csv, Cypher, JsonLines, JsonList
+from hingeabl.writers.networks import GraphMl, Picture, Png
+from hingeabl.writers.rdf import NTriples, Turtle
+from hingeabl.writers.writer import Writer
+
+FORMS: dict[str, type[Writer]] = {
+    ".json": JsonList,
+    ".jsonl": JsonLines,
+    ".json.gz": JsonList,
+    ".jsonl.gz": JsonLines,
+    ".csv": Csv,
+    ".graphml": GraphMl,
+    ".nt": NTriples,
+    ".ttl": Turtle,
+    ".cypher": Cypher,
+    ".svg": Picture,
+    ".png": Png,
+}
+
+
+def form_of(name: str) -> type[Writer]:
+    """The form of an output by its ending: a list where that tells nothing."""
+    return next((form for ending, form in FORMS.items() if name.lower().endswith(ending)), JsonList)
+
+
+def check_form(name: str) -> None:
+    """Raise UserError where a package that an output's form needs is not installed."""
+    form_of(name).need()

@@ -1,0 +1,230 @@
+"""Predictor on a text and a document, and as a component of spaCy."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from hingeabl.errors import UserError
+from predict import Predictor
+
+TEXT = (
+    "Marie Curie was born in Warsaw in 1867. She worked with Pierre Curie at the University of Paris. Irène "
+    "Joliot-Curie was born in Paris.\n\nBarack Obama was born in Honolulu."
+)
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return Predictor.from_run(str(trained), "cpu")
+
+
+@pytest.fixture(scope="module")
+def documents(sample):
+    return json.loads((sample / "test.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def nlp():
+    pytest.importorskip("spacy", reason="spaCy is not installed: scripts/requirements/text.txt")
+    from hingeabl.readers.text import load_spacy
+
+    try:
+        return load_spacy()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def test_a_document_has_the_relations_of_predict_py_with_names_and_entities(predictor, documents):
+    for document in documents[:5]:
+        unlabelled = {field: value for field, value in document.items() if field != "labels"}
+        entries = predictor.predict([unlabelled]).entries
+        found = predictor(document)
+        assert found and len(found) == len(entries)
+        for relation, entry in zip(found, entries, strict=True):
+            assert (relation.head.number, relation.tail.number) == (entry["h_idx"], entry["t_idx"])
+            assert relation.head.mentions[0] == document["vertexSet"][entry["h_idx"]][0]["name"]
+            assert [getattr(relation, field) for field in ("r", "relation", "score", "threshold", "margin")] == [
+                entry[field] for field in ("r", "relation", "score", "threshold", "margin")
+            ]
+            assert str(relation).startswith(f"{relation.head.name} | {entry['relation']} | {relation.tail.name} (")
+        assert "labels" in document
+
+
+def test_labels_of_a_document_are_not_looked_at(predictor, documents):
+    unknown = [{"h": 0, "t": 1, "r": "a relation that the run does not know"}]
+    assert predictor({**documents[0], "labels": unknown}) == predictor(documents[0])
+
+
+def test_a_run_with_typed_markers_refuses_a_mention_without_type(predictor, documents, monkeypatch):
+    monkeypatch.setattr(predictor, "typed", True)
+    untyped = [{name: value for name, value in documents[0]["vertexSet"][0][0].items() if name != "type"}]
+    with pytest.raises(UserError, match=r"^document \(.*\): vertexSet\[0\]\[0\]\.type"):
+        predictor({**documents[0], "vertexSet": [untyped]})
+
+
+def test_a_document_that_breaks_the_schema_is_refused(predictor):
+    with pytest.raises(UserError, match=r"^document \(.A.\): vertexSet: is missing"):
+        predictor({"title": "A", "sents": [["a"]]})
+
+
+def test_a_text_has_the_relations_of_the_document_that_spacy_makes_of_it(predictor, nlp):
+    from hingeabl.readers.text import document_of_text
+
+    found = predictor(TEXT)
+    assert found == predictor(document_of_text(TEXT, "text", "text"))
+    assert {"Marie Curie", "Warsaw", "Barack Obama"} <= {end.name for one in found for end in (one.head, one.tail)}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, "^a NoneType is no text and no document; pass a string, or"),
+        (b"Ann lives in Bonn.", "^a bytes is no text"),
+        (["Ann lives in Bonn."], "^a list is no text and no document; .*several documents go to predict$"),
+        (ROOT / "docs/example.txt", "Path is no text"),
+        (str(ROOT / "docs/example.txt"), r"^text '.*example\.txt': is the path of a file; pass the file's content"),
+        ('[{"title": "A"}]', r"^text: is JSON; pass what json\.loads makes of it"),
+        ("Ann lives in Bonn \ud800.", r"^text: holds \\ud800, half of a character; repair"),
+        ({"title": "A", "sents": [["\udc00"]], "vertexSet": []}, r"^document: holds \\udc00, half of a character"),
+    ],
+)
+def test_what_is_no_text_and_no_document_is_refused_in_one_line(predictor, given, expected):
+    with pytest.raises(UserError, match=expected):
+        predictor(given)
+
+
+def test_predict_checks_its_documents_and_does_not_look_at_labels(predictor, documents):
+    broken = {**documents[1], "vertexSet": [[{"name": "x", "sent_id": 999, "pos": [0, 1]}]]}
+    for given, expected in (
+        (documents[0], "^documents: are a dict; pass a list"),
+        ("Ann lives in Bonn.", "^documents: are a str; pass a list"),
+        (["Ann lives in Bonn."], "^documents: document 0: is not an object with title"),
+        ([documents[0], broken], r"^documents: document 1 \(.*\): vertexSet\[0\]\[0\]\.sent_id"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            predictor.predict(given)
+    unlabelled = {name: value for name, value in documents[0].items() if name != "labels"}
+    assert predictor.predict([documents[0]]).entries == predictor.predict([unlabelled]).entries != []
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"precision": "float16"}, "^precision 'float16': is none of None, 'fp32', 'bf16', 'fp16'"),
+        ({"test_batch_size": 0}, "^test_batch_size 0: must be a whole number above 0"),
+        ({"test_batch_size": -1}, "^test_batch_size -1: must be"),
+    ],
+)
+def test_options_that_the_programs_would_not_take_are_refused_in_python(trained, options, expected):
+    with pytest.raises(UserError, match=expected):
+        Predictor.from_run(str(trained), "cpu", **options)
+
+
+def test_an_empty_text_is_refused(predictor):
+    with pytest.raises(UserError, match=r"^text: is empty"):
+        predictor(" \n")
+
+
+def test_nothing_is_printed_for_a_text(predictor, nlp, capfd):
+    predictor(TEXT)
+    assert capfd.readouterr() == ("", "")
+
+
+CUT = "1 of {} documents are longer than the 1,024 word pieces that the model reads and are cut: {} of {} mentions"
+
+
+def cut(document):
+    """The document with an entity that the model does not read."""
+    late = {"name": "word", "sent_id": len(document["sents"]), "pos": [1090, 1091], "type": "LOC"}
+    changed = {**document, "sents": [*document["sents"], ["word"] * 1100]}
+    changed.pop("labels", None)
+    return changed | {"vertexSet": [*document["vertexSet"], [late]]}
+
+
+def test_a_document_that_is_cut_is_told_in_python_each_time_and_alone(predictor, documents, capsys):
+    mentions = sum(map(len, documents[0]["vertexSet"])) + 1
+    for _ in range(2):
+        predictor(cut(documents[0]))
+        [line] = capsys.readouterr().err.splitlines()
+        assert re.match(f"WARNING: '{documents[0]['title']}': {CUT.format(1, 1, mentions)} are lost, and 1 of", line)
+    both = mentions + sum(map(len, documents[1]["vertexSet"]))
+    predictor.predict([documents[1], cut(documents[0])])
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.match(f"WARNING: documents: {CUT.format(2, 1, both)}", line)
+    predictor(documents[1])
+    assert not capsys.readouterr().err
+
+
+def test_doubtful_mentions_are_told_in_python(predictor, documents, capsys):
+    mention = documents[0]["vertexSet"][0][0] | {"name": "somebody else"}
+    predictor({**documents[0], "vertexSet": [[mention], []]})
+    lines = capsys.readouterr().err.splitlines()
+    assert any("1 entities have no mention" in line for line in lines)
+    assert any("1 of 1 mentions (100.0%) have a name that is not the text at pos" in line for line in lines)
+
+
+def test_entities_of_two_texts_have_ids_of_their_own(predictor, documents):
+    two = [{**document, "title": "text"} for document in documents[:2]]
+    first, second = ({end.id for one in predictor(document) for end in (one.head, one.tail)} for document in two)
+    assert first and second and not first & second
+
+
+def test_spacys_component_tells_of_a_text_that_is_cut(pipeline, capsys):
+    pipeline(f"{'It rains. ' * 400}{TEXT}")
+    lost = len(pipeline(TEXT).ents)
+    assert f"WARNING: documents: {CUT.format(1, lost, lost)}" in capsys.readouterr().err
+    pipeline(TEXT)
+    assert not capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def pipeline(nlp, trained):
+    import spacy
+
+    import hingeabl.prediction.spacy_component  # noqa: F401
+
+    own = spacy.load(nlp.meta["lang"] + "_" + nlp.meta["name"])
+    own.add_pipe("hingeabl", config={"run": str(trained), "device": "cpu"})
+    return own
+
+
+def test_spacys_component_finds_what_the_predictor_finds(pipeline, predictor):
+    expected = predictor(TEXT)
+    assert len(expected) > 3 and pipeline(TEXT)._.relations == expected
+
+
+def test_spacys_component_keeps_the_order_in_batches(pipeline):
+    texts = [TEXT, "It rains.", *re.findall(r"[^.]+\.", TEXT)]
+    expected = [pipeline(text)._.relations for text in texts]
+    assert expected[1] == [] != expected[0]
+    assert [doc._.relations for doc in pipeline.pipe(texts, batch_size=2)] == expected
+
+
+def test_spacys_documents_keep_their_relations_when_they_are_stored(pipeline):
+    from spacy.tokens import Doc, DocBin
+
+    doc = pipeline(TEXT)
+    stored = DocBin(store_user_data=True, docs=[doc]).to_bytes()
+    (again,) = DocBin().from_bytes(stored).get_docs(pipeline.vocab)
+    assert Doc(pipeline.vocab).from_bytes(doc.to_bytes())._.relations == again._.relations == doc._.relations != []
+
+
+def test_spacys_component_without_entities_before_it_is_told_what_is_missing(trained, nlp):
+    import spacy
+
+    import hingeabl.prediction.spacy_component  # noqa: F401
+
+    blank = spacy.blank("en")
+    blank.add_pipe("hingeabl", config={"run": str(trained)})
+    with pytest.raises(UserError, match="finds no sentences; add the component 'parser'"):
+        blank("Anna left.")
+
+
+def test_the_programs_do_not_import_optional_packages():
+    code = "import predict, prepro, sys; print({'spacy', 'networkx', 'rdflib', 'fastapi'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout in ("set()\n", "{'networkx'}\n")  # torch may import networkx

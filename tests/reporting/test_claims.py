@@ -1,0 +1,241 @@
+"""What reports say of losses with one seed or several, and of other documents than the paper's."""
+
+import json
+import math
+import re
+import shutil
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from scipy.stats import t
+from test_figures import ALL, make_run
+
+import report
+from hingeabl.data import checksums
+from hingeabl.errors import UserError
+from hingeabl.files import digest
+from hingeabl.reporting.comparisons import verdict
+from hingeabl.reporting.figures import FIGURES
+from hingeabl.reporting.records import read_runs
+from hingeabl.reporting.significance import Counts, compare, spread_of_seeds, with_seed_noise
+
+DOCUMENTS_992 = ROOT / "results/documents_992"
+
+
+def printed(capsys, *arguments):
+    report.main([str(argument) for argument in arguments])
+    return capsys.readouterr().out
+
+
+def random_counts(seeds, start, documents=60):
+    chance = np.random.default_rng(start)
+    gold = np.full(documents, 20)
+    predicted = chance.integers(15, 20, (seeds, documents))
+    return Counts(chance.integers(5, 15, (seeds, documents)), predicted, gold)
+
+
+@pytest.fixture(scope="module")
+def mixed(sample, tmp_path_factory):
+    """atl with two seeds, sat with one of them."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for loss, seed in (("atl", 1), ("atl", 5), ("sat", 1)):
+        make_run(folder, sample, loss, seed, ALL)
+    return folder
+
+
+def test_the_interval_of_one_seed_holds_the_spread_measured_over_seeds_of_other_losses():
+    several = [random_counts(2, 1), random_counts(3, 2)]
+    f1 = [[2 * c.sum() / (p.sum() + 1200) for c, p in zip(x.correct, x.predicted, strict=True)] for x in several]
+    squares = sum(statistics.variance(scores) * (len(scores) - 1) for scores in f1)
+    first, second = random_counts(1, 3), random_counts(1, 4)
+    spread = spread_of_seeds([first, *several, second])
+    assert spread.freedom == 3 and spread.deviation == pytest.approx(math.sqrt(squares / 3))
+    plain = compare(first, second)
+    wide = with_seed_noise(plain, spread, (1, 1))
+    noise = t.ppf(0.975, 3) * math.sqrt(squares / 3) * math.sqrt(2)
+    assert wide.difference - wide.low == pytest.approx(math.hypot(plain.difference - plain.low, noise))
+    assert wide.high - wide.difference == pytest.approx(math.hypot(plain.high - plain.difference, noise))
+    assert spread_of_seeds([first, second]) is None
+
+
+def test_a_clear_difference_of_one_seed_is_open_where_no_spread_over_seeds_is_known():
+    worse = random_counts(1, 1)
+    better = Counts(worse.correct + 4, worse.predicted, worse.gold)
+    found = compare(worse, better)
+    assert found.low > 0 and not found.seed_noise and verdict(found, 0.001) == "open: one seed"
+    twice = [Counts(x.correct.repeat(2, 0), x.predicted.repeat(2, 0), x.gold) for x in (worse, better)]
+    assert verdict(compare(*twice), 0.001) == "higher"
+
+
+def test_losses_are_compared_on_the_seeds_that_both_have_and_each_row_names_its_own(mixed, capsys):
+    found = json.loads(printed(capsys, "--table", 3, mixed, "--format", "json"))
+    [comparison] = found["comparisons"]
+    assert comparison["seeds"] == [[1], [1]]
+    f1 = {run.loss: run.scores["test"]["f1"] for run in read_runs([str(mixed)])[0] if run.seed == 1}
+    assert comparison["difference"] == pytest.approx(f1["sat"] - f1["atl"], abs=0.001)
+    assert not any(row["f1"]["best"] for row in found["rows"])
+    text = printed(capsys, "--table", 3, mixed)
+    assert re.search(r"\natl +1, 5 ", text) and re.search(r"\nsat +1 ", text)
+    assert "seeds as each row says" in text and "none is marked as the best" in text
+    assert "With one seed, seed noise is added to the bootstrap" in text and "below 1." not in text
+
+
+def test_of_one_seed_each_no_test_over_seeds_and_no_deviation_is_spoken_of(mixed, capsys):
+    text = printed(capsys, "--table", 3, *mixed.glob("*/seed_1"))
+    assert "With 1 and 1 seeds" not in text and "With one seed, the interval is over documents alone." in text
+    assert ", seed 1\n" in text and "standard deviation" not in text
+
+
+def test_each_verdict_on_a_claim_names_its_seeds_and_holds_with_seed_noise(capsys):
+    section = (ROOT / "docs/results.md").read_text().split("\n## The paper's claims\n")[1].split("\n## ")[0]
+    rows = [re.split(r" *\| *", line.strip("| ")) for line in section.splitlines() if line.startswith("| ")][1:]
+    verdicts = {claim: (here, seeds, measured) for claim, here, seeds, measured in rows}
+    assert all(seeds in ("1", "1, 5") for here, seeds, _ in verdicts.values() if here in ("shows", "contradicts"))
+    assert verdicts["hinge weights improve on SAT"][0] == "open"
+    table = json.loads(printed(capsys, "--table", 3, DOCUMENTS_992, "--format", "json"))
+    found = {(c["second"], c["first"]): c for c in table["comparisons"]}
+    for claim, pair in {
+        "HingeABL has a better F1 than ATL": ("hingeabl_released", "atl"),
+        "HingeABL has a better F1 than AFL": ("hingeabl_released", "afl"),
+        "HingeABL has a better F1 than AML": ("hingeabl_released", "aml"),
+        "HingeABL has a better F1 than Balanced Softmax": ("hingeabl_released", "balanced_softmax"),
+        "hinge weights improve on SAT": ("hingeabl_released", "sat"),
+        "hinge weights improve on mean weights": ("hingeabl_released", "mean_sat"),
+        "mean weights improve on SAT": ("mean_sat", "sat"),
+    }.items():
+        here, seeds, measured = verdicts[claim]
+        expected = {"higher": "shows", "lower": "contradicts", "within the noise": "open"}[found[pair]["verdict"]]
+        numbers = [f"{100 * found[pair][name]:+.2f}".replace("-", "−") for name in ("difference", "low", "high")]
+        assert here == expected and seeds == ", ".join(map(str, found[pair]["seeds"][0]))
+        assert measured.startswith("{} ({} to {})".format(*numbers))
+
+
+def test_a_curve_has_its_seeds_in_the_legend_and_a_band_only_where_there_are_several(mixed):
+    figure = FIGURES["epochs"](read_runs([str(mixed)])[0])
+    [axes] = figure.axes
+    assert [line.get_label() for line in axes.lines] == ["atl, seeds 1, 5", "sat, seed 1"]
+    assert len(axes.collections) == 1 and "seed" not in figure.get_suptitle().split("\n")[0]
+    names = [label.get_text() for label in FIGURES["patterns"](read_runs([str(mixed)])[0]).axes[0].get_yticklabels()]
+    assert names[:2] == ["atl, seeds 1, 5", "sat, seed 1"]
+
+
+def test_a_figure_of_one_seed_speaks_of_no_deviation(mixed):
+    runs = [run for run in read_runs([str(mixed)])[0] if run.seed == 1]
+    for name in ("epochs", "patterns", "frequency", "length"):
+        assert "deviation" not in FIGURES[name](runs).get_suptitle()
+        assert "mean" not in FIGURES[name](runs).get_suptitle()
+
+
+def test_the_highest_marker_of_figure_frequency_is_drawn_whole(mixed):
+    [axes] = FIGURES["frequency"](read_runs([str(mixed)])[0]).axes
+    assert axes.containers and not any(container.lines[0].get_clip_on() for container in axes.containers)
+
+
+def test_a_line_over_lengths_is_of_the_seeds_that_all_its_points_have(sample, tmp_path):
+    for steps, seeds in ((60, (1, 5)), (20, (1,))):
+        for seed in seeds:
+            path = make_run(tmp_path / str(steps), sample, "atl", seed, ALL) / "timing.json"
+            path.write_text(json.dumps({"steps": steps}))
+    runs, _ = report.read_all_runs([str(tmp_path)])
+    line = FIGURES["length"](runs).axes[0].lines[0]
+    of_seed = {run.timing["steps"]: 100 * run.scores["test"]["f1"] for run in runs if run.seed == 1}
+    assert dict(zip(*line.get_data(), strict=True)) == pytest.approx(of_seed) and ", seed 1" in line.get_label()
+    others = [run for run in runs if (run.timing["steps"], run.seed) in ((60, 5), (20, 1))]
+    line = FIGURES["length"](others).axes[0].lines[0]
+    assert line.get_linestyle() == "None" and "20 steps: seed 1; 60 steps: seed 5" in line.get_label()
+
+
+@pytest.mark.parametrize("number", [1, 3, 4, 7, "3_later"])
+def test_published_figures_stand_beside_re_docreds_documents_alone(mixed, capsys, number):
+    table = printed(capsys, "--table", number, mixed, "--format", "json")
+    assert not re.search(r'"paper": \d', table) and "ATGL" not in table
+    text = printed(capsys, "--table", number, mixed)
+    assert not re.search(r"\bpaper\b", text) and "diff." not in text.split("Differences")[0]
+    assert "of train.json, dev.json, test.json" in text
+
+
+def test_the_pattern_figure_has_the_papers_bar_for_re_docreds_documents_alone(mixed):
+    def names(folder):
+        [axes] = FIGURES["patterns"](read_runs([str(folder)])[0]).axes
+        return [label.get_text() for label in axes.get_yticklabels()]
+
+    assert "atl, paper (BERT-base)" not in names(mixed) and "atl, paper (BERT-base)" in names(DOCUMENTS_992)
+
+
+def test_the_studies_own_documents_are_marked_as_not_the_papers(capsys):
+    for name, count in (("documents_992", "992"), ("documents_400_epochs_30", "400")):
+        text = printed(capsys, "--table", 7, ROOT / "results" / name)
+        assert "paper" in text and re.search(rf"Not the paper's data: .*{count}", text)
+
+
+@pytest.mark.parametrize("number", [5, 6])
+def test_tables_of_data_are_named_by_files_that_are_not_re_docreds(sample, capsys, monkeypatch, number):
+    files = [sample / f"{split}.json" for split in ("train", "dev", "test")]
+    text = printed(capsys, "--table", number, *files)
+    assert "Re-DocRED" not in text and "paper" not in text and "train.json, dev.json, test.json" in text
+    own = {path.stem: digest(path) for path in files}
+    monkeypatch.setattr("hingeabl.reporting.corpora.REDOCRED", own)
+    assert "Re-DocRED" in printed(capsys, "--table", number, *files)
+
+
+def test_the_documents_known_by_their_checksums_are_those_that_the_scripts_make(tmp_path, monkeypatch):
+    import make_sample
+
+    monkeypatch.setattr("sys.argv", ["make_sample.py", str(tmp_path)])
+    make_sample.main()
+    for split, wanted in checksums.SAMPLE.items():
+        assert checksums.has_checksum(tmp_path / f"{split}.json", wanted)
+    for name, known in (("documents_400", checksums.DOCUMENTS_400), ("documents_992", checksums.DOCUMENTS_992)):
+        for path in (ROOT / "results" / name).rglob("seed_*.json"):
+            data = json.loads(path.read_text())["config"]["data"]
+            assert {split: data[split] for split in known} == known
+
+
+@pytest.fixture
+def moved(sample, tmp_path):
+    """A run trained in a folder of its own, with a relative path to its documents."""
+    shutil.copytree(sample, tmp_path / "work/data")
+    folder = make_run(tmp_path / "work/runs", sample, "atl", 1, ALL)
+    config = json.loads((folder / "config.json").read_text())
+    config["settings"]["data_dir"] = "data"
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_runs_documents_are_found_from_any_folder(moved, tmp_path, monkeypatch, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    report.main(["--html", "page.html", str(moved)])
+    assert Path("page.html").stat().st_size > 10_000
+    (tmp_path / "elsewhere/data").mkdir()  # another file of the name does not hide the run's
+    Path("data/dev.json").write_text("[]")
+    report.main(["--html", "page.html", str(moved)])
+
+
+def test_a_runs_documents_are_found_in_the_clone(moved, tmp_path, monkeypatch):
+    shutil.move(tmp_path / "work/data", tmp_path / "clone/data")
+    monkeypatch.setattr("hingeabl.reporting.records.ROOT", tmp_path / "clone")
+    report.main(["--html", str(tmp_path / "page.html"), str(moved)])
+
+
+@pytest.mark.parametrize("missing", ["data/dev.json", "runs/atlop_atl/seed_1/pair_scores_dev.safetensors"])
+def test_what_a_page_needs_is_checked_before_anything_is_drawn(moved, tmp_path, monkeypatch, missing):
+    (tmp_path / "work" / missing).unlink()
+    monkeypatch.setattr(report, "tables_of", lambda *_: pytest.fail("the work has begun"))
+    with pytest.raises(UserError, match=rf"{Path(missing).name}: (the file|no such file)"):
+        report.main(["--html", str(tmp_path / "page.html"), str(moved)])
+
+
+@pytest.mark.parametrize("name", ["documents_992/figure_epochs", "documents_400_epochs_30/figure_patterns"])
+def test_a_stored_figure_comes_out_of_its_command(tmp_path, name):
+    from matplotlib import __version__
+
+    if f"matplotlib=={__version__}" not in (ROOT / "scripts/requirements/requirements.lock").read_text():
+        pytest.skip("another matplotlib than the lock's draws other bytes")
+    study, figure = name.split("/figure_")
+    report.main(["--figure", figure, str(ROOT / "results" / study), "--output", str(tmp_path)])
+    for kind in ("png", "pdf"):
+        assert (tmp_path / f"figure_{figure}.{kind}").read_bytes() == (ROOT / f"results/{name}.{kind}").read_bytes()

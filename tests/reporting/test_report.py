@@ -1,0 +1,360 @@
+"""The paper's tables from run folders, and the tests of differences."""
+
+import csv
+import io
+import itertools
+import json
+import math
+import random
+import re
+import shutil
+import statistics
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from reports import printed
+from safetensors.torch import save_file
+
+import report
+from evaluation import prepare_gold, score_predictions, threshold_diagnostics, train_facts, triples_by_document
+from hingeabl.data.documents import load_documents
+from hingeabl.errors import UserError
+from hingeabl.files import digest
+from hingeabl.reporting.comparisons import verdict
+from hingeabl.reporting.significance import RESAMPLES, Counts, compare, holm, smallest_p
+from hingeabl.training.runs import summarise
+from losses import loss_names
+
+pytestmark = pytest.mark.usefixtures("as_redocred")
+OF_THE_PAPER = ("atl", "balanced_softmax", "afl", "aml", "sat", "mean_sat", "hingeabl", "hingeabl_released")
+PATTERNS = {"correct": 900, "FP": 40, "FN_CRK": 30, "FN_IRK": 30}
+
+
+def make_run(folder, sample, loss, seed, quality, backbone="atlop", encoder="small"):
+    """A finished run whose predictions are the gold ones with a share of them replaced: `quality` is what is left."""
+    folder = folder / f"{backbone}_{loss}" / f"seed_{seed}"
+    folder.mkdir(parents=True)
+    documents = load_documents(sample / "test.json")
+    chance = random.Random(f"{seed} {quality}")
+    predictions = [
+        {"title": d["title"], "h_idx": x["h"], "t_idx": x["t"], "r": x["r"] if chance.random() < quality else "P0"}
+        for d in documents
+        for x in d["labels"]
+    ]
+    gold = prepare_gold(documents, train_facts(load_documents(sample / "train.json")))
+    scores = score_predictions(predictions, gold) | PATTERNS
+    settings = {f"{split}_file": f"{split}.json" for split in ("train", "dev", "test")}
+    settings |= {"data_dir": str(sample), "backbone": backbone, "model_name_or_path": encoder, "num_labels": 4}
+    data = {split: digest(sample / f"{split}.json") for split in ("train", "dev", "test")}
+    (folder / "config.json").write_text(
+        json.dumps({"seed": seed, "settings": settings, "loss": {"name": loss}, "data": data})
+    )
+    (folder / "scores.json").write_text(json.dumps({"seed": seed, "best_epoch": 1, "dev": scores, "test": scores}))
+    (folder / "result.json").write_text(json.dumps(predictions))
+    return folder.parent
+
+
+@pytest.fixture
+def runs(sample, tmp_path):
+    """A folder with every loss, two seeds each."""
+    for number, loss in enumerate(loss_names()):
+        for seed in (1, 5):
+            make_run(tmp_path / "runs", sample, loss, seed, 0.4 + 0.05 * number)
+    return tmp_path / "runs"
+
+
+def summary_of(runs, loss):
+    results = [json.loads(path.read_text()) for path in sorted((runs / f"atlop_{loss}").glob("seed_*/scores.json"))]
+    return summarise({"name": loss}, results)["test"]["f1"]
+
+
+def every_format(number, runs):
+    """A table as report.py prints it, by format; its comparisons, which take seconds, are made once."""
+    table = report.table_with_thresholds(number, *report.read_runs([str(runs)]))
+    return {name: write(table) for name, write in report.WRITERS.items()}
+
+
+def test_every_format_of_table_3_agrees_with_the_summary(runs):
+    found = every_format(3, runs)
+    rows = {row["name"]: row for row in json.loads(found["json"])["rows"]}
+    lines = {row["name"]: row for row in csv.DictReader(io.StringIO(found["csv"]))}
+    assert set(rows) == set(lines) == set(OF_THE_PAPER)
+    for loss in OF_THE_PAPER:
+        f1 = summary_of(runs, loss)
+        assert rows[loss]["f1"]["mean"] == pytest.approx(100 * f1["mean"], abs=1e-9)
+        assert rows[loss]["f1"]["std"] == pytest.approx(100 * f1["std"], abs=1e-9)
+        assert float(lines[loss]["f1_mean"]) == rows[loss]["f1"]["mean"] and lines[loss]["seeds"] == "1 5"
+        shown = f"{100 * f1['mean']:.2f} {{}} {100 * f1['std']:.2f}"
+        assert re.search(rf"\n{loss} .*{re.escape(shown.format('±'))}", found["text"])
+        assert re.search(rf"\n\| {loss} \| 2 \| \**{re.escape(shown.format('±'))}", found["markdown"])
+        assert shown.format(r"$\pm$") in found["latex"] and loss.replace("_", r"\_") in found["latex"]
+
+
+def test_the_papers_figure_and_the_difference_stand_beside_ours(runs, capsys):
+    table = printed(capsys, "--table", 3, runs)
+    ours = 100 * summary_of(runs, "afl")["mean"]
+    rows = [line for line in table.splitlines() if "against" not in line]
+    [line] = [line for line in rows if line.startswith("afl ")]
+    assert "74.15" in line and f"{round(ours, 2) - 74.15:+.2f}" in line
+    assert "test, small (the paper's: BERT-base), seeds 1, 5" in table
+    [line] = [line for line in rows if line.startswith("hingeabl ")]
+    assert "75.15" not in line  # Eq. (10) to the letter has no row in the paper
+
+
+def test_the_best_of_each_column_is_marked_once(runs, capsys):
+    found = json.loads(printed(capsys, "--table", 3, runs, "--format", "json"))
+    for key in ("f1", "ign_f1"):
+        best = [row for row in found["rows"] if row[key]["best"]]
+        assert len(best) == 1 and best[0][key]["mean"] == max(row[key]["mean"] for row in found["rows"])
+
+
+@pytest.mark.parametrize("number", [3, 4, 7])
+def test_losses_of_other_papers_stay_out_of_the_papers_tables(runs, capsys, number):
+    found = json.loads(printed(capsys, "--table", number, runs, "--format", "json"))
+    assert {row["name"] for row in found["rows"]} == set(OF_THE_PAPER)
+    assert len(found["comparisons"]) == (28 if number == 3 else 0)  # what Holm's correction counts
+    assert "not of the paper, left out: amtl, atgl, ncrl, pmtl, pn_risk" in found["notes"]
+
+
+def test_a_table_of_the_paper_takes_no_losses_of_other_papers_alone(runs, sample, tmp_path):
+    make_run(tmp_path / "others", sample, "atgl", 1, 0.5)
+    with pytest.raises(UserError, match=r"table 3: none of .* ATLOP with any loss but atgl, ncrl, pmtl, amtl, pn_risk"):
+        report.main(["--table", "3", str(tmp_path / "others")])
+
+
+def test_the_extended_table_shows_every_loss_and_every_published_figure_with_its_source(runs):
+    found = every_format("3_later", runs)
+    table = json.loads(found["json"])
+    rows = {row["name"]: row for row in table["rows"]}
+    assert list(rows) == [*loss_names(), "ARPDL", "CMM", "TTM-RE", "TTM-RE, rerun"] and len(
+        table["comparisons"]
+    ) == math.comb(len(loss_names()), 2)
+    for loss in loss_names():
+        assert rows[loss]["f1"]["mean"] == pytest.approx(100 * summary_of(runs, loss)["mean"], abs=1e-9)
+    published = {name: (row["f1"]["paper"], row["ign_f1"]["paper"]) for name, row in rows.items()}
+    assert published["ncrl"] == (73.87, 72.79) and published["pmtl"] == (73.98, 73.06)
+    assert published["atgl"] == (77.26, 76.05) and published["afl"] == (74.15, 73.20)
+    assert published["amtl"] == (75.63, 74.44) and published["ARPDL"] == (75.90, 74.81)
+    assert published["CMM"] == (76.12, 74.76) and published["hingeabl"] == (None, None)
+    assert rows["afl"]["source"] == "Wang et al. 2023" and rows["CMM"]["source"] == "Xu et al. 2026"
+    assert rows["TTM-RE, rerun"]["f1"]["paper"] == 77.94 and rows["TTM-RE, rerun"]["ign_f1"]["paper"] is None
+    assert rows["CMM"]["seeds"] == [] and rows["CMM"]["f1"]["mean"] is None and "source" not in rows["hingeabl"]
+    for text in ("bert-base-uncased", "4e-5", "20 epochs", "one seed"):
+        assert text in table["notes"][-1] and text in found["text"] and text in found["markdown"]
+    assert re.search(r"\nCMM +0 +76\.12 +74\.76 +Xu et al\. 2026\n", found["text"])
+    assert "| CMM | 0 |  | 76.12 |  |  | 74.76 |  | Xu et al. 2026 |" in found["markdown"]
+    assert "CMM & 0 &  & 76.12 &  &  & 74.76 &  & Xu et al. 2026" in found["latex"]
+    lines = {row["name"]: row for row in csv.DictReader(io.StringIO(found["csv"]))}
+    assert lines["CMM"] == {"name": "CMM", "seeds": "", "f1_mean": "", "f1_std": "", "f1_paper": "76.12"} | {
+        "ign_f1_mean": "",
+        "ign_f1_std": "",
+        "ign_f1_paper": "74.76",
+        "source": "Xu et al. 2026",
+    }
+
+
+def test_a_loss_without_runs_is_published_only_in_the_extended_table(sample, tmp_path, capsys):
+    make_run(tmp_path, sample, "atgl", 1, 0.5)
+    rows = json.loads(printed(capsys, "--table", "3_later", tmp_path, "--format", "json"))["rows"]
+    assert [row["name"] for row in rows if row["seeds"]] == ["atgl"] and len(rows) == 16
+    assert not any(row["f1"]["best"] for row in rows)
+
+
+def random_pair_scores(folder, sample, seed):
+    """Give a run of make_run random scores of all pairs of the test split; returns them and the labels [pairs, 97]."""
+    documents = load_documents(sample / "test.json")
+    sizes = [len(document["vertexSet"]) for document in documents]
+    pairs = [(d, h, t) for d, size in enumerate(sizes) for h, t in itertools.permutations(range(size), 2)]
+    scores = torch.randn(len(pairs), 97, generator=torch.Generator().manual_seed(seed))
+    pairs = torch.tensor(pairs, dtype=torch.int32)
+    tensors = {"document": pairs[:, 0].contiguous(), "entities": pairs[:, 1:].contiguous(), "scores": scores}
+    save_file(tensors, folder / "pair_scores_test.safetensors")
+    shutil.copy(ROOT / "meta" / "rel2id.json", folder / "rel2id.json")
+    rel2id = json.loads((ROOT / "meta" / "rel2id.json").read_text())
+    labels = torch.zeros(scores.shape)
+    places = {tuple(pair): row for row, pair in enumerate(pairs.tolist())}
+    for number, document in enumerate(documents):
+        for label in document["labels"]:
+            labels[places[number, label["h"], label["t"]], rel2id[label["r"]]] = 1
+    return scores, labels
+
+
+def test_the_table_of_thresholds_is_computed_from_the_pairs_scores_with_each_losss_threshold(sample, tmp_path, capsys):
+    expected = {}
+    for number, (backbone, loss) in enumerate([("atlop", "ncrl"), ("docunet", "balanced_softmax")]):
+        for seed in (1, 5):
+            folder = make_run(tmp_path / "runs", sample, loss, seed, 0.5, backbone) / f"seed_{seed}"
+            scores, labels = random_pair_scores(folder, sample, 10 * number + seed)
+            threshold = scores[:, 0] if loss == "ncrl" else torch.zeros(len(scores))
+            expected.setdefault(f"{backbone}/{loss}", []).append(threshold_diagnostics(scores, labels, threshold))
+    rows = json.loads(printed(capsys, "--table", "thresholds", tmp_path / "runs", "--format", "json"))["rows"]
+    assert [row["name"] for row in rows] == list(expected)
+    for row in rows:
+        for name, first in expected[row["name"]][0].items():
+            scale = 100 if name == "ovr" else 1
+            values = [scale * first, scale * expected[row["name"]][1][name]]
+            assert row[name]["mean"] == pytest.approx(statistics.mean(values))
+            assert row[name]["std"] == pytest.approx(statistics.stdev(values))
+    text = printed(capsys, "--table", "thresholds", tmp_path / "runs")
+    assert "paper" not in text and "diff." not in text and re.search(r"\natlop/ncrl +2 +-?\d\.\d{3} ±", text)
+
+
+def test_the_table_of_thresholds_names_a_run_without_pair_scores(sample, tmp_path):
+    make_run(tmp_path, sample, "atl", 1, 0.5)
+    shutil.copy(ROOT / "meta" / "rel2id.json", tmp_path / "atlop_atl" / "seed_1")
+    with pytest.raises(UserError, match=r"seed_1/pair_scores_test\.safetensors: no such file"):
+        report.main(["--table", "thresholds", str(tmp_path)])
+
+
+def test_pattern_tables_count_as_the_paper_does(runs, capsys):
+    [row] = json.loads(printed(capsys, "--table", 1, runs, "--format", "json"))["rows"]
+    assert row["name"] == "atl" and [row[key]["mean"] for key in ("FP", "FN_CRK", "FN_IRK")] == [40, 30, 30]
+    assert row["FN_CRK"]["paper"] == 3192
+    rows = json.loads(printed(capsys, "--table", 4, runs, "--format", "json"))["rows"]
+    for row in rows:
+        assert [row[key]["mean"] for key in ("wrong", "fn_of_wrong", "crk_of_fn")] == [10, 60, 50]
+
+
+def test_table_2_compares_within_a_backbone_alone(sample, tmp_path, capsys):
+    for backbone, loss in [("atlop", "atl"), ("docunet", "balanced_softmax"), ("kd_docre", "afl")]:
+        make_run(tmp_path, sample, loss, 1, 0.5, backbone)
+        make_run(tmp_path, sample, "hingeabl_released", 1, 0.9, backbone)
+    found = json.loads(printed(capsys, "--table", 2, tmp_path, "--format", "json"))
+    assert [(c["first"], c["second"]) for c in found["comparisons"]] == [
+        ("atlop/atl", "atlop/hingeabl_released"),
+        ("docunet/balanced_softmax", "docunet/hingeabl_released"),
+        ("kd_docre/afl", "kd_docre/hingeabl_released"),
+    ]
+    assert {row["name"]: row["f1"]["paper"] for row in found["rows"]}["docunet/hingeabl_released"] == 79.43
+
+
+def counts(sample, *quality):
+    """Counts of runs on the sample's test documents, one for each quality."""
+    documents = load_documents(sample / "test.json") * 12  # sixty documents
+    documents = [{**document, "title": str(number)} for number, document in enumerate(documents)]
+    gold = prepare_gold(documents, set())
+    correct, predicted = [], []
+    for seed, share in enumerate(quality):
+        chance = random.Random(seed)
+        predictions = [
+            {"title": d["title"], "h_idx": x["h"], "t_idx": x["t"], "r": x["r"] if chance.random() < share else "P0"}
+            for d in documents
+            for x in d["labels"]
+        ]
+        by_document = triples_by_document(predictions, gold)
+        f1 = score_predictions(predictions, gold)["f1"]
+        total = by_document[1].sum() + by_document[2].sum()
+        assert 2 * by_document[0].sum() / total == pytest.approx(f1, abs=1e-12)
+        correct.append(by_document[0])
+        predicted.append(by_document[1])
+    return Counts(np.array(correct), np.array(predicted), by_document[2])
+
+
+def test_a_table_says_which_of_its_runs_were_trained_otherwise(runs, capsys):
+    def train_as(folder, precision, epochs):
+        config = json.loads((folder / "config.json").read_text())
+        config["precision"], config["settings"]["num_train_epochs"] = precision, epochs
+        (folder / "config.json").write_text(json.dumps(config))
+
+    for folder in runs.glob("*/seed_*"):
+        train_as(folder, "bf16", 30)
+    assert "differ in" not in printed(capsys, "--table", 3, runs)
+    train_as(runs / "atlop_atl" / "seed_5", "fp32", 10)
+    table = printed(capsys, "--table", 3, runs)
+    assert "the runs differ in precision: bf16 (15 of 16 runs), fp32 (1 of 16 runs)" in table
+    assert "the runs differ in num_train_epochs: 10 (1 of 16 runs), 30 (15 of 16 runs)" in table
+    assert "differ in" not in printed(capsys, "--table", 3, runs / "atlop_sat")
+
+
+def test_two_copies_of_a_run_do_not_differ_and_a_corrupted_copy_does(sample):
+    run, corrupted = counts(sample, 0.8, 0.8), counts(sample, 0.5, 0.5)
+    same = compare(run, run)
+    assert same.difference == 0 and same.p_value == 1 and same.low <= 0 <= same.high
+    assert verdict(same, same.p_value) == "within the noise"
+    worse = compare(run, corrupted)
+    assert worse.difference < -0.2 and worse.high < 0 and worse.p_value < 0.01
+    assert verdict(worse, worse.p_value) == "lower"
+    assert verdict(compare(corrupted, run), 0.001) == "higher"
+
+
+def test_the_p_value_is_that_of_all_reassignments(sample):
+    """Six documents: every one of the 64 ways to exchange them, counted."""
+    chance = np.random.default_rng(3)
+    gold = chance.integers(3, 9, size=6)
+    first, second = (Counts(chance.integers(0, 4, (1, 6)), chance.integers(4, 9, (1, 6)), gold) for _ in range(2))
+
+    def f1(parts):
+        return 2 * sum(c for c, _ in parts) / (sum(p for _, p in parts) + gold.sum())
+
+    left, right = (list(zip(side.correct[0], side.predicted[0], strict=True)) for side in (first, second))
+    differences = []
+    for way in range(64):
+        a = [right[i] if way >> i & 1 else left[i] for i in range(6)]
+        b = [left[i] if way >> i & 1 else right[i] for i in range(6)]
+        differences.append(f1(b) - f1(a))
+    expected = np.mean(np.abs(differences) >= abs(differences[0]) - 1e-12)
+    assert compare(first, second).p_value == pytest.approx(expected)
+
+
+def test_the_interval_is_that_of_documents_and_seeds_drawn_one_by_one():
+    chance = np.random.default_rng(3)
+    gold = chance.integers(3, 9, size=6)
+    first, second = (Counts(chance.integers(0, 4, (n, 6)), chance.integers(4, 9, (n, 6)), gold) for n in (2, 3))
+    chance, differences = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        documents, means = chance.integers(6, size=6), []
+        for side in (first, second):
+            scores = []
+            for seed in chance.integers(len(side.correct), size=len(side.correct)):
+                correct, predicted = (sum(of[seed][d] for d in documents) for of in (side.correct, side.predicted))
+                scores.append(2 * correct / (predicted + sum(gold[d] for d in documents)))
+            means.append(sum(scores) / len(scores))
+        differences.append(means[1] - means[0])
+    found = compare(first, second)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(differences, [0.025, 0.975])), abs=1e-12)
+
+
+def test_holms_correction_and_the_smallest_p():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.9]) == [1.0, 1.0] and holm([]) == []
+    assert smallest_p(5, 5) == pytest.approx(2 / 252) and smallest_p(1, 1) == 1.0
+
+
+def test_differences_are_not_tested_where_the_test_file_is_gone(runs, sample, capsys, tmp_path):
+    for path in runs.rglob("config.json"):
+        config = json.loads(path.read_text())
+        config["settings"]["test_file"] = "gone.json"
+        path.write_text(json.dumps(config))
+    table = printed(capsys, "--table", 3, runs)
+    assert "differences not tested" in table and "gone.json" in table and "Differences of test F1" not in table
+
+
+def test_unfinished_runs_are_named_and_left_out(runs, capsys):
+    (runs / "atlop_afl" / "seed_5" / "scores.json").unlink()
+    found = printed(capsys, "--table", 7, runs)
+    assert "not finished, left out: " in found and "atlop_afl/seed_5" in found
+    assert re.search(r"\nafl +1 ", found)
+
+
+@pytest.mark.parametrize(
+    ("harm", "expected"),
+    [
+        (lambda runs, sample: make_run(runs / "again", sample, "atl", 1, 0.5), r"both hold atlop with atl, seed 1"),
+        (lambda runs, sample: make_run(runs, sample, "atl", 66, 0.5, encoder="big"), "differ in encoder or data"),
+        (lambda runs, sample: (runs / "atlop_atl/seed_1/scores.json").write_text("[]"), "is not a run's"),
+        (lambda runs, sample: (runs / "atlop_atl/seed_1/result.json").unlink(), r"result\.json: no such file"),
+    ],
+)
+def test_runs_that_do_not_go_together_are_refused(runs, sample, capsys, harm, expected):
+    harm(runs, sample)
+    with pytest.raises(UserError, match=expected):
+        report.main(["--table", "3", str(runs)])
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no runs"):
+        report.main(["--table", "3", str(tmp_path)])
+    with pytest.raises(UserError, match="holds no runs"):
+        report.main(["--table", "3", str(tmp_path / "absent")])
