@@ -117,9 +117,9 @@ def test_teacher_scores_are_of_the_listed_pairs(listed, tiny_bert, tmp_path, fin
 @pytest.mark.parametrize("output", ["docred.json", "docred.spans.json"])
 def test_converted_documents_keep_their_pairs(output, write, tmp_path):
     convert = tmp_path / output
-    prepro.convert_one([str(write(THREE))], str(convert), None)
+    prepro.convert_all([str(write(THREE))], str(convert), None)
     again = tmp_path / "again.json"
-    prepro.convert_one([str(convert)], str(again), None)
+    prepro.convert_all([str(convert)], str(again), None)
     [expected], [found] = load_documents(write(THREE)), load_documents(again)
     assert found["pairs"] == expected["pairs"] and found["labels"] == expected["labels"]
     assert [[m["pos"] for m in e] for e in found["vertexSet"]] == [[m["pos"] for m in e] for e in expected["vertexSet"]]

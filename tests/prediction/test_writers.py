@@ -15,7 +15,9 @@ from trainings import EMPTY
 import predict
 from hingeabl.errors import UserError
 from hingeabl.training.inference import Predictions
-from hingeabl.writers import by_extension, json_csv_cypher, networks
+from hingeabl.writers import networks
+from hingeabl.writers.by_extension import FORMS, form_of
+from hingeabl.writers.json_csv_cypher import Csv, JsonLines, JsonList
 from hingeabl.writers.writer import key_of
 
 networkx = pytest.importorskip("networkx")
@@ -83,7 +85,7 @@ def document(title, *entities):
 def written(ending, documents, entries, group=2):
     """What a form makes of documents, in groups, and of the predictions of each: bytes."""
     file = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="")
-    writer = by_extension.form_of(f"found{ending}")(file)
+    writer = form_of(f"found{ending}")(file)
     writer.begin()
     for start in range(0, len(documents), group):
         writer.add(documents[start : start + group], entries[start : start + group])
@@ -292,7 +294,7 @@ def test_a_picture_of_too_many_entities_is_refused(monkeypatch):
         written(".svg", [document("A", ["a"], ["b"], ["c"])], [[]])
 
 
-@pytest.mark.parametrize("ending", by_extension.FORMS)
+@pytest.mark.parametrize("ending", FORMS)
 def test_no_documents_and_documents_without_entities_or_predictions_are_written(ending):
     lonely = [document("A", ["a"])]
     for documents in ([], [EMPTY], lonely):
@@ -324,7 +326,7 @@ def test_the_forms_that_stream_keep_nothing_between_documents():
     for ending in (".json", ".jsonl", ".csv", ".nt", ".ttl", ".cypher"):
         sizes = []
         for count in (1, 50):
-            writer = by_extension.form_of(ending)(io.StringIO())
+            writer = form_of(ending)(io.StringIO())
             writer.begin()
             documents = [document(f"{number}", ["a"], ["b"]) for number in range(count)]  # equal ones are one in RDF
             writer.add(documents, [[entry(doc, 0, 1)] for doc in documents])
@@ -343,7 +345,7 @@ def test_the_forms_that_stream_keep_nothing_between_documents():
 def outputs(trained, sample, tmp_path_factory):
     """predict.py's output for the sample's test file, in every form: ending -> path."""
     folder, found = tmp_path_factory.mktemp("forms"), {}
-    for ending in by_extension.FORMS:
+    for ending in FORMS:
         found[ending] = folder / f"found{ending}"
         files = ["--input", str(sample / "test.json"), "--output", str(found[ending])]
         predict.main(["--load_path", str(trained), *files])
@@ -395,8 +397,5 @@ def test_other_endings_are_refused(name, tmp_path):
 
 
 def test_an_ending_in_capitals_tells_the_same_form():
-    assert (
-        by_extension.form_of("A.CSV") is json_csv_cypher.Csv
-        and by_extension.form_of("A.JSONL") is json_csv_cypher.JsonLines
-    )
-    assert by_extension.form_of("-") is by_extension.form_of("found") is json_csv_cypher.JsonList
+    assert form_of("A.CSV") is Csv and form_of("A.JSONL") is JsonLines
+    assert form_of("-") is form_of("found") is JsonList
