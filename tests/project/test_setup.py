@@ -32,6 +32,7 @@ NEW_DRIVER = 'echo "NVIDIA H100, 580.65.06, 9.0"'
 BROKEN = 'echo "NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver"; exit 9'
 NO_CAPABILITY = 'case "$*" in *compute_cap*) echo "Field is not valid"; exit 2 ;; *) echo "Tesla V100, %s" ;; esac'
 PIP_INSTALL = "pip install --quiet --disable-pip-version-check -r scripts/requirements/"
+CLONE_INSTALL = "pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e ."
 UV_INSTALL = "uv pip install --quiet --python {clone}/.venv/bin/python --torch-backend {build} torch==2.13.0"
 
 
@@ -68,11 +69,12 @@ def source_setup(machine, *, fails=False, **variables):
 
 
 def set_up(machine, *, fails=False, **variables):
-    """Source setup.sh; (the commands of pip and uv, the one of the lock file left out; output; errors)."""
+    """Source setup.sh; (the commands of pip and uv, those of the lock file and of the clone left out; output; errors)."""
     clone, log = machine.parent / "clone", machine.parent / "log"
     done = source_setup(machine, fails=fails, **variables)
     commands = log.read_text().replace(str(clone), "{clone}").splitlines()
     if not fails:
+        assert commands.pop() == CLONE_INSTALL
         assert commands.pop().endswith(f"{PIP_INSTALL}requirements.lock")
         assert (clone / ".venv/installed").exists()
     warnings = [line for line in done.stderr.splitlines() if not line.startswith("WARNING: torch: ")]  # the doctor's
@@ -190,7 +192,7 @@ def test_extras_are_added_where_they_are_wanted_once_and_again_when_their_lock_c
         source_setup(machine, **variables)
         return [line.removeprefix(PIP_INSTALL) for line in log.read_text().splitlines()]
 
-    assert installed() == ["requirements.lock"]
+    assert installed() == ["requirements.lock", CLONE_INSTALL]
     assert installed(EXTRAS="yes") == ["extras.lock", "spacy_model.lock"]
     assert installed(EXTRAS="yes") == []
     with (clone / "scripts/requirements/extras.lock").open("a") as file:
