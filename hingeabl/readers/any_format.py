@@ -78,7 +78,9 @@ def files_of(path: str, kind: str | None) -> list[str]:
     inside = sorted(
         file
         for file in folder.rglob("*")
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if file.is_file()
+        and file.suffix != ".tmp"  # an output that is being written
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     )
     annotations = [file for file in inside if file.suffix == ".ann"]
     texts = [file for file in inside if file.suffix in OF_TEXT]

@@ -193,7 +193,7 @@ def test_missing_and_unfit_files_are_refused(run, documents, tmp_path):
         assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["docs.json"]
 
     refused("none.json: no such file", source=tmp_path / "none.json")
-    refused(r"is a folder; pass a file in it: docs\.json$", source=tmp_path)
+    refused(r"is a folder without \.ann files or texts; it has docs\.json: pass these$", source=tmp_path)
     refused("config.json: no such file", load_path=tmp_path)
     refused("is a folder; name a file", output=tmp_path)
     refused("cannot be written", output=docs / "found.json")

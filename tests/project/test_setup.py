@@ -69,7 +69,7 @@ def source_setup(machine, *, fails=False, **variables):
 
 
 def set_up(machine, *, fails=False, **variables):
-    """Source setup.sh; (the commands of pip and uv, those of the lock file and of the clone left out; output; errors)."""
+    """Source setup.sh; (the commands of pip and uv, but for those of lock file and clone; output; errors)."""
     clone, log = machine.parent / "clone", machine.parent / "log"
     done = source_setup(machine, fails=fails, **variables)
     commands = log.read_text().replace(str(clone), "{clone}").splitlines()

@@ -140,12 +140,14 @@ def test_a_line_over_lengths_is_of_the_seeds_that_all_its_points_have(sample, tm
             path = make_run(tmp_path / str(steps), sample, "atl", seed, ALL) / "timing.json"
             path.write_text(json.dumps({"steps": steps}))
     runs, _ = report.read_all_runs([str(tmp_path)])
-    line = FIGURES["length"](runs).axes[0].lines[0]
+    axes = FIGURES["length"](runs).axes[0]
+    line, [label] = axes.lines[0], axes.get_legend_handles_labels()[1]
     of_seed = {run.timing["steps"]: 100 * run.scores["test"]["f1"] for run in runs if run.seed == 1}
-    assert dict(zip(*line.get_data(), strict=True)) == pytest.approx(of_seed) and ", seed 1" in line.get_label()
+    assert dict(zip(*line.get_data(), strict=True)) == pytest.approx(of_seed) and ", seed 1" in label
     others = [run for run in runs if (run.timing["steps"], run.seed) in ((60, 5), (20, 1))]
-    line = FIGURES["length"](others).axes[0].lines[0]
-    assert line.get_linestyle() == "None" and "20 steps: seed 1; 60 steps: seed 5" in line.get_label()
+    axes = FIGURES["length"](others).axes[0]
+    [label] = axes.get_legend_handles_labels()[1]
+    assert axes.lines[0].get_linestyle() == "None" and "20 steps: seed 1; 60 steps: seed 5" in label
 
 
 @pytest.mark.parametrize("number", [1, 3, 4, 7, "3_later"])

@@ -278,7 +278,7 @@ def test_records_make_the_list_of_their_runs(folder, records, capsys):
 def test_an_unfinished_run_is_named_below_the_list(costly, capsys):
     (costly / "documents_992" / "bert_atl" / "seed_5" / "scores.json").unlink()
     printed_list = printed(capsys, "--table", "runs", costly)
-    assert printed_list.endswith(f"not finished, left out: {costly / 'third/bert_atl/seed_5'}\n")
+    assert printed_list.endswith(f"not finished, left out: {costly / 'documents_992/bert_atl/seed_5'}\n")
 
 
 def test_no_other_table_shows_what_a_run_cost(costly, capsys):

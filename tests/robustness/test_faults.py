@@ -186,7 +186,11 @@ def test_out_of_memory_elsewhere_is_one_line_too(capsys):
 
 
 @pytest.mark.parametrize(
-    "program", ["train.py", "predict.py", "report.py", "evaluation.py", "prepro.py", "scripts/distill.py"]
+    "program",
+    [
+        *("train.py", "predict.py", "report.py", "evaluation.py", "prepro.py"),
+        *(f"scripts/{name}.py" for name in ("distill", "fuse_evidence", "publish", "serve")),
+    ],
 )
 def test_a_missing_package_is_named_with_the_remedy(program):
     code, lines = run(program, "--help", interpreter=("-S",))  # without what pip installed
