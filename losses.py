@@ -67,7 +67,7 @@ class Kind:
 @dataclass(frozen=True)
 class Loss:
     """A loss with its parameters, decision rule and, where it needs them, `priors`, float64 [relations]: each
-    relation's rate over the training pairs. What get_loss returns.
+    relation's rate over the training pairs. `shift` is added to the threshold. What get_loss returns.
 
     Most losses take scores [pairs, classes], of which class 0 is the threshold class. One with n threshold outputs has
     the other n - 1 behind the classes: `outputs` columns.
@@ -77,6 +77,7 @@ class Loss:
     kind: Kind
     parameters: dict[str, Any] = field(default_factory=dict)
     priors: Tensor | None = None
+    shift: float = 0.0
     copies: dict[Any, Tensor] = field(default_factory=dict, repr=False, compare=False)  # of priors, on other devices
 
     def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
@@ -111,7 +112,8 @@ class Loss:
 
     def threshold(self, scores: Tensor) -> Tensor:
         """The score that a relation must exceed: [pairs], or [pairs, relations] where there are several thresholds."""
-        return self.kind.threshold(scores, **self.known(self.kind.threshold, scores))
+        threshold = self.kind.threshold(scores, **self.known(self.kind.threshold, scores))
+        return threshold + self.shift if self.shift else threshold
 
     def comparable(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [pairs, classes] and one threshold [pairs] for all of a pair's relations. With several thresholds,

@@ -37,10 +37,12 @@ from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import whole_file, whole_text
 from hingeabl.outputs import check_outputs
+from hingeabl.prediction.choices import add_choices, choices_of
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.any_format import open_file, read_format, read_paths
 from hingeabl.reporting.page import about_block, documents_block, pairs_block, write_page
 from hingeabl.reporting.pairs import evidence_of, judge
+from hingeabl.training.hub import SHIPPED
 from hingeabl.training.inference import Predictions
 from hingeabl.training.saved_run import refuse_file
 from hingeabl.training.settings import positive_int
@@ -74,16 +76,24 @@ def predict_stream(
 def page_blocks(predictor: Predictor, groups: Iterator[tuple[list[Document], Predictions]]) -> Iterator[str]:
     """The page's data, from what predict_stream yields."""
     run, first = predictor.run, 0
+    classes = run.rel2id
     yield about_block(run.rel2id, [run.name], gold=False)
     for documents, found in groups:
         labels = torch.zeros(len(found.pairs["scores"]), len(run.rel2id), dtype=torch.bool)
         pairs = judge(documents, run.rel2id, found.pairs, labels, predictor.loss, run.settings.num_labels)
         yield documents_block(documents, run.rel2id)
+        rows = {
+            key: row for row, key in enumerate(zip(pairs.document.tolist(), *pairs.entities.T.tolist(), strict=True))
+        }
+        predicted = torch.zeros_like(pairs.predicted)  # without what the predictor left out
+        for number, own in enumerate(found.of_each_document()):
+            for entry in own:
+                predicted[rows[number, entry["h_idx"], entry["t_idx"]], classes[entry["r"]]] = True
         evidence = None
         if run.settings.evidence_weight is not None:
             entries = enumerate(found.of_each_document())
             evidence = evidence_of((number, entry) for number, own in entries for entry in own)
-        pairs = replace(pairs, pattern=torch.zeros_like(pairs.pattern), evidence=evidence)
+        pairs = replace(pairs, predicted=predicted, pattern=torch.zeros_like(pairs.pattern), evidence=evidence)
         yield pairs_block(0, pairs, first)
         first += len(documents)
 
@@ -138,7 +148,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Predict; `arguments` default to the command line's."""
     parser = argparse.ArgumentParser(description="Predict the relations of new documents with a trained run.")
     parser.add_argument(
-        "--load_path", required=True, help="a finished run's seed folder, or hub name (owner/name[@revision])"
+        "--load_path",
+        default=str(SHIPPED),
+        help="a finished run's seed folder, or hub name (owner/name[@revision]); default: the shipped model",
     )
     parser.add_argument(
         "--input",
@@ -151,6 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--test_batch_size", type=positive_int, help="as in train.py; default: the run's")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the run's, as in train.py")
     parser.add_argument("--device", help="default: CUDA where there is one")
+    add_choices(parser)
     args = parser.parse_args(arguments)
     check_paths(args)
     name = "standard input" if args.input == "-" else args.input
@@ -160,7 +173,9 @@ def main(arguments: list[str] | None = None) -> None:
         open_output(args.output) as output,
         whole_file(args.html) if args.html else no_page as page,
     ):
-        predictor = Predictor.from_run(args.load_path, args.device, args.precision, args.test_batch_size)
+        predictor = Predictor.from_run(
+            args.load_path, args.device, args.precision, args.test_batch_size, **choices_of(args)
+        )
         groups = predict_stream(predictor, file, name, form_of(args.output)(output), args.format)
         if page is None:
             deque(groups, maxlen=0)

@@ -32,6 +32,7 @@ from hingeabl.modeling.encoder import WINDOW, check_length, checkpoint_layers
 from hingeabl.modeling.evidence import attention_loss, evidence_loss
 from hingeabl.training import parallel
 from hingeabl.training.experiment import Experiment, prepare
+from hingeabl.training.fitted import write_fitted
 from hingeabl.training.inference import Predictions, gather, predict
 from hingeabl.training.resume import CheckpointWriter, StopRequest, failure_noted, remove_checkpoints, seed_batch
 from hingeabl.training.runs import finished_scores, print_summary, summarise
@@ -248,12 +249,21 @@ def score_epoch(training: Training) -> None:
     if not place.best or scores["f1"] > place.best["dev"]["f1"]:
         place.best = {"seed": training.seed, "best_epoch": place.epoch, "dev": scores}
         save_predictions(folder, "dev", found)
+        fit_to_dev(training.experiment, found, folder)
         save_weights(folder / "model.safetensors", training.model)
         mark = "  best"
     tqdm.write(
         f"epoch {place.epoch:>3}  dev F1 {100 * scores['f1']:6.2f}  Ign F1 {100 * scores['ign_f1']:6.2f}  "
         f"P {100 * scores['precision']:6.2f}  R {100 * scores['recall']:6.2f}{mark}"
     )
+
+
+def fit_to_dev(experiment: Experiment, found: Predictions, folder: Path) -> None:
+    """Write to a folder how probable predictions are, by dev, and the types that relations join in train."""
+    train, dev = experiment.splits["train"].documents, experiment.splits["dev"]
+    if dev.gold:
+        what = (dev.documents, dev.gold, found.pairs, found.entries, experiment.loss, experiment.rel2id)
+        write_fitted(folder, train, *what, experiment.args.num_labels)
 
 
 def score_test(training: Training) -> dict[str, Any]:
@@ -316,6 +326,8 @@ def score_saved_run(experiment: Experiment) -> None:
         print(format_scores(results[name]) or "no labels to score against")
         if output:
             save_predictions(output, name, found)
+            if name == "dev":
+                fit_to_dev(experiment, found, output)
     if output:
         write_json(output / "scores.json", results)
 

@@ -20,7 +20,7 @@ if __name__ == "__main__":
     start()  # first: it tells in one line which package is missing
 
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.reporting.publishing import publish, write_folder
+from hingeabl.reporting.publishing import Small, publish, write_folder
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,15 +32,20 @@ def main(arguments: list[str] | None = None) -> None:
     where.add_argument("--folder", metavar="OUT", help="only write the files, to a new folder; no network")
     parser.add_argument("--private", action="store_true", help="with --repo: only you may see it")
     parser.add_argument("--compress", action="store_true", help="matrices in 8 bits: a quarter of the size")
+    parser.add_argument("--scored", metavar="FOLDER", help="with --compress: what train.py --load_path wrote of it")
+    parser.add_argument("--shift", type=float, default=0.0, help="with --compress: added to the threshold for good")
     parser.add_argument("--license", help="its name on the hub, such as mit; default: other, unspecified")
     args = parser.parse_args(arguments)
+    if (args.scored or args.shift) and not args.compress:
+        raise UserError("--scored, --shift: go with --compress; a run that is not compressed has its own scores")
+    small = Small(args.scored, args.shift) if args.compress else None
     if args.folder is not None:
         if args.private:
             raise UserError("--private: is of the hub; leave it out, or pass --repo")
-        write_folder(args.run, args.folder, args.license, args.compress)
+        write_folder(args.run, args.folder, args.license, small)
         print(f"written: {args.folder}")
     else:
-        print(f"published: {publish(args.run, args.repo, args.private, args.license, args.compress)}")
+        print(f"published: {publish(args.run, args.repo, args.private, args.license, small)}")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,10 @@ if __name__ == "__main__":
 
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.prediction.answers import Limits
+from hingeabl.prediction.choices import add_choices, choices_of
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.text import load_spacy
+from hingeabl.training.hub import SHIPPED
 from hingeabl.training.saved_run import refuse_file
 from hingeabl.training.settings import positive_int
 
@@ -77,7 +79,9 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     default = Limits()
     parser = argparse.ArgumentParser(description="Answer texts and files with the predictions of a trained run.")
-    parser.add_argument("--load_path", required=True, help="a finished run's seed folder")
+    parser.add_argument(
+        "--load_path", default=str(SHIPPED), help="a finished run's seed folder; default: the shipped model"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1, this machine")
     parser.add_argument("--port", type=port_number, default=8000, help="default: 8000; 0 is any free one")
     parser.add_argument("--device", help="default: CUDA where there is one")
@@ -88,6 +92,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
         ("timeout", int(default.timeout), "seconds until a request is given up"),
     ):
         parser.add_argument(f"--{name}", type=positive_int, default=value, help=f"{what}; default: {value:,}")
+    add_choices(parser)
     return parser.parse_args(arguments)
 
 
@@ -102,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     with listening(args.host, args.port) as place:
         address, port = place.getsockname()[:2]
-        predictor = Predictor.from_run(args.load_path, args.device, args.precision)
+        predictor = Predictor.from_run(args.load_path, args.device, args.precision, **choices_of(args))
         try:
             load_spacy()
         except UserError as error:

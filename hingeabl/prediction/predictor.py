@@ -6,6 +6,8 @@ import json
 import os
 import sys
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from hingeabl.core.prepro import featurize
@@ -16,18 +18,24 @@ from hingeabl.data.schema import Document, check_document, check_types
 from hingeabl.errors import UserError
 from hingeabl.files import read_json, refuse_halves
 from hingeabl.modeling.encoder import WINDOW, max_window
+from hingeabl.prediction.choices import DEFAULT, Choices
 from hingeabl.readers.text import document_of_text
+from hingeabl.training.fitted import CONFIDENCE, TYPES, fits, read_confidence, read_types
+from hingeabl.training.hub import SHIPPED
 from hingeabl.training.inference import Predictions, predict
 from hingeabl.training.saved_run import TrainedRun, open_run
 from hingeabl.writers.writer import Entity, Entry, entities_of
 
 PRECISIONS = (None, "fp32", "bf16", "fp16")
 LONGEST_PATH = 1000  # characters
+REMEDY = (
+    "train.py --load_path RUN --output_dir NEW writes it to NEW; copy it to the run's folder, or leave the option out"
+)
 
 
 class Relation(NamedTuple):
     """A predicted relation: two entities, the relation's name between them, its name in rel2id, and its scores; margin
-    is score - threshold, above 0."""
+    is score - threshold, above 0; confidence the probability that it is right, None where the run does not tell."""
 
     head: Entity
     relation: str
@@ -36,9 +44,11 @@ class Relation(NamedTuple):
     score: float
     threshold: float
     margin: float
+    confidence: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.head.name} | {self.relation} | {self.tail.name} (margin {self.margin:.2f})"
+        sure = f"margin {self.margin:.2f}" if self.confidence is None else f"confidence {self.confidence:.2f}"
+        return f"{self.head.name} | {self.relation} | {self.tail.name} ({sure})"
 
 
 def plain_document(text: str) -> Document:
@@ -63,10 +73,13 @@ def json_or_none(text: str) -> Any:
 def relations_of(document: Document, entries: list[Entry]) -> list[Relation]:
     """The predictions of a document with its entities."""
     entities = entities_of(document, 0)
-    scores = ("r", "score", "threshold", "margin")
+    scores = ("r", "score", "threshold", "margin", "confidence")
     return [
         Relation(
-            entities[entry["h_idx"]], entry["relation"], entities[entry["t_idx"]], *(entry[field] for field in scores)
+            entities[entry["h_idx"]],
+            entry["relation"],
+            entities[entry["t_idx"]],
+            *(entry.get(field) for field in scores),  # type: ignore[arg-type]
         )
         for entry in entries
     ]
@@ -77,10 +90,27 @@ class Predictor:
     doubtful there, `cut` the documents that were longer than it reads with the mentions and entities lost,
     `predictions` what it found."""
 
-    def __init__(self, run: TrainedRun, precision: str | None = None, test_batch_size: int | None = None) -> None:
-        """`precision` and `test_batch_size` default to the run's own, as in train.py --load_path."""
-        self.run = run
-        self.loss = run.loss
+    def __init__(
+        self,
+        run: TrainedRun | None = None,
+        precision: str | None = None,
+        test_batch_size: int | None = None,
+        choices: Choices = DEFAULT,
+    ) -> None:
+        """`run` defaults to the model of this repository, `precision` and `test_batch_size` to the run's own, as in
+        train.py --load_path. Raises UserError for choices that the run has no file for."""
+        choices.check()
+        self.run = run = run or open_run(SHIPPED, pick_device(None))
+        self.choices, self.loss = choices, replace(run.loss, shift=choices.shift)
+        self.confidence = read_confidence(run.folder)
+        if choices.min_confidence and self.confidence is None:
+            raise UserError(f"min_confidence: {run.folder} has no {CONFIDENCE}; {REMEDY}")
+        known = read_types(run.folder)
+        if choices.types == "learned" and known is None:
+            raise UserError(f"types learned: {run.folder} has no {TYPES}; {REMEDY}")
+        self.types = (
+            known[0] if known and (choices.types == "learned" or (choices.types is None and known[1])) else None
+        )
         self.relations = {index: relation for relation, index in run.rel2id.items()}
         self.names: dict[str, str] = read_json(RELATION_NAMES)
         self.device = next(run.model.parameters()).device
@@ -98,15 +128,23 @@ class Predictor:
 
     @classmethod
     def from_run(
-        cls, name: str, device: str | None = None, precision: str | None = None, test_batch_size: int | None = None
+        cls,
+        name: str | Path = SHIPPED,
+        device: str | None = None,
+        precision: str | None = None,
+        test_batch_size: int | None = None,
+        **choices: Any,
     ) -> Predictor:
-        """The predictor of a finished run: its seed folder, or its name on the hub, owner/name[@revision]. Raises
-        UserError where it cannot be loaded, and for options that are none."""
+        """The predictor of a finished run: its seed folder, or its name on the hub, owner/name[@revision]; by default
+        the model of this repository. `choices` are fields of Choices. Raises UserError where it cannot be loaded, and
+        for options that are none."""
+        wanted = Choices(**choices)
+        wanted.check()
         if precision not in PRECISIONS:
             raise UserError(f"precision {precision!r}: is none of {', '.join(map(repr, PRECISIONS))}; correct it")
         if test_batch_size is not None and test_batch_size < 1:
             raise UserError(f"test_batch_size {test_batch_size}: must be a whole number above 0; correct it")
-        return cls(open_run(name, pick_device(device)), precision, test_batch_size)
+        return cls(open_run(name, pick_device(device)), precision, test_batch_size, wanted)
 
     def __call__(self, text: str | Document) -> list[Relation]:
         """The relations of a plain text, whose entities spaCy finds, or of a document in DocRED's schema.
@@ -145,9 +183,9 @@ class Predictor:
     def predict_group(self, documents: list[Document]) -> Predictions:
         """Predictions of checked documents without labels, which `warn` is called after.
 
-        The entries {title, h_idx, t_idx, r, relation, score, threshold, margin}, with `evidence` where the run tells
-        it, are in the documents' order: `relation` is r's name, or r where it has none; margin is score - threshold,
-        above 0. Raises UserError for scores that are not finite.
+        The entries {title, h_idx, t_idx, r, relation, score, threshold, margin}, with `evidence` and `confidence` where
+        the run tells them, are in the documents' order: `relation` is r's name, or r where it has none; margin is
+        score - threshold, above 0. Raises UserError for scores that are not finite.
         """
         settings = self.run.settings
         features = featurize(
@@ -175,8 +213,13 @@ class Predictor:
             title="scoring",
             with_scores=True,
         )
+        kept = [
+            [named for entry in entries if (named := self.named(entry, document))]
+            for document, entries in zip(documents, found.of_each_document(), strict=True)
+        ]
+        found = found._replace(entries=[entry for own in kept for entry in own], counts=tuple(map(len, kept)))
         self.predictions += len(found.entries)
-        return found._replace(entries=[self.with_name(entry) for entry in found.entries])
+        return found
 
     def warn(self, where: str) -> None:
         """Say on stderr, opening with `where`, what was doubtful, and what was lost of documents that were cut."""
@@ -190,7 +233,14 @@ class Predictor:
                 file=sys.stderr,
             )
 
-    def with_name(self, entry: dict[str, Any]) -> Entry:
-        """The prediction with its relation's name, after the relation."""
+    def named(self, entry: dict[str, Any], document: Document) -> Entry | None:
+        """The prediction with its relation's name, after the relation, and its confidence; None where it is not
+        wanted."""
+        if self.types is not None and not fits(self.types, document, entry):
+            return None
         scores = {field: entry.pop(field) for field in ("score", "threshold", "margin")}
+        if self.confidence is not None:
+            scores["confidence"] = self.confidence.of(scores["margin"] + self.choices.shift)
+            if scores["confidence"] < self.choices.min_confidence:
+                return None
         return {**entry, "relation": self.names.get(entry["r"], entry["r"]), **scores}

@@ -15,18 +15,29 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.util import minibatch
 
+from hingeabl.prediction.choices import DEFAULT
 from hingeabl.prediction.predictor import Predictor, Relation, relations_of
 from hingeabl.readers.text import document_of_doc
+from hingeabl.training.hub import SHIPPED
 from hingeabl.writers.writer import Entity
 
 FOUND = "hingeabl"  # under this name a document keeps its relations as plain lists, which spaCy can store
 
 
-@Language.factory("hingeabl", default_config={"device": None})
-def make_component(nlp: Language, name: str, run: str, device: str | None) -> Component:
-    """The component of the finished run `run`, on `device` (default: CUDA where there is one). Raises UserError where
-    the run cannot be loaded."""
-    return Component(Predictor.from_run(run, device))
+@Language.factory("hingeabl", default_config={"run": None, "device": None, **DEFAULT._asdict()})
+def make_component(
+    nlp: Language,
+    name: str,
+    run: str | None,
+    device: str | None,
+    min_confidence: float,
+    types: str | None,
+    shift: float,
+) -> Component:
+    """The component of the finished run `run` (default: the model of this repository), on `device` (default: CUDA where
+    there is one); the others are fields of Choices. Raises UserError where the run cannot be loaded."""
+    choices: dict[str, Any] = {"min_confidence": min_confidence, "types": types, "shift": shift}
+    return Component(Predictor.from_run(SHIPPED if run is None else run, device, **choices))
 
 
 class Component:

@@ -94,6 +94,8 @@ def decision_text(config: dict[str, Any]) -> str:
     }
     text = f"For a pair of entities, a relation is predicted if its score exceeds {decision['threshold']}"
     text += f"{limits.get(decision['rule'], '')}."
+    if shift := decision.get("threshold_shift"):
+        text += f" After the training {shift:.4g} was added to the threshold, which gives the highest F1 on dev."
     parameters = [f"{name} {shown(value)}" for name, value in config["loss"].items() if name != "name"]
     return f"{text} The loss's parameters ({', '.join(parameters)}) play no part in it." if parameters else text
 

@@ -7,13 +7,15 @@ import json
 import os
 import re
 import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
 
-from hingeabl.core.losses import get_loss, threshold_class, threshold_of_group, zero_threshold
+from hingeabl.core.evaluation import are_scores
+from hingeabl.core.losses import Loss, get_loss, threshold_class, threshold_of_group, zero_threshold
 from hingeabl.errors import UserError, remedy_of
 from hingeabl.files import read_json
 from hingeabl.machine import looks_like_path
@@ -21,6 +23,7 @@ from hingeabl.modeling.checkpoints import read_weights
 from hingeabl.modeling.compressed import compress
 from hingeabl.reporting.card import front_matter, write_card
 from hingeabl.reporting.records import Run, read_run
+from hingeabl.training.fitted import CONFIDENCE, TYPES
 from hingeabl.training.hub import ENCODER_FILES, ENCODER_NAMES, NAME, WEIGHTS, refuse
 from hingeabl.training.saved_run import open_run, refuse_unfinished
 from hingeabl.training.settings import NOT_COMPARED, Settings
@@ -30,15 +33,25 @@ UNCHANGED = (WEIGHTS, "model.json", "rel2id.json", "scores.json")
 Files = dict[str, "Path | bytes"]  # by name: a file to copy, or its content
 
 
-def publish(folder: str | Path, repo: str, private: bool, license: str | None, compressed: bool = False) -> str:
-    """Upload a finished run to the hub's model `repo`, made if it is not there; returns its address.
+@dataclass(frozen=True)
+class Small:
+    """A run to be compressed; `scored`, the folder that train.py --load_path wrote of it when compressed; `shift` is
+    added to its threshold, in the weights."""
+
+    scored: str | None = None
+    shift: float = 0.0
+
+
+def publish(folder: str | Path, repo: str, private: bool, license: str | None, small: Small | None = None) -> str:
+    """Upload a finished run to the hub's model `repo`, made if it is not there, compressed if `small` is given; returns
+    its address.
 
     Raises UserError for an unfinished run, a name that is none, a public model where a private one is wanted, and where
     the hub cannot be reached or refuses.
     """
     if not NAME.fullmatch(repo):
         raise UserError(f"--repo {repo}: is no name on the hub; pass owner/name")
-    files = files_of(Path(folder), repo, license, compressed)
+    files = files_of(Path(folder), repo, license, small)
     from huggingface_hub import CommitOperationAdd, HfApi  # here, since it takes a while
 
     api, public = HfApi(), False
@@ -55,13 +68,13 @@ def publish(folder: str | Path, repo: str, private: bool, license: str | None, c
     return address
 
 
-def write_folder(folder: str | Path, output: str | Path, license: str | None, compressed: bool = False) -> None:
+def write_folder(folder: str | Path, output: str | Path, license: str | None, small: Small | None = None) -> None:
     """Write what `publish` uploads to a new folder, whole or not at all. Raises UserError for an unfinished run, a
     folder that is there already and not empty, and one that cannot be written."""
     output = Path(os.path.abspath(output))
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise UserError(f"--folder {output}: is there already; name a new folder")
-    files = files_of(Path(folder), "owner/name", license, compressed)
+    files = files_of(Path(folder), "owner/name", license, small)
     scratch = output.with_name(f".{output.name}.tmp")
     made = [above for above in output.parents if not above.exists()]
     try:
@@ -83,10 +96,10 @@ def write_folder(folder: str | Path, output: str | Path, license: str | None, co
         raise
 
 
-def files_of(folder: Path, name: str, license: str | None, compressed: bool = False) -> Files:
-    """What is published of a finished run: the files that load it, its weights `compressed` or as they are, config.json
-    without the machine's paths, and a card README.md for the model `name`. Raises UserError where the run is not
-    whole."""
+def files_of(folder: Path, name: str, license: str | None, small: Small | None = None) -> Files:
+    """What is published of a finished run: the files that load it, its weights compressed where `small` is given, else
+    as they are, config.json without the machine's paths, and a card README.md for the model `name`. Raises UserError
+    where the run is not whole, or the compressed one was not scored."""
     if not folder.is_dir():
         raise UserError(f"{folder}: is no folder; pass the folder of a finished run's seed")
     if license and not re.fullmatch(r"[a-z0-9.-]+", license):
@@ -96,17 +109,45 @@ def files_of(folder: Path, name: str, license: str | None, compressed: bool = Fa
     relations = {index: relation for relation, index in opened.rel2id.items()}
     needed = ENCODER_NAMES | {Path(name).name for name in opened.tokenizer.vocab_files_names.values()}
     run = read_run(folder)
+    if small and small.scored:
+        run = replace(run, scores=run.scores | scores_of(Path(small.scored)))
     config = published_config(run.config, relations[0])
+    if small and small.shift:
+        config["decision"]["threshold_shift"] = small.shift
     encoder = run.config["settings"]["model_name_or_path"]
     base_model = None if looks_like_path(encoder) or os.path.isdir(encoder) else encoder
     card = front_matter(run, base_model, license) + "\n" + write_card(config, run, seeds_of(run), name)
     files: Files = {file: folder / file for file in UNCHANGED}
+    fitted = Path(small.scored) if small and small.scored else folder
+    files |= {name: fitted / name for name in (CONFIDENCE, TYPES) if (fitted / name).exists()}
     for path in sorted(path for pattern in ENCODER_FILES for path in folder.glob(pattern)):
         if path.name in needed:
             files[f"encoder/{path.name}"] = encoder_file(path)
-    if compressed:
-        files[WEIGHTS] = save(compress(read_weights(folder / WEIGHTS)))
+    if small:
+        weights = read_weights(folder / WEIGHTS)
+        shift_threshold(weights, opened.loss, small.shift)
+        files[WEIGHTS] = save(compress(weights))
+        files["scores.json"] = as_json(run.scores)
     return {**files, "config.json": as_json(config), "README.md": card.encode()}
+
+
+def shift_threshold(weights: dict[str, torch.Tensor], loss: Loss, shift: float) -> None:
+    """Add `shift` to the threshold, in the bias of the last layer. Raises UserError for a loss with several."""
+    bias = weights["classifier.bias" if "classifier.bias" in weights else "bilinear.bias"]
+    if shift and loss.kind.threshold is threshold_class:
+        bias[0] += shift
+    elif shift and loss.kind.threshold is zero_threshold:
+        bias[1:] -= shift
+    elif shift:
+        raise UserError(f"--shift: the loss {loss.name} has no threshold for all relations; leave it out")
+
+
+def scores_of(folder: Path) -> dict[str, Any]:
+    """The scores {dev, test} that train.py --load_path wrote to `folder`. Raises UserError where it holds none."""
+    found = read_json(folder / "scores.json")
+    if not isinstance(found, dict) or not all(are_scores(found.get(split)) for split in ("dev", "test")):
+        raise UserError(f"{folder}/scores.json: holds no scores of dev and test; run train.py --load_path again")
+    return {split: found[split] for split in ("dev", "test")}
 
 
 def as_json(value: Any) -> bytes:

@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
+from hingeabl.core import ROOT
 from hingeabl.errors import UserError, first_line
 from hingeabl.machine import hub_hint, looks_like_path, without_password
 
+SHIPPED = ROOT / "models" / "redocred_minilm"  # the trained model of this repository, used where none is named
 WEIGHTS = "model.safetensors"
 NEEDED = ("config.json", "model.json", "rel2id.json", "encoder/config.json")  # besides the weights
 ENCODER_FILES = ("encoder/*.json", "encoder/*.txt", "encoder/*.model")  # configuration and tokenizer; never a pickle
@@ -19,7 +21,7 @@ ENCODER_NAMES = {  # of them those that any encoder may have; its tokenizer know
     "special_tokens_map.json",
     "added_tokens.json",
 }
-SMALL_FILES = [*NEEDED, "scores.json", *ENCODER_FILES]
+SMALL_FILES = [*NEEDED, "scores.json", "confidence.json", "types.json", *ENCODER_FILES]
 NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 NAME_AT = re.compile(rf"({NAME.pattern})(?:@([A-Za-z0-9_][\w./-]*))?", re.ASCII)
 MEANINGS = {

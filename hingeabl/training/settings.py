@@ -17,7 +17,7 @@ from hingeabl.core.prepro import ENTITY_MARKERS
 from hingeabl.data.documents import DEFAULT_REL2ID
 from hingeabl.errors import UserError
 from hingeabl.files import read_json
-from hingeabl.training.hub import resolve_run
+from hingeabl.training.hub import SHIPPED, resolve_run
 
 
 def number_type(kind: type, name: str, fits: Callable[[Any], bool], several: str = "") -> Callable[[str], Any]:
@@ -153,7 +153,7 @@ class OutputSettings:
     load_path: str | None = setting(
         None,
         "score instead of training: a finished run's seed folder or hub name (owner/name[@revision]), or a checkpoint "
-        "(.pt, safetensors) of the encoder --model_name_or_path",
+        "(.pt, safetensors) of the encoder --model_name_or_path; without a value the shipped model",
         compared=False,
     )
     wandb_project: str | None = setting(None, "also log to Weights & Biases, if it is installed", compared=False)
@@ -183,7 +183,8 @@ def build_parser() -> argparse.ArgumentParser:
                 *names,
                 type=field.metadata["kind"],
                 choices=field.metadata["choices"],
-                nargs="+" if isinstance(field.default, tuple) else None,
+                nargs="?" if field.name == "load_path" else "+" if isinstance(field.default, tuple) else None,
+                const=str(SHIPPED) if field.name == "load_path" else None,
                 default=list(field.default) if isinstance(field.default, tuple) else field.default,
                 help=field.metadata["help"] + ("" if field.default is None else " (default: %(default)s)"),
             )

@@ -42,13 +42,26 @@ class Csv(Writer):
     def begin(self) -> None:
         """Write the header."""
         self.rows = csv.writer(self.output)
-        self.rows.writerow("title h_idx head t_idx tail r relation score threshold margin head_id tail_id".split())
+        self.rows.writerow(
+            "title h_idx head t_idx tail r relation score threshold margin head_id tail_id confidence".split()
+        )
 
     def relation(self, head: Entity, tail: Entity, entry: Entry) -> None:
         """Write a row."""
         scores = [entry[field] for field in ("score", "threshold", "margin")]
         pair = [entry["h_idx"], head.name, entry["t_idx"], tail.name]
-        self.rows.writerow([entry["title"], *pair, entry["r"], entry["relation"], *scores, head.id, tail.id])
+        self.rows.writerow(
+            [
+                entry["title"],
+                *pair,
+                entry["r"],
+                entry["relation"],
+                *scores,
+                head.id,
+                tail.id,
+                entry.get("confidence", ""),
+            ]
+        )
 
 
 def escaped(text: str, special: dict[str, str], other: Callable[[int], str]) -> str:

@@ -16,7 +16,7 @@ from hingeabl.data.schema import Document, MadeTitle
 from hingeabl.errors import UserError
 
 PLACED = ("name", "sent_id", "pos")
-Entry = dict[str, Any]  # a prediction: {title, h_idx, t_idx, r, relation, score, threshold, margin}
+Entry = dict[str, Any]  # a prediction: {title, h_idx, t_idx, r, relation, score, threshold, margin}, and {confidence}
 
 
 class Entity(NamedTuple):
@@ -65,10 +65,9 @@ def entities_of(document: Document, place: int) -> list[Entity]:
 
 
 def edge_properties(entry: Entry) -> Entry:
-    """What an edge holds: {r, relation, score, threshold, margin, document}."""
-    return {field: entry[field] for field in ("r", "relation", "score", "threshold", "margin")} | {
-        "document": entry["title"]
-    }
+    """What an edge holds: {r, relation, score, threshold, margin, document}, and confidence where the entry has it."""
+    fields = ("r", "relation", "score", "threshold", "margin", "confidence")
+    return {field: entry[field] for field in fields if field in entry} | {"document": entry["title"]}
 
 
 class Writer:

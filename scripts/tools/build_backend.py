@@ -30,7 +30,8 @@ def build_wheel(wheel_directory: str, config_settings: Any = None, metadata_dire
         package = shutil.copytree(ROOT / "hingeabl", Path(scratch, "hingeabl"), ignore=shutil.ignore_patterns("*.pyi"))
         for path in [*ROOT.glob("*.py"), ROOT / "CITATION.cff", ROOT / "requirements.txt"]:
             shutil.copy(path, package / "core")
-        shutil.copytree(ROOT / "meta", package / "core" / "meta")
+        for folder in ("meta", "models"):
+            shutil.copytree(ROOT / folder, package / "core" / folder)
         before = os.getcwd()
         os.chdir(scratch)
         try:

@@ -1,6 +1,6 @@
 "use strict";
 // The page of scripts/serve.py. It sends a text or a file to /api/predict and shows the answer,
-//   {documents: [{title, sents, vertexSet, predictions: [{h_idx, t_idx, r, relation, score, threshold, margin}]}], warnings}.
+//   {documents: [{title, sents, vertexSet, predictions: [{h_idx, t_idx, r, relation, score, threshold, margin, confidence}]}], warnings}.
 // What a document or the server says reaches the page as textContent only.
 const MOST_ROWS = 500; // of the table
 const MOST_EDGES = 80; // of the graph
@@ -170,10 +170,11 @@ function textOf(sents, entities) {
   });
 }
 
-function rowOf({ h_idx: head, t_idx: tail, r, relation, score, threshold, margin }, entities) {
+function rowOf({ h_idx: head, t_idx: tail, r, relation, score, threshold, margin, confidence }, entities) {
   const end = (entity) => element("td", {}, element("span", { className: `type ${entities[entity].colour}`, textContent: entities[entity].name || `entity ${entity}` }));
   const scores = `score ${score.toFixed(2)}, threshold ${threshold.toFixed(2)}`;
   return pickable(element("tr", {}, end(head), element("td", { textContent: relation, title: r }), end(tail),
+    element("td", { className: "number", textContent: confidence === undefined ? "" : confidence.toFixed(2) }),
     element("td", { className: "number", textContent: margin.toFixed(2), title: scores })), [head, tail]);
 }
 

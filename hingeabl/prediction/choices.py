@@ -1,0 +1,52 @@
+"""Which of the relations that a run predicts are wanted, as options of the programs, Python and spaCy."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any, NamedTuple
+
+from hingeabl.errors import UserError
+
+
+class Choices(NamedTuple):
+    """Which of the relations that the run predicts are wanted.
+
+    min_confidence  only those that are right with at least this probability
+    types           "learned" drops those whose entities' types the relation was never seen with in training, "any"
+                    keeps them; None is "learned" where the run knows them and dev F1 does not fall
+    shift           a number that is added to the threshold: more than 0 predicts fewer relations, less predicts more
+    """
+
+    min_confidence: float = 0.0
+    types: str | None = None
+    shift: float = 0.0
+
+    def check(self) -> None:
+        """Raise UserError for choices that are none."""
+        if not 0 <= self.min_confidence <= 1:
+            raise UserError(f"min_confidence {self.min_confidence:g}: must be from 0 to 1; correct it")
+        if self.types not in (None, "learned", "any"):
+            raise UserError(f"types {self.types!r}: is neither 'learned' nor 'any'; correct it")
+        if not math.isfinite(self.shift):
+            raise UserError(f"shift {self.shift}: must be a finite number; correct it")
+
+
+DEFAULT = Choices()
+
+
+def add_choices(parser: argparse.ArgumentParser) -> None:
+    """Options of a command line for the fields of Choices."""
+    parser.add_argument("--min_confidence", type=float, default=0.0, help="only relations that are as probable; 0 to 1")
+    parser.add_argument(
+        "--types",
+        choices=("learned", "any"),
+        help="learned: no relation between types that it was never seen with in training; default: learned where the "
+        "run knows them and dev F1 does not fall",
+    )
+    parser.add_argument("--shift", type=float, default=0.0, help="added to the threshold; default: 0")
+
+
+def choices_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What add_choices' options say, for Predictor.from_run."""
+    return {name: getattr(args, name) for name in Choices._fields}
