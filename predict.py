@@ -3,9 +3,9 @@
     python predict.py --load_path runs/quickstart/atl/seed_1 --input docs.json --output predictions.json
     python predict.py --load_path runs/quickstart/atl/seed_1 --input - < document.json
 
-The ending of --output tells its form (FORMS in hingeabl/writers/by_extension.py). --html FILE also writes a page to
-look at them. Memory holds GROUP documents and their predictions, however large the input is; GraphML and pictures hold
-the whole graph.
+--min_confidence, --types and --shift choose among them. The ending of --output tells its form (FORMS in
+hingeabl/writers/by_extension.py). --html FILE also writes a page to look at them. Memory holds GROUP documents and
+their predictions, however large the input is; GraphML and pictures hold the whole graph.
 """
 
 from __future__ import annotations

@@ -52,14 +52,14 @@ END
 
 echo
 echo "Relations of docs/example.spans.json by the trained model of this repository, models/redocred_minilm (confidence):"
-python predict.py --input docs/example.spans.json --min_confidence 0.6 --output "$RUNS/example.csv"
-python - "$RUNS/example.csv" <<'END'
-import csv
-import sys
+python - <<'END'
+from hingeabl.core import ROOT
+from hingeabl.prediction.predictor import Predictor
+from hingeabl.readers.any_format import read_paths
 
-with open(sys.argv[1], newline="", encoding="utf-8") as file:
-    for row in sorted(csv.DictReader(file), key=lambda row: -float(row["confidence"])):
-        print(f"    {row['head']} | {row['relation']} | {row['tail']} ({float(row['confidence']):.2f})")
+[document] = read_paths([str(ROOT / "docs/example.spans.json")], None, False)
+for relation in sorted(Predictor.from_run(min_confidence=0.6)(document), key=lambda relation: -relation.confidence):
+    print(f"    {relation}")
 END
 
 cat <<'END'

@@ -4,7 +4,7 @@
 set -euo pipefail
 LOSS=${1:?usage: bash scripts/run_bert.sh LOSS; the losses are listed by: python train.py --help}
 source "$(dirname "$0")/setup.sh"
-source scripts/size.sh
+source scripts/tools/size.sh
 
 exec python train.py \
     --model_name_or_path bert-base-cased \

@@ -9,7 +9,7 @@ set -euo pipefail
 LOSS=${1:-atl}
 [ -z "${DISTANT:-}" ] || DISTANT=$(realpath -m "$DISTANT")
 source "$(dirname "$0")/setup.sh"
-source scripts/size.sh
+source scripts/tools/size.sh
 if [ "${SIZE:-full}" = sample ]; then
     DISTANT=${DISTANT:-$PWD/dataset/sample/train_distant.json}
     SIZE_ARGS+=(--seeds 1) # a few minutes in all

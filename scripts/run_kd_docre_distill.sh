@@ -7,7 +7,7 @@
 set -euo pipefail
 [ -z "${DISTANT:-}" ] || DISTANT=$(realpath -m "$DISTANT")
 source "$(dirname "$0")/setup.sh"
-source scripts/size.sh
+source scripts/tools/size.sh
 DATA=dataset/redocred
 if [ "${SIZE:-full}" = sample ]; then
     DATA=dataset/sample

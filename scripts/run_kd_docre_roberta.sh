@@ -4,7 +4,7 @@
 set -euo pipefail
 LOSS=${1:-afl}
 source "$(dirname "$0")/setup.sh"
-source scripts/size.sh
+source scripts/tools/size.sh
 
 exec python train.py \
     --backbone kd_docre \

@@ -15,7 +15,7 @@
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
 source scripts/setup.sh
-source scripts/size.sh
+source scripts/tools/size.sh
 source scripts/tools/sweep_list.sh
 
 trap 'pkill -USR1 -s 0 -f train.py' USR1 TERM # of this job's session

@@ -6,7 +6,7 @@
 # scripts/slurm_sweep.sh runs the same list on SLURM.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
-source scripts/size.sh
+source scripts/tools/size.sh
 source scripts/tools/sweep_list.sh
 
 if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then

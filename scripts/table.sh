@@ -6,7 +6,7 @@
 set -euo pipefail
 NUMBER=${1:?usage: bash scripts/table.sh NUMBER, one of 1 to 7, 3_later, precision, thresholds}
 source "$(dirname "$0")/setup.sh"
-source scripts/size.sh
+source scripts/tools/size.sh
 LOSSES="atl balanced_softmax afl aml sat mean_sat hingeabl hingeabl_released"
 
 case $NUMBER in

@@ -14,7 +14,7 @@ class Choices(NamedTuple):
 
     min_confidence  only those that are right with at least this probability
     types           "learned" drops those whose entities' types the relation was never seen with in training, "any"
-                    keeps them; None is "learned" where the run knows them and dev F1 does not fall
+                    keeps them; None is "learned" for the shipped model, and "any" for others
     shift           a number that is added to the threshold: more than 0 predicts fewer relations, less predicts more
     """
 
@@ -41,8 +41,8 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--types",
         choices=("learned", "any"),
-        help="learned: no relation between types that it was never seen with in training; default: learned where the "
-        "run knows them and dev F1 does not fall",
+        help="learned: no relation between types that it was never seen with in training; default: learned with the "
+        "shipped model, any with others",
     )
     parser.add_argument("--shift", type=float, default=0.0, help="added to the threshold; default: 0")
 

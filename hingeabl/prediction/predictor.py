@@ -109,7 +109,9 @@ class Predictor:
         if choices.types == "learned" and known is None:
             raise UserError(f"types learned: {run.folder} has no {TYPES}; {REMEDY}")
         self.types = (
-            known[0] if known and (choices.types == "learned" or (choices.types is None and known[1])) else None
+            known[0]
+            if known and (choices.types == "learned" or (choices.types is None and known[1] and run.folder == SHIPPED))
+            else None
         )
         self.relations = {index: relation for relation, index in run.rel2id.items()}
         self.names: dict[str, str] = read_json(RELATION_NAMES)

@@ -4,7 +4,7 @@ import json
 
 import predict
 
-FIELDS = ["title", "h_idx", "t_idx", "r", "relation", "score", "threshold", "margin"]
+FIELDS = ["title", "h_idx", "t_idx", "r", "relation", "score", "threshold", "margin", "confidence"]
 
 
 def predict_file(run, documents, folder, *more):

@@ -80,10 +80,10 @@ def test_groups_change_neither_predictions_nor_order(run, documents, tmp_path, m
     whole = predict_file(run, more, tmp_path)
     monkeypatch.setattr(predict, "GROUP", 2)
     grouped = predict_file(run, more, tmp_path, "--test_batch_size", "1")
-    assert [{**entry, "score": 0, "threshold": 0, "margin": 0} for entry in grouped] == [
-        {**entry, "score": 0, "threshold": 0, "margin": 0} for entry in whole
+    assert [{**entry, "score": 0, "threshold": 0, "margin": 0, "confidence": 0} for entry in grouped] == [
+        {**entry, "score": 0, "threshold": 0, "margin": 0, "confidence": 0} for entry in whole
     ]
-    for name in ("score", "threshold"):
+    for name in ("score", "threshold", "confidence"):
         assert [entry[name] for entry in grouped] == pytest.approx([entry[name] for entry in whole], abs=1e-5)
 
 

@@ -26,7 +26,16 @@ from hingeabl.training import inference
 from hingeabl.training.saved_run import open_run
 from prepro import read_docred
 
-FILES = {"README.md", "config.json", "model.json", "model.safetensors", "rel2id.json", "scores.json"}
+FILES = {
+    "README.md",
+    "confidence.json",
+    "types.json",
+    "config.json",
+    "model.json",
+    "model.safetensors",
+    "rel2id.json",
+    "scores.json",
+}
 ENCODER = {"encoder/config.json", "encoder/tokenizer.json", "encoder/tokenizer_config.json"}
 NOT_MEASURED = {"rel2id", "rel2id.json", "SHA-256", "F1", "2023", "wang2023"}  # files, headings, the paper's year
 KEPT = {"kept_path": "v", "sep_token": "/s"}  # of an encoder's files: a path within, and no path

@@ -80,7 +80,7 @@ def copy_scripts(clone, *names):
 # Stands in for setup.sh, size.sh, a training and Python in a clone of their own.
 SWEEP = {
     "scripts/setup.sh": 'cd "$(dirname "${BASH_SOURCE[0]}")/.."; PATH=$PWD/bin:$PATH',
-    "scripts/size.sh": "RUNS=runs",
+    "scripts/tools/size.sh": "RUNS=runs",
     "scripts/run_bert.sh": 'mkdir "at_$CUDA_VISIBLE_DEVICES"; sleep 0.2; rmdir "at_$CUDA_VISIBLE_DEVICES"\n'
     'echo "$3 $CUDA_VISIBLE_DEVICES" >>used',
     "bin/python": '#!/bin/bash\n[ "$1" = -c ] && echo 0 1 || echo status',
@@ -110,7 +110,7 @@ def test_a_sweep_takes_the_gpus_it_is_given_one_training_at_a_time_on_each(tmp_p
 # Stand in for setup.sh, size.sh and Python: a call is a line of the file "called", --record makes an empty record.
 STAND_INS = {
     "scripts/setup.sh": 'cd "$(dirname "${BASH_SOURCE[0]}")/.."; PATH=$PWD/bin:$PATH',
-    "scripts/size.sh": "RUNS=runs; SIZE_ARGS=(--seeds 1 5 42)",
+    "scripts/tools/size.sh": "RUNS=runs; SIZE_ARGS=(--seeds 1 5 42)",
     "bin/python": """#!/bin/bash
         echo "$*" >>called
         [ "$1 $2" = "report.py --record" ] || { echo "<${*:2}>"; exit 0; }

@@ -213,8 +213,9 @@ def test_a_wrong_call_prints_the_usage(clone, arguments):
 
 
 def test_a_run_has_the_papers_settings_but_for_encoder_and_documents(clone):
-    for name in ("run_bert.sh", "size.sh"):
-        shutil.copy(ROOT / "scripts" / name, clone / "scripts")
+    for name in ("run_bert.sh", "tools/size.sh"):
+        (clone / "scripts" / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "scripts" / name, clone / "scripts" / name)
     environment = os.environ | {"SIZE": "documents_992", "DOCUMENTS_992": "some/where"}
     subprocess.run(["bash", str(clone / "scripts/run_bert.sh"), "atl", "--seeds", "5"], env=environment, check=True)
     *first, call = lines_of(clone, "called")

@@ -33,6 +33,7 @@ def test_a_run_folder_holds_settings_metrics_weights_predictions_and_scores(fini
     folder = finished / "seed_7"
     names = {path.name for path in folder.iterdir()}
     assert names == {
+        *("confidence.json", "types.json"),
         *("config.json", "metrics.jsonl", "model.json", "model.safetensors", "encoder", "rel2id.json"),
         *("result.json", "result_dev.json", "scores.json", "timing.json", "tensorboard"),
         *("pair_scores_dev.safetensors", "pair_scores_test.safetensors"),
