@@ -14,7 +14,7 @@ class Choices(NamedTuple):
 
     min_confidence  only those that are right with at least this probability
     types           "learned" drops those whose entities' types the relation was never seen with in training, "any"
-                    keeps them; None is "learned" for the shipped model, and "any" for others
+                    keeps them; None is what the run's config.json says, for a run that is not published "any"
     shift           a number that is added to the threshold: more than 0 predicts fewer relations, less predicts more
     """
 
@@ -42,7 +42,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         "--types",
         choices=("learned", "any"),
         help="learned: no relation between types that it was never seen with in training; default: learned with the "
-        "shipped model, any with others",
+        "shipped model, any with a run that is not published",
     )
     parser.add_argument("--shift", type=float, default=0.0, help="added to the threshold; default: 0")
 

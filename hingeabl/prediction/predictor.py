@@ -108,11 +108,8 @@ class Predictor:
         known = read_types(run.folder)
         if choices.types == "learned" and known is None:
             raise UserError(f"types learned: {run.folder} has no {TYPES}; {REMEDY}")
-        self.types = (
-            known[0]
-            if known and (choices.types == "learned" or (choices.types is None and known[1] and run.folder == SHIPPED))
-            else None
-        )
+        wanted = choices.types or read_json(run.folder / "config.json").get("decision", {}).get("types", "any")
+        self.types = known if wanted == "learned" else None
         self.relations = {index: relation for relation, index in run.rel2id.items()}
         self.names: dict[str, str] = read_json(RELATION_NAMES)
         self.device = next(run.model.parameters()).device

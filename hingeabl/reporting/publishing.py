@@ -23,7 +23,7 @@ from hingeabl.modeling.checkpoints import read_weights
 from hingeabl.modeling.compressed import compress
 from hingeabl.reporting.card import front_matter, write_card
 from hingeabl.reporting.records import Run, read_run
-from hingeabl.training.fitted import CONFIDENCE, TYPES
+from hingeabl.training.fitted import CONFIDENCE, TYPES, types_help
 from hingeabl.training.hub import ENCODER_FILES, ENCODER_NAMES, NAME, WEIGHTS, refuse
 from hingeabl.training.saved_run import open_run, refuse_unfinished
 from hingeabl.training.settings import NOT_COMPARED, Settings
@@ -114,6 +114,8 @@ def files_of(folder: Path, name: str, license: str | None, small: Small | None =
     config = published_config(run.config, relations[0])
     if small and small.shift:
         config["decision"]["threshold_shift"] = small.shift
+    if small and small.scored and types_help(Path(small.scored)):
+        config["decision"]["types"] = "learned"
     encoder = run.config["settings"]["model_name_or_path"]
     base_model = None if looks_like_path(encoder) or os.path.isdir(encoder) else encoder
     card = front_matter(run, base_model, license) + "\n" + write_card(config, run, seeds_of(run), name)

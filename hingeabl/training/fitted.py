@@ -166,15 +166,20 @@ def read_confidence(folder: Path) -> Confidence | None:
     return Confidence(*numbers)
 
 
-def read_types(folder: Path) -> tuple[Types, bool] | None:
-    """The types that each relation was seen with, of a run's folder, and whether dev F1 does not fall with them; None
-    where it holds none. Raises UserError where the file is broken."""
+def types_help(folder: Path) -> bool:
+    """Whether a folder has types that each relation was seen with, and dev F1 does not fall with them."""
+    path = folder / TYPES
+    return path.exists() and read_json(path)["dev_f1_learned"] >= read_json(path)["dev_f1"]
+
+
+def read_types(folder: Path) -> Types | None:
+    """The types that each relation was seen with, of a run's folder; None where it holds none. Raises UserError where
+    the file is broken."""
     path = folder / TYPES
     if not path.exists():
         return None
     found = read_json(path)
     try:
-        types = {relation: {(head, tail) for head, tail in pairs} for relation, pairs in found["types"].items()}
-        return types, bool(found["dev_f1_learned"] >= found["dev_f1"])
+        return {relation: {(head, tail) for head, tail in pairs} for relation, pairs in found["types"].items()}
     except (TypeError, KeyError, ValueError, AttributeError):
         raise UserError(f"{path}: holds no types of relations; copy the run again") from None

@@ -13,10 +13,12 @@ from hingeabl.core.losses import get_loss
 from hingeabl.data.documents import load_rel2id
 from hingeabl.errors import UserError
 from hingeabl.prediction.predictor import Predictor
+from hingeabl.reporting.publishing import shift_threshold
 from hingeabl.training.fitted import (
     CONFIDENCE,
     TYPES,
     Confidence,
+    best_shift,
     calibration_error,
     fit_confidence,
     fits,
@@ -50,7 +52,7 @@ def test_the_fit_finds_the_curve_that_the_outcomes_were_drawn_from():
 def test_a_fit_is_finite_where_all_predictions_are_right_or_wrong():
     for right in (True, False):
         found = fit_confidence(np.array([0.5, 1.0, 4.0]), np.full(3, right))
-        assert all(map(math.isfinite, found)) and (found.of(1.0) > 0.5) == right
+        assert found.of(1.0) == pytest.approx(0.8 if right else 0.2, abs=0.01)  # (3 + 1) / (3 + 2), and 1 / (3 + 2)
 
 
 def test_the_calibration_error_is_small_for_the_fit_and_large_for_another_curve():
@@ -94,7 +96,7 @@ def test_a_training_writes_both_and_the_confidence_is_that_of_its_dev_prediction
     predictions = json.loads((trained / "result_dev.json").read_text())
     gold = gold_triples(json.loads((sample / "dev.json").read_text()), load_rel2id())
     assert found["predictions"] == len(predictions) and 0 <= found["right"] <= min(len(gold), len(predictions))
-    types, _ = read_types(trained)
+    types = read_types(trained)
     assert types == learned_types(json.loads((sample / "train.json").read_text()))
 
 
@@ -110,7 +112,7 @@ def test_min_confidence_keeps_those_that_have_it_and_no_others(trained, document
 def test_learned_types_drop_only_predictions_of_types_never_seen(trained, documents):
     everything = Predictor.from_run(trained, "cpu", types="any").predict(documents).entries
     kept = Predictor.from_run(trained, "cpu", types="learned").predict(documents).entries
-    types, of_title = read_types(trained)[0], {document["title"]: document for document in documents}
+    types, of_title = read_types(trained), {document["title"]: document for document in documents}
     assert kept == [entry for entry in everything if fits(types, of_title[entry["title"]], entry)]
 
 
@@ -155,6 +157,25 @@ def test_broken_and_missing_files_are_told(trained, tmp_path):
     (run / TYPES).write_text('{"types": {"P17": [["LOC"]]}}')
     with pytest.raises(UserError, match=f"{TYPES}: holds no types of relations"):
         Predictor.from_run(run, "cpu")
+
+
+@pytest.mark.parametrize(("name", "moved"), [("atl", slice(0, 1)), ("balanced_softmax", slice(1, None))])
+def test_a_published_shift_moves_every_margin_by_as_much(name, moved):
+    weights = {"bilinear.bias": torch.zeros(5)}
+    shift_threshold(weights, get_loss(name), 1.5)
+    loss, scores = get_loss(name), torch.randn(7, 5)
+    before = scores[:, 1:] - loss.threshold(scores)[:, None]
+    after = scores + weights["bilinear.bias"]
+    assert (after[:, 1:] - loss.threshold(after)[:, None]).allclose(before - 1.5, atol=1e-6)
+    assert weights["bilinear.bias"][moved].abs().min() == 1.5 and weights["bilinear.bias"].count_nonzero() in (1, 4)
+
+
+def test_a_shift_is_refused_where_there_are_several_thresholds_and_the_best_one_is_found():
+    with pytest.raises(UserError, match="--shift: the loss amtl has no threshold for all relations"):
+        shift_threshold({"bilinear.bias": torch.zeros(5)}, get_loss("amtl", priors=[0.1] * 4), 1.0)
+    shift, f1 = best_shift(np.array([5.0, 0.5, 3.0, 1.0]), np.array([True, False, True, False]), 2)
+    assert (shift, f1) == (2.0, 1.0)
+    assert best_shift(np.array([1.0, 2.0]), np.array([True, True]), 3) == (0.0, pytest.approx(0.8))
 
 
 def test_predict_py_and_its_page_leave_out_what_is_not_wanted(trained, sample, tmp_path):
