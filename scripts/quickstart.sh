@@ -66,7 +66,7 @@ cat <<'END'
 
 HingeABL needs a long training (README.md): in one as short as this its weights still let through many wrong relations,
 so that its precision is low; in thirty epochs on Re-DocRED it catches up with ATL.
-The trainings were of a sample: invented documents told in templates, to show that everything works. Its scores say nothing about
+The trainings were of a sample: invented documents told in templates, to show that everything works. Their scores say nothing about
 relation extraction. The paper's experiment, on Re-DocRED with BERT-base and five seeds, wants a GPU:
     bash scripts/run_bert_hingeabl.sh
 END
