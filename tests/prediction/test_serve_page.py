@@ -91,7 +91,7 @@ def test_a_pasted_text_is_shown_with_coloured_entities_a_table_and_a_graph(page,
     assert len(relations) > 5
     rows = [tuple(text(row, "td")) for row in page.find_elements("css selector", "#rows tr")]
     wanted = sorted(relations, key=lambda relation: -relation.margin)
-    assert rows == [(w.head.name, w.relation, w.tail.name, f"{w.margin:.2f}") for w in wanted]
+    assert rows == [(w.head.name, w.relation, w.tail.name, f"{w.confidence:.2f}", f"{w.margin:.2f}") for w in wanted]
     assert text(page, "#count") == [f"({len(relations)})"]
     pairs = {}
     for relation in wanted[:80]:  # as many as are drawn
