@@ -40,7 +40,7 @@ from hingeabl.reporting.drawing import png_of, save_figure
 from hingeabl.reporting.figures import CAPTIONS, FIGURES
 from hingeabl.reporting.other_labels import scores_with
 from hingeabl.reporting.page import about_block, documents_block, image, pairs_block, write_page
-from hingeabl.reporting.pairs import check_pairs, read_pairs
+from hingeabl.reporting.pairs import read_pairs
 from hingeabl.reporting.records import (
     SPLITS,
     Run,
@@ -55,6 +55,14 @@ from hingeabl.reporting.rendering import LIST_WRITERS, WRITERS, aligned, as_html
 from hingeabl.reporting.run_list import list_of_runs
 from hingeabl.reporting.tables import LATER, MORE_TABLES, Table, groups_of, table_of_runs
 from hingeabl.training.resume import status_of
+
+GOES_WITH = {  # an option, and what it belongs to
+    "also": ("record",),
+    "format": ("table",),
+    "output": ("figure",),
+    "pair": ("figure",),
+    "split": ("figure", "html"),
+}
 
 
 def threshold_of(run: Run) -> dict[str, float]:
@@ -126,7 +134,7 @@ def write_html(path: str, runs: list[Run], unfinished: list[Path], split: str) -
     the runs do not go together, or their files are gone."""
     same_experiment(finished(runs, unfinished))
     for run in runs:
-        check_pairs(run, split)
+        read_pairs(run, split)  # a broken file is told before the work
     tables = tables_of(runs, unfinished) + tables_of_files(runs[0])
     sections = {"Tables": "\n".join(map(as_html, tables)), "Figures": figures_of(runs, split)}
     names = [f"{run.backbone} {run.loss}, seed {run.seed}" for run in runs]
@@ -169,7 +177,7 @@ def write_figure(args: argparse.Namespace) -> None:
     runs, unfinished = read(args.paths)
     for folder in unfinished:
         print(f"not finished, left out: {folder}")
-    for path in save_figure(draw(runs, **options), args.output, args.figure):
+    for path in save_figure(draw(runs, **options), args.output or "runs/figures", args.figure):
         print(path)
 
 
@@ -197,13 +205,15 @@ def main(arguments: list[str] | None = None) -> None:
         "--also", metavar="FILE", help="with --record: other labels of the test documents, to score with"
     )
     what.add_argument("--status", action="store_true", help="print which runs are finished, running, failed or stopped")
-    parser.add_argument("--format", choices=list(WRITERS), default="text", help="of a table")
-    parser.add_argument("--output", metavar="FOLDER", default="runs/figures", help="where a figure's PNG and PDF go")
+    parser.add_argument("--format", choices=list(WRITERS), help="of a table (text)")
+    parser.add_argument("--output", metavar="FOLDER", help="where a figure's PNG and PDF go (runs/figures)")
     parser.add_argument("--pair", nargs=3, metavar=("TITLE", "HEAD", "TAIL"), help="which pair figure 1 shows")
     parser.add_argument("--split", choices=("dev", "test"), help="whose pairs the page or figure 1 or 2 shows (dev)")
     args = parser.parse_args(arguments)
-    if args.also and not args.record:
-        raise UserError("--also: goes with --record alone; leave it out")
+    for name, modes in GOES_WITH.items():
+        if getattr(args, name) and not any(getattr(args, mode) for mode in modes):
+            raise UserError(f"--{name}: goes with {' or '.join(f'--{mode}' for mode in modes)} alone; leave it out")
+    args.format = args.format or "text"
     if args.figure:
         write_figure(args)
         return

@@ -23,6 +23,8 @@ def check_outputs(outputs: Mapping[str, Output], inputs: Mapping[str, str | Path
             continue
         path, where = Path(name), f"{option} {name}"
         try:
+            if name.endswith("/"):
+                raise UserError(f"{where}: is a folder; name a file, such as {path / f'found{endings[0]}'}")
             check_kind(path, where, endings)
             check_loss(path, where, taken)
             check_place(path)

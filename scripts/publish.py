@@ -9,6 +9,7 @@ docs/use.md says what is published, and how it is loaded.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if (args.scored or args.shift) and not args.compress:
         raise UserError("--scored, --shift: go with --compress; a run that is not compressed has its own scores")
+    if not math.isfinite(args.shift):
+        raise UserError(f"--shift {args.shift}: pass a finite number")
     small = Small(args.scored, args.shift) if args.compress else None
     if args.folder is not None:
         if args.private:

@@ -4,7 +4,11 @@
 # Three more are not the paper's: 3_later, table 3 with losses that it lacks; precision and thresholds, on the same runs.
 # Finished runs are not repeated. SIZE=sample does the same in miniature, on the sample corpus.
 set -euo pipefail
-NUMBER=${1:?usage: bash scripts/table.sh NUMBER, one of 1 to 7, 3_later, precision, thresholds}
+NUMBER=${1:-}
+case $NUMBER in
+[1-7] | 3_later | precision | thresholds) ;;
+*) echo "error: table ${NUMBER:-is missing}: choose one of 1 to 7, 3_later, precision, thresholds" >&2; exit 2 ;;
+esac
 source "$(dirname "$0")/setup.sh"
 source scripts/tools/size.sh
 LOSSES="atl balanced_softmax afl aml sat mean_sat hingeabl hingeabl_released"
@@ -30,10 +34,6 @@ case $NUMBER in
     done
     ;;
 5 | 6) PATHS=("${DATA_FILES[@]}") ;;
-*)
-    echo "error: table $NUMBER: choose one of 1 to 7, 3_later, precision, thresholds" >&2
-    exit 2
-    ;;
 esac
 
 python report.py --table "$NUMBER" "${PATHS[@]}" "${@:2}"

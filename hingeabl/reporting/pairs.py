@@ -54,16 +54,6 @@ class Pairs:
     evidence: Evidence | None = None
 
 
-def check_pairs(run: Run, split: str) -> None:
-    """Raise UserError where a file that read_pairs needs is missing, or the split's is another one."""
-    if not run.folder.is_dir():
-        raise UserError(f"{run.folder}: a record holds no scores of pairs; pass the run's folder")
-    documents_of(*file_of(run, split))
-    for name in ("rel2id.json", f"pair_scores_{split}.safetensors"):
-        if not (run.folder / name).is_file():
-            raise UserError(f"{run.folder / name}: no such file; copy the run again, or train it again")
-
-
 def read_pairs(run: Run, split: str) -> Pairs:
     """The pairs of a run's dev or test split. Raises UserError where files are missing, broken or do not fit."""
     settings = run.config["settings"]

@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from hingeabl.errors import run_command_line
+from hingeabl.errors import UserError, run_command_line
 from hingeabl.start import numbers, requirements
 
 SECONDS = 10  # to wait for the hub, or for an address
@@ -146,6 +146,8 @@ def main() -> None:
             if well is False:
                 print(f"WARNING: {what}: {found}", file=sys.stderr)
         return
+    if sys.argv[1:]:
+        raise UserError(f"{' '.join(sys.argv[1:])}: this program takes no arguments; leave them out")
     lines = [line for part in (system, host, packages, gpu, hub, data) for line in part()]
     width = max(len(what) for what, _, _ in lines)
     for what, found, well in lines:
