@@ -3,8 +3,9 @@ are made of them: ATLOP, DocuNet and KD-DocRE."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,9 +18,10 @@ from hingeabl.core.utils import recurring_size
 from hingeabl.errors import UserError
 from hingeabl.modeling.bilinear import grouped_bilinear
 from hingeabl.modeling.encoder import Encoded, encode, layers_of, load_encoder
-from hingeabl.modeling.entities import Entities, cells, pair_contexts, pair_entities, pair_evidence
+from hingeabl.modeling.entities import Entities, Group, LongEntities, cells, pair_entities
 from hingeabl.modeling.evidence import sentence_attention
 from hingeabl.modeling.layers import AxialTransformer, UNet, largest_of_all
+from hingeabl.modeling.long_documents import PAIRS_AT_ONCE, LongDocument, entity_embeddings
 from hingeabl.modeling.padded import send
 from hingeabl.modeling.precision import autocast_dtype, weights_in
 
@@ -38,6 +40,7 @@ class DocREModel(nn.Module):
     backbone: ClassVar[str]
     module_layers: ClassVar[tuple[str, ...]] = ()  # layers that train at a rate of their own, --module_lr
     unused_layers: ClassVar[tuple[str, ...]] = ()  # layers of released checkpoints that nothing reads
+    pairs_alone: ClassVar[bool] = False  # whether a pair's scores depend on no other pair
     half_layers: ClassVar[tuple[str, ...]] = ("head_extractor", "tail_extractor")  # used under autocast alone
 
     def __init_subclass__(cls, backbone: str) -> None:
@@ -101,7 +104,7 @@ class DocREModel(nn.Module):
         """Make the layers beyond the encoder, whose embeddings have `hidden` numbers; `settings` as in __init__."""
         raise NotImplementedError
 
-    def score_pairs(self, groups: list[Entities]) -> Tensor:
+    def score_pairs(self, groups: list[Group]) -> Tensor:
         """Scores float32 [pairs of all documents, classes]."""
         raise NotImplementedError
 
@@ -123,7 +126,24 @@ class DocREModel(nn.Module):
         """nn.Module's, which also takes the names of released checkpoints."""
         return super().load_state_dict(self.adopt_names(state_dict), strict, assign)
 
-    def forward(
+    def forward(self, **batch: Any) -> Tensor | tuple[Tensor, Tensor]:
+        """A batch as collate_fn builds it -> scores float32 [pairs, classes], in the order of hts; with `sentence` also
+        the pairs' attention over sentences, float32 [pairs, sentences]."""
+        with self.half_weights(batch["input_ids"].device):
+            groups = self.read(**batch)
+            scores = self.score_pairs(groups)
+        return (scores, torch.cat([group.pair_evidence() for group in groups])) if "sentence" in batch else scores
+
+    def score_in_parts(self, **batch: Any) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
+        """What forward returns for a batch of one document, PAIRS_AT_ONCE pairs at a time where the module scores each
+        pair by itself."""
+        [group] = self.read(**batch)
+        for pairs in group.pairs.split(PAIRS_AT_ONCE if self.pairs_alone else max(len(group.pairs), 1)):
+            part = replace(group, pairs=pairs)
+            scores = self.score_pairs([part])
+            yield (scores, part.pair_evidence()) if "sentence" in batch else scores
+
+    def read(
         self,
         input_ids: Tensor,
         lengths: list[int],
@@ -131,19 +151,19 @@ class DocREModel(nn.Module):
         mention_entity: list[Tensor],
         num_entities: list[int],
         hts: list[Tensor],
-        in_sentence: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """A batch as collate_fn builds it -> scores float32 [pairs, classes], in the order of hts; with `in_sentence`
-        also the pairs' attention over sentences, float32 [pairs, sentences]."""
-        with self.half_weights(input_ids.device):
-            groups, first = [], 0
-            for encoded in encode(self.model, input_ids, lengths, mention_pos, mention_entity):
-                chosen = slice(first, first + len(encoded.tokens))
-                sentences = None if in_sentence is None else in_sentence[chosen]
-                groups.append(self.pool(encoded, num_entities[chosen], hts[chosen], sentences))
-                first = chosen.stop
-            scores = self.score_pairs(groups)
-        return scores if in_sentence is None else (scores, pair_evidence(groups))
+        sentence: Tensor | None = None,
+        sentences: int = 0,
+    ) -> list[Group]:
+        """A batch as collate_fn builds it -> the entities of its documents, in order."""
+        groups: list[Group] = []
+        first = 0
+        for encoded in encode(self.model, input_ids, lengths, mention_pos, mention_entity):
+            chosen = slice(first, first + (1 if isinstance(encoded, LongDocument) else len(encoded.tokens)))
+            evidence = None if sentence is None else (sentence[chosen], sentences)
+            pool = self.pool_long if isinstance(encoded, LongDocument) else self.pool
+            groups.append(pool(encoded, num_entities[chosen], hts[chosen], evidence))
+            first = chosen.stop
+        return groups
 
     def half_weights(self, device: torch.device) -> AbstractContextManager[None]:
         """Within its block, layers have copies of their weights in autocast's dtype, where it is on: made once, not at
@@ -152,9 +172,10 @@ class DocREModel(nn.Module):
         return weights_in(parts, autocast_dtype(device))
 
     def pool(
-        self, encoded: Encoded, counts: list[int], hts: list[Tensor], in_sentence: Tensor | None = None
+        self, encoded: Encoded, counts: list[int], hts: list[Tensor], sentences: tuple[Tensor, int] | None
     ) -> Entities:
-        """Entities of documents from their tokens: `counts` entities and the pairs `hts` each."""
+        """Entities of documents from their tokens: `counts` entities and the pairs `hts` each. `sentences`, where
+        evidence is wanted: each token's int64 [documents, length at least], -1 for none, and how many there are."""
         documents, length, hidden = encoded.tokens.shape
         place, device = encoded.position, encoded.tokens.device
         with torch.autocast(device.type, enabled=False):  # products of attention vanish in half precision
@@ -162,16 +183,29 @@ class DocREModel(nn.Module):
                 place = place + length * torch.arange(documents, device=device)[:, None]
             mentions = encoded.tokens.flatten(0, 1).index_select(0, place.flatten()).view(*place.shape, hidden)
             embeddings, attention = pool_mentions(mentions, encoded.attention, encoded.entity, max(*counts, 1))
-            context = self.pool_context(attention, encoded.tokens)
-            evidence = None if in_sentence is None else sentence_attention(attention, in_sentence[:, :length])
+            context = localized_context_pooling(attention, encoded.tokens, self.epsilon(attention.shape[2]))
+            evidence = None
+            if sentences is not None:
+                in_sentence = sentences[0][:, :length, None] == torch.arange(sentences[1], device=device)
+                evidence = sentence_attention(attention, in_sentence.float())
         of_document = np.repeat(np.arange(documents), [len(pairs) for pairs in hts])
         number = send({"of": of_document}, device)["of"]
         pairs = torch.cat([number[:, None], torch.cat(hts)], dim=1)
         return Entities(embeddings, context, pairs, counts, evidence)
 
-    def pool_context(self, entity_attention: Tensor, tokens: Tensor) -> Tensor:
-        """Context vectors [documents, entities, entities, hidden] of all ordered pairs."""
-        return localized_context_pooling(entity_attention, tokens)
+    def pool_long(
+        self, document: LongDocument, counts: list[int], hts: list[Tensor], sentences: tuple[Tensor, int] | None
+    ) -> LongEntities:
+        """`pool` for one document longer than two windows."""
+        embeddings = entity_embeddings(document, max(*counts, 1))[None]
+        pairs = nn.functional.pad(hts[0], (1, 0))  # of document 0
+        epsilon = self.epsilon(document.segments[0].attention.shape[1])
+        evidence = None if sentences is None else (sentences[0][0], sentences[1])
+        return LongEntities(embeddings, pairs, counts, document, epsilon, evidence)
+
+    def epsilon(self, heads: int) -> float:
+        """What localized context pooling adds to the sum of a pair's attention."""
+        return 1e-5
 
     def add_extractors(self, size: int, emb_size: int) -> None:
         """head_extractor and tail_extractor, from `size` numbers (entity and context) to `emb_size`."""
@@ -192,14 +226,17 @@ class DocREModel(nn.Module):
 class ATLOP(DocREModel, backbone="atlop"):
     """Zhou et al. (2021): a pair is its entities' embeddings and its context vector."""
 
+    pairs_alone = True
+
     def add_layers(self, hidden: int, num_classes: int, emb_size: int, block_size: int, **_: Any) -> None:
         """Extractors from [entity; context], the classifier of Eq. (2)."""
         self.add_extractors(2 * hidden, emb_size)
         self.bilinear = nn.Linear(emb_size * block_size, num_classes)
 
-    def score_pairs(self, groups: list[Entities]) -> Tensor:
+    def score_pairs(self, groups: list[Group]) -> Tensor:
         """Scores float32 [pairs, classes]."""
-        return self.combine(*pair_entities(groups), pair_contexts(groups), self.bilinear)
+        contexts = torch.cat([group.pair_contexts() for group in groups])
+        return self.combine(*pair_entities(groups), contexts, self.bilinear)
 
 
 class DocuNet(DocREModel, backbone="docunet"):
@@ -222,7 +259,7 @@ class DocuNet(DocREModel, backbone="docunet"):
         self.liner = nn.Linear(hidden, 3)
         self.segmentation_net = UNet(unet_channels, self.features)
 
-    def score_pairs(self, groups: list[Entities]) -> Tensor:
+    def score_pairs(self, groups: list[Group]) -> Tensor:
         """Scores float32 [pairs, classes]."""
         counts = [count for group in groups for count in group.counts]
         sizes = [max(MAP_SIZE, count) for count in counts]
@@ -239,14 +276,15 @@ class DocuNet(DocREModel, backbone="docunet"):
         contexts = maps.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, cells(groups, max(sizes)))
         return self.combine(*pair_entities(groups), contexts.float(), self.bilinear)
 
-    def images(self, group: Entities, size: int) -> Tensor:
+    def images(self, group: Group, size: int) -> Tensor:
         """The group's maps of pairs, [documents, 3, size, size]; of a document without entities, zeros."""
-        documents, entities = group.context.shape[:2]
+        context = group.context
+        documents, entities = context.shape[:2]
         last = np.array(group.counts)[:, None] - 1
         slot = np.minimum(np.arange(size), last).clip(0)  # [documents, size]
         row = np.arange(documents)[:, None] * entities + slot
-        at = send({"cell": row[:, :, None] * entities + slot[:, None], "known": last >= 0}, group.context.device)
-        context = self.liner(group.context).float().flatten(0, 2)
+        at = send({"cell": row[:, :, None] * entities + slot[:, None], "known": last >= 0}, context.device)
+        context = self.liner(context).float().flatten(0, 2)
         images = context.index_select(0, at["cell"].flatten()).view(documents, size, size, 3).permute(0, 3, 1, 2)
         return images if min(group.counts) else images * at["known"][:, :, None, None]
 
@@ -272,11 +310,11 @@ class KDDocRE(DocREModel, backbone="kd_docre"):
         self.axial_transformer = AxialTransformer(hidden, axial_layers)
         self.classifier = nn.Linear(hidden, num_classes)
 
-    def pool_context(self, entity_attention: Tensor, tokens: Tensor) -> Tensor:
-        """As ATLOP's, of the sum over heads divided by (its sum over tokens + 1e-10)."""
-        return localized_context_pooling(entity_attention, tokens, 1e-10 / entity_attention.shape[2])
+    def epsilon(self, heads: int) -> float:
+        """The released program divides the sum over heads, not their mean, by (its sum over tokens + 1e-10)."""
+        return 1e-10 / heads
 
-    def score_pairs(self, groups: list[Entities]) -> Tensor:
+    def score_pairs(self, groups: list[Group]) -> Tensor:
         """Scores float32 [pairs, classes]."""
         maps, counts = self.pair_maps(groups)
         maps = maps + self.axial_transformer(maps, counts)  # [documents, n, n, hidden]
@@ -284,7 +322,7 @@ class KDDocRE(DocREModel, backbone="kd_docre"):
         with torch.autocast(maps.device.type, enabled=False):  # in half precision, scores would tie with the threshold
             return self.classifier(pairs.float())
 
-    def pair_maps(self, groups: list[Entities]) -> tuple[Tensor, Tensor]:
+    def pair_maps(self, groups: list[Group]) -> tuple[Tensor, Tensor]:
         """Every pair's vector, self pairs included: maps float32 [documents, n, n, hidden], n one more than the most
         entities; and how many slots each index stands for, float32 [documents, n]: an entity for 1, the one behind the
         last entity for all empty ones, the rest for none."""

@@ -18,10 +18,9 @@ if __name__ == "__main__":
     start()  # first: it tells in one line which package is missing
 
 import argparse
-import functools
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from hingeabl.data.cache import Encoded, load_pieces, pieces_path, save_pieces
 from hingeabl.data.checks import check_cuts, check_files, print_findings, refuse_empty, refuse_same_files
 from hingeabl.data.documents import DEFAULT_REL2ID, garbage_collection_paused, load_documents, load_rel2id
 from hingeabl.data.kinds import FORMATS
+from hingeabl.data.pairs import AllPairs
 from hingeabl.data.schema import CLOSING, MARKED_TYPES, Document
 from hingeabl.data.statistics import count_pairs, make_rel2id, print_statistics, statistics
 from hingeabl.data.tokenizer import load_tokenizer
@@ -81,7 +81,7 @@ def featurize(
     entity_pos  per entity, per mention: [start, end] in word pieces, counted without [CLS]; `start` is
                 the mention's opening marker, `end` the piece after its closing one; mentions past the cut stay;
                 of a document that lists pairs, no entity after the last one in a pair
-    hts         [[h, t], ...], the pairs that the document lists, or every ordered pair h != t, row by row
+    hts         [[h, t], ...], the pairs that the document lists, or AllPairs: every ordered pair h != t, row by row
     labels      LabelRows, for numpy an array uint8 [pairs, classes]: 1 for each relation of the pair, in
                 column 0 for no relation; absent without labels
 
@@ -232,15 +232,9 @@ def mark_entities(
     return pieces, entity_pos, [places[-1] for places in place_of]
 
 
-@functools.cache
-def all_pairs(entities: int) -> list[list[int]]:
-    """Every ordered pair [h, t] with h != t, row by row. Documents with as many entities share the list."""
-    return [list(pair) for pair in itertools.permutations(range(entities), 2)]
-
-
-def pairs_of(document: Document) -> list[list[int]]:
+def pairs_of(document: Document) -> Sequence[list[int]]:
     """The pairs [h, t] to score: those that the document lists, in its order, or every ordered pair."""
-    return document["pairs"] if "pairs" in document else all_pairs(len(document["vertexSet"]))
+    return document["pairs"] if "pairs" in document else AllPairs(len(document["vertexSet"]))
 
 
 def in_pairs(document: Document) -> int:

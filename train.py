@@ -28,7 +28,7 @@ from hingeabl.core.utils import autocast, set_seed, to_device
 from hingeabl.errors import naming_batch, run_command_line
 from hingeabl.files import make_folder, write_json
 from hingeabl.modeling.checkpoints import save_weights
-from hingeabl.modeling.encoder import WINDOW, check_length, checkpoint_layers
+from hingeabl.modeling.encoder import WINDOW, checkpoint_layers
 from hingeabl.modeling.evidence import attention_loss, evidence_loss
 from hingeabl.training import parallel
 from hingeabl.training.experiment import Experiment, prepare
@@ -139,24 +139,17 @@ def train_seed(experiment: Experiment, seed: int, clock: StepClock, stop: StopRe
 
 
 def build_model(experiment: Experiment, seed: int) -> DocREModel:
-    """The model before its training. Raises UserError where settings or documents do not fit it."""
+    """The model before its training. Raises UserError where settings do not fit it."""
     args = experiment.args
     set_seed(seed)
     outputs = experiment.loss.outputs(len(experiment.rel2id))
     model = DocREModel(args.model_name_or_path, outputs, args.emb_size, backbone=args.backbone)
-    check_lengths(experiment, model)
     if args.init_from:
         load_weights(model, weights_of(args.init_from))
     model.to(experiment.device)
     if args.gradient_checkpointing:
         checkpoint_layers(model.model)
     return model
-
-
-def check_lengths(experiment: Experiment, model: DocREModel) -> None:
-    """Raise UserError if a document does not fit into two windows of the model's encoder."""
-    splits = experiment.splits.values()
-    check_length(model.model, max(len(feature["input_ids"]) for split in splits for feature in split.features))
 
 
 def train_epoch(training: Training, clock: StepClock, stop: StopRequest) -> None:
@@ -317,7 +310,6 @@ def score_saved_run(experiment: Experiment) -> None:
         model = load_checkpoint_file(str(args.load_path), args.model_name_or_path, outputs)
         model.to(experiment.device)
     check_outputs_of(model, experiment.loss, experiment.rel2id, args.rel2id)
-    check_lengths(experiment, model)
     output = make_folder(args.output_dir) if args.output_dir and parallel.rank() == 0 else None
     results: dict[str, Any] = {}
     for name in ("dev", "test"):

@@ -71,9 +71,9 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
     hts             list of int64 [pairs, 2]: (head entity, tail entity)
     labels          float32 [pairs of all documents, classes]
     teacher_scores  the same shape, where all features have them
-    in_sentence     float32 [documents, longest, sentences], where all features have sentence_ends: 1 for a token of the
-                    sentence; `sentences` is the number of the document that has most; where all have each_token
-                    [documents, longest, longest], each token a sentence of its own
+    sentence        int64 [documents, longest], where all features have sentence_ends: the number of each token's
+                    sentence, -1 for none; where all have each_token, each token is a sentence of its own
+    sentences       int, with it: of the document that has most
     evidence        float32 [pairs of all documents, sentences], likewise: how a pair's evidence is
                     distributed, a sentence counted once for each relation that names it
     teacher_attention  float32 [pairs of all documents, longest], where all features have it
@@ -101,7 +101,7 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
         "mention_pos": mention_pos,
         "mention_entity": mention_entity,
         "num_entities": [len(feature["entity_pos"]) for feature in features],
-        "hts": [torch.tensor(feature["hts"], dtype=torch.long).reshape(-1, 2) for feature in features],
+        "hts": [torch.from_numpy(np.asarray(feature["hts"], dtype=np.int64).reshape(-1, 2)) for feature in features],
     }
     if all("labels" in feature for feature in features):
         batch["labels"] = torch.from_numpy(
@@ -114,12 +114,12 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
         rows = [feature["teacher_attention"] for feature in features]
         batch["teacher_attention"] = torch.cat([F.pad(own, (0, most - own.shape[1])) for own in rows]).float()
     if all("each_token" in feature for feature in features):
-        batch["in_sentence"] = torch.from_numpy(np.stack([np.eye(max(lengths), dtype=np.float32)] * len(features)))
+        batch["sentence"] = torch.arange(max(lengths)).expand(len(features), -1).contiguous()
+        batch["sentences"] = max(lengths)
     elif all("sentence_ends" in feature for feature in features):
         sentences = max(len(feature["sentence_ends"]) for feature in features)
-        batch["in_sentence"] = torch.from_numpy(
-            np.stack([sentence_of_tokens(feature, max(lengths), sentences) for feature in features])
-        )
+        batch["sentence"] = torch.tensor([sentence_of_tokens(feature, max(lengths)) for feature in features])
+        batch["sentences"] = sentences
         if all("evidence" in feature for feature in features):
             batch["evidence"] = torch.from_numpy(
                 np.concatenate([evidence_rows(feature, sentences) for feature in features])
@@ -127,14 +127,13 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def sentence_of_tokens(feature: dict[str, Any], longest: int, sentences: int) -> np.ndarray:
-    """A document's rows of collate_fn's in_sentence; [CLS] and [SEP] are of no sentence."""
-    found = np.zeros((longest, sentences), dtype=np.float32)
-    start, pieces = 0, len(feature["input_ids"]) - 2
+def sentence_of_tokens(feature: dict[str, Any], longest: int) -> list[int]:
+    """A document's row of collate_fn's sentence; [CLS] and [SEP] are of none."""
+    pieces = len(feature["input_ids"]) - 2
+    found = [-1]
     for sentence, end in enumerate(feature["sentence_ends"]):
-        found[1 + start : 1 + min(end, pieces), sentence] = 1
-        start = end
-    return found
+        found += [sentence] * (min(end, pieces) + 1 - len(found))
+    return found + [-1] * (longest - len(found))
 
 
 def evidence_rows(feature: dict[str, Any], sentences: int) -> np.ndarray:

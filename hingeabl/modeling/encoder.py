@@ -6,6 +6,7 @@ attention.py), so that linear layers do no work on padding.
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from dataclasses import dataclass
@@ -25,10 +26,11 @@ from hingeabl.errors import UserError
 from hingeabl.files import refuse_foreign_files
 from hingeabl.machine import hub_hint, why_not_loaded
 from hingeabl.modeling.attention import ATTENTION, MOST_DROPOUT, PackedWindow, replace_dropout
+from hingeabl.modeling.long_documents import LongDocument, encode_long
 from hingeabl.modeling.padded import Window, all_at_once, merge_padded, plan, run_padded, send
 from hingeabl.modeling.precision import as_in_autocast
 
-WINDOW = 512  # tokens an encoder pass covers; two windows cover a document
+WINDOW = 512  # tokens an encoder pass covers
 
 
 def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
@@ -172,17 +174,27 @@ class Encoded:
 
 
 def cut(document: int, length: int, window: int, end_tokens: int) -> list[Window]:
-    """Cut a document of `length` tokens into one window or two, each at most `window` long.
+    """Cut a document of `length` tokens into one window, two, or as many as it takes, each at most `window` long.
 
-    Two windows: tokens [0, window - E) with the end token E times behind them, and the start token with tokens
-    [length - window + 1, length) behind it. Inserted special tokens are not kept. E is 1 for BERT, 2 for RoBERTa.
+    The first holds tokens [0, window - E) with the end token E times behind them, the last the start token with tokens
+    [length - window + 1, length) behind it; each between them the start token, window - 1 - E tokens and E end tokens.
+    Beyond two they lie at equal distances and overlap by a quarter of a window at least. Inserted special tokens are
+    not kept. E is 1 for BERT, 2 for RoBERTa.
     """
-    tokens = np.arange(length)
     if length <= window:
-        return [Window(document, 0, length, 0, tokens)]
-    stop, start = window - end_tokens, length - window + 1
-    first, second = np.append(tokens[:stop], [length - 1] * end_tokens), np.append(0, tokens[start:])
-    return [Window(document, 0, stop, 0, first), Window(document, start, length, start - 1, second)]
+        return [Window(document, 0, length, 0, np.arange(length))]
+    room = window - 1 - end_tokens
+    apart = max(room - -(-window // 4), 1)  # at most
+    steps = 1 if length <= 2 * window else -(-(length - window) // apart)
+    windows = []
+    for number in range(steps + 1):
+        start = 1 + (length - window) * number // steps
+        stop = start + room if number < steps else length
+        ends = np.full(end_tokens * (number < steps), length - 1)
+        tokens = np.concatenate([[0], np.arange(start, stop), ends])
+        first = start if number else 0
+        windows.append(Window(document, first, stop, start - 1, tokens))
+    return windows
 
 
 def layers_of(encoder: Any) -> list[nn.Module]:
@@ -205,34 +217,53 @@ def max_window(encoder: PreTrainedModel) -> tuple[int, int]:
     return positions if positions > 0 else WINDOW, 2 if is_roberta(encoder) else 1
 
 
-def check_length(encoder: PreTrainedModel, length: int) -> None:
-    """Raise UserError if a document of so many tokens does not fit into two windows of the encoder."""
-    window, _ = max_window(encoder)
-    if length > 2 * window:
-        raise UserError(
-            f"--max_seq_length: a document has {length} tokens, two windows of this encoder hold {2 * window}; pass "
-            f"--max_seq_length {2 * window} or less"
-        )
-
-
 def encode(
     encoder: PreTrainedModel,
     input_ids: Tensor,
     lengths: list[int],
     mention_pos: list[Tensor],
     mention_entity: list[Tensor],
-) -> list[Encoded]:
-    """Run the encoder over a batch of documents of up to two windows each.
+) -> list[Encoded | LongDocument]:
+    """Run the encoder over a batch of documents.
 
-    input_ids int64 [documents, longest] and the lists are as collate_fn gives them. Returns all documents, in order,
-    each alone or all in one (see Encoded). Where two windows overlap, embeddings are averaged; attention is added and
-    each row divided by (its sum + 1e-10). Raises UserError for a document longer than two windows.
+    input_ids int64 [documents, longest] and the lists are as collate_fn gives them. Returns all documents, in order:
+    one that is longer than two windows as a LongDocument, the others each alone or several in one (see Encoded). Where
+    windows overlap, embeddings are averaged; attention is added and each row divided by (its sum + 1e-10).
     """
-    check_length(encoder, max(lengths))
+    window, end_tokens = max_window(encoder)
+    found: list[Encoded | LongDocument] = []
+    for is_long, group in itertools.groupby(range(len(lengths)), lambda number: lengths[number] > 2 * window):
+        own = list(group)
+        chosen = slice(own[0], own[-1] + 1)
+        if not is_long:
+            few = input_ids[chosen, : max(lengths[chosen])]
+            found += encode_short(encoder, few, lengths[chosen], mention_pos[chosen], mention_entity[chosen])
+            continue
+        run = partial(run_packed if takes_many(encoder) else run_each, encoder)
+        for number in own:
+            length = lengths[number]
+            windows = cut(0, length, window, end_tokens)
+            mentions = (mention_pos[number], mention_entity[number])
+            found.append(encode_long(input_ids[number, :length], windows, *mentions, run))
+    return found
+
+
+def takes_many(encoder: PreTrainedModel) -> bool:
+    """Whether one pass of the encoder takes several windows."""
+    return encoder.config._attn_implementation == ATTENTION
+
+
+def encode_short(
+    encoder: PreTrainedModel,
+    input_ids: Tensor,
+    lengths: list[int],
+    mention_pos: list[Tensor],
+    mention_entity: list[Tensor],
+) -> list[Encoded]:
+    """`encode` for documents of up to two windows each: each alone, or on a GPU all in one."""
     window, end_tokens = max_window(encoder)
     windows = [part for document, length in enumerate(lengths) for part in cut(document, length, window, end_tokens)]
-    takes_many = encoder.config._attn_implementation == ATTENTION
-    if takes_many and all_at_once(input_ids.device):
+    if takes_many(encoder) and all_at_once(input_ids.device):
         at = send(plan(windows, lengths, input_ids.shape[1], [len(own) for own in mention_pos]), input_ids.device)
         known = at["known"].bool()
         position, entity = (torch.cat(every)[at["mention"]] for every in (mention_pos, mention_entity))
@@ -243,7 +274,7 @@ def encode(
     rows = [  # of a mention outside its window any row: merge_windows leaves it out
         (mention_pos[part.document] - part.offset).clamp(0, len(part.tokens) - 1) for part in windows
     ]
-    run = run_packed if takes_many else run_each
+    run = run_packed if takes_many(encoder) else run_each
     parts: list[list[tuple[Window, Tensor, Tensor]]] = [[] for _ in lengths]
     for part, hidden, read in zip(windows, *run(encoder, pieces, rows), strict=True):
         parts[part.document].append((part, hidden.float(), read.float()))

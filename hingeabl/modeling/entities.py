@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from hingeabl.modeling.long_documents import PAIRS_AT_ONCE, LongDocument, contexts_of, evidence_of
 
 
 @dataclass
@@ -25,8 +28,58 @@ class Entities:
     counts: list[int]
     evidence: Tensor | None = None
 
+    def pair_contexts(self) -> Tensor:
+        """Context vectors of the pairs, [pairs, hidden]."""
+        return self.of_pairs(self.context)
 
-def cells(groups: list[Entities], size: int) -> Tensor:
+    def pair_evidence(self) -> Tensor:
+        """Attention over sentences of the pairs, [pairs, sentences]."""
+        assert self.evidence is not None
+        return self.of_pairs(self.evidence)
+
+    def of_pairs(self, maps: Tensor) -> Tensor:
+        """The pairs' vectors [pairs, size] out of a map [documents, entities, entities, size]."""
+        return maps.flatten(0, 2).index_select(0, cells([self], maps.shape[1]))
+
+
+@dataclass
+class LongEntities:
+    """Entities of one document longer than two windows, whose pairs' vectors are made when they are asked for.
+    `sentences` are evidence_of's, None where no evidence is wanted."""
+
+    embeddings: Tensor
+    pairs: Tensor
+    counts: list[int]
+    document: LongDocument
+    epsilon: float
+    sentences: tuple[Tensor, int] | None = None
+
+    @property
+    def context(self) -> Tensor:
+        """Entities.context: memory grows with the square of the number of entities."""
+        count = self.embeddings.shape[1]
+        every = torch.cartesian_prod(*[torch.arange(count, device=self.pairs.device)] * 2)
+        found = [self.contexts(pairs) for pairs in every.split(PAIRS_AT_ONCE)]
+        return torch.cat(found).view(1, count, count, -1)
+
+    def contexts(self, pairs: Tensor) -> Tensor:
+        """Context vectors of pairs int64 [pairs, 2]: [pairs, hidden]."""
+        return contexts_of(self.document, pairs, self.embeddings.shape[1], self.epsilon)
+
+    def pair_contexts(self) -> Tensor:
+        """As of Entities."""
+        return self.contexts(self.pairs[:, 1:])
+
+    def pair_evidence(self) -> Tensor:
+        """As of Entities."""
+        assert self.sentences is not None
+        return evidence_of(self.document, self.pairs[:, 1:], self.embeddings.shape[1], *self.sentences)
+
+
+Group = Entities | LongEntities
+
+
+def cells(groups: Sequence[Group], size: int) -> Tensor:
     """The place of every pair in maps [documents of all groups, size, size], seen as one row: int64 [pairs]."""
     found, first = [], 0
     for group in groups:
@@ -36,7 +89,7 @@ def cells(groups: list[Entities], size: int) -> Tensor:
     return torch.cat(found)
 
 
-def pair_entities(groups: list[Entities]) -> tuple[Tensor, Tensor]:
+def pair_entities(groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
     """Embeddings of the heads and of the tails of all pairs, each [pairs, hidden]."""
     heads, tails = [], []
     for group in groups:
@@ -46,21 +99,3 @@ def pair_entities(groups: list[Entities]) -> tuple[Tensor, Tensor]:
         heads.append(embeddings.index_select(0, document * entities + head))
         tails.append(embeddings.index_select(0, document * entities + tail))
     return torch.cat(heads), torch.cat(tails)
-
-
-def pair_contexts(groups: list[Entities]) -> Tensor:
-    """Context vectors of all pairs, [pairs, hidden]."""
-    return of_pairs(groups, [group.context for group in groups])
-
-
-def pair_evidence(groups: list[Entities]) -> Tensor:
-    """Attention over sentences of all pairs, [pairs, sentences]."""
-    return of_pairs(groups, [group.evidence for group in groups if group.evidence is not None])
-
-
-def of_pairs(groups: list[Entities], maps: list[Tensor]) -> Tensor:
-    """The pairs' vectors [pairs, size] out of each group's map [documents, entities, entities, size]."""
-    found = []
-    for group, vectors in zip(groups, maps, strict=True):
-        found.append(vectors.flatten(0, 2).index_select(0, cells([group], vectors.shape[1])))
-    return torch.cat(found)

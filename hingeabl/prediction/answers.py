@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hingeabl.core.prepro import all_pairs, in_pairs
+from hingeabl.core.prepro import in_pairs
 from hingeabl.data.kinds import FORMATS, kind_of
 from hingeabl.data.schema import Document
 from hingeabl.data.stream import CHUNK
@@ -65,7 +65,6 @@ def answer(predictor: Predictor, body: bytes, kind: str | None, form: str | None
     with heard_warnings() as warnings:
         documents = documents_of(body, kind, predictor.typed, limits)
         found = predictor.predict(documents, NAME)
-        all_pairs.cache_clear()  # the lists of every number of entities that was ever asked for are 200 MB
         if form:
             check_picture(documents, found, form, limits)
             content = written(documents, found, form)

@@ -1,4 +1,4 @@
-"""Which of the relations that a run predicts are wanted, as options of the programs, Python and spaCy."""
+"""What is read of documents and which of the relations predicted are wanted, as options of programs, Python, spaCy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ class Choices(NamedTuple):
     types           "learned" drops those whose entities' types the relation was never seen with in training, "any"
                     keeps them; None is what the run's config.json says, for a run that is not published "any"
     shift           a number that is added to the threshold: more than 0 predicts fewer relations, less predicts more
+    max_seq_length  documents are cut at so many word pieces; None cuts none
+    max_distance    only pairs whose mentions are at most so many sentences apart are scored; None scores all
     """
 
     min_confidence: float = 0.0
     types: str | None = None
     shift: float = 0.0
+    max_seq_length: int | None = None
+    max_distance: int | None = None
 
     def check(self) -> None:
         """Raise UserError for choices that are none."""
@@ -30,6 +34,10 @@ class Choices(NamedTuple):
             raise UserError(f"types {self.types!r}: is neither 'learned' nor 'any'; correct it")
         if not math.isfinite(self.shift):
             raise UserError(f"shift {self.shift}: must be a finite number; correct it")
+        for name, least in (("max_seq_length", 3), ("max_distance", 0)):
+            given = getattr(self, name)
+            if given is not None and (type(given) is not int or given < least):
+                raise UserError(f"{name} {given}: must be a whole number, {least} or more; correct it")
 
 
 DEFAULT = Choices()
@@ -45,6 +53,10 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         "shipped model, any with a run that is not published",
     )
     parser.add_argument("--shift", type=float, default=0.0, help="added to the threshold; default: 0")
+    parser.add_argument("--max_seq_length", type=int, help="cut documents at so many word pieces; default: cut none")
+    parser.add_argument(
+        "--max_distance", type=int, help="only pairs with mentions at most so many sentences apart; default: all pairs"
+    )
 
 
 def choices_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -10,14 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hingeabl.core.prepro import featurize
+from hingeabl.core.prepro import Feature, featurize
 from hingeabl.core.utils import pick_device, pick_precision
 from hingeabl.data.checks import check_cuts
 from hingeabl.data.documents import RELATION_NAMES, MentionCounts
+from hingeabl.data.pairs import met_pairs, near_pairs
 from hingeabl.data.schema import Document, check_document, check_types
 from hingeabl.errors import UserError
 from hingeabl.files import read_json, refuse_halves
-from hingeabl.modeling.encoder import WINDOW, max_window
+from hingeabl.modeling.encoder import WINDOW, cut, max_window
 from hingeabl.prediction.choices import DEFAULT, Choices
 from hingeabl.readers.text import document_of_text
 from hingeabl.training.fitted import CONFIDENCE, TYPES, fits, read_confidence, read_types
@@ -87,7 +88,7 @@ def relations_of(document: Document, entries: list[Entry]) -> list[Relation]:
 
 class Predictor:
     """A run, ready to predict. Since `clear`, `documents` and `entities` count what it was given, `mentions` what is
-    doubtful there, `cut` the documents that were longer than it reads with the mentions and entities lost,
+    doubtful there, `cut` the documents longer than max_seq_length with the mentions and entities lost,
     `predictions` what it found."""
 
     def __init__(
@@ -115,7 +116,7 @@ class Predictor:
         self.device = next(run.model.parameters()).device
         self.precision = pick_precision(precision or run.settings.precision, self.device)
         self.budget = (test_batch_size or run.settings.test_batch_size) * WINDOW
-        self.max_seq_length = min(run.settings.max_seq_length, 2 * max_window(run.model.model)[0])
+        self.max_seq_length = choices.max_seq_length or sys.maxsize  # in word pieces; beyond, documents are cut
         self.typed = run.settings.entity_marker == "typed"
         self.clear()
 
@@ -187,19 +188,22 @@ class Predictor:
         score - threshold, above 0. Raises UserError for scores that are not finite.
         """
         settings = self.run.settings
+        near = self.choices.max_distance
         features = featurize(
-            documents,
+            documents if near is None else [own | {"pairs": near_pairs(own, near)} for own in documents],
             self.run.tokenizer,
             self.run.rel2id,
             self.max_seq_length,
             settings.entity_marker,
             with_evidence=settings.evidence_weight is not None,
         )
+        for feature in features:
+            self.leave_out_pairs(feature)
         self.documents += len(features)
         self.mentions.add(documents)
         self.entities += sum(len(document["vertexSet"]) for document in documents)
-        for cut in check_cuts("", features, self.max_seq_length):
-            self.cut.update(documents=cut["count"], mentions=cut["mentions"], entities=cut["entities"])
+        for lost in check_cuts("", features, self.max_seq_length):
+            self.cut.update(documents=lost["count"], mentions=lost["mentions"], entities=lost["entities"])
         found = predict(
             self.run.model,
             features,
@@ -220,13 +224,21 @@ class Predictor:
         self.predictions += len(found.entries)
         return found
 
+    def leave_out_pairs(self, feature: Feature) -> None:
+        """Score no pair whose entities attend to no token in common, in a document longer than those of the training.
+        Its context is 0, which no training pair had."""
+        length = len(feature["input_ids"])
+        if length > self.run.settings.max_seq_length:
+            windows = cut(0, length, *max_window(self.run.model.model))
+            feature["hts"] = met_pairs(feature, [(own.start, own.stop) for own in windows])
+
     def warn(self, where: str) -> None:
         """Say on stderr, opening with `where`, what was doubtful, and what was lost of documents that were cut."""
         self.mentions.warn(where)
         if self.cut:
             print(
-                f"WARNING: {where}: {self.cut['documents']:,} of {self.documents:,} documents are longer than the "
-                f"{self.max_seq_length:,} word pieces that the model reads and are cut: {self.cut['mentions']:,} of "
+                f"WARNING: {where}: {self.cut['documents']:,} of {self.documents:,} documents are longer than "
+                f"max_seq_length, {self.max_seq_length:,} word pieces, and are cut: {self.cut['mentions']:,} of "
                 f"{self.mentions.total:,} mentions are lost, and {self.cut['entities']:,} of {self.entities:,} "
                 "entities have no mention left",
                 file=sys.stderr,

@@ -15,7 +15,7 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.util import minibatch
 
-from hingeabl.prediction.choices import DEFAULT
+from hingeabl.prediction.choices import DEFAULT, Choices
 from hingeabl.prediction.predictor import Predictor, Relation, relations_of
 from hingeabl.readers.text import document_of_doc
 from hingeabl.training.hub import SHIPPED
@@ -33,11 +33,13 @@ def make_component(
     min_confidence: float,
     types: str | None,
     shift: float,
+    max_seq_length: int | None,
+    max_distance: int | None,
 ) -> Component:
     """The component of the finished run `run` (default: the model of this repository), on `device` (default: CUDA where
     there is one); the others are fields of Choices. Raises UserError where the run cannot be loaded."""
-    choices: dict[str, Any] = {"min_confidence": min_confidence, "types": types, "shift": shift}
-    return Component(Predictor.from_run(SHIPPED if run is None else run, device, **choices))
+    choices = Choices(min_confidence, types, shift, max_seq_length, max_distance)
+    return Component(Predictor.from_run(SHIPPED if run is None else run, device, **choices._asdict()))
 
 
 class Component:

@@ -26,7 +26,7 @@ from hingeabl.core.utils import pick_device, pick_precision
 from hingeabl.data.documents import garbage_collection_paused, load_documents
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import digest, make_folder, read_json, save_tensors, write_json
-from hingeabl.modeling.encoder import WINDOW, check_length
+from hingeabl.modeling.encoder import WINDOW
 from hingeabl.training.inference import score
 from hingeabl.training.saved_run import open_run
 
@@ -166,7 +166,6 @@ def distill(args: argparse.Namespace) -> None:
         features = featurize(documents[first : first + SHARD], run.tokenizer, run.rel2id, *settings)
         if is_written(path, about["key"], what, shape_of(features, what, outputs)):
             continue
-        check_length(run.model.model, max(len(feature["input_ids"]) for feature in features))
         found = say_of_documents(run.model, features, device, precision, what)
         if not found.isfinite().all():
             raise UserError(f"{args.load_path}: gives {what} of {args.data_file} beyond float16; train it again")
@@ -183,7 +182,8 @@ def say_of_documents(
     given = [{name: value for name, value in feature.items() if name != "labels"} for feature in features]
     if what == ATTENTION:
         given = [by_token(feature) for feature in given]
-    for indices, scores, _, attention in score(model, given, device, precision, BUDGET, remedy=LESS_MEMORY):
+    batches = score(model, given, device, precision, BUDGET, remedy=LESS_MEMORY, in_parts=False)
+    for indices, scores, _, attention, _ in batches:
         rows = scores if attention is None else attention
         parts = rows.half().cpu().split([len(features[index]["hts"]) for index in indices])
         for index, part in zip(indices, parts, strict=True):

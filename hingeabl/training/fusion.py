@@ -113,7 +113,8 @@ def second_pass(
     features = featurize(found, experiment.tokenizer, experiment.rel2id, args.max_seq_length, args.entity_marker)
     second: dict[Pair, tuple[Tensor, Tensor]] = {}
     budget = args.test_batch_size * WINDOW
-    for batch in score(model, features, experiment.device, experiment.precision, budget, "evidence"):
+    where = (experiment.device, experiment.precision)
+    for batch in score(model, features, *where, budget, "evidence", in_parts=False):
         pairs = list(itertools.chain.from_iterable(pairs_of_each[index] for index in batch.indices))
         second.update(zip(pairs, judge(experiment, batch.scores), strict=True))
     return second

@@ -17,18 +17,21 @@ from hingeabl.core.model import DocREModel
 from hingeabl.core.prepro import Feature
 from hingeabl.core.utils import autocast, collate_fn, to_device
 from hingeabl.errors import UserError, naming_batch
+from hingeabl.modeling.encoder import max_window
 from hingeabl.modeling.evidence import evidence_sentences
 from hingeabl.training import parallel
 
 
 class Scored(NamedTuple):
     """A batch, on the CPU: its documents' indices, scores float32 [pairs, outputs], labels [pairs, classes] or None,
-    and where features have their sentences' ends the attention over sentences float32 [pairs, sentences]."""
+    and where features have their sentences' ends the attention over sentences float32 [pairs, sentences]. Of a document
+    that is scored in parts, the pairs from `first` on."""
 
     indices: list[int]
     scores: Tensor
     labels: Tensor | None
     attention: Tensor | None
+    first: int = 0
 
 
 class Predictions(NamedTuple):
@@ -78,11 +81,13 @@ def score(
     budget: int,
     title: str = "",
     remedy: str = "lower --test_batch_size",
+    in_parts: bool = True,
 ) -> Iterator[Scored]:
     """Score documents in batches.
 
     `budget` limits the tokens and pairs of a batch (the scores do not depend on it), `title` stands before the progress
-    bar, `remedy` is what to do where a batch does not fit into memory.
+    bar, `remedy` is what to do where a batch does not fit into memory; with `in_parts`, a document longer than two
+    windows that is a batch by itself comes some pairs at a time.
     """
     model.eval()
     with autocast(device, precision):
@@ -94,13 +99,21 @@ def score(
         for indices in batches_by_size(features, budget):
             batch = collate_fn([features[index] for index in indices])
             labels, _ = batch.pop("labels", None), batch.pop("evidence", None)
-            with naming_batch(batch, [features[index]["title"] for index in indices], remedy):
-                with autocast(device, precision):
-                    found = model(**to_device(batch, device))
+            titles, first = [features[index]["title"] for index in indices], 0
+            lone_and_long = len(indices) == 1 and batch["lengths"][0] > 2 * max_window(model.model)[0]
+            there = to_device(batch, device)
+            outputs = model.score_in_parts(**there) if in_parts and lone_and_long else (model(**it) for it in [there])
+            while True:
+                with naming_batch(batch, titles, remedy), autocast(device, precision):
+                    found = next(outputs, None)
+                if found is None:
+                    break
                 scores, attention = found if isinstance(found, tuple) else (found, None)
                 scores = scores.cpu()  # the one wait for a GPU
                 attention = None if attention is None else attention.cpu()
-            yield Scored(indices, scores, labels, attention)
+                own = None if labels is None else labels[first : first + len(scores)]
+                yield Scored(indices, scores, own, attention, first)
+                first += len(scores)
             progress.update(len(indices))
 
 
@@ -125,8 +138,9 @@ def predict(
     found: list[list[dict[str, Any]]] = [[] for _ in features]
     patterns: Counter[str] = Counter()
     related: list[tuple[Tensor, Tensor]] = []
-    for indices, scores, labels, attention in score(model, features, device, precision, budget, title):
-        pairs = [(index, head, tail) for index in indices for head, tail in features[index]["hts"]]
+    for indices, scores, labels, attention, first in score(model, features, device, precision, budget, title):
+        part = slice(first, first + len(scores))  # of a document that comes in parts
+        pairs = [(index, head, tail) for index in indices for head, tail in features[index]["hts"][part]]
         of_classes, threshold = loss.comparable(scores)
         chosen = loss.predict(scores, num_labels)[:, 1:].nonzero()
         details: list[dict[str, Any]] = [{}] * len(chosen)

@@ -15,6 +15,7 @@ import predict
 import prepro
 import train
 from hingeabl.data.documents import load_documents, load_rel2id
+from hingeabl.data.pairs import AllPairs, met_pairs, near_pairs
 from hingeabl.data.statistics import count_pairs, statistics
 from hingeabl.errors import UserError
 from model import DocREModel
@@ -24,7 +25,7 @@ from prepro import featurize
 def listing(document, share=3):
     """The document with every pair that has a label, and every `share`-th of the others, in reverse order."""
     labelled = {(label["h"], label["t"]) for label in document["labels"]}
-    every = [list(pair) for pair in prepro.all_pairs(len(document["vertexSet"]))]
+    every = list(AllPairs(len(document["vertexSet"])))
     return document | {"pairs": [p for n, p in enumerate(every) if tuple(p) in labelled or n % share == 0][::-1]}
 
 
@@ -159,3 +160,39 @@ def test_make_rel2id_replaces_no_input_and_needs_labels(sample, write, tmp_path,
     with pytest.raises(UserError, match=r"cdr\.data: has no labels"):
         run_prepro(monkeypatch, path, "--make_rel2id", tmp_path / "rel2id.json")
     assert not (tmp_path / "rel2id.json").exists()
+
+
+@pytest.mark.parametrize("entities", [0, 1, 2, 7])
+def test_all_pairs_are_a_list_row_by_row_and_an_array(entities):
+    expected = [[h, t] for h in range(entities) for t in range(entities) if h != t]
+    pairs = AllPairs(entities)
+    assert pairs == expected and list(pairs) == expected and len(pairs) == len(expected)
+    assert [pairs[place] for place in range(len(pairs))] == expected and pairs[1:4] == expected[1:4]
+    assert np.asarray(pairs, dtype=np.int64).reshape(-1, 2).tolist() == expected
+
+
+@pytest.mark.parametrize("distance", [0, 1, 3])
+def test_near_pairs_have_mentions_so_many_sentences_apart(sample, distance):
+    for document in json.loads((sample / "test.json").read_text())[:6]:
+        at = [[mention["sent_id"] for mention in mentions] for mentions in document["vertexSet"]]
+        expected = [
+            [h, t]
+            for h, t in AllPairs(len(at))
+            if min(abs(one - other) for one in at[h] for other in at[t]) <= distance
+        ]
+        assert near_pairs(document, distance) == expected
+        listed = [*expected[::2], [0, 1]]
+        assert near_pairs(document | {"pairs": listed}, 10**6) == listed
+
+
+def test_met_pairs_attend_to_a_token_in_common():
+    places = [[5], [40], [95], [12, 90], []]
+    feature = {"entity_pos": [[[place, place + 1] for place in own] for own in places], "hts": AllPairs(5)}
+    windows = [(0, 30), (25, 60), (60, 100)]  # the first two overlap
+    tokens = [
+        {token for start, stop in windows for token in range(start, stop) if any(start <= at + 1 < stop for at in own)}
+        for own in places
+    ]
+    expected = [[h, t] for h, t in AllPairs(5) if tokens[h] & tokens[t]]
+    assert met_pairs(feature, windows) == expected and len(expected) == 8
+    assert met_pairs(feature | {"hts": [[2, 0], [3, 2]]}, windows) == [[3, 2]]

@@ -279,13 +279,6 @@ def test_grouped_bilinear_equals_the_whole_outer_product_and_finite_differences(
     torch.testing.assert_close(apply(head, tail, weight, 3), outer @ weight.T)
 
 
-def test_documents_longer_than_two_windows_are_refused(tiny_bert):
-    model = DocREModel(str(tiny_bert), emb_size=64)
-    feature = {"title": "long", "input_ids": [1] * 1100, "entity_pos": [], "hts": []}
-    with pytest.raises(UserError, match="--max_seq_length 1024"):
-        score(model, [feature])
-
-
 def test_a_saved_run_loads_from_its_folder_alone(tiny_bert, minilm_tokenizer, rel2id, tmp_path):
     features = real_shapes(minilm_tokenizer, rel2id, [(5, 60)])
     model = DocREModel(str(tiny_bert), emb_size=64).eval()

@@ -155,15 +155,13 @@ def test_an_empty_list_and_documents_without_pairs_give_an_empty_list(run, tmp_p
     assert predict_file(run, [], tmp_path) == predict_file(run, [EMPTY, one], tmp_path) == []
 
 
-def test_long_documents_are_cut_as_in_training_and_that_is_said(run, documents, tmp_path, capsys):
+def test_documents_are_cut_at_max_seq_length_and_that_is_said(run, documents, tmp_path, capsys):
     expected = predict_file(run, documents, tmp_path)
     assert "are cut" not in capsys.readouterr().err
     documents[0]["sents"].append(["word"] * 1100)
-    found = predict_file(run, documents, tmp_path)
-    assert (
-        f"docs.json: 1 of {len(documents)} documents are longer than the 1,024 word pieces that"
-        in capsys.readouterr().err
-    )
+    found = predict_file(run, documents, tmp_path, "--max_seq_length", "1024")
+    told = f"docs.json: 1 of {len(documents)} documents are longer than max_seq_length, 1,024 word pieces, and are cut"
+    assert told in capsys.readouterr().err
     other = documents[0]["title"]
     assert triples(entry for entry in found if entry["title"] != other) == triples(
         entry for entry in expected if entry["title"] != other

@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
 
+from hingeabl.data.pairs import AllPairs, near_pairs
 from hingeabl.errors import UserError
 from predict import Predictor
 
@@ -134,7 +136,7 @@ def test_nothing_is_printed_for_a_text(predictor, nlp, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-CUT = "1 of {} documents are longer than the 1,024 word pieces that the model reads and are cut: {} of {} mentions"
+CUT = "1 of {} documents are longer than max_seq_length, 1,024 word pieces, and are cut: {} of {} mentions"
 
 
 def cut(document):
@@ -145,7 +147,29 @@ def cut(document):
     return changed | {"vertexSet": [*document["vertexSet"], [late]]}
 
 
-def test_a_document_that_is_cut_is_told_in_python_each_time_and_alone(predictor, documents, capsys):
+def test_nothing_is_cut_by_default(predictor, documents, capsys):
+    long = documents[0] | {"sents": [["word"] * 3000, *documents[0]["sents"]]}
+    long["vertexSet"] = [
+        [mention | {"sent_id": mention["sent_id"] + 1} for mention in entity] for entity in documents[0]["vertexSet"]
+    ]
+    found = predictor(long)
+    assert {end.number for one in found for end in (one.head, one.tail)} and not capsys.readouterr().err
+    scores = [predictor.predict([long]).pairs["scores"] for _ in range(2)]
+    assert torch.equal(*scores) and scores[0].isfinite().all()
+
+
+def test_a_limit_of_distance_leaves_near_pairs_with_equal_scores(trained, predictor, documents):
+    near = Predictor.from_run(trained, "cpu", max_distance=1)
+    for document in documents[:4]:
+        kept = near_pairs(document, 1)
+        assert 0 < len(kept) < len(AllPairs(len(document["vertexSet"])))
+        found = [(one.head.number, one.tail.number, one.r) for one in near(document)]
+        every = [(one.head.number, one.tail.number, one.r) for one in predictor(document)]
+        assert found == [one for one in every if list(one[:2]) in kept]
+
+
+def test_a_document_that_is_cut_is_told_in_python_each_time_and_alone(trained, documents, capsys):
+    predictor = Predictor.from_run(trained, "cpu", max_seq_length=1024)
     mentions = sum(map(len, documents[0]["vertexSet"])) + 1
     for _ in range(2):
         predictor(cut(documents[0]))
@@ -173,7 +197,8 @@ def test_entities_of_two_texts_have_ids_of_their_own(predictor, documents):
     assert first and second and not first & second
 
 
-def test_spacys_component_tells_of_a_text_that_is_cut(pipeline, capsys):
+def test_spacys_component_tells_of_a_text_that_is_cut(pipeline, capsys, monkeypatch):
+    monkeypatch.setattr(pipeline.get_pipe("hingeabl").predictor, "max_seq_length", 1024)
     pipeline(f"{'It rains. ' * 400}{TEXT}")
     lost = len(pipeline(TEXT).ents)
     assert f"WARNING: documents: {CUT.format(1, lost, lost)}" in capsys.readouterr().err

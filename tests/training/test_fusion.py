@@ -221,7 +221,7 @@ def test_the_files_hold_the_teachers_attention_over_all_tokens(teacher, corpus, 
         torch.testing.assert_close(found.sum(dim=1), torch.ones(len(found)))  # [CLS] and [SEP] are among them
         torch.testing.assert_close(wanted, found, rtol=1e-3, atol=1e-5)
     both = collate_fn([stored[0], stored[5]])
-    assert both["teacher_attention"].shape == (len(both["labels"]), both["in_sentence"].shape[2])
+    assert both["teacher_attention"].shape == (len(both["labels"]), both["sentences"])
 
 
 def test_the_attentions_loss_is_the_mean_divergence_of_all_pairs():

@@ -1,5 +1,6 @@
 """Settings and data that do not fit are refused before anything is written; a finished run is known again."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -144,14 +145,22 @@ def test_an_output_folder_that_is_a_file_is_refused(sample, tiny_bert, tmp_path)
     assert (tmp_path / "file").read_text() == "kept"
 
 
-def test_a_document_longer_than_two_windows_is_refused_before_anything_is_written(sample, tiny_bert, tmp_path):
+def test_documents_of_any_length_are_trained_and_scored(sample, tiny_bert, tmp_path):
     data = shutil.copytree(sample, tmp_path / "data")
-    documents = json.loads((data / "test.json").read_text())
-    documents[2]["sents"].append(["word"] * 1100)
-    (data / "test.json").write_text(json.dumps(documents))
-    with pytest.raises(UserError, match="--max_seq_length 1024 or less"):
-        train.main(arguments(data, tiny_bert, tmp_path / "run", "--max_seq_length", "2000"))
-    assert not (tmp_path / "run").exists()
+    for split in ("train", "dev", "test"):
+        documents = json.loads((data / f"{split}.json").read_text())[:4]
+        documents[2]["sents"].insert(0, ["word"] * 1500)
+        for mention in itertools.chain.from_iterable(documents[2]["vertexSet"]):
+            mention["sent_id"] += 1
+        for label in documents[2]["labels"]:
+            label["evidence"] = [number + 1 for number in label["evidence"]]
+        (data / f"{split}.json").write_text(json.dumps(documents))
+    length = ("--max_seq_length", "4096", "--evidence_weight", "0.1")
+    train.main(arguments(data, tiny_bert, tmp_path / "run", "--seeds", "1", "--num_train_epochs", "1", *length))
+    run = tmp_path / "run/seed_1"
+    train.main(["--load_path", str(run), "--data_dir", str(data), "--output_dir", str(tmp_path / "again")])
+    scores = json.loads((run / "scores.json").read_text())
+    assert json.loads((tmp_path / "again/scores.json").read_text())["test"] == scores["test"]
 
 
 @pytest.mark.parametrize("documents", [[], [EMPTY], [{**EMPTY, "labels": []}]])

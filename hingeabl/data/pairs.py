@@ -1,0 +1,77 @@
+"""The pairs of entities that a document's model scores."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from hingeabl.data.schema import Document
+
+
+class AllPairs(Sequence[list[int]]):
+    """Every ordered pair [h, t] of so many entities, h != t, row by row; for numpy an array int64 [pairs, 2]. There is
+    no list of them: 2,000 entities have four million."""
+
+    def __init__(self, entities: int) -> None:
+        self.entities = entities
+
+    def __len__(self) -> int:
+        return self.entities * (self.entities - 1)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(list, itertools.permutations(range(self.entities), 2))
+
+    def __getitem__(self, place: Any) -> Any:
+        found = self.at(np.arange(len(self))[place])
+        return found.tolist()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.at(np.arange(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """The pairs at these places."""
+        head, tail = np.divmod(places, max(self.entities - 1, 1))
+        return np.stack([head, tail + (tail >= head)], axis=-1)
+
+
+def near_pairs(document: Document, distance: int) -> list[list[int]]:
+    """The pairs that the document lists, or all ordered pairs, of entities with mentions at most `distance` sentences
+    apart."""
+    entities, sentences = document["vertexSet"], len(document["sents"])
+    within = np.zeros((len(entities), sentences), dtype=np.float32)
+    around = np.zeros_like(within)
+    for number, mentions in enumerate(entities):
+        for mention in mentions:
+            own = mention["sent_id"]
+            within[number, own] = 1
+            around[number, max(own - distance, 0) : own + distance + 1] = 1
+    return chosen_pairs(around @ within.T > 0, document.get("pairs"))
+
+
+def met_pairs(feature: dict[str, Any], windows: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Those of a feature's pairs that attend to a token in common, in an encoder's windows [start, stop) of the
+    document: the entities have mentions in one window, or in two that overlap."""
+    edges = np.array(windows)
+    holds = np.zeros((len(feature["entity_pos"]), len(edges)), dtype=np.float32)
+    for number, mentions in enumerate(feature["entity_pos"]):
+        for start, _ in mentions:
+            holds[number] += (edges[:, 0] <= start + 1) & (start + 1 < edges[:, 1])
+    overlap = (edges[:, :1] < edges[:, 1]) & (edges[:, 0] < edges[:, 1:])
+    listed = None if isinstance(feature["hts"], AllPairs) else feature["hts"]
+    return chosen_pairs(holds @ overlap.astype(np.float32) @ holds.T > 0, listed)
+
+
+def chosen_pairs(wanted: np.ndarray, listed: list[list[int]] | None) -> list[list[int]]:
+    """The listed pairs, or all h != t, for which `wanted` bool [entities, entities] holds."""
+    if listed is not None:
+        return [[head, tail] for head, tail in listed if wanted[head, tail]]
+    np.fill_diagonal(wanted, False)
+    return np.argwhere(wanted).tolist()
