@@ -20,7 +20,7 @@ from hingeabl.modeling.evidence import EPSILON
 from hingeabl.modeling.padded import Window
 
 WINDOWS_AT_ONCE = 16  # in one pass of the encoder
-PAIRS_AT_ONCE = 2**14  # scored at once where no gradient is wanted
+PAIRS_AT_ONCE = 2**12  # scored at once where no gradient is wanted
 
 # pieces int64 of each window, and the rows whose attention is read -> embeddings [length, hidden], attention [heads,
 # rows, length] of each
@@ -75,7 +75,7 @@ def merge_tokens(windows: list[Window], hidden: list[Tensor], length: int) -> Te
     tokens = hidden[0].new_zeros(length, hidden[0].shape[1])
     times = tokens.new_zeros(length, 1)
     for own, found in zip(windows, hidden, strict=True):
-        tokens = tokens + F.pad(found, (0, 0, own.start, length - own.stop))
+        tokens[own.start : own.stop] += found
         times[own.start : own.stop] += 1
     return tokens / times
 

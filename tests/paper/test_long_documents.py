@@ -1,5 +1,6 @@
 """Documents longer than two windows: a plain reimplementation, every module and way, and memory."""
 
+import os
 from itertools import pairwise
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 import torch
 
 from hingeabl.data.pairs import AllPairs
+from hingeabl.files import read_json
 from hingeabl.modeling import padded
 from hingeabl.modeling.encoder import cut, max_window
 from hingeabl.training.inference import score
 from model import DocREModel
+from prepro import featurize
 from utils import collate_fn
 
 
@@ -43,16 +46,16 @@ def plainly(model, feature):
     window, end = max_window(model.model)
     ids, length = torch.tensor(feature["input_ids"]), len(feature["input_ids"])
     mentions = [(start + 1, entity) for entity, own in enumerate(feature["entity_pos"]) for start, _ in own]
-    tokens, times, rows = 0, 0, torch.zeros(len(mentions), model.model.config.num_attention_heads, length)
+    tokens, times = torch.zeros(length, model.model.config.hidden_size), torch.zeros(length, 1)
+    rows = torch.zeros(len(mentions), model.model.config.num_attention_heads, length)
     for part in cut(0, length, window, end):
         assert len(part.tokens) <= window
         model.model.set_attn_implementation("eager")
         output = model.model(input_ids=ids[part.tokens][None], output_attentions=True)
         model.model.set_attn_implementation("windows_reading_mentions")
         for place in range(part.start, part.stop):
-            one = torch.zeros(length, 1)
-            one[place] = 1
-            tokens, times = tokens + one * output.last_hidden_state[0, place - part.offset], times + one
+            tokens[place] += output.last_hidden_state[0, place - part.offset]
+            times[place] += 1
         for row, (place, _) in enumerate(mentions):
             if part.start <= place < part.stop:
                 columns = slice(part.start - part.offset, part.stop - part.offset)
@@ -151,3 +154,26 @@ def test_the_gradient_of_a_long_document_is_that_of_a_plain_computation(tiny_ber
 def test_a_long_document_without_entities_or_mentions_is_scored(model, change):
     scores, evidence = model(**collate_fn([document(1100, 1) | change]))
     assert scores.shape == (len(change["hts"]), 7) and scores.isfinite().all() and evidence.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device_way", ["cpu", "gpu"])
+@torch.no_grad()
+def test_a_plain_reimplementation_agrees_on_real_long_documents(device_way, monkeypatch, minilm, minilm_tokenizer):
+    if "DWIE_DIR" not in os.environ:
+        pytest.skip("DWIE_DIR is not set")
+    if device_way == "gpu":
+        monkeypatch.setattr(padded, "PADDED_DEVICES", ["cuda", "cpu"])
+    documents = read_json(f"{os.environ['DWIE_DIR']}/test.json")
+    longest = sorted(documents, key=lambda own: -sum(map(len, own["sents"])))[:4]
+    unlabelled = [{name: own[name] for name in ("title", "sents", "vertexSet")} for own in longest]
+    features = featurize(unlabelled, minilm_tokenizer, {"Na": 0}, 10**6, with_evidence=True)
+    model = DocREModel(str(minilm), 7, 128, 64).eval()
+    for feature in features:
+        feature["hts"] = list(feature["hts"])[::37]
+        [group] = model.read(**collate_fn([feature]))
+        expected = plainly(model, feature)
+        assert len(feature["input_ids"]) > 1024
+        found = (group.embeddings[0], group.pair_contexts(), group.pair_evidence())
+        for own, other in zip(found, expected, strict=True):
+            assert torch.allclose(own[: len(other)], other, atol=1e-5)
