@@ -18,10 +18,10 @@ from hingeabl.core.utils import recurring_size
 from hingeabl.errors import UserError
 from hingeabl.modeling.bilinear import grouped_bilinear
 from hingeabl.modeling.encoder import Encoded, encode, layers_of, load_encoder
-from hingeabl.modeling.entities import Entities, Group, LongEntities, cells, pair_entities
+from hingeabl.modeling.entities import Entities, Group, cells, pair_entities, pool_long
 from hingeabl.modeling.evidence import sentence_attention
 from hingeabl.modeling.layers import AxialTransformer, UNet, largest_of_all
-from hingeabl.modeling.long_documents import PAIRS_AT_ONCE, LongDocument, entity_embeddings
+from hingeabl.modeling.long_documents import PAIRS_AT_ONCE
 from hingeabl.modeling.padded import send
 from hingeabl.modeling.precision import autocast_dtype, weights_in
 
@@ -126,13 +126,23 @@ class DocREModel(nn.Module):
         """nn.Module's, which also takes the names of released checkpoints."""
         return super().load_state_dict(self.adopt_names(state_dict), strict, assign)
 
-    def forward(self, **batch: Any) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        input_ids: Tensor,
+        lengths: list[int],
+        mention_pos: list[Tensor],
+        mention_entity: list[Tensor],
+        num_entities: list[int],
+        hts: list[Tensor],
+        sentence: Tensor | None = None,
+        sentences: int = 0,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """A batch as collate_fn builds it -> scores float32 [pairs, classes], in the order of hts; with `sentence` also
         the pairs' attention over sentences, float32 [pairs, sentences]."""
-        with self.half_weights(batch["input_ids"].device):
-            groups = self.read(**batch)
+        with self.half_weights(input_ids.device):
+            groups = self.read(input_ids, lengths, mention_pos, mention_entity, num_entities, hts, sentence, sentences)
             scores = self.score_pairs(groups)
-        return (scores, torch.cat([group.pair_evidence() for group in groups])) if "sentence" in batch else scores
+        return scores if sentence is None else (scores, torch.cat([group.pair_evidence() for group in groups]))
 
     def score_in_parts(self, **batch: Any) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
         """What forward returns for a batch of one document, PAIRS_AT_ONCE pairs at a time where the module scores each
@@ -158,10 +168,13 @@ class DocREModel(nn.Module):
         groups: list[Group] = []
         first = 0
         for encoded in encode(self.model, input_ids, lengths, mention_pos, mention_entity):
-            chosen = slice(first, first + (1 if isinstance(encoded, LongDocument) else len(encoded.tokens)))
+            chosen = slice(first, first + (len(encoded.tokens) if isinstance(encoded, Encoded) else 1))
             evidence = None if sentence is None else (sentence[chosen], sentences)
-            pool = self.pool_long if isinstance(encoded, LongDocument) else self.pool
-            groups.append(pool(encoded, num_entities[chosen], hts[chosen], evidence))
+            rest = (num_entities[chosen], hts[chosen], evidence)
+            if isinstance(encoded, Encoded):
+                groups.append(self.pool(encoded, *rest))
+            else:
+                groups.append(pool_long(self.epsilon, encoded, *rest))
             first = chosen.stop
         return groups
 
@@ -192,16 +205,6 @@ class DocREModel(nn.Module):
         number = send({"of": of_document}, device)["of"]
         pairs = torch.cat([number[:, None], torch.cat(hts)], dim=1)
         return Entities(embeddings, context, pairs, counts, evidence)
-
-    def pool_long(
-        self, document: LongDocument, counts: list[int], hts: list[Tensor], sentences: tuple[Tensor, int] | None
-    ) -> LongEntities:
-        """`pool` for one document longer than two windows."""
-        embeddings = entity_embeddings(document, max(*counts, 1))[None]
-        pairs = nn.functional.pad(hts[0], (1, 0))  # of document 0
-        epsilon = self.epsilon(document.segments[0].attention.shape[1])
-        evidence = None if sentences is None else (sentences[0][0], sentences[1])
-        return LongEntities(embeddings, pairs, counts, document, epsilon, evidence)
 
     def epsilon(self, heads: int) -> float:
         """What localized context pooling adds to the sum of a pair's attention."""

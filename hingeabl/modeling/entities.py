@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from hingeabl.modeling.long_documents import PAIRS_AT_ONCE, LongDocument, contexts_of, evidence_of
+from hingeabl.modeling.long_documents import PAIRS_AT_ONCE, LongDocument, contexts_of, entity_embeddings, evidence_of
 
 
 @dataclass
@@ -77,6 +78,21 @@ class LongEntities:
 
 
 Group = Entities | LongEntities
+
+
+def pool_long(
+    epsilon: Callable[[int], float],
+    document: LongDocument,
+    counts: list[int],
+    hts: list[Tensor],
+    sentences: tuple[Tensor, int] | None,
+) -> LongEntities:
+    """DocREModel.pool for one document longer than two windows, with its `epsilon`."""
+    embeddings = entity_embeddings(document, max(*counts, 1))[None]
+    pairs = F.pad(hts[0], (1, 0))  # of document 0
+    added = epsilon(document.segments[0].attention.shape[1])
+    evidence = None if sentences is None else (sentences[0][0], sentences[1])
+    return LongEntities(embeddings, pairs, counts, document, added, evidence)
 
 
 def cells(groups: Sequence[Group], size: int) -> Tensor:
