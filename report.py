@@ -7,11 +7,11 @@
     python report.py --figure epochs runs/bert_atl runs/bert_hingeabl_released --output runs/figures
 
 Tables 1 to 4 and 7 take folders of runs (or folders of such folders, or records, see records.py), tables 5 and 6 data
-files. Tables 2 and 3 also test which differences are more than noise (see significance.py). Six tables are not the
+files. Tables 2 and 3 also test which differences are more than noise (see significance.py). Seven tables are not the
 paper's: 3_later is table 3 with losses of other papers beside its own, precision shows precision, recall and wrong
-pairs, other_labels the scores of --also, thresholds where each loss's threshold lies (docs/metrics.md), inter pairs
-within and across sentences, as papers on CDR do, and runs what each run cost. Figures take folders of runs; epochs,
-patterns and length records too; 3, 4 and losses need none.
+pairs, other_labels the scores of --also, thresholds where each loss's threshold lies (docs/metrics.md), shift what the
+threshold that is best on dev gives, inter pairs within and across sentences, as papers on CDR do, and runs what each
+run cost. Figures take folders of runs; epochs, patterns, length and reliability records too; 3, 4 and losses need none.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from hingeabl.core.evaluation import threshold_diagnostics
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import whole_file
 from hingeabl.outputs import check_outputs
+from hingeabl.reporting.calibration import calibration_of, with_calibration
 from hingeabl.reporting.data_tables import table_of_data
 from hingeabl.reporting.drawing import png_of, save_figure
 from hingeabl.reporting.figures import CAPTIONS, FIGURES
@@ -84,9 +85,11 @@ def with_threshold(run: Run) -> Run:
 
 
 def table_with_thresholds(number: int | str, runs: list[Run], unfinished: list[Path]) -> Table:
-    """table_of_runs, the threshold's place read for the table that shows it."""
+    """table_of_runs, with what only the tables thresholds and shift read."""
     if number == "thresholds":
         runs = [with_threshold(run) for run in runs if run.scores["test"]]
+    if number == "shift":
+        runs = list(map(with_calibration, runs))
     return table_of_runs(number, runs, unfinished)
 
 
@@ -104,7 +107,8 @@ def tables_of(runs: list[Run], unfinished: list[Path]) -> list[Table]:
     wanted: dict[int | str, bool] = {
         2: len({run.backbone for run in runs}) > 1,
         "3_later": any(run.loss in LATER for run in runs),
-        "inter": False,  # is asked for by its name
+        "inter": False,  # these two are asked for by their names
+        "shift": False,
     }
     of_runs: tuple[int | str, ...] = (1, 2, 3, 4, 7, *MORE_TABLES)
     numbers = [number for number in of_runs if wanted.get(number, True) and groups_of(number, runs)]
@@ -193,8 +197,8 @@ def main(arguments: list[str] | None = None) -> None:
         type=lambda name: int(name) if name.isdecimal() else name,
         choices=[*range(1, 8), *MORE_TABLES, "runs", "all"],
         help="print a table: its number in the paper, one that the paper lacks (3_later: Table 3 with losses of other "
-        "papers; precision; other_labels: scores of --also; thresholds: where they lie; inter: pairs within and across "
-        "sentences; runs: steps, time, machine and commit of each), or all but inter and runs",
+        "papers; precision; other_labels: scores of --also; thresholds: where they lie; shift: the best on dev; "
+        "inter: pairs within and across sentences; runs: steps, time, machine and commit), or all but these three",
     )
     what.add_argument("--figure", choices=list(FIGURES), help="draw the paper's 1 to 4, or one of losses or of runs")
     what.add_argument(
@@ -242,7 +246,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"not finished, left out: {folder}")
         for run in finished(runs, unfinished):
             other_labels = scores_with(run, args.also) if args.also else {}
-            print(write_record(run, threshold_of(run), args.record, other_labels))
+            print(write_record(run, threshold_of(run), args.record, other_labels, calibration_of(run)))
     else:
         write_html(args.html, runs, unfinished, args.split or "dev")
         print(f"{len(runs)} runs: {args.html}")

@@ -32,7 +32,7 @@ from hingeabl.modeling.encoder import WINDOW, checkpoint_layers
 from hingeabl.modeling.evidence import attention_loss, evidence_loss
 from hingeabl.training import parallel
 from hingeabl.training.experiment import Experiment, prepare
-from hingeabl.training.fitted import write_fitted
+from hingeabl.training.fitted import add_test_error, write_fitted
 from hingeabl.training.inference import Predictions, gather, predict
 from hingeabl.training.resume import CheckpointWriter, StopRequest, failure_noted, remove_checkpoints, seed_batch
 from hingeabl.training.runs import finished_scores, print_summary, summarise
@@ -242,7 +242,7 @@ def score_epoch(training: Training) -> None:
     if not place.best or scores["f1"] > place.best["dev"]["f1"]:
         place.best = {"seed": training.seed, "best_epoch": place.epoch, "dev": scores}
         save_predictions(folder, "dev", found)
-        fit_to_dev(training.experiment, found, folder)
+        fit(training.experiment, "dev", found, folder)
         save_weights(folder / "model.safetensors", training.model)
         mark = "  best"
     tqdm.write(
@@ -251,12 +251,17 @@ def score_epoch(training: Training) -> None:
     )
 
 
-def fit_to_dev(experiment: Experiment, found: Predictions, folder: Path) -> None:
-    """Write to a folder how probable predictions are, by dev, and the types that relations join in train."""
-    train, dev = experiment.splits["train"].documents, experiment.splits["dev"]
-    if dev.gold:
-        what = (dev.documents, dev.gold, found.pairs, found.entries, experiment.loss, experiment.rel2id)
-        write_fitted(folder, train, *what, experiment.args.num_labels)
+def fit(experiment: Experiment, name: str, found: Predictions, folder: Path) -> None:
+    """Write to a folder how probable predictions are, by dev, and the types that relations join in train; then how far
+    that is off on test."""
+    split, num_labels = experiment.splits[name], experiment.args.num_labels
+    if not split.gold:
+        return
+    what = (found.pairs, experiment.loss, experiment.rel2id, num_labels)
+    if name == "test":
+        add_test_error(folder, split.documents, *what)
+    else:
+        write_fitted(folder, experiment.splits["train"].documents, split.documents, split.gold, found.entries, *what)
 
 
 def score_test(training: Training) -> dict[str, Any]:
@@ -270,6 +275,7 @@ def score_test(training: Training) -> dict[str, Any]:
     result = {**training.place.best, "test": scores}
     if parallel.rank() == 0:
         save_predictions(folder, "test", found)
+        fit(experiment, "test", found, folder)
         training.count_time()
         write_timing(folder, training.place)
         write_json(folder / "scores.json", result)  # last: it says that the run is finished
@@ -318,8 +324,7 @@ def score_saved_run(experiment: Experiment) -> None:
         print(format_scores(results[name]) or "no labels to score against")
         if output:
             save_predictions(output, name, found)
-            if name == "dev":
-                fit_to_dev(experiment, found, output)
+            fit(experiment, name, found, output)
     if output:
         write_json(output / "scores.json", results)
 

@@ -17,6 +17,9 @@ SCORES = {
     "recall": "Recall",
     "macro_f1": "Macro F1",
     "macro_ign_f1": "Macro Ign F1",
+    "f1_intra": "F1 within a sentence",
+    "f1_inter": "F1 across sentences",
+    "evidence_f1": "Evidence F1",
 }
 BACKBONES = {"atlop": "ATLOP", "docunet": "DocuNet", "kd_docre": "KD-DocRE"}
 LIMITS = """\
@@ -24,20 +27,21 @@ LIMITS = """\
   `rel2id.json` lists.
 - It was trained on text of the kind that the training file holds. Scores on other text may be much lower; they were not
   measured here.
-- Longer documents are cut at `max_seq_length` word pieces, and what lies behind is not read.
+- Documents may be longer than `max_seq_length`, but such were not in its training.
 - Scores are not probabilities. A predicted relation is what the text seems to say, not a checked fact.
 - A single seed's score is not the expected score: compare means over seeds.
 - Encoder and data have licenses of their own."""
 
 
-def write_card(config: dict[str, Any], run: Run, seeds: list[Run], name: str) -> str:
+def write_card(config: dict[str, Any], run: Run, seeds: list[Run], name: str, confidence: dict[str, Any]) -> str:
     """The card's text without its front matter. `config` is the run's, as published; `seeds` are the runs of all seeds
-    that are there, this one included; `name` the model's on the hub."""
+    that are there, this one included; `name` the model's on the hub; `confidence` its confidence.json's content."""
     settings = config["settings"]
     parts = {
         "Data": data_table(config),
         "Decision rule": decision_text(config),
         "Scores": score_table(run, seeds),
+        **({"Confidence": confidence_text(confidence)} if confidence else {}),
         "Settings": settings_table(config),
         "How to use": usage(name),
         "Limits": LIMITS,
@@ -112,13 +116,26 @@ def score_table(run: Run, seeds: list[Run]) -> str:
         text += " They are of one seed alone, so nothing is known of their spread."
     rows = []
     for split in ("dev", "test"):
-        for key, title in SCORES.items() if run.scores[split] else ():
+        for key, title in SCORES.items():
+            if any(key not in seed.scores[split] for seed in seeds):
+                continue
             row = [split, title, f"{100 * run.scores[split][key]:.2f}"]
             if len(seeds) > 1:
                 values = [100 * seed.scores[split][key] for seed in seeds]
                 row.append(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}")
             rows.append(row)
     return f"{text}\n\n{table(heads, rows)}"
+
+
+def confidence_text(confidence: dict[str, Any]) -> str:
+    """How a margin becomes a probability, and how far that is off on test."""
+    text = (
+        f"The probability that a prediction is right is 1 / (1 + exp(-({confidence['slope']:.4f} * margin + "
+        f"{confidence['intercept']:.4f}))), fitted to dev."
+    )
+    if "test_ece" in confidence:
+        text += f" Expected calibration error on test, 10 bins: {confidence['test_ece']:.3f}."
+    return text
 
 
 def settings_table(config: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from hingeabl.core.losses import loss_names
 from hingeabl.data.documents import RELATION_NAMES, load_documents
 from hingeabl.errors import UserError
 from hingeabl.files import digest, read_json
+from hingeabl.reporting.calibration import figure_reliability
 from hingeabl.reporting.corpora import corpus_of, names_of_files
 from hingeabl.reporting.drawing import BLACK, BLUE, PALE, VERMILION, loss_style, mean_and_std, new_figure, plain, styled
 from hingeabl.reporting.length_figure import figure_length, name_seeds
@@ -338,6 +339,7 @@ CAPTIONS = {
     "patterns": "Prediction patterns among the wrong pairs",
     "frequency": "F1 by the relations' frequency in the training file",
     "length": "Test scores by the length of the training",
+    "reliability": "How many predictions are right, by their confidence",
 }
 FIGURES: dict[str, Callable[..., Figure]] = {
     "1": figure_1,
@@ -349,4 +351,5 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "patterns": figure_patterns,
     "frequency": figure_frequency,
     "length": figure_length,
+    "reliability": figure_reliability,
 }

@@ -23,7 +23,7 @@ from hingeabl.modeling.checkpoints import read_weights
 from hingeabl.modeling.compressed import compress
 from hingeabl.reporting.card import front_matter, write_card
 from hingeabl.reporting.records import Run, read_run
-from hingeabl.training.fitted import CONFIDENCE, TYPES, types_help
+from hingeabl.training.fitted import CONFIDENCE, TYPES, read_confidence, types_help
 from hingeabl.training.hub import ENCODER_FILES, ENCODER_NAMES, NAME, WEIGHTS, refuse
 from hingeabl.training.saved_run import open_run, refuse_unfinished
 from hingeabl.training.settings import NOT_COMPARED, Settings
@@ -118,9 +118,10 @@ def files_of(folder: Path, name: str, license: str | None, small: Small | None =
         config["decision"]["types"] = "learned"
     encoder = run.config["settings"]["model_name_or_path"]
     base_model = None if looks_like_path(encoder) or os.path.isdir(encoder) else encoder
-    card = front_matter(run, base_model, license) + "\n" + write_card(config, run, seeds_of(run), name)
     files: Files = {file: folder / file for file in UNCHANGED}
     fitted = Path(small.scored) if small and small.scored else folder
+    confidence = read_json(fitted / CONFIDENCE) if read_confidence(fitted) else {}
+    card = front_matter(run, base_model, license) + "\n" + write_card(config, run, seeds_of(run), name, confidence)
     files |= {name: fitted / name for name in (CONFIDENCE, TYPES) if (fitted / name).exists()}
     for path in sorted(path for pattern in ENCODER_FILES for path in folder.glob(pattern)):
         if path.name in needed:

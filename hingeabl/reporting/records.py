@@ -5,6 +5,8 @@ A record seed_<n>.json holds:
 config          the run's config.json, of absolute paths the last part alone
 scores          its scores.json
 thresholds      where the threshold lies on test (evaluation.threshold_diagnostics); {} of a run with one relation
+calibration     how probable predictions are and what another threshold gives (calibration.calibration_of); older
+                records have none
 dev_by_epoch    what metrics.jsonl says of dev: [{"epoch": 1, "dev": {"f1": ...}}, ...]
 timing          its timing.json, {"steps": 1000, "seconds": 61.5}; older records have no seconds, or no timing
 documents       {"train": 400, ...}: how many its data files hold, of those that were there when it was written
@@ -36,6 +38,7 @@ TEXTS = ("data_dir", "train_file", "dev_file", "test_file", "model_name_or_path"
 THRESHOLDS = {"ro_mean", "ro_std", "ovr", "ro_pairs", "ro_left_out", *(f"ro_p{percent}" for percent in PERCENTILES)}
 COUNTED = ("correct", "predicted", "gold")
 SPLITS = ("train", "dev", "test")
+CALIBRATION = ("shift", "dev_f1_shifted", "precision_shifted", "recall_shifted", "f1_shifted", "ece")
 OTHER_SCORES = ("precision", "recall", "f1")  # with other labels
 LOOKED = " (relative to the present folder, the clone, the run's folder or one above it)"
 Counted = tuple[np.ndarray, np.ndarray, np.ndarray]  # int64 [documents] each
@@ -58,6 +61,7 @@ class Run:
     timing: dict[str, float] = field(default_factory=dict)
     documents: dict[str, int] = field(default_factory=dict)
     other_labels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
 
 
 def read_runs(paths: list[str]) -> tuple[list[Run], list[Path]]:
@@ -157,7 +161,8 @@ def read_record(path: Path) -> Run:
         fits = fits and thresholds.keys() in (THRESHOLDS, set())
         fits = fits and all(type(x) in (int, float) for x in thresholds.values())
         timing, documents = found.get("timing", {}), found.get("documents", {})
-        other_labels = found.get("other_labels", {})
+        other_labels, calibration = found.get("other_labels", {}), found.get("calibration", {})
+        fits = fits and (not calibration or is_calibration(calibration))
         fits = fits and is_timing(timing) and are_numbers_of_documents(documents) and are_other_labels(other_labels)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         run = None
@@ -172,6 +177,7 @@ def read_record(path: Path) -> Run:
         timing=timing,
         documents=documents,
         other_labels=other_labels,
+        calibration=calibration,
     )
 
 
@@ -179,6 +185,16 @@ def are_numbers_of_documents(found: Any) -> bool:
     """Whether this can be a record's numbers of documents by split."""
     return isinstance(found, dict) and all(
         split in SPLITS and type(number) is int and number > 0 for split, number in found.items()
+    )
+
+
+def is_calibration(found: Any) -> bool:
+    """Whether this can be a record's calibration."""
+    return (
+        isinstance(found, dict)
+        and found.keys() == {*CALIBRATION, "bins"}
+        and all(type(found[name]) in (int, float) and 0 <= found[name] < math.inf for name in CALIBRATION)
+        and all(len(row) == 3 and all(type(x) in (int, float) and x >= 0 for x in row) for row in found["bins"])
     )
 
 
@@ -194,7 +210,11 @@ def are_other_labels(found: Any) -> bool:
 
 
 def write_record(
-    run: Run, thresholds: dict[str, float], folder: str | Path, other_labels: dict[str, dict[str, Any]]
+    run: Run,
+    thresholds: dict[str, float],
+    folder: str | Path,
+    other_labels: dict[str, dict[str, Any]],
+    calibration: dict[str, Any] | None = None,
 ) -> Path:
     """Write a finished run's record as <folder>/<its experiment>/seed_<n>.json, anew where it is there; returns the
     path. Raises UserError where files of the run are missing."""
@@ -210,6 +230,7 @@ def write_record(
         "timing": run.timing,
         "documents": documents_by_split(run),
         **({"other_labels": other_labels} if other_labels else {}),
+        **({"calibration": calibration} if calibration else {}),
         "dev_by_epoch": [{"epoch": epoch, "dev": dev} for epoch, dev in dev_scores(run).items()],
         "test_documents": {
             name: " ".join(map(str, numbers.tolist()))

@@ -52,10 +52,15 @@ def fit_confidence(margins: np.ndarray, right: np.ndarray) -> Confidence:
     return Confidence(*map(float, minimize(cross_entropy, np.zeros(2), jac=True, method="L-BFGS-B").x))
 
 
+def bin_of(confidence: np.ndarray) -> np.ndarray:
+    """The one of BINS bins of equal width that each probability lies in."""
+    return np.minimum((confidence * BINS).astype(int), BINS - 1)
+
+
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     """The expected calibration error of BINS bins of equal width: the mean distance of a bin's mean confidence from its
     share of right predictions, weighted by the bins' sizes (Naeini et al., 2015)."""
-    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    place = bin_of(confidence)
     gaps = [abs(float(confidence[place == bin].sum() - right[place == bin].sum())) for bin in range(BINS)]
     return sum(gaps) / max(len(right), 1)
 
@@ -127,8 +132,8 @@ def write_fitted(
     train: list[Document],
     dev: list[Document],
     gold: Gold,
-    pairs: dict[str, Tensor],
     entries: list[dict[str, Any]],
+    pairs: dict[str, Tensor],
     loss: Loss,
     rel2id: dict[str, int],
     num_labels: int,
@@ -152,6 +157,20 @@ def write_fitted(
     f1, f1_learned = (score_predictions(some, gold)["f1"] for some in (entries, kept))
     listed = {relation: sorted(map(list, pairs)) for relation, pairs in sorted(types.items())}
     write_json(folder / TYPES, {"dev_f1": f1, "dev_f1_learned": f1_learned, "types": listed}, indent=0)
+
+
+def add_test_error(
+    folder: Path, test: list[Document], pairs: dict[str, Tensor], loss: Loss, rel2id: dict[str, int], num_labels: int
+) -> None:
+    """Add to a folder's confidence, if it has one, its calibration_error on what was predicted in test."""
+    confidence = read_confidence(folder)
+    triples, margins = predicted_triples(pairs, loss, num_labels)
+    if confidence is None or not triples:
+        return
+    known = gold_triples(test, rel2id)
+    right = np.array([triple in known for triple in triples])
+    error = calibration_error(np.array(list(map(confidence.of, margins))), right)
+    write_json(folder / CONFIDENCE, read_json(folder / CONFIDENCE) | {"test_ece": error})
 
 
 def read_confidence(folder: Path) -> Confidence | None:

@@ -5,10 +5,12 @@ import json
 import math
 
 import numpy as np
+import publish
 import pytest
 import torch
 from scipy.special import expit
 
+import report
 from hingeabl.core.losses import get_loss
 from hingeabl.data.documents import load_rel2id
 from hingeabl.errors import UserError
@@ -98,6 +100,35 @@ def test_a_training_writes_both_and_the_confidence_is_that_of_its_dev_prediction
     assert found["predictions"] == len(predictions) and 0 <= found["right"] <= min(len(gold), len(predictions))
     types = read_types(trained)
     assert types == learned_types(json.loads((sample / "train.json").read_text()))
+
+
+def test_the_error_on_test_the_table_and_the_card_are_those_of_its_test_predictions(trained, sample, capsys, tmp_path):
+    predictor, documents = (
+        Predictor.from_run(trained, "cpu", types="any"),
+        json.loads((sample / "test.json").read_text()),
+    )
+    unlabelled = [{name: own[name] for name in ("title", "sents", "vertexSet")} for own in documents]
+    gold, of_title = gold_triples(documents, load_rel2id()), {own["title"]: n for n, own in enumerate(documents)}
+    names, entries = load_rel2id(), predictor.predict(unlabelled).entries
+    right = np.array([(of_title[e["title"]], e["h_idx"], e["t_idx"], names[e["r"]]) in gold for e in entries])
+    expected = calibration_error(np.array([entry["confidence"] for entry in entries]), right)
+    stored = json.loads((trained / CONFIDENCE).read_text())
+    assert stored["test_ece"] == pytest.approx(expected, abs=1e-6) and 0 < expected < 1
+
+    report.main(["--table", "shift", "--format", "json", str(trained)])
+    [row] = json.loads(capsys.readouterr().out)["rows"]
+    kept = right[[entry["margin"] > stored["best_shift"] for entry in entries]]
+    assert row["f1_shifted"]["mean"] == pytest.approx(200 * kept.sum() / (len(kept) + len(gold)))
+    assert row["ece"]["mean"] == pytest.approx(expected, abs=1e-6)
+    publish.main([str(trained), "--folder", str(tmp_path / "out")])
+    assert f"error on test, 10 bins: {expected:.3f}." in (tmp_path / "out/README.md").read_text()
+
+    report.main(["--record", str(tmp_path / "records"), str(trained)])
+    report.main(["--figure", "reliability", "--output", str(tmp_path), str(tmp_path / "records")])
+    [record] = (tmp_path / "records").rglob("seed_*.json")
+    bins = json.loads(record.read_text())["calibration"]["bins"]
+    assert sum(count for count, _, _ in bins) == len(right) and sum(good for _, _, good in bins) == right.sum()
+    assert (tmp_path / "figure_reliability.png").exists()
 
 
 def test_min_confidence_keeps_those_that_have_it_and_no_others(trained, documents):

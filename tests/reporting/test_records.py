@@ -192,6 +192,7 @@ def test_stored_records_count_what_they_score(path):
     assert '"/' not in path.read_text(), "a path of the machine"
 
 
+@pytest.mark.slow  # each makes many permutation tests
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*/tables.md")), ids=lambda path: path.parent.name)
 def test_the_stored_tables_come_out_of_the_records(capsys, path):
     tables = printed(capsys, "--table", "all", path.parent, "--format", "markdown")
