@@ -43,3 +43,4 @@ SMALL=(--compress --license mit --shift "$(python -c 'import json, sys; print(js
 python scripts/publish.py "$RUN" --folder runs/model/compressed "${SMALL[@]}"
 python train.py --load_path runs/model/compressed "${FILES[@]}" --output_dir runs/model/scored
 python scripts/publish.py "$RUN" --folder runs/model/redocred_minilm "${SMALL[@]}" --scored runs/model/scored
+sed -i 's#owner/name#models/redocred_minilm#' runs/model/redocred_minilm/README.md

@@ -17,17 +17,15 @@ SCORES = {
     "recall": "Recall",
     "macro_f1": "Macro F1",
     "macro_ign_f1": "Macro Ign F1",
-    "f1_intra": "F1 within a sentence",
-    "f1_inter": "F1 across sentences",
-    "evidence_f1": "Evidence F1",
 }
+MORE_SCORES = {"f1_intra": "F1 within sentences", "f1_inter": "F1 across sentences", "evidence_f1": "evidence F1"}
 BACKBONES = {"atlop": "ATLOP", "docunet": "DocuNet", "kd_docre": "KD-DocRE"}
 LIMITS = """\
 - The model finds relations between entities that it is given with their mentions, and only the relations that
   `rel2id.json` lists.
 - It was trained on text of the kind that the training file holds. Scores on other text may be much lower; they were not
   measured here.
-- Documents may be longer than `max_seq_length`, but such were not in its training.
+- Its training documents were cut at `max_seq_length` word pieces. Longer ones are read whole.
 - Scores are not probabilities. A predicted relation is what the text seems to say, not a checked fact.
 - A single seed's score is not the expected score: compare means over seeds.
 - Encoder and data have licenses of their own."""
@@ -35,7 +33,7 @@ LIMITS = """\
 
 def write_card(config: dict[str, Any], run: Run, seeds: list[Run], name: str, confidence: dict[str, Any]) -> str:
     """The card's text without its front matter. `config` is the run's, as published; `seeds` are the runs of all seeds
-    that are there, this one included; `name` the model's on the hub; `confidence` its confidence.json's content."""
+    that are there, this one included; `name` the model's on the hub; `confidence` its confidence.json or {}."""
     settings = config["settings"]
     parts = {
         "Data": data_table(config),
@@ -116,15 +114,15 @@ def score_table(run: Run, seeds: list[Run]) -> str:
         text += " They are of one seed alone, so nothing is known of their spread."
     rows = []
     for split in ("dev", "test"):
-        for key, title in SCORES.items():
-            if any(key not in seed.scores[split] for seed in seeds):
-                continue
+        for key, title in SCORES.items() if run.scores[split] else ():
             row = [split, title, f"{100 * run.scores[split][key]:.2f}"]
             if len(seeds) > 1:
                 values = [100 * seed.scores[split][key] for seed in seeds]
                 row.append(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}")
             rows.append(row)
-    return f"{text}\n\n{table(heads, rows)}"
+    found = {title: run.scores["test"][key] for key, title in MORE_SCORES.items() if key in run.scores["test"]}
+    more = ", ".join(f"{title} {100 * score:.2f}" for title, score in found.items())
+    return f"{text}\n\n{table(heads, rows)}" + (f"\n\nOn test, this seed: {more}." if more else "")
 
 
 def confidence_text(confidence: dict[str, Any]) -> str:

@@ -120,7 +120,7 @@ def files_of(folder: Path, name: str, license: str | None, small: Small | None =
     base_model = None if looks_like_path(encoder) or os.path.isdir(encoder) else encoder
     files: Files = {file: folder / file for file in UNCHANGED}
     fitted = Path(small.scored) if small and small.scored else folder
-    confidence = read_json(fitted / CONFIDENCE) if read_confidence(fitted) else {}
+    confidence = read_json(fitted / CONFIDENCE) if small and small.scored and read_confidence(fitted) else {}
     card = front_matter(run, base_model, license) + "\n" + write_card(config, run, seeds_of(run), name, confidence)
     files |= {name: fitted / name for name in (CONFIDENCE, TYPES) if (fitted / name).exists()}
     for path in sorted(path for pattern in ENCODER_FILES for path in folder.glob(pattern)):

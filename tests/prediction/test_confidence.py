@@ -120,7 +120,7 @@ def test_the_error_on_test_the_table_and_the_card_are_those_of_its_test_predicti
     kept = right[[entry["margin"] > stored["best_shift"] for entry in entries]]
     assert row["f1_shifted"]["mean"] == pytest.approx(200 * kept.sum() / (len(kept) + len(gold)))
     assert row["ece"]["mean"] == pytest.approx(expected, abs=1e-6)
-    publish.main([str(trained), "--folder", str(tmp_path / "out")])
+    publish.main([str(trained), "--folder", str(tmp_path / "out"), "--compress", "--scored", str(trained)])
     assert f"error on test, 10 bins: {expected:.3f}." in (tmp_path / "out/README.md").read_text()
 
     report.main(["--record", str(tmp_path / "records"), str(trained)])
