@@ -10,6 +10,7 @@ import torch
 from hingeabl.data.pairs import AllPairs
 from hingeabl.files import read_json
 from hingeabl.modeling import padded
+from hingeabl.modeling.attention import ATTENTION
 from hingeabl.modeling.encoder import cut, max_window
 from hingeabl.training.inference import score
 from model import DocREModel
@@ -52,7 +53,7 @@ def plainly(model, feature):
         assert len(part.tokens) <= window
         model.model.set_attn_implementation("eager")
         output = model.model(input_ids=ids[part.tokens][None], output_attentions=True)
-        model.model.set_attn_implementation("windows_reading_mentions")
+        model.model.set_attn_implementation(ATTENTION)
         for place in range(part.start, part.stop):
             tokens[place] += output.last_hidden_state[0, place - part.offset]
             times[place] += 1
@@ -177,3 +178,15 @@ def test_a_plain_reimplementation_agrees_on_real_long_documents(device_way, monk
         found = (group.embeddings[0], group.pair_contexts(), group.pair_evidence())
         for own, other in zip(found, expected, strict=True):
             assert torch.allclose(own[: len(other)], other, atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_encoder_off_the_fast_path_gives_the_same(model):
+    feature = document(1500, 6, seed=5)
+    fast = model(**collate_fn([feature]))
+    model.model.set_attn_implementation("eager")
+    try:
+        slow = model(**collate_fn([feature]))
+    finally:
+        model.model.set_attn_implementation(ATTENTION)
+    assert all(torch.allclose(own, other, atol=1e-5) for own, other in zip(fast, slow, strict=True))
