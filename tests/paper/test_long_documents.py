@@ -12,7 +12,8 @@ from hingeabl.files import read_json
 from hingeabl.modeling import padded
 from hingeabl.modeling.attention import ATTENTION
 from hingeabl.modeling.encoder import cut, max_window
-from hingeabl.training.inference import score
+from hingeabl.training.inference import predict, score
+from losses import get_loss
 from model import DocREModel
 from prepro import featurize
 from utils import collate_fn
@@ -101,12 +102,13 @@ def test_windows_cover_a_document_and_overlap_by_a_quarter():
                 assert len(parts) == 1 + (length > window)
 
 
+@pytest.mark.parametrize("length", [1100, 1700])
 @pytest.mark.parametrize("device_way", ["cpu", "gpu"])
 @torch.no_grad()
-def test_a_plain_reimplementation_agrees(model, device_way, monkeypatch):
+def test_a_plain_reimplementation_agrees(model, device_way, length, monkeypatch):
     if device_way == "gpu":
         monkeypatch.setattr(padded, "PADDED_DEVICES", ["cuda", "cpu"])
-    feature = document(1700, 14)
+    feature = document(length, 14)
     short = document(600, 5, seed=1, title="short")
     groups = model.read(**collate_fn([short, feature, short]))
     embeddings, contexts, evidence = plainly(model, feature)
@@ -129,6 +131,18 @@ def test_scores_in_parts_are_those_of_the_whole(model, monkeypatch):
     assert len(parts) == (4 if model.pairs_alone else 1)
     assert torch.allclose(torch.cat([scores for scores, _ in parts]), whole.scores, atol=1e-5)
     assert torch.allclose(torch.cat([attention for _, attention in parts]), whole.attention, atol=1e-6)
+
+
+def test_predictions_in_parts_are_those_of_the_whole(model, monkeypatch):
+    feature, loss = document(1300, 9, seed=2), get_loss("atl")
+    labels = torch.randint(2, (72, 7), generator=torch.Generator().manual_seed(0)).numpy().astype("uint8")
+    wanted = ([feature | {"labels": labels}], loss, {number: str(number) for number in range(7)})
+    found = []
+    for most in (10**6, 20):
+        monkeypatch.setattr("model.PAIRS_AT_ONCE", most)
+        found.append(predict(model, *wanted, torch.device("cpu"), "fp32", 4, 10**6))
+    assert found[0].entries == found[1].entries and found[0].patterns == found[1].patterns and found[0].entries
+    assert torch.equal(found[0].pairs["entities"], found[1].pairs["entities"])
 
 
 def test_the_gradient_of_a_long_document_is_that_of_a_plain_computation(tiny_bert):

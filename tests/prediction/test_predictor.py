@@ -168,6 +168,18 @@ def test_a_limit_of_distance_leaves_near_pairs_with_equal_scores(trained, predic
         assert found == [one for one in every if list(one[:2]) in kept]
 
 
+def test_entities_that_no_window_connects_are_not_scored(trained, documents):
+    first, count, later = documents[0], len(documents[0]["vertexSet"]), len(documents[0]["sents"]) + 1
+    again = [
+        [mention | {"sent_id": mention["sent_id"] + later} for mention in mentions] for mentions in first["vertexSet"]
+    ]
+    two = {"title": "two", "sents": [*first["sents"], ["word"] * 3000, *first["sents"]]}
+    found = Predictor.from_run(trained, "cpu", shift=-1000.0).predict([two | {"vertexSet": first["vertexSet"] + again}])
+    pairs = {(entry["h_idx"], entry["t_idx"]) for entry in found.entries}  # every pair that was scored
+    within = {(head, tail) for head, tail in AllPairs(2 * count) if (head < count) == (tail < count)}
+    assert pairs == within
+
+
 def test_a_document_that_is_cut_is_told_in_python_each_time_and_alone(trained, documents, capsys):
     predictor = Predictor.from_run(trained, "cpu", max_seq_length=1024)
     mentions = sum(map(len, documents[0]["vertexSet"])) + 1
