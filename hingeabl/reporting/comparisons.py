@@ -80,8 +80,9 @@ def counts_of(runs: list[Run]) -> Counts:
 def notes_on(results: list[Difference], spread: Spread | None, several: list[str]) -> list[str]:
     """How the comparisons were made; `several` are the rows whose seeds the spread is of."""
     notes = [
-        "p: paired permutation test over documents, micro F1 computed anew, Holm's correction for "
-        f"{len(results)} comparison(s); interval: bootstrap over documents and seeds, 95 %."
+        "over seeds: Student's t interval, 95 %, of the difference seed by seed, on these documents; 95 % interval: "
+        "bootstrap over documents and seeds; p: for these trained models, paired permutation test over documents, "
+        f"micro F1 computed anew, Holm's correction for {len(results)} comparison(s)."
     ]
     counts = [(len(result.seeds[0]), len(result.seeds[1])) for result in results]
     if fewest := min((count for count in counts if min(count) > 1), default=None):
@@ -108,9 +109,10 @@ def notes_on(results: list[Difference], spread: Spread | None, several: list[str
 
 
 def verdict(comparison: Comparison, p_value: float) -> str:
-    """Whether a difference is more than noise: p under 0.05 after correction, and 0 outside the interval. It is open
-    where the interval holds no variation between seeds."""
-    if p_value >= 0.05 or comparison.low <= 0 <= comparison.high:
+    """Whether a difference is more than noise: 0 outside both intervals, over seeds and of the bootstrap, and p under
+    0.05 after correction. It is open where the interval holds no variation between seeds."""
+    low, high = comparison.over_seeds or (comparison.low, comparison.high)
+    if p_value >= 0.05 or comparison.low <= 0 <= comparison.high or low <= 0 <= high:
         return "within the noise"
     if not comparison.seed_noise:
         return "open: one seed"

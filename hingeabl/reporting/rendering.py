@@ -62,21 +62,28 @@ def listed(seeds: list[int]) -> str:
 
 def comparison_lines(table: Table) -> list[list[str]]:
     """Head and rows of the comparisons: the pair, its seeds where rows differ in them, the difference of test F1, its
-    interval, p, and what it means."""
+    intervals, p, and what it means."""
     if not table.comparisons:
         return []
     seeds = 0 if one_set_of_seeds(table.rows) else 1  # columns of them
-    return [["second against first", *["seeds"] * seeds, "F1 diff.", "95 % interval", "p", ""]] + [
+    return [["second against first", *["seeds"] * seeds, "F1 diff.", "over seeds", "95 % interval", "p", ""]] + [
         [
             f"{found.second} against {found.first}",
             *[" and ".join(dict.fromkeys(map(listed, reversed(found.seeds))))] * seeds,
             f"{100 * found.found.difference:+.2f}",
-            f"{100 * found.found.low:+.2f} to {100 * found.found.high:+.2f}",
+            span(found.found.over_seeds) if found.found.over_seeds else "",
+            span((found.found.low, found.found.high)),
             f"{found.p:.4f}",
             verdict(found.found, found.p),
         ]
         for found in table.comparisons
     ]
+
+
+def span(interval: tuple[float, float]) -> str:
+    """An interval of F1, in percent."""
+    low, high = interval
+    return f"{100 * low:+.2f} to {100 * high:+.2f}"
 
 
 def caption(table: Table) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import permutation_test, t
+from scipy.stats import permutation_test, t, ttest_1samp, ttest_ind
 
 PERMUTATIONS = 10_000
 RESAMPLES = 2000  # of the bootstrap
@@ -25,13 +25,14 @@ class Counts:
 @dataclass(frozen=True)
 class Comparison:
     """The difference of mean F1 of two losses, second minus first, its 95 % interval, and the p-value. `seed_noise` is
-    whether the interval holds the variation between seeds."""
+    whether the interval holds the variation between seeds. `over_seeds` is the interval of seeds_interval."""
 
     difference: float
     low: float
     high: float
     p_value: float
     seed_noise: bool
+    over_seeds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,29 @@ def micro_f1(correct: np.ndarray, predicted: np.ndarray, gold: np.ndarray | int)
 def compare(first: Counts, second: Counts, seed: int = 0) -> Comparison:
     """Compare two losses on the same documents; the number of seeds may differ.
 
-    The p-value is of the null hypothesis that, document by document, the two could change places: a paired permutation
-    test over documents that computes both micro F1 anew for each reassignment, from the counts' means over seeds. The
-    interval is of a bootstrap that draws documents, and each loss's seeds, with replacement; from a single seed it can
-    draw no other, so it holds no variation between seeds then.
+    The interval is of a bootstrap that draws documents, and each loss's seeds, with replacement; from a single seed it
+    can draw no other, so it holds no variation between seeds then. The p-value is for these trained models alone, of
+    the null hypothesis that, document by document, the two could change places: a paired permutation test over
+    documents that computes both micro F1 anew for each reassignment, from the counts' means over seeds.
     """
     low, high = interval(first, second, seed)
     several = min(len(first.correct), len(second.correct)) > 1
-    return Comparison(mean_f1(second) - mean_f1(first), low, high, p_value(first, second, seed), several)
+    difference = mean_f1(second) - mean_f1(first)
+    return Comparison(difference, low, high, p_value(first, second, seed), several, seeds_interval(first, second))
+
+
+def seeds_interval(first: Counts, second: Counts) -> tuple[float, float] | None:
+    """Student's t interval, 95 %, of the difference of mean F1 over seeds, on these documents: paired, seed by seed,
+    where both losses have as many (the same ones then), else Welch's. None with a single seed."""
+    ours, theirs = f1_of_seeds(second), f1_of_seeds(first)
+    if min(len(ours), len(theirs)) < 2:
+        return None
+    paired = len(ours) == len(theirs)
+    if paired and np.ptp(ours - theirs) < 1e-12:  # of which scipy warns
+        return float((ours - theirs).mean()), float((ours - theirs).mean())
+    found = ttest_1samp(ours - theirs, 0) if paired else ttest_ind(ours, theirs, equal_var=False)
+    low, high = found.confidence_interval(0.95)
+    return float(low), float(high)
 
 
 def f1_of_seeds(counts: Counts) -> np.ndarray:

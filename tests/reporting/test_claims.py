@@ -1,5 +1,6 @@
 """What reports say of losses with one seed or several, and of other documents than the paper's."""
 
+import dataclasses
 import json
 import math
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simulate_tests
 from conftest import ROOT
 from scipy.stats import t
 from test_figures import ALL, make_run
@@ -19,8 +21,8 @@ from hingeabl.errors import UserError
 from hingeabl.files import digest
 from hingeabl.reporting.comparisons import verdict
 from hingeabl.reporting.figures import FIGURES
-from hingeabl.reporting.records import read_runs
-from hingeabl.reporting.significance import Counts, compare, spread_of_seeds, with_seed_noise
+from hingeabl.reporting.records import count_by_document, read_record, read_runs
+from hingeabl.reporting.significance import Comparison, Counts, compare, f1_of_seeds, spread_of_seeds, with_seed_noise
 
 DOCUMENTS_992 = ROOT / "results/documents_992"
 
@@ -68,6 +70,32 @@ def test_a_clear_difference_of_one_seed_is_open_where_no_spread_over_seeds_is_kn
     assert found.low > 0 and not found.seed_noise and verdict(found, 0.001) == "open: one seed"
     twice = [Counts(x.correct.repeat(2, 0), x.predicted.repeat(2, 0), x.gold) for x in (worse, better)]
     assert verdict(compare(*twice), 0.001) == "higher"
+
+
+def test_the_interval_over_seeds_is_students_of_the_differences_seed_by_seed():
+    first, second = random_counts(4, 1), random_counts(4, 2)
+    f1 = [2 * x.correct.sum(1) / (x.predicted.sum(1) + x.gold.sum()) for x in (first, second)]
+    differences = (f1[1] - f1[0]).tolist()
+    half = t.ppf(0.975, 3) * statistics.stdev(differences) / 2
+    low, high = compare(first, second).over_seeds
+    assert (low + high) / 2 == pytest.approx(statistics.mean(differences)) and (high - low) / 2 == pytest.approx(half)
+    fewer = Counts(second.correct[:2], second.predicted[:2], second.gold)
+    assert compare(first, fewer).over_seeds is not None and compare(first, random_counts(1, 2)).over_seeds is None
+
+
+def test_a_difference_is_noise_where_its_interval_over_seeds_holds_0():
+    clear = Comparison(0.02, 0.01, 0.03, 0.001, True, (0.005, 0.035))
+    assert verdict(clear, 0.001) == "higher"
+    assert verdict(dataclasses.replace(clear, over_seeds=(-0.005, 0.045)), 0.001) == "within the noise"
+
+
+def test_simulated_seeds_vary_as_measured_and_a_record_gives_their_rates():
+    correct, predicted, gold = count_by_document(read_record(ROOT / "results/documents_992/bert_atl/seed_1.json"))
+    base, chance = Counts(correct[None], predicted[None], gold), np.random.default_rng(1)
+    drawn = simulate_tests.draw(base, simulate_tests.find_effect(base, chance), 2000, chance)
+    f1 = f1_of_seeds(drawn)
+    assert f1.std() == pytest.approx(simulate_tests.DEVIATION, abs=5e-4)
+    assert f1.mean() == pytest.approx(f1_of_seeds(base)[0], abs=5e-3)
 
 
 def test_losses_are_compared_on_the_seeds_that_both_have_and_each_row_names_its_own(mixed, capsys):
