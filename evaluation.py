@@ -29,7 +29,7 @@ from hingeabl.data.documents import load_documents
 from hingeabl.data.predictions import Prediction, check_predictions, doubts, read_predictions, write_codalab
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.files import write_json
+from hingeabl.files import read_json, write_json
 from hingeabl.outputs import check_outputs
 
 # The ten most frequent relations, as the official evaluator lists them: country, located in, country of citizenship,
@@ -77,6 +77,18 @@ def train_facts(documents: Iterable[Document]) -> set[tuple[str, str, str]]:
         for label in document.get("labels", []):
             facts.update((head, tail, label["r"]) for head in names[label["h"]] for tail in names[label["t"]])
     return facts
+
+
+def read_facts(path: str) -> set[tuple[str, str, str]]:
+    """Facts as DocRED's evaluation keeps them, train_annotated.fact: a JSON list of [head name, tail name, relation].
+    Raises UserError for a file that is none."""
+    found = read_json(path)
+    if not isinstance(found, list):
+        raise UserError(f"{path}: is no list of facts; pass a JSON list of [head, tail, relation]")
+    for number, fact in enumerate(found):
+        if not (isinstance(fact, list) and len(fact) == 3 and all(isinstance(part, str) for part in fact)):
+            raise UserError(f"{path}: fact {number}: is not [head, tail, relation], three texts; correct it")
+    return set(map(tuple, found))
 
 
 def prepare_gold(gold: list[Document], facts: set[tuple[str, str, str]]) -> Gold:
@@ -323,30 +335,34 @@ def main() -> None:
     )
     parser.add_argument("--gold", help="labelled file in DocRED's schema")
     parser.add_argument("--train", help="training file: its facts are what Ign F1 ignores")
+    parser.add_argument("--train_facts", help="JSON list of [head, tail, relation] that Ign F1 ignores, too or instead")
     parser.add_argument("--codalab", metavar="FILE.zip", help="write the upload of DocRED's competition")
     parser.add_argument("--json", metavar="OUT", help="also write the figures to this file, as fractions")
     args = parser.parse_args()
     check_outputs(
         {"--json": (args.json, (".json",)), "--codalab": (args.codalab, (".zip",))},
-        {f"--{name}": getattr(args, name) for name in ("predictions", "gold", "train")},
+        {f"--{name}": getattr(args, name) for name in ("predictions", "gold", "train", "train_facts")},
     )
     if args.codalab:
         write_codalab(args.codalab, read_predictions(args.predictions), args.predictions)
         if not args.gold:
             return
     for name in ("gold", "train"):
-        if not getattr(args, name):
+        if not (getattr(args, name) or (name == "train" and args.train_facts)):
             raise UserError(f"--{name} is missing; name the {'labelled' if name == 'gold' else 'training'} file")
-    documents, train_documents = load_documents(args.gold, unique_titles=True), load_documents(args.train)
+    documents = load_documents(args.gold, unique_titles=True)
+    train_documents = load_documents(args.train) if args.train else []
     for path, found in ((args.gold, documents), (args.train, train_documents)):
-        if not any(document.get("labels") for document in found):
+        if path and not any(document.get("labels") for document in found):
             raise UserError(f"{path}: has no labels; pass a labelled file")
-    gold = prepare_gold(documents, train_facts(train_documents))
+    facts = train_facts(train_documents) | (read_facts(args.train_facts) if args.train_facts else set())
+    gold = prepare_gold(documents, facts)
     predictions = read_predictions(args.predictions)
     scores = score_predictions(predictions, gold, args.predictions)
-    known = {label["r"] for document in (*documents, *train_documents) for label in document.get("labels", [])}
+    known = {label["r"] for document in documents for label in document.get("labels", [])} | {r for _, _, r in facts}
     counts = {document["title"]: len(document["vertexSet"]) for document in documents}
-    print_findings(training_doubts((args.gold, args.train), documents, train_documents, int(gold.in_train.sum())))
+    if args.train:
+        print_findings(training_doubts((args.gold, args.train), documents, train_documents, int(gold.in_train.sum())))
     for doubt in doubts(predictions, counts, known):
         print(f"WARNING: {args.predictions}: {doubt}", file=sys.stderr)
     print(format_scores(scores))

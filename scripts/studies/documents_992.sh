@@ -12,7 +12,7 @@
 #     eight     the paper's other losses and hingeabl, seed 1
 #     length    hingeabl_released and atl, seed 1, 3 and 10 epochs; records in ..._epochs_3/ and ..._epochs_10/
 #     margin    hingeabl_released, seed 1, margins 1, 2 and 10, 10 epochs; records in ..._epochs_10_margin_1/ and so on
-#     seeds     hingeabl_released, atl and afl, seeds 5 and 42
+#     seeds     hingeabl_released, atl and afl, seeds 5, 42, 66 and 233
 #     later     losses of later papers, seed 1
 # PARTS chooses some of them, JOBS how many runs go at once (on one GPU), and EPOCHS=1 makes a short try:
 #     PARTS="first eight" JOBS=4 bash scripts/studies/documents_992.sh --data FOLDER
@@ -35,7 +35,7 @@ runs_of() { # PART: a line for each of its runs, LOSS SEED EPOCHS [MARGIN]
     eight) for loss in afl hingeabl sat mean_sat balanced_softmax aml; do echo "$loss 1 $EPOCHS"; done ;;
     length) for epochs in 3 10; do for loss in hingeabl_released atl; do echo "$loss 1 $epochs"; done; done ;;
     margin) for margin in 1 2 10; do echo "hingeabl_released 1 10 $margin"; done ;;
-    seeds) for seed in 5 42; do for loss in hingeabl_released atl afl; do echo "$loss $seed $EPOCHS"; done; done ;;
+    seeds) for seed in 5 42 66 233; do for loss in hingeabl_released atl afl; do echo "$loss $seed $EPOCHS"; done; done ;;
     later) for loss in atgl ncrl pmtl amtl pn_risk; do echo "$loss 1 $EPOCHS"; done ;;
     *) echo "error: PARTS: $1: choose from first, eight, length, margin, seeds, later" >&2; return 2 ;;
     esac

@@ -7,6 +7,7 @@ import statistics
 import pytest
 import torch
 from baseline import plain_scores
+from mistaken_files import run_program
 from model_scores import DATA
 
 import evaluation
@@ -16,6 +17,7 @@ from evaluation import (
     official_evaluate,
     prediction_patterns,
     threshold_diagnostics,
+    train_facts,
 )
 from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
@@ -44,6 +46,28 @@ def test_every_figure_equals_the_stored_one(stored):
     scores = official_evaluate(predictions, gold, train)
     assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-9)
     assert len(expected) == 10 and all(0.1 < value < 0.9 for value in expected.values())
+
+
+def test_ign_f1_ignores_a_file_of_facts_as_it_does_a_training_file(stored, tmp_path, monkeypatch):
+    predictions, gold, train, expected = stored
+    contents = {"p": predictions, "gold": gold, "train": train, "facts": sorted(map(list, train_facts(train)))}
+    contents |= {"one": contents["facts"][:1], "no": {}, "two": [["a", "b"]]}
+    paths = {name: tmp_path / f"{name}.json" for name in contents}
+    for name, content in contents.items():
+        paths[name].write_text(json.dumps(content))
+
+    def ign_f1(*options):
+        files = ["--predictions", paths["p"], "--gold", paths["gold"], "--json", tmp_path / "out.json"]
+        run_program(monkeypatch, evaluation, *files, *options)
+        return json.loads((tmp_path / "out.json").read_text())["ign_f1"]
+
+    of_train = ign_f1("--train", paths["train"])
+    assert of_train == pytest.approx(expected["ign_f1"]) and ign_f1("--train_facts", paths["facts"]) == of_train
+    assert ign_f1("--train_facts", paths["one"]) > of_train
+    assert ign_f1("--train", paths["train"], "--train_facts", paths["one"]) == of_train
+    for name, told in (("no", "is no list of facts"), ("two", "fact 0: is not")):
+        with pytest.raises(UserError, match=told):
+            ign_f1("--train_facts", paths[name])
 
 
 def test_gold_as_predictions_scores_one(stored):

@@ -43,7 +43,7 @@ PARTS = {  # of each part, what run_bert.sh gets: the loss, the seed, epochs, ma
     "eight": [(loss, 1, 30, None, "") for loss in SIX],
     "length": [(loss, 1, n, None, f"_epochs_{n}") for n in (3, 10) for loss in ("hingeabl_released", "atl")],
     "margin": [("hingeabl_released", 1, 10, margin, f"_epochs_10_margin_{margin}") for margin in (1, 2, 10)],
-    "seeds": [(loss, seed, 30, None, "") for seed in (5, 42) for loss in ("hingeabl_released", "atl", "afl")],
+    "seeds": [(loss, seed, 30, None, "") for seed in (5, 42, 66, 233) for loss in ("hingeabl_released", "atl", "afl")],
     "later": [(loss, 1, 30, None, "") for loss in LATER],
 }
 
