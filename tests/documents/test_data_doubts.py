@@ -69,6 +69,8 @@ def test_training_prepro_and_predict_tell_what_is_cut(
     assert "WARNING" not in capsys.readouterr().err
     found = ["--load_path", str(trained), "--input", str(data / "train.json"), "--output", str(tmp_path / "found.json")]
     predict.main(found)
+    assert "WARNING" not in capsys.readouterr().err
+    predict.main([*found, "--max_seq_length", "1024"])
     assert re.search(r"2 of \d+ mentions are lost, and 1 of \d+ entities have no mention left", capsys.readouterr().err)
 
 
