@@ -21,7 +21,7 @@ from hingeabl.modeling.encoder import Encoded, encode, layers_of, load_encoder
 from hingeabl.modeling.entities import Entities, Group, cells, pair_entities, pool_long
 from hingeabl.modeling.evidence import sentence_attention
 from hingeabl.modeling.layers import AxialTransformer, UNet, largest_of_all
-from hingeabl.modeling.long_documents import PAIRS_AT_ONCE
+from hingeabl.modeling.long_documents import PAIRS_AT_ONCE, LongDocument
 from hingeabl.modeling.padded import send
 from hingeabl.modeling.precision import autocast_dtype, weights_in
 
@@ -140,34 +140,34 @@ class DocREModel(nn.Module):
         """A batch as collate_fn builds it -> scores float32 [pairs, classes], in the order of hts; with `sentence` also
         the pairs' attention over sentences, float32 [pairs, sentences]."""
         with self.half_weights(input_ids.device):
-            groups = self.read(input_ids, lengths, mention_pos, mention_entity, num_entities, hts, sentence, sentences)
+            encoded = encode(self.model, input_ids, lengths, mention_pos, mention_entity)
+            groups = self.pool_all(encoded, num_entities, hts, sentence, sentences)
             scores = self.score_pairs(groups)
         return scores if sentence is None else (scores, torch.cat([group.pair_evidence() for group in groups]))
 
     def score_in_parts(self, **batch: Any) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
         """What forward returns for a batch of one document, PAIRS_AT_ONCE pairs at a time where the module scores each
         pair by itself."""
-        [group] = self.read(**batch)
+        tokens = [batch.pop(name) for name in ("input_ids", "lengths", "mention_pos", "mention_entity")]
+        [group] = self.pool_all(encode(self.model, *tokens), **batch)
         for pairs in group.pairs.split(PAIRS_AT_ONCE if self.pairs_alone else max(len(group.pairs), 1)):
             part = replace(group, pairs=pairs)
             scores = self.score_pairs([part])
             yield (scores, part.pair_evidence()) if "sentence" in batch else scores
 
-    def read(
+    def pool_all(
         self,
-        input_ids: Tensor,
-        lengths: list[int],
-        mention_pos: list[Tensor],
-        mention_entity: list[Tensor],
+        found: list[Encoded | LongDocument],
         num_entities: list[int],
         hts: list[Tensor],
         sentence: Tensor | None = None,
         sentences: int = 0,
     ) -> list[Group]:
-        """A batch as collate_fn builds it -> the entities of its documents, in order."""
+        """What `encode` gives of a batch, and the rest of the batch as collate_fn builds it -> the entities of its
+        documents, in order."""
         groups: list[Group] = []
         first = 0
-        for encoded in encode(self.model, input_ids, lengths, mention_pos, mention_entity):
+        for encoded in found:
             chosen = slice(first, first + (len(encoded.tokens) if isinstance(encoded, Encoded) else 1))
             evidence = None if sentence is None else (sentence[chosen], sentences)
             rest = (num_entities[chosen], hts[chosen], evidence)

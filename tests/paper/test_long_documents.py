@@ -11,7 +11,7 @@ from hingeabl.data.pairs import AllPairs
 from hingeabl.files import read_json
 from hingeabl.modeling import padded
 from hingeabl.modeling.attention import ATTENTION
-from hingeabl.modeling.encoder import cut, max_window
+from hingeabl.modeling.encoder import cut, encode, max_window
 from hingeabl.training.inference import predict, score
 from losses import get_loss
 from model import DocREModel
@@ -41,6 +41,12 @@ def document(length, entities, seed=0, title="long"):
         "hts": AllPairs(entities),
         "sentence_ends": ends,
     }
+
+
+def groups_of(model, batch):
+    """The entities of a batch's documents."""
+    tokens = [batch.pop(name) for name in ("input_ids", "lengths", "mention_pos", "mention_entity")]
+    return model.pool_all(encode(model.model, *tokens), **batch)
 
 
 def plainly(model, feature):
@@ -110,7 +116,7 @@ def test_a_plain_reimplementation_agrees(model, device_way, length, monkeypatch)
         monkeypatch.setattr(padded, "PADDED_DEVICES", ["cuda", "cpu"])
     feature = document(length, 14)
     short = document(600, 5, seed=1, title="short")
-    groups = model.read(**collate_fn([short, feature, short]))
+    groups = groups_of(model, collate_fn([short, feature, short]))
     embeddings, contexts, evidence = plainly(model, feature)
     long = groups[-2] if len(groups) == 3 else groups[1]
     assert torch.allclose(long.embeddings[0], embeddings, atol=1e-5)
@@ -158,7 +164,7 @@ def test_the_gradient_of_a_long_document_is_that_of_a_plain_computation(tiny_ber
         made.logsumexp(dim=1).sum().backward()
         return [dict(model.named_parameters())[name].grad.clone() for name in wanted]
 
-    [group] = model.read(**collate_fn([feature]))
+    [group] = groups_of(model, collate_fn([feature]))
     found = gradients(group.embeddings[0], group.pair_contexts())
     for own, other in zip(found, gradients(*plainly(model, feature)[:2]), strict=True):
         assert torch.allclose(own, other, atol=1e-4 * other.abs().max()) and other.abs().max() > 0
@@ -186,7 +192,7 @@ def test_a_plain_reimplementation_agrees_on_real_long_documents(device_way, monk
     model = DocREModel(str(minilm), 7, 128, 64).eval()
     for feature in features:
         feature["hts"] = list(feature["hts"])[::37]
-        [group] = model.read(**collate_fn([feature]))
+        [group] = groups_of(model, collate_fn([feature]))
         expected = plainly(model, feature)
         assert len(feature["input_ids"]) > 1024
         found = (group.embeddings[0], group.pair_contexts(), group.pair_evidence())
