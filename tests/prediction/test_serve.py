@@ -7,7 +7,7 @@ import sys
 import threading
 
 import pytest
-from serving import SMALL, TEXT, answered, ask, error_of, post, resident, served
+from serving import SMALL, TEXT, answered, ask, error_of, post, resident, served, served_here
 
 for needed in ("fastapi", "uvicorn", "python_multipart"):
     pytest.importorskip(needed, reason="scripts/requirements/serve.txt is not installed")
@@ -16,6 +16,7 @@ import predict
 from hingeabl.errors import UserError
 from hingeabl.files import read_json
 from hingeabl.prediction import server
+from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.any_format import FORMATS
 from hingeabl.writers.by_extension import FORMS
 from hingeabl.writers.networks import Picture
@@ -192,10 +193,12 @@ def test_warnings_reach_the_one_who_asked(port):
     assert status == 200 and sorted(json.loads(headers["X-Warnings"]), reverse=True) == [names, empty]
 
 
-def test_a_document_that_is_cut_is_told(port):
+def test_a_document_is_cut_and_told_only_where_that_is_asked_for(port, trained):
     long = {**SMALL, "sents": [["word"] * 2000], "vertexSet": [[{"name": "word", "sent_id": 0, "pos": [1990, 1991]}]]}
-    [line] = answered(post(port, json.dumps(long)))["warnings"]
-    assert "input: 1 of 1 documents are longer than the" in line and "1 of 1 mentions are lost" in line
+    assert answered(post(port, json.dumps(long)))["warnings"] == []
+    with served_here(Predictor.from_run(str(trained), "cpu", max_seq_length=1024)) as (port_that_cuts, _):
+        [line] = answered(post(port_that_cuts, json.dumps(long)))["warnings"]
+    assert "input: 1 of 1 documents are longer than max_seq_length" in line and "1 of 1 mentions are lost" in line
 
 
 def test_what_is_told_once_more_for_a_file_is_told_in_its_header(port):
