@@ -90,7 +90,7 @@ def test_every_run_is_trained_in_the_order_of_the_study_and_recorded_in_its_fold
     done = study(clone)
     assert done.returncode == 0, done.stderr
     runs = [run for part in PARTS.values() for run in part]
-    assert len(runs) == 26 and lines_of(clone, "trained") == [training(*run) for run in runs]
+    assert len(runs) == 32 and lines_of(clone, "trained") == [training(*run) for run in runs]
     for loss, seed, _, _, ending in runs:
         assert (clone / f"results/documents_992{ending}/bert_{loss}/seed_{seed}.json").exists()
     assert len(list((clone / "results").rglob("seed_*.json"))) == len(runs)

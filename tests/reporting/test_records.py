@@ -13,6 +13,7 @@ from test_figures import ALL, make_run
 
 import report
 from hingeabl.errors import UserError
+from hingeabl.reporting import significance
 from hingeabl.reporting.records import number_of_documents, read_runs
 from hingeabl.reporting.significance import micro_f1
 
@@ -217,6 +218,13 @@ def rows_of(text):
     return "\n".join(re.findall(r"^\|(?! settings | machine ).*$", text, re.M))
 
 
+@pytest.fixture
+def no_p(monkeypatch):
+    """Tables for their scores and intervals alone: their p is of a few permutations, which saves minutes."""
+    monkeypatch.setattr(significance, "PERMUTATIONS", 9)
+
+
+@pytest.mark.usefixtures("no_p")
 def test_every_score_in_the_readmes_table_comes_out_of_the_records(capsys):
     section = (ROOT / "README.md").read_text().split("\n## Results\n")[1].split("\n## ")[0]
     paths = [sorted((ROOT / "results/documents_992").glob(f"*/seed_{seed}.json")) for seed in (1, 5)]
@@ -261,7 +269,9 @@ CDR = [("all", "cdr"), ("inter", "cdr")]
 
 
 @pytest.mark.parametrize("page, sources", [("documents_992/README.md", STUDY), ("cdr/README.md", CDR)])
-def test_every_score_in_the_tables_of_the_studies_on_a_gpu_comes_out_of_the_records(capsys, page, sources):
+def test_every_score_in_the_tables_of_the_studies_on_a_gpu_comes_out_of_the_records(capsys, page, sources, request):
+    if page.startswith("cdr"):  # whose page has no p
+        request.getfixturevalue("no_p")
     assert_scores_are_in(tables_of(capsys, sources), rows_of((ROOT / "results" / page).read_text()))
 
 
@@ -270,6 +280,7 @@ def tables_of(capsys, sources):
     return "".join(printed(capsys, "--table", table, *paths) for table, paths in found)
 
 
+@pytest.mark.usefixtures("no_p")
 @pytest.mark.parametrize(
     "section, sources, least",
     [
