@@ -185,6 +185,7 @@ def test_tables_5_and_6_equal_the_papers_where_the_data_is_the_papers(capsys):
     assert together["pairs"]["mean"] == pytest.approx((193232 + 198670) / 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_all_of_redocred_is_predicted_as_evaluation_does(trained, tmp_path, name):
     opened = open_run(trained, CPU)

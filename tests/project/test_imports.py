@@ -101,7 +101,7 @@ print(get_loss("mine").name)
     assert run(program, cwd=tmp_path) == "mine\n"
 
 
-@pytest.fixture(scope="module", params=["editable", "wheel"])
+@pytest.fixture(scope="module", params=["editable", pytest.param("wheel", marks=pytest.mark.slow)])
 def installed(request, tmp_path_factory):
     """The Python of an environment in which the clone is installed, beside the packages of this one."""
     folder = tmp_path_factory.mktemp(request.param)
