@@ -3,6 +3,7 @@ best on dev, and which types of entities each relation joins."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -122,9 +123,13 @@ def learned_types(documents: Iterable[Document]) -> Types:
 
 
 def fits(types: Types, document: Document, entry: dict[str, Any]) -> bool:
-    """Whether a prediction joins types that its relation was seen with; so it does where the types are not known."""
+    """Whether a prediction joins types that its relation was seen with; so it does where the entities have none, or none
+    that any relation was seen with."""
     own = types_of_pair(document, entry["h_idx"], entry["t_idx"])
-    return not own or not own.isdisjoint(types.get(entry["r"], ()))
+    if not own.isdisjoint(types.get(entry["r"], ())):
+        return True
+    seen = set(itertools.chain.from_iterable(itertools.chain.from_iterable(types.values())))
+    return not any(seen.issuperset(pair) for pair in own)
 
 
 def write_fitted(

@@ -91,6 +91,8 @@ def test_types_are_those_of_labelled_pairs_and_unknown_ones_are_kept():
     assert not fits(types, CITY, {"h_idx": 1, "t_idx": 0, "r": "P19"})
     assert not fits(types, CITY, {"h_idx": 0, "t_idx": 1, "r": "P20"})
     assert fits(types, CITY, {"h_idx": 0, "t_idx": 2, "r": "P20"})  # nobody knows the second's type
+    other = {"vertexSet": [[{"type": "person"}], [{"type": "LOC"}]]}  # another corpus's names
+    assert fits(types, other, {"h_idx": 0, "t_idx": 1, "r": "P20"})
 
 
 def test_a_training_writes_both_and_the_confidence_is_that_of_its_dev_predictions(trained, sample):
