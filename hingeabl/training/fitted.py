@@ -123,8 +123,8 @@ def learned_types(documents: Iterable[Document]) -> Types:
 
 
 def fits(types: Types, document: Document, entry: dict[str, Any]) -> bool:
-    """Whether a prediction joins types that its relation was seen with; so it does where the entities have none, or none
-    that any relation was seen with."""
+    """Whether a prediction joins types that its relation was seen with; so it does where the entities have none, or
+    none that any relation was seen with."""
     own = types_of_pair(document, entry["h_idx"], entry["t_idx"])
     if not own.isdisjoint(types.get(entry["r"], ())):
         return True
