@@ -58,7 +58,12 @@ def predict_stream(
     """Hand a file's documents, or with None those of the folder `name`, and their predictions to `writer`, as they
     come; yields each group of documents with what was found there. `kind` is the format, None to recognise it."""
     typed = predictor.typed
-    documents = read_format(file, name, kind, typed) if file else read_paths([name], kind, typed)
+    model = predictor.choices.text_model
+    documents = (
+        read_format(file, name, kind, typed, text_model=model)
+        if file
+        else read_paths([name], kind, typed, text_model=model)
+    )
     size = file_size(file) if file else None
     writer.begin()
     with tqdm(total=size, desc="documents", unit="B", unit_scale=True, leave=False) as progress:

@@ -30,7 +30,6 @@ from hingeabl.errors import UserError, run_command_line
 from hingeabl.prediction.answers import Limits
 from hingeabl.prediction.choices import add_choices, choices_of
 from hingeabl.prediction.predictor import Predictor
-from hingeabl.readers.text import load_spacy
 from hingeabl.training.hub import SHIPPED
 from hingeabl.training.saved_run import refuse_file
 from hingeabl.training.settings import positive_int
@@ -108,10 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     with listening(args.host, args.port) as place:
         address, port = place.getsockname()[:2]
         predictor = Predictor.from_run(args.load_path, args.device, args.precision, **choices_of(args))
-        try:
-            load_spacy()
-        except UserError as error:
-            print(f"WARNING: only files with entities can be read: {error}", file=sys.stderr)
+        predictor.read("Anna.")  # loads what reads text
         limits = Limits(max_bytes=args.max_bytes, max_waiting=args.max_waiting, timeout=args.timeout)
         app = make_app(predictor, limits, args.host)
         if not ipaddress.ip_address(address).is_loopback:

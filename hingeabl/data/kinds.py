@@ -22,6 +22,7 @@ NAMES = {
     "labelstudio": "an export of Label Studio",
 }
 OF_TEXT = (".txt", ".text", ".md", ".markdown", ".rst")  # how names of plain text end
+OF_MENTIONS = {"entities", "mentions", "spans", "annotations", "sents", "labels", "pairs"}  # keys beside a text
 PUBTATOR = re.compile(r"\s*[^|\s]+\|[ta]\|")
 QUOTE = '"'  # alone, of a string that the text ends in
 VALUE = re.compile(r"\s*:\s*(.)")  # after a key: how its value begins
@@ -33,7 +34,8 @@ def detect(start: bytes, name: str) -> str:
     """The format of a file, one of FORMATS, by its first bytes and its name; docred for what none can read.
 
     brat: NAME.ann, or NAME.txt with NAME.ann beside it. spans: the first object has a string `text` and no vertexSet.
-    text: one of OF_TEXT. Raises UserError for other text that begins with a letter or a digit.
+    text: one of OF_TEXT, or such an object without what tells mentions. Raises UserError for other text that begins
+    with a letter or a digit.
     """
     if is_brats(name):
         return "brat"
@@ -93,7 +95,7 @@ def decoded(start: bytes) -> str:
 
 
 def kind_of(text: str) -> str | None:
-    """The format of a file, one of FORMATS, by its text alone; None for plain text."""
+    """The format of a file, one of FORMATS, by its text alone; None for plain text, "text" for JSON with texts."""
     if text.lstrip()[:1] in ("{", "["):
         return _kind_of_json(text)
     if PUBTATOR.match(text):
@@ -111,7 +113,9 @@ def _kind_of_json(text: str) -> str:
         return "labelstudio"
     if keys.get("text") != QUOTE:
         return "docred"
-    return "doccano" if "Comments" in keys or DOCCANO.search(text) else "spans"
+    if "Comments" in keys or DOCCANO.search(text):
+        return "doccano"
+    return "spans" if keys.keys() & OF_MENTIONS else "text"
 
 
 def _first_keys(text: str) -> dict[str, str]:

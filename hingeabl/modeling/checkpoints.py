@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hingeabl.compressed import expand
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import refuse_foreign_file, save_tensors
-from hingeabl.modeling.compressed import expand
 
 WRAPPERS = ("checkpoint", "state_dict", "model_state_dict", "model")  # keys under which programs put a state dict
 

@@ -28,7 +28,7 @@ from hingeabl.writers.networks import Picture
 NAME = "input"  # of every request in messages, and for the readers: no file's name, and without an ending
 SERVED = tuple(kind for kind in FORMATS if kind != "brat")  # brat has a second file beside the first
 JSON_STARTS = ('{"', "{}", "[{", "[]")  # without white space
-MENTION = ("name", "sent_id", "pos", "type")
+MENTION = ("name", "sent_id", "pos", "type", "start", "end")
 SHOWN = ("WARNING: ", "note: ")  # lines on stderr that are for the user
 
 
@@ -63,7 +63,7 @@ def answer(predictor: Predictor, body: bytes, kind: str | None, form: str | None
     UserError for what cannot be read or is beyond the limits.
     """
     with heard_warnings() as warnings:
-        documents = documents_of(body, kind, predictor.typed, limits)
+        documents = documents_of(body, kind, predictor.typed, limits, predictor.choices.text_model)
         found = predictor.predict(documents, NAME)
         if form:
             check_picture(documents, found, form, limits)
@@ -91,8 +91,11 @@ def heard_warnings() -> Iterator[list[str]]:
                 print(line, file=sys.stderr)
 
 
-def documents_of(body: bytes, kind: str | None, typed: bool, limits: Limits) -> list[Document]:
-    """The checked documents of a request. Raises UserError for what cannot be read or is beyond the limits."""
+def documents_of(
+    body: bytes, kind: str | None, typed: bool, limits: Limits, text_model: str | None = None
+) -> list[Document]:
+    """The checked documents of a request; `text_model` reads plain text. Raises UserError for what cannot be read or is
+    beyond the limits."""
     data = unpacked(body, limits.max_bytes)
     if kind is None:
         data, kind = recognised(data)
@@ -100,8 +103,8 @@ def documents_of(body: bytes, kind: str | None, typed: bool, limits: Limits) -> 
         raise UserError(f"{NAME}: {kind!r} cannot be read here; choose one of {', '.join(SERVED)}")
     if kind == "text":
         check_characters(len(data.decode(encoding_of(data), "ignore")), limits)
-    with memory_of_spacy() if kind == "text" else contextlib.nullcontext():
-        return limited(read_format(io.BytesIO(data), NAME, kind, typed), limits)
+    with memory_of(text_model) if kind == "text" and text_model else contextlib.nullcontext():
+        return limited(read_format(io.BytesIO(data), NAME, kind, typed, text_model=text_model), limits)
 
 
 def unpacked(body: bytes, max_bytes: int) -> bytes:
@@ -125,22 +128,22 @@ def recognised(data: bytes) -> tuple[bytes, str]:
     returned alone."""
     start = data[:CHUNK].decode(encoding_of(data), "ignore")
     kind = kind_of(start) or "text"
-    if kind in ("docred", "spans") and not "".join(start[:1000].split()).startswith(JSON_STARTS):
+    if kind in ("docred", "spans", "text") and not "".join(start[:1000].split()).startswith(JSON_STARTS):
         return data, "text"
-    if kind == "spans":
+    if kind == "text":
         with contextlib.suppress(UserError, UnicodeDecodeError):  # which the reader of the format tells with its place
             value = parse_json(data.decode(encoding_of(data)), NAME)
-            if isinstance(value, dict) and isinstance(value.get("text"), str) and "entities" not in value:
+            if isinstance(value, dict) and isinstance(value.get("text"), str):
                 return value["text"].encode(), "text"
     return data, kind
 
 
 @contextlib.contextmanager
-def memory_of_spacy() -> Iterator[None]:
-    """What spaCy keeps of a text, the words that it had not seen before, is gone at the end."""
+def memory_of(text_model: str) -> Iterator[None]:
+    """What a pipeline of spaCy keeps of a text, the words that it had not seen before, is gone at the end."""
     from hingeabl.readers.text import load_spacy  # only where there is a text
 
-    with load_spacy().memory_zone():
+    with load_spacy(text_model).memory_zone():
         yield
 
 

@@ -18,6 +18,7 @@ class Choices(NamedTuple):
     shift           a number that is added to the threshold: more than 0 predicts fewer relations, less predicts more
     max_seq_length  documents are cut at so many word pieces; None cuts none
     max_distance    only pairs whose mentions are at most so many sentences apart are scored; None scores all
+    text_model      name or folder of spaCy's pipeline that reads plain text; None is the detector of this repository
     """
 
     min_confidence: float = 0.0
@@ -25,6 +26,7 @@ class Choices(NamedTuple):
     shift: float = 0.0
     max_seq_length: int | None = None
     max_distance: int | None = None
+    text_model: str | None = None
 
     def check(self) -> None:
         """Raise UserError for choices that are none."""
@@ -56,6 +58,9 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max_seq_length", type=int, help="cut documents at so many word pieces; default: cut none")
     parser.add_argument(
         "--max_distance", type=int, help="only pairs with mentions at most so many sentences apart; default: all pairs"
+    )
+    parser.add_argument(
+        "--text_model", help="spaCy's pipeline that reads plain text; default: the detector of this repository"
     )
 
 

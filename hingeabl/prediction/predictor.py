@@ -52,15 +52,15 @@ class Relation(NamedTuple):
         return f"{self.head.name} | {self.relation} | {self.tail.name} ({sure})"
 
 
-def plain_document(text: str) -> Document:
-    """The document of a plain text. Raises UserError for half a character, and for what is plainly no text: the path of
-    a file, or JSON."""
+def plain_document(text: str, text_model: str | None = None) -> Document:
+    """The document of a plain text, see documents_of_texts. Raises UserError for half a character, and for what is
+    plainly no text: the path of a file, or JSON."""
     refuse_halves(text, "text")
     if len(text) < LONGEST_PATH and os.path.isfile(text):
         raise UserError(f"text {text!r}: is the path of a file; pass the file's content")
     if text.lstrip()[:1] in ("{", "[") and json_or_none(text) is not None:
         raise UserError("text: is JSON; pass what json.loads makes of it, if that is a document in DocRED's schema")
-    return document_of_text(text, "text", "text")
+    return document_of_text(text, "text", "text", text_model)
 
 
 def json_or_none(text: str) -> Any:
@@ -147,9 +147,9 @@ class Predictor:
         return cls(open_run(name, pick_device(device)), precision, test_batch_size, wanted)
 
     def __call__(self, text: str | Document) -> list[Relation]:
-        """The relations of a plain text, whose entities spaCy finds, or of a document in DocRED's schema.
+        """The relations of a plain text, whose entities are found too, or of a document in DocRED's schema.
 
-        Raises UserError where spaCy or its model is missing, for what is neither, for a document that breaks the
+        Raises UserError where `text_model` cannot be loaded, for what is neither, for a document that breaks the
         schema, and for scores that are not finite.
         """
         if not isinstance(text, (str, dict)):
@@ -157,8 +157,12 @@ class Predictor:
                 f"a {type(text).__name__} is no text and no document; pass a string, or a document in DocRED's schema; "
                 "several documents go to predict"
             )
-        document = self.checked(plain_document(text) if isinstance(text, str) else text, "document")
+        document = self.checked(self.read(text) if isinstance(text, str) else text, "document")
         return relations_of(document, self.predict([document], repr(document["title"][:60])).entries)
+
+    def read(self, text: str) -> Document:
+        """The document of a plain text, see plain_document."""
+        return plain_document(text, self.choices.text_model)
 
     def checked(self, document: Document, where: str) -> Document:
         """The document without its labels. Raises UserError, opening with `where`, where it breaks the schema."""

@@ -24,7 +24,10 @@ from hingeabl.writers.writer import Entity
 FOUND = "hingeabl"  # under this name a document keeps its relations as plain lists, which spaCy can store
 
 
-@Language.factory("hingeabl", default_config={"run": None, "device": None, **DEFAULT._asdict()})
+DEFAULTS = {name: value for name, value in DEFAULT._asdict().items() if name != "text_model"}  # which is the pipeline
+
+
+@Language.factory("hingeabl", default_config={"run": None, "device": None, **DEFAULTS})
 def make_component(
     nlp: Language,
     name: str,

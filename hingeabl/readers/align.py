@@ -202,18 +202,10 @@ def _tokens_of(
 
 
 def to_spans(document: Document) -> dict[str, Any]:
-    """A checked document with its mentions at character offsets, as spans.py reads it: tokens are joined by spaces,
-    sentences by line ends, and `sents` has the offsets of the tokens. `repeats` says that equal mentions or labels are
-    to stay."""
-    sents: list[list[list[int]]] = []
-    place = 0
-    for sentence in document["sents"]:
-        offsets = []
-        for token in sentence:
-            offsets.append([place, place + len(token)])
-            place += len(token) + 1
-        place += not sentence
-        sents.append(offsets)
+    """A checked document with its mentions at character offsets, as spans.py reads it, and the offsets of the tokens as
+    `sents`. The text is the document's own where it has its tokens in order, else tokens are joined by spaces and
+    sentences by line ends. `repeats` says that equal mentions or labels are to stay."""
+    text, sents = _own_text(document) or _joined_text(document)
     entities = []
     for mentions in document["vertexSet"]:
         found = []
@@ -223,11 +215,41 @@ def to_spans(document: Document) -> dict[str, Any]:
             more = {"type": mention["type"]} if isinstance(mention.get("type"), str) else {}
             found.append({"start": tokens[0][0], "end": tokens[-1][1], **more})
         entities.append({"mentions": found})
-    text = "\n".join(" ".join(sentence) for sentence in document["sents"])
     more = {field: document[field] for field in ("pairs", "labels") if field in document}
     if has_repeats(document):
         more["repeats"] = True
     return {"title": document["title"], "text": text, "sents": sents, "entities": entities, **more}
+
+
+def _own_text(document: Document) -> tuple[str, list[list[list[int]]]] | None:
+    """The text that a document was read from, and the offsets of its tokens; None where it has none that holds them."""
+    text, place = document.get("text"), 0
+    if not isinstance(text, str):
+        return None
+    sents: list[list[list[int]]] = []
+    for sentence in document["sents"]:
+        sents.append([])
+        for token in sentence:
+            start = text.find(token, place)
+            if start < 0 or text[place:start].strip():
+                return None
+            place = start + len(token)
+            sents[-1].append([start, place])
+    return text, sents
+
+
+def _joined_text(document: Document) -> tuple[str, list[list[list[int]]]]:
+    """The tokens of a document as a text, and their offsets there."""
+    sents: list[list[list[int]]] = []
+    place = 0
+    for sentence in document["sents"]:
+        offsets = []
+        for token in sentence:
+            offsets.append([place, place + len(token)])
+            place += len(token) + 1
+        place += not sentence
+        sents.append(offsets)
+    return "\n".join(" ".join(sentence) for sentence in document["sents"]), sents
 
 
 def has_repeats(document: Document) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -20,7 +21,7 @@ from hingeabl.readers.exports import read_doccano, read_label_studio
 from hingeabl.readers.offsets import Counts
 from hingeabl.readers.pubtator import read_pubtator
 from hingeabl.readers.spans import read_spans
-from hingeabl.readers.text import read_text
+from hingeabl.readers.text import Text, documents_of_texts, read_texts
 
 READERS: dict[str, Any] = {
     "pubtator": read_pubtator,
@@ -30,33 +31,51 @@ READERS: dict[str, Any] = {
 }
 
 
-def read_format(file: BinaryIO, name: str, kind: str | None, typed: bool, labels: bool = False) -> Iterator[Document]:
+def read_format(
+    file: BinaryIO,
+    name: str,
+    kind: str | None,
+    typed: bool,
+    labels: bool = False,
+    text_model: str | None = None,
+) -> Iterator[Document]:
     """Checked documents in DocRED's schema, as they are read, without their labels unless `labels`.
 
     `kind` is one of FORMATS, None to recognise it; `name` opens messages, and for brat is the path. `typed` is for
-    typed entity markers, which need each mention to have one of DocRED's types. After the last document, one line on
+    typed entity markers, which need each mention to have one of DocRED's types. `text_model` reads plain text, see
+    documents_of_texts. After the last document, one line on
     stderr tells what was doubtful, if anything. Raises UserError with file, document, place and remedy.
     """
     counts = Counts()
-    yield from _checked(file, name, kind, typed, labels, counts)
+    yield from with_documents(_checked(file, name, kind, typed, labels, counts), text_model)
     warn(name, counts)
 
 
-def read_paths(paths: Sequence[str], kind: str | None, typed: bool, labels: bool = False) -> Iterator[Document]:
+def read_paths(
+    paths: Sequence[str], kind: str | None, typed: bool, labels: bool = False, text_model: str | None = None
+) -> Iterator[Document]:
     """read_format of several files, with one line of doubts for all. A folder stands for the files in it, see files_of;
     a document of one has its path there as its title."""
     counts = Counts()
     titles: dict[str, str] = {}  # with the file of each
     repeated: dict[str, None] = {}
-    for given in paths:
-        for path in files_of(given, kind):
-            with open_file(path) as file:
-                for document in _checked(file, path, kind, typed, labels, counts):
-                    if path != given:
-                        document["title"] = MadeTitle(Path(path).relative_to(given).with_suffix("").as_posix())
-                    if titles.setdefault(document["title"], path) != path:
-                        repeated[document["title"]] = None
-                    yield document
+
+    def found() -> Iterator[Document | Text]:
+        for given in paths:
+            for path in files_of(given, kind):
+                with open_file(path) as file:
+                    for one in _checked(file, path, kind, typed, labels, counts):
+                        made = Path(path).relative_to(given).with_suffix("").as_posix() if path != given else ""
+                        if isinstance(one, Text):
+                            one = one._replace(title=MadeTitle(made) if made else one.title)
+                        elif made:
+                            one["title"] = MadeTitle(made)
+                        title = one.title if isinstance(one, Text) else one["title"]
+                        if titles.setdefault(title, path) != path:
+                            repeated[title] = None
+                        yield one
+
+    yield from with_documents(found(), text_model)
     name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1:,} more"
     warn(name, counts)
     if repeated:
@@ -109,10 +128,20 @@ def open_file(path: str) -> BinaryIO:
         raise cannot_read(path, error) from None
 
 
+def with_documents(found: Iterable[Document | Text], text_model: str | None) -> Iterator[Document]:
+    """Documents as they are and, in their places, those of texts, as many of which as follow each other are read
+    together."""
+    for are_texts, several in itertools.groupby(found, lambda one: isinstance(one, Text)):
+        if are_texts:
+            yield from documents_of_texts(several, text_model)  # type: ignore[arg-type]
+        else:
+            yield from several  # type: ignore[misc]
+
+
 def _checked(
     file: BinaryIO, name: str, kind: str | None, typed: bool, labels: bool, counts: Counts
-) -> Iterator[Document]:
-    """read_format without its last line, counting in `counts`."""
+) -> Iterator[Document | Text]:
+    """read_format without its last line, counting in `counts`, and with texts as they are."""
     if kind is None:
         try:
             start = file.read(CHUNK)
@@ -122,6 +151,9 @@ def _checked(
         file = cast(BinaryIO, Rewound(start, file))
     if kind == "docred" and not labels:
         yield from stream_documents(file, name, typed)
+        return
+    if kind == "text":
+        yield from read_texts(file, name)
         return
     for number, document in enumerate(_read(file, name, kind, labels, counts)):
         if not labels:
@@ -141,6 +173,6 @@ def _read(file: BinaryIO, name: str, kind: str, labels: bool, counts: Counts) ->
         return read_spans(file, name, counts, labels)
     if kind == "cdr":
         return read_cdr(read_lines(file, name), name)
-    if kind in ("docred", "text"):
-        return read_objects(file, name) if kind == "docred" else read_text(file, name)
+    if kind == "docred":
+        return read_objects(file, name)
     return READERS[kind](file, name, counts)

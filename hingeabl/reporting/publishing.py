@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from hingeabl.compressed import compress
 from hingeabl.core.evaluation import are_scores
 from hingeabl.core.losses import Loss, get_loss, threshold_class, threshold_of_group, zero_threshold
 from hingeabl.errors import UserError, remedy_of
 from hingeabl.files import read_json
 from hingeabl.machine import looks_like_path
 from hingeabl.modeling.checkpoints import read_weights
-from hingeabl.modeling.compressed import compress
 from hingeabl.reporting.card import front_matter, write_card
 from hingeabl.reporting.records import Run, read_run
 from hingeabl.training.fitted import CONFIDENCE, TYPES, read_confidence, types_help

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from hingeabl.writers.annotated import Brat, SpansLines, SpansList
 from hingeabl.writers.json_csv_cypher import Csv, Cypher, JsonLines, JsonList
 from hingeabl.writers.networks import GraphMl, Picture, Png
 from hingeabl.writers.rdf import NTriples, Turtle
 from hingeabl.writers.writer import Writer
 
 FORMS: dict[str, type[Writer]] = {
+    ".spans.json": SpansList,
+    ".spans.jsonl": SpansLines,
+    ".spans.json.gz": SpansList,
+    ".spans.jsonl.gz": SpansLines,
+    ".brat.zip": Brat,
     ".json": JsonList,
     ".jsonl": JsonLines,
     ".json.gz": JsonList,

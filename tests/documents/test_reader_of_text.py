@@ -88,6 +88,26 @@ def test_the_initials_of_one_longer_name_are_that_entity(mentions, joined):
     assert names(join_by_rules(mentions_of(*mentions))) == joined
 
 
+@pytest.mark.parametrize(
+    "passage, mentions, joined",
+    [
+        ("Velmar Press (VP) grew.", ["Velmar Press/ORG", "VP/ORG"], [["Velmar Press", "VP"]]),
+        ('Lodin (formerly "Lodina") is far.', ["Lodin/LOC", "Lodina/LOC"], [["Lodin", "Lodina"]]),
+        ("Anna (Ann), who left", ["Anna/PER", "Ann/PER"], [["Anna", "Ann"]]),
+        ("Lodin (Kirona) is far.", ["Lodin/LOC", "Kirona/ORG"], [["Lodin"], ["Kirona"]]),
+        ("Lodin (near Kirona) is far.", ["Lodin/LOC", "Kirona/LOC"], [["Lodin"], ["Kirona"]]),
+        ("Lodin (Kirona district) is far.", ["Lodin/LOC", "Kirona/LOC"], [["Lodin"], ["Kirona"]]),
+        ("in 1990 (1991)", ["1990/TIME", "1991/TIME"], [["1990"], ["1991"]]),
+    ],
+)
+def test_a_name_in_brackets_after_another_is_the_same_entity(passage, mentions, joined):
+    found = []
+    for name, _, kind in (entry.partition("/") for entry in mentions):
+        start = passage.index(name, found[-1].end if found else 0)
+        found.append(Mention(name, kind, start, start + len(name)))
+    assert names(join_by_rules(found, passage)) == joined
+
+
 def test_entities_and_their_mentions_are_in_the_texts_order():
     entities = join_by_rules(reversed(mentions_of("UN/ORG", "Abel/PER", "United Nations/ORG", "Anna Abel/PER")))
     assert names(entities) == [["UN", "United Nations"], ["Abel", "Anna Abel"]]
@@ -184,9 +204,18 @@ def test_a_pipeline_that_finds_no_sentences_or_no_entities_is_refused():
 @pytest.fixture(scope="module")
 def nlp():
     try:
-        return text.load_spacy()
+        return text.load_spacy(text.MODELS[0])
     except UserError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(params=["the detector", "spaCy"])
+def read(request, rules_alone):
+    """Reads the documents of a file of plain text in one of the two ways."""
+    if request.param == "spaCy":
+        request.getfixturevalue("nlp")
+    model = text.MODELS[0] if request.param == "spaCy" else None
+    return lambda data, name: list(text.documents_of_texts(text.read_texts(io.BytesIO(data), name), model))
 
 
 @pytest.fixture
@@ -195,10 +224,11 @@ def rules_alone(monkeypatch):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_a_text_becomes_a_document_with_its_known_entities(nlp, rules_alone, encoding):
-    (document,) = text.read_text(io.BytesIO(PARAGRAPHS.encode(encoding)), "folder/three.txt")
+def test_a_text_becomes_a_document_with_its_known_entities(read, encoding):
+    (document,) = read(PARAGRAPHS.encode(encoding), "folder/three.txt")
     check_document(document, "three.txt")
-    assert document["title"] == "three" and set(document) == {"title", "sents", "vertexSet"}
+    assert document["title"] == "three" and set(document) == {"title", "sents", "vertexSet", "text"}
+    assert document["text"] == PARAGRAPHS
     assert "".join("".join(sentence) for sentence in document["sents"]) == re.sub(r"\s", "", PARAGRAPHS)
     entities = {(entity[0]["name"], entity[0]["type"]): entity for entity in document["vertexSet"]}
     wanted = [("Marie Curie", "PER"), ("Warsaw", "LOC"), ("1867", "TIME"), ("Switzerland", "LOC")]
@@ -207,21 +237,21 @@ def test_a_text_becomes_a_document_with_its_known_entities(nlp, rules_alone, enc
     assert [mention["name"] for mention in entities["World Health Organization", "ORG"]][1:] == ["WHO"]
 
 
-def test_positions_name_the_mentions_tokens(nlp, rules_alone):
-    (document,) = text.read_text(io.BytesIO(PARAGRAPHS.encode()), "three.txt")
+def test_positions_and_offsets_name_the_mentions_tokens(read):
+    (document,) = read(PARAGRAPHS.encode(), "three.txt")
     mentions = [mention for entity in document["vertexSet"] for mention in entity]
     assert len(mentions) > 15
     for mention in mentions:
         start, end = mention["pos"]
         tokens = document["sents"][mention["sent_id"]][start:end]
         assert "".join(tokens) == mention["name"].replace(" ", "")
+        assert " ".join(PARAGRAPHS[mention["start"] : mention["end"]].split()) == mention["name"]
 
 
 def test_a_text_longer_than_spacy_takes_is_refused(nlp, monkeypatch):
     monkeypatch.setattr(nlp, "max_length", 10)
-    monkeypatch.setattr(text, "load_spacy", lambda: nlp)
     with pytest.raises(UserError, match=r"^long.txt: has 11 characters, and spaCy takes 10; split it"):
-        next(text.read_text(io.BytesIO(b"Anna left.\n"), "long.txt"))
+        text.document_of_text("Anna left.\n", "long", "long.txt", text.MODELS[0])
 
 
 @pytest.mark.parametrize(
@@ -237,7 +267,7 @@ def test_a_text_longer_than_spacy_takes_is_refused(nlp, monkeypatch):
 )
 def test_what_is_no_text_is_refused(data, message):
     with pytest.raises(UserError) as error:
-        next(text.read_text(io.BytesIO(data), "bad.txt"))
+        next(text.read_texts(io.BytesIO(data), "bad.txt"))
     assert str(error.value) == message
 
 
@@ -255,10 +285,10 @@ def without(monkeypatch, package):
 def test_missing_spacy_is_told_with_the_commands(monkeypatch, fresh_spacy):
     without(monkeypatch, "spacy")
     with pytest.raises(UserError) as error:
-        next(text.read_text(io.BytesIO(b"Anna left."), "a.txt"))
+        text.document_of_text("Anna left.", "a", "a.txt", "de_core_news_sm")
     assert str(error.value) == (
-        "plain text needs spaCy, which is not installed; pip install -r scripts/requirements/text.txt && "
-        "python -m spacy download en_core_web_sm"
+        "text_model de_core_news_sm needs spaCy, which is not installed; pip install -r "
+        "scripts/requirements/text.txt && python -m spacy download de_core_news_sm"
     )
 
 

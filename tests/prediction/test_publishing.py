@@ -15,10 +15,10 @@ from conftest import ROOT
 from model_scores import CPU
 
 import train
+from hingeabl.compressed import compress, expand
 from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
 from hingeabl.files import read_json, write_json
-from hingeabl.modeling.compressed import compress, expand
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.reporting import publishing
 from hingeabl.reporting.publishing import files_of, write_folder

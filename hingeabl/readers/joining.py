@@ -1,0 +1,72 @@
+"""The tokens of a document in DocRED's schema as running text, with the place of each token in it.
+
+Sentences are joined by one space, and so are tokens, except:
+1. no space before closing punctuation and brackets, %, and what follows an apostrophe ('s, n't), none after opening
+   brackets and signs of currency;
+2. " and ' alone open and close in turn within a sentence; ' after a word in s is a possessive;
+3. no space around a hyphen, a slash and a long dash, nor around a short dash between numbers.
+Tokens themselves are kept to the character. Tokens of white space stand where they are, without a space beside them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from hingeabl.data.schema import Document
+
+CLOSING = frozenset(", . ; : ! ? ) ] } % … ” ’ » ° ...".split())
+OPENING = frozenset("( [ { $ £ € “ ‘ « # (;".split())
+TIGHT = frozenset("- / —".split())
+CLITIC = re.compile(r"['’](s|re|ve|ll|d|m)|n['’]t", re.IGNORECASE)
+
+Span = tuple[int, int]  # of characters, [start, end)
+
+
+def join_tokens(sents: Sequence[Sequence[str]]) -> tuple[str, list[list[Span]]]:
+    """Sentences of tokens -> the text, and for each sentence the span of each token in it."""
+    text, places = "", []
+    for sentence in sents:
+        spans = []
+        for token, spaced in _with_spaces(sentence):
+            text += " " * (spaced and text[-1:].strip() != "")
+            spans.append((len(text), len(text) + len(token)))
+            text += token
+        places.append(spans)
+    return text, places
+
+
+def mention_spans(document: Document, places: Sequence[Sequence[Span]]) -> list[list[tuple[int, int, str]]]:
+    """For each entity of a document its mentions [start, end, type) in the text of join_tokens, without repetition."""
+    return [
+        list(
+            dict.fromkeys(
+                (places[own["sent_id"]][own["pos"][0]][0], places[own["sent_id"]][own["pos"][1] - 1][1], own["type"])
+                for own in entity
+            )
+        )
+        for entity in document["vertexSet"]
+    ]
+
+
+def _with_spaces(sentence: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Each token of a sentence, and whether a space is before it."""
+    is_open = {'"': False, "'": False}
+    glued = False  # no space after the token before
+    before = ""
+    for number, token in enumerate(sentence):
+        after = sentence[number + 1] if number + 1 < len(sentence) else ""
+        spaced, glue = not glued, False
+        if token in CLOSING or CLITIC.fullmatch(token) or not token.strip():
+            spaced = False
+        elif token in OPENING:
+            glue = True
+        elif token in TIGHT or (token == "–" and before[-1:].isdigit() and after[:1].isdigit()):
+            spaced, glue = False, True
+        elif token == "'" and before.endswith("s") and not is_open["'"]:
+            spaced = False
+        elif token in is_open:
+            spaced, glue = spaced and not is_open[token], not is_open[token]
+            is_open[token] = not is_open[token]
+        yield token, spaced or number == 0
+        glued, before = glue, token

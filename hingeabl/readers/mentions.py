@@ -1,0 +1,209 @@
+"""The mentions and sentences of plain text: a token classifier trained on DocRED's own mentions.
+
+The encoder reads the text in windows of word pieces. For each word it tells the mention's tag (B, I of six types, O)
+and whether a sentence begins there. Case is told to an uncased encoder by its segment embeddings: SHAPES.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import BertConfig, BertForTokenClassification
+
+from hingeabl.compressed import expand
+from hingeabl.core import ROOT
+from hingeabl.errors import UserError, first_line
+from hingeabl.files import read_json
+
+MODEL = ROOT / "models" / "docred_mentions"  # the detector of this repository
+ENTITY_TYPES = ("PER", "ORG", "LOC", "TIME", "NUM", "MISC")  # DocRED's
+TAGS = ("O", *(f"{first}-{kind}" for kind in ENTITY_TYPES for first in "BI"))
+SENTENCE = len(TAGS)  # the number of the label "a sentence begins here", a class apart from the tags
+LABELS = len(TAGS) + 1
+SHAPES = 6  # lower case, Capitalised, UPPER CASE, miXed, one capital, no letter
+WINDOW, OVERLAP = 512, 128  # word pieces, with [CLS] and [SEP]
+BATCH = 4096  # word pieces scored at a time, padding included
+
+
+class Words(NamedTuple):
+    """A text as the encoder reads it: `pieces` int64 [p] without special ones, `shapes` int64 [p], the number `first`
+    [w] of each word's first piece, and `spans` [w, 2], each word's characters [start, end)."""
+
+    pieces: np.ndarray
+    shapes: np.ndarray
+    first: np.ndarray
+    spans: np.ndarray
+
+
+class Found(NamedTuple):
+    """What was found in a text: mentions (start, end, type) and the starts of sentences, in characters and in order."""
+
+    mentions: list[tuple[int, int, str]]
+    sentences: list[int]
+
+
+def shape_of(word: str) -> int:
+    """The shape of a word, see SHAPES."""
+    letters = [letter for letter in word if letter.isalpha()]
+    if not letters:
+        return 5
+    upper = [letter.isupper() for letter in letters]
+    if not any(upper):
+        return 0
+    if all(upper):
+        return 2 if len(letters) > 1 else 4
+    return 1 if upper[0] and not any(upper[1:]) else 3
+
+
+def words_of(tokenizer: Tokenizer, text: str) -> Words:
+    """The words of a text, split at white space and punctuation as BERT does; a word's pieces stay together."""
+    encoded = tokenizer.encode(text, add_special_tokens=False)
+    numbers = np.array(encoded.word_ids, dtype=np.int64)
+    offsets = np.array(encoded.offsets, dtype=np.int64).reshape(-1, 2)
+    first = np.flatnonzero(np.diff(numbers, prepend=-1)) if len(numbers) else np.zeros(0, dtype=np.int64)
+    last = np.append(first[1:], len(numbers)) - 1
+    spans = np.stack([offsets[first, 0], offsets[last, 1]], axis=1) if len(first) else offsets
+    shapes = np.array([shape_of(text[start:end]) for start, end in spans], dtype=np.int64)
+    return Words(np.array(encoded.ids, dtype=np.int64), np.repeat(shapes, last - first + 1), first, spans)
+
+
+def windows_of(length: int) -> Iterator[tuple[int, int, int, int]]:
+    """Windows [start, end) over `length` pieces, each with the part [from, to) that its scores are taken for: of two
+    that overlap each gives the half that it sees more around."""
+    size, start, taken = WINDOW - 2, 0, 0
+    while True:
+        end = min(start + size, length)
+        until = length if end == length else end - OVERLAP // 2
+        yield start, end, taken, until
+        if end == length:
+            return
+        taken, start = until, end - OVERLAP
+
+
+def batch_of(windows: Sequence[tuple[np.ndarray, np.ndarray]], specials: tuple[int, int]) -> dict[str, Tensor]:
+    """Windows' pieces and shapes -> the encoder's inputs, int64 [b, n], padded; `specials` are [CLS] and [SEP]."""
+    longest = max(len(pieces) for pieces, _ in windows) + 2
+    inputs = torch.zeros(3, len(windows), longest, dtype=torch.long)
+    for row, (pieces, shapes) in enumerate(windows):
+        end = len(pieces) + 1
+        inputs[0, row, [0, end]] = torch.tensor(specials)
+        inputs[0, row, 1:end], inputs[1, row, 1:end] = torch.from_numpy(pieces), torch.from_numpy(shapes)
+        inputs[2, row, : end + 1] = 1
+    return dict(zip(("input_ids", "token_type_ids", "attention_mask"), inputs, strict=True))
+
+
+def best_tags(scores: np.ndarray) -> np.ndarray:
+    """The most probable tags [w] of words' log probabilities [w, tags] in which I-X follows B-X or I-X alone."""
+    if not len(scores):
+        return np.zeros(0, dtype=np.int64)
+    allowed = np.array([[not tag.startswith("I") or before[1:] == tag[1:] for tag in TAGS] for before in TAGS])
+    penalty = np.where(allowed, 0, -np.inf)
+    total = scores[0] + np.where([tag.startswith("I") for tag in TAGS], -np.inf, 0)
+    back = np.zeros(scores.shape, dtype=np.int64)
+    for word in range(1, len(scores)):
+        paths = total[:, None] + penalty
+        back[word] = paths.argmax(axis=0)
+        total = paths.max(axis=0) + scores[word]
+    tags = [int(total.argmax())]
+    for word in range(len(scores) - 1, 0, -1):
+        tags.append(int(back[word, tags[-1]]))
+    return np.array(tags[::-1])
+
+
+def mentions_of(tags: Sequence[int], spans: Sequence[Sequence[int]]) -> list[tuple[int, int, str]]:
+    """The mentions (start, end, type) of words' tags and characters."""
+    found: list[list[Any]] = []
+    for tag, (start, end) in zip(tags, spans, strict=True):
+        if TAGS[tag].startswith("B"):
+            found.append([int(start), int(end), TAGS[tag][2:]])
+        elif tag:
+            found[-1][1] = int(end)
+    return [(start, end, kind) for start, end, kind in found]
+
+
+class MentionTagger:
+    """The detector, ready to use."""
+
+    def __init__(self, model: BertForTokenClassification, tokenizer: Tokenizer) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        cls, sep = map(tokenizer.token_to_id, ("[CLS]", "[SEP]"))
+        if cls is None or sep is None:
+            raise UserError("the detector's tokenizer has no [CLS] and [SEP]; it must be a BERT's")
+        self.specials = (cls, sep)
+
+    @classmethod
+    def load(cls, folder: str | Path = MODEL) -> MentionTagger:
+        """The detector of a folder, in float32 on the CPU. Raises UserError where a file is missing or broken."""
+        folder = Path(folder)
+        config = read_json(folder / "config.json")
+        try:
+            with torch.device("meta"):
+                model = BertForTokenClassification(BertConfig.from_dict(config))
+            model.load_state_dict(expand(load_file(folder / "model.safetensors")), assign=True, strict=False)
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # safetensors, transformers and tokenizers each raise what they like
+            raise UserError(
+                f"{folder}: is no whole detector of mentions ({first_line(error)}); copy it again"
+            ) from None
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        model.bert.embeddings.register_buffer(
+            "position_ids", torch.arange(config["max_position_embeddings"])[None], persistent=False
+        )
+        model.bert.embeddings.register_buffer(
+            "token_type_ids", torch.zeros(1, config["max_position_embeddings"], dtype=torch.long), persistent=False
+        )
+        return cls(model, tokenizer)
+
+    def __call__(self, texts: Sequence[str]) -> list[Found]:
+        """What is found in each of some texts of any length; they are scored together."""
+        words = [words_of(self.tokenizer, text) for text in texts]
+        return [
+            self._decode(own, scores, text) for own, scores, text in zip(words, self._scores(words), texts, strict=True)
+        ]
+
+    def _scores(self, texts: Sequence[Words]) -> list[np.ndarray]:
+        """float32 [p, LABELS] of each text."""
+        scores = [np.zeros((len(own.pieces), LABELS), dtype=np.float32) for own in texts]
+        windows = [(number, *window) for number, own in enumerate(texts) for window in windows_of(len(own.pieces))]
+        windows.sort(key=lambda window: window[1] - window[2])  # the longest first, so that padding is short
+        while windows:
+            several = max(1, BATCH // (windows[0][2] - windows[0][1] + 2))
+            batch, windows = windows[:several], windows[several:]
+            inputs = batch_of(
+                [(texts[n].pieces[start:end], texts[n].shapes[start:end]) for n, start, end, _, _ in batch],
+                self.specials,
+            )
+            with torch.inference_mode():
+                logits = self.model(**inputs).logits.float()
+            for row, (n, start, _, taken, until) in enumerate(batch):
+                scores[n][taken:until] = logits[row, 1 + taken - start : 1 + until - start].numpy()
+        return scores
+
+    def _decode(self, words: Words, scores: np.ndarray, text: str) -> Found:
+        logits = torch.from_numpy(scores[words.first])
+        tags = best_tags(logits[:, :SENTENCE].log_softmax(dim=1).numpy())
+        spans = [(int(start), int(end)) for start, end in words.spans]
+        inside = [TAGS[tag].startswith("I") for tag in tags]
+        begins = (logits[:, SENTENCE] > 0).tolist()
+        starts = [
+            span[0]
+            for number, span in enumerate(spans)
+            if number == 0
+            or (not inside[number] and (begins[number] or text[spans[number - 1][1] : span[0]].count("\n") > 1))
+        ]
+        return Found(mentions_of(tags.tolist(), spans), starts)
+
+
+@functools.cache
+def shipped_tagger() -> MentionTagger:
+    """The detector of this repository, loaded once."""
+    return MentionTagger.load()

@@ -1,0 +1,295 @@
+"""The training of the mention detector, see hingeabl/readers/mentions.py, and its scores.
+
+Each document is read as text, see join_tokens. The loss is the sum of two cross entropies, of a word's tag and of
+whether a sentence begins at it, both at the word's first piece.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+from transformers import BertForTokenClassification
+
+from hingeabl.compressed import compress
+from hingeabl.core.utils import pick_precision
+from hingeabl.data.documents import load_documents
+from hingeabl.data.quiet import quiet_loading
+from hingeabl.data.schema import Document
+from hingeabl.errors import UserError
+from hingeabl.files import digest, make_folder, read_json, save_tensors, write_json
+from hingeabl.readers.joining import join_tokens, mention_spans
+from hingeabl.readers.mentions import (
+    LABELS,
+    SENTENCE,
+    SHAPES,
+    TAGS,
+    MentionTagger,
+    Words,
+    batch_of,
+    windows_of,
+    words_of,
+)
+
+NO_LABEL = -100  # of pieces that no loss is taken at
+
+
+@dataclass
+class MentionSettings:
+    """Every setting of the training. The epoch with the highest F1 of typed mentions on dev is kept."""
+
+    encoder: str = "dataset/encoders/all-MiniLM-L6-v2"  # a BERT
+    epochs: int = 6
+    batch_size: int = 8  # windows
+    learning_rate: float = 1e-4
+    head_learning_rate: float = 1e-3  # of the classifier and the embeddings of shapes
+    warmup_ratio: float = 0.06
+    max_grad_norm: float = 1.0
+    no_case: float = 0.1  # share of the training texts read as if all were in lower case
+    seed: int = 1
+
+
+class Example(NamedTuple):
+    """One window of a training text: pieces and shapes [n], with the tag [n] and the sentence start [n] of the words
+    that begin there, NO_LABEL elsewhere."""
+
+    pieces: np.ndarray
+    shapes: np.ndarray
+    tags: np.ndarray
+    starts: np.ndarray
+
+
+def gold_of(document: Document) -> tuple[str, list[tuple[int, int, str]], list[int]]:
+    """The text of a document, its mentions (start, end, type) in order, each once, and its sentences' starts."""
+    text, places = join_tokens(document["sents"])
+    mentions = sorted({mention for entity in mention_spans(document, places) for mention in entity})
+    starts = [next((start for start, end in spans if text[start:end].strip()), -1) for spans in places]
+    return text, mentions, [start for start in starts if start >= 0]
+
+
+def word_labels(
+    words: Words, mentions: Iterable[tuple[int, int, str]], starts: Iterable[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tag and the sentence start, 0 or 1, of each word, int64 [w]. Of mentions that overlap the longest has the
+    tags."""
+    tags = np.zeros(len(words.spans), dtype=np.int64)
+    taken = np.zeros(len(words.spans), dtype=bool)
+    for start, end, kind in sorted(mentions, key=lambda mention: mention[0] - mention[1]):
+        own = np.flatnonzero((words.spans[:, 0] < end) & (words.spans[:, 1] > start))
+        if len(own) and not taken[own].any():
+            tags[own], tags[own[0]], taken[own] = TAGS.index(f"I-{kind}"), TAGS.index(f"B-{kind}"), True
+    begins = np.isin(words.spans[:, 0], list(starts)).astype(np.int64)
+    return tags, begins
+
+
+def examples_of(documents: Iterable[Document], tokenizer: Tokenizer) -> list[Example]:
+    """The windows of some documents' texts, with their labels."""
+    found = []
+    for document in documents:
+        text, mentions, starts = gold_of(document)
+        words = words_of(tokenizer, text)
+        labels = np.full((2, len(words.pieces)), NO_LABEL, dtype=np.int64)
+        labels[:, words.first] = word_labels(words, mentions, starts)
+        for start, end, _, _ in windows_of(len(words.pieces)):
+            found.append(Example(words.pieces[start:end], words.shapes[start:end], *labels[:, start:end]))
+    return found
+
+
+def new_model(encoder: str) -> BertForTokenClassification:
+    """The encoder with a new classifier; the embedding of each shape begins as that of its first segment. Raises
+    UserError for an encoder that is no BERT."""
+    config = read_json(Path(encoder) / "config.json")
+    if config.get("model_type") != "bert":
+        raise UserError(f"{encoder}: is no BERT but {config.get('model_type')!r}; the detector needs one")
+    with quiet_loading():
+        model = BertForTokenClassification.from_pretrained(encoder, num_labels=LABELS)
+    first = model.bert.embeddings.token_type_embeddings.weight.data[0]
+    model.bert.embeddings.token_type_embeddings = torch.nn.Embedding.from_pretrained(
+        first.repeat(SHAPES, 1), freeze=False
+    )
+    model.config.type_vocab_size = SHAPES
+    return model
+
+
+def loss_of(model: BertForTokenClassification, batch: Sequence[Example], specials: tuple[int, int]) -> Tensor:
+    """The loss of a batch of windows, a scalar."""
+    inputs = batch_of([(own.pieces, own.shapes) for own in batch], specials)
+    labels = torch.full((2, *inputs["input_ids"].shape), NO_LABEL)  # [2, b, n]
+    for row, own in enumerate(batch):
+        labels[0, row, 1 : len(own.tags) + 1] = torch.from_numpy(own.tags)
+        labels[1, row, 1 : len(own.tags) + 1] = torch.from_numpy(own.starts)
+    logits = model(**inputs).logits.float()  # [b, n, LABELS]
+    at = labels[0] != NO_LABEL
+    tags = functional.cross_entropy(logits[at][:, :SENTENCE], labels[0][at])
+    return tags + functional.binary_cross_entropy_with_logits(logits[at][:, SENTENCE], labels[1][at].float())
+
+
+def batches_of(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[Example]]:
+    """All windows in an order that `seed` draws; windows of like length share a batch."""
+    drawn = random.Random(seed)
+    order = list(range(len(examples)))
+    drawn.shuffle(order)
+    batches = []
+    for start in range(0, len(order), 32 * size):
+        part = sorted(order[start : start + 32 * size], key=lambda number: len(examples[number].pieces))
+        batches += [part[at : at + size] for at in range(0, len(part), size)]
+    drawn.shuffle(batches)
+    for batch in batches:
+        yield [examples[number] for number in batch]
+
+
+def optimizer_of(model: BertForTokenClassification, settings: MentionSettings, steps: int) -> tuple[Any, Any]:
+    """AdamW and its schedule: warm-up, then linearly to 0."""
+    new = [*model.classifier.parameters(), *model.bert.embeddings.token_type_embeddings.parameters()]
+    known = {id(own) for own in new}
+    old = [own for own in model.parameters() if id(own) not in known]
+    groups: list[dict[str, Any]] = [{"params": old}, {"params": new, "lr": settings.head_learning_rate}]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=0.01)
+    warmup = max(1, round(settings.warmup_ratio * steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
+    )
+    return optimizer, schedule
+
+
+def scores_of(tagger: MentionTagger, documents: Sequence[Document]) -> dict[str, float]:
+    """Precision, recall and F1 of mentions by span and with type, and F1 of sentence starts, over whole texts, in
+    percent."""
+    found, gold = [], []
+    for start in range(0, len(documents), 50):
+        golds = [gold_of(document) for document in documents[start : start + 50]]
+        gold += [(mentions, starts) for _, mentions, starts in golds]
+        found += [(own.mentions, own.sentences) for own in tagger([text for text, _, _ in golds])]
+    scores: dict[str, float] = {}
+    picks: dict[str, Callable[[Any], set[Any]]] = {
+        "span": lambda own: {mention[:2] for mention in own[0]},
+        "typed": lambda own: set(own[0]),
+        "sentence": lambda own: set(own[1]),
+    }
+    for name, pick in picks.items():
+        pairs = [(pick(own), pick(true)) for own, true in zip(found, gold, strict=True)]
+        right = sum(len(own & true) for own, true in pairs)
+        precision = 100 * right / max(1, sum(len(own) for own, _ in pairs))
+        recall = 100 * right / max(1, sum(len(true) for _, true in pairs))
+        f1 = 2 * precision * recall / (precision + recall) if right else 0.0
+        scores |= {f"{name}_precision": precision, f"{name}_recall": recall, f"{name}_f1": f1}
+    return scores
+
+
+def train_mentions(
+    train: Sequence[str], dev: str, folder: Path, settings: MentionSettings, test: str | None = None
+) -> None:
+    """Train the detector and write it to `folder`/detector, with checkpoints in `folder`, from which it goes on.
+
+    Raises UserError for training documents that dev or test have too, by title.
+    """
+    held = {name: load_documents(path) for name, path in (("dev", dev), ("test", test)) if path}
+    documents = [document for path in train for document in load_documents(path)]
+    kept_out = {document["title"] for own in held.values() for document in own}
+    left_out = [document["title"] for document in documents if document["title"] in kept_out]
+    if left_out:
+        print(f"WARNING: {len(left_out):,} training documents are left out, as dev or test has them: {left_out[:3]}")
+    documents = [document for document in documents if document["title"] not in kept_out]
+    torch.manual_seed(settings.seed)
+    tokenizer = Tokenizer.from_file(str(Path(settings.encoder) / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    model = new_model(settings.encoder)
+    tagger = MentionTagger(model, tokenizer)
+    examples = examples_of(documents, tokenizer)
+    steps = settings.epochs * math.ceil(len(examples) / settings.batch_size)
+    optimizer, schedule = optimizer_of(model, settings, steps)
+    make_folder(folder)
+    facts = {
+        "settings": asdict(settings),
+        "documents": len(documents),
+        "data": {Path(p).name: digest(p) for p in train},
+    }
+    history, checkpoint = [], folder / "checkpoint.pt"
+    if checkpoint.exists():
+        kept = torch.load(checkpoint, weights_only=True)
+        if kept["facts"] != json.dumps(facts):
+            raise UserError(f"{checkpoint}: is of other settings or data; name another folder, or remove it")
+        model.load_state_dict(kept["model"])
+        optimizer.load_state_dict(kept["optimizer"])
+        schedule.load_state_dict(kept["schedule"])
+        history = json.loads(kept["history"])
+    print(f"{len(documents):,} documents, {len(examples):,} windows, {steps:,} steps")
+    for epoch in range(len(history) + 1, settings.epochs + 1):
+        started, loss = (
+            time.monotonic(),
+            train_epoch(model, examples, settings, optimizer, schedule, epoch, tagger.specials),
+        )
+        scores = scores_of(tagger, held["dev"])
+        history.append({"epoch": epoch, "loss": loss, "minutes": (time.monotonic() - started) / 60, "dev": scores})
+        print(f"epoch {epoch}: loss {loss:.4f}, dev span F1 {scores['span_f1']:.2f}, typed {scores['typed_f1']:.2f}")
+        if scores["typed_f1"] >= max(own["dev"]["typed_f1"] for own in history):
+            write_detector(folder / "detector", model, settings, facts | {"epoch": epoch, "history": history})
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+        torch.save(state | {"facts": json.dumps(facts), "history": json.dumps(history)}, folder / "checkpoint.tmp")
+        (folder / "checkpoint.tmp").replace(checkpoint)
+    final = MentionTagger.load(folder / "detector")
+    written = {name: scores_of(final, own) for name, own in held.items()}
+    record = read_json(folder / "detector" / "training.json")
+    write_json(folder / "detector" / "training.json", record | {"history": history, "scores": written})
+    for name, scores in written.items():
+        print(
+            f"{name}, as written: span F1 {scores['span_f1']:.2f}, typed {scores['typed_f1']:.2f}, "
+            f"sentence starts {scores['sentence_f1']:.2f}"
+        )
+
+
+def train_epoch(
+    model: BertForTokenClassification,
+    examples: Sequence[Example],
+    settings: MentionSettings,
+    optimizer: Any,
+    schedule: Any,
+    epoch: int,
+    specials: tuple[int, int],
+) -> float:
+    """One epoch; returns its mean loss. bf16 is used where the processor has it."""
+    model.train()
+    drawn = random.Random(1000 * settings.seed + epoch)
+    total, number = 0.0, 0
+    count = math.ceil(len(examples) / settings.batch_size)
+    bf16 = pick_precision(None, torch.device("cpu")) == "bf16"
+    with tqdm(batches_of(examples, settings.batch_size, 1000 * settings.seed + epoch), f"epoch {epoch}", count) as bar:
+        for batch in bar:
+            batch = [own._replace(shapes=own.shapes * (drawn.random() >= settings.no_case)) for own in batch]
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = loss_of(model, batch, specials)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            total, number = total + loss.item(), number + 1
+            bar.set_postfix(loss=f"{total / number:.4f}")
+    model.eval()
+    return total / max(1, number)
+
+
+def write_detector(folder: Path, model: BertForTokenClassification, settings: MentionSettings, facts: Any) -> None:
+    """The detector's files: weights in 8 bits, configuration, tokenizer, and how it was trained."""
+    make_folder(folder)
+    save_tensors(folder / "model.safetensors", compress(model.state_dict()))
+    keys = (
+        *("architectures", "model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+        *("intermediate_size", "hidden_act", "max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
+    )
+    write_json(folder / "config.json", {key: getattr(model.config, key) for key in keys} | {"num_labels": LABELS})
+    (folder / "tokenizer.json").write_bytes((Path(settings.encoder) / "tokenizer.json").read_bytes())
+    write_json(folder / "training.json", facts)

@@ -1,0 +1,108 @@
+"""Predictions with their documents, as text with mentions at character offsets: for label tools, and read again by
+prepro.py and predict.py.
+
+The text of a document that was read from plain text is the user's own, to the character; that of others is its tokens,
+joined by spaces.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO, cast
+
+from hingeabl.data.schema import Document
+from hingeabl.readers.align import to_spans
+from hingeabl.writers.writer import Entry, Writer
+
+MADE = (1980, 1, 1, 0, 0, 0)  # the time of the files in an archive, so that the same predictions are the same bytes
+LABEL = ("r", "relation", "confidence", "evidence")
+
+
+def with_labels(document: Document, entries: Sequence[Entry]) -> dict[str, Any]:
+    """A document as spans, see to_spans, with its predictions as labels {h, t, r, relation} and, where a prediction has
+    them, confidence and evidence."""
+    labels = [
+        {"h": entry["h_idx"], "t": entry["t_idx"], **{field: entry[field] for field in LABEL if field in entry}}
+        for entry in entries
+    ]
+    found = to_spans({**document, "labels": labels})
+    for entity in found["entities"]:
+        for mention in entity["mentions"]:
+            mention["text"] = found["text"][mention["start"] : mention["end"]]
+    return found
+
+
+class SpansList(Writer):
+    """Documents in the format spans, as a list."""
+
+    first, between, last, none = "[\n", ",\n", "\n]\n", "[]\n"
+
+    def add(self, documents: Sequence[Document], entries: Sequence[Sequence[Entry]]) -> None:
+        """Write documents with their predictions."""
+        for document, found in zip(documents, entries, strict=True):
+            self.output.write(self.between if self.documents else self.first)
+            self.output.write(json.dumps(with_labels(document, found), ensure_ascii=False))
+            self.documents += 1
+
+    def end(self) -> None:
+        """Close the list, or the last line."""
+        self.output.write(self.last if self.documents else self.none)
+
+
+class SpansLines(SpansList):
+    """The same, one a line."""
+
+    first, between, last, none = "", "\n", "\n", ""
+
+
+class Brat(Writer):
+    """brat's two files of each document, NAME.txt and NAME.ann, in a zip archive."""
+
+    def begin(self) -> None:
+        """Open the archive."""
+        self.archive = zipfile.ZipFile(cast(TextIO, self.output).buffer, "w", zipfile.ZIP_DEFLATED)
+        self.names: Counter[str] = Counter()
+
+    def add(self, documents: Sequence[Document], entries: Sequence[Sequence[Entry]]) -> None:
+        """Write the files of documents, named by their titles."""
+        for document, found in zip(documents, entries, strict=True):
+            spans = with_labels(document, found)
+            name = self.name_of(spans["title"])
+            for ending, content in ((".txt", spans["text"]), (".ann", "".join(lines_of(spans)))):
+                self.archive.writestr(zipfile.ZipInfo(name + ending, MADE), content)
+
+    def name_of(self, title: str) -> str:
+        """A file's name of a title, none twice."""
+        name = re.sub(r"[^\w.-]+", "_", title).strip("._")[:100] or "document"
+        self.names[name] += 1
+        return name if self.names[name] == 1 else self.name_of(f"{name}_{self.names[name]}")
+
+    def end(self) -> None:
+        """Close the archive."""
+        self.archive.close()
+
+
+def lines_of(spans: dict[str, Any]) -> Iterator[str]:
+    """The lines of an .ann file: mentions, mentions of one entity as equivalent, and relations between the first ones,
+    each with a note of its name and confidence."""
+    keys: list[list[str]] = []
+    count = 0
+    for entity in spans["entities"]:
+        keys.append([])
+        for mention in entity["mentions"]:
+            count += 1
+            keys[-1].append(f"T{count}")
+            kind = re.sub(r"\s+", "_", mention.get("type") or "Entity")
+            place = f"{mention['start']} {mention['end']}"
+            yield f"T{count}\t{kind} {place}\t{' '.join(mention['text'].split())}\n"
+        if len(keys[-1]) > 1:
+            yield f"*\tEquiv {' '.join(keys[-1])}\n"
+    named = [label for label in spans["labels"] if keys[label["h"]] and keys[label["t"]]]
+    for number, label in enumerate(named, 1):
+        yield f"R{number}\t{label['r']} Arg1:{keys[label['h']][0]} Arg2:{keys[label['t']][0]}\n"
+        sure = f", confidence {label['confidence']:.2f}" if "confidence" in label else ""
+        yield f"#{number}\tAnnotatorNotes R{number}\t{label['relation']}{sure}\n"

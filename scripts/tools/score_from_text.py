@@ -1,0 +1,50 @@
+"""Score mentions, entities and relations that are found in raw text, against documents with gold entities and labels.
+
+python scripts/tools/score_from_text.py --data dev_revised.json test_revised.json --output scores.json
+python scripts/tools/score_from_text.py --data test_revised.json --text_model en_core_web_sm
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from hingeabl.data.documents import load_documents
+from hingeabl.errors import run_command_line
+from hingeabl.files import digest, write_json
+from hingeabl.prediction.choices import add_choices, choices_of
+from hingeabl.prediction.from_text import WAYS, score_from_text
+from hingeabl.prediction.predictor import Predictor
+from hingeabl.training.hub import SHIPPED
+
+
+def main() -> None:
+    """Print a table for each file."""
+    parser = argparse.ArgumentParser(description="Score what is found in raw text against gold documents.")
+    parser.add_argument(
+        "--data", required=True, nargs="+", metavar="FILE", help="labelled documents in DocRED's schema"
+    )
+    parser.add_argument("--load_path", default=str(SHIPPED), help="the run that predicts; default: the shipped model")
+    parser.add_argument("--output", metavar="FILE", help="also write the scores as JSON")
+    add_choices(parser)
+    args = parser.parse_args()
+    predictor = Predictor.from_run(args.load_path, **choices_of(args))
+    record = {}
+    for path in args.data:
+        scores = score_from_text(load_documents(path), predictor)
+        record[Path(path).name] = {"sha256": digest(path), "scores": scores}
+        print(f"\n{Path(path).name}: F1 (precision, recall) in percent\n")
+        print(f"{'':16}" + "".join(f"{way:>26}" for way in WAYS))
+        for name in scores[WAYS[0]]:
+            cells = (scores[way][name] for way in WAYS)
+            shown = (f"{own['f1']:.2f} ({own['precision']:.2f}, {own['recall']:.2f})" for own in cells)
+            print(f"{name:16}" + "".join(f"{cell:>26}" for cell in shown))
+    if args.output:
+        write_json(args.output, {"text_model": args.text_model or "models/docred_mentions", "files": record})
+
+
+if __name__ == "__main__":
+    run_command_line(main)
