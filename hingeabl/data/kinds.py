@@ -106,7 +106,7 @@ def kind_of(text: str) -> str | None:
 
 
 def _kind_of_json(text: str) -> str:
-    keys = _first_keys(text)
+    keys, is_whole = _first_keys(text)
     if "vertexSet" in keys:
         return "docred"
     if "annotation_id" in keys or (keys.get("data") == "{" and {"annotations", "completions"} & keys.keys()):
@@ -115,11 +115,12 @@ def _kind_of_json(text: str) -> str:
         return "docred"
     if "Comments" in keys or DOCCANO.search(text):
         return "doccano"
-    return "spans" if keys.keys() & OF_MENTIONS else "text"
+    return "text" if is_whole and not keys.keys() & OF_MENTIONS else "spans"
 
 
-def _first_keys(text: str) -> dict[str, str]:
-    """The keys of the first JSON object, as far as the text goes, with the first character of each one's value."""
+def _first_keys(text: str) -> tuple[dict[str, str], bool]:
+    """The keys of the first JSON object, as far as the text goes, with the first character of each one's value, and
+    whether these are all."""
     keys: dict[str, str] = {}
     open_brackets = ""
     for token in TOKEN.finditer(text):
@@ -129,9 +130,9 @@ def _first_keys(text: str) -> dict[str, str]:
         elif kind in ("}", "]"):
             open_brackets = open_brackets[:-1]
             if "{" not in open_brackets:
-                break
+                return keys, True
         elif kind == QUOTE:  # looking for the end of each one further would take long
             break
         elif open_brackets in ("{", "[{") and (value := VALUE.match(text, token.end())):
             keys[kind[1:-1]] = value[1]
-    return keys
+    return keys, False

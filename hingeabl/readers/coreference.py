@@ -1,10 +1,10 @@
 """Mentions of plain text that name the same entity, joined by rules and, where there are any, by clusters.
 
-1. Mentions of one type with the same name are joined. Case does not count, nor do titles (Dr., Mrs. ...) of persons.
-2. A person's name whose words all stand, in this order, in longer names of exactly one other person is joined with that
-   person: "Curie" and "Marie" with "Marie Curie". Longer names come first, so "Marie Curie" is joined with "Marie
-   Sklodowska Curie" before "Curie" is looked at. With two such persons, such as Marie and Pierre Curie, it stays
-   alone.
+1. Mentions of one type with the same name are joined. Case and punctuation do not count, nor do a leading "the" and
+   titles (Dr., Mrs. ...) of persons; COUNTRIES lists names of one country.
+2. A person's name whose words all stand, in this order, in a longer name of another person is joined with that person:
+   "Curie" and "Marie" with "Marie Curie". Longer names come first, so "Marie Curie" is joined with "Marie Sklodowska
+   Curie" before "Curie" is looked at. Of several such persons it is the one that the text names first.
 3. A name in capitals ("UN", "U.N.") that equals the initials of exactly one entity of type ORG, LOC or MISC is joined
    with it, if it is itself of one of these types. Small words ("of", "the" ...) count in the initials all or
    not at all.
@@ -34,6 +34,12 @@ NAMED = ("ORG", "LOC", "MISC")  # what acronyms stand for
 EXACT = ("NUM", "TIME")  # joined where the names are the same
 OPENS = re.compile(r"""["”’']?\s*\(["“‘']?(?:formerly|also|or|the|known|as|abbreviated|previously|[;,\s])*["“‘']?""")
 CLOSES = re.compile(r"""["”’']?[);,]""")
+COUNTRIES = {  # name of a country in the form of _words -> its most frequent name
+    **dict.fromkeys(("united states of america", "us", "usa", "america"), "united states"),
+    **dict.fromkeys(("uk",), "united kingdom"),
+    **dict.fromkeys(("peoples republic of china", "prc"), "china"),
+}
+NO_LETTERS = re.compile(r"""[\"'“”‘’.,]|['’]s\Z""")
 PRONOUNS = frozenset("he him his himself she her hers herself it its itself they them their theirs themselves".split())
 Clusters = Sequence[Sequence[tuple[int, int]]]  # of a document: spans of characters, [start, end)
 
@@ -127,8 +133,9 @@ def _join_same(mentions: Iterable[Mention]) -> Entities:
 def _join_persons(entities: Entities) -> Entities:
     persons = [entity for entity in entities if entity[0].type == "PER"]
     for entity in sorted(persons, key=lambda entity: -len(_words(entity[0]))):
-        words = _words(entity[0])
-        entities = _joined_with_only(entities, entity, functools.partial(_is_part, words))
+        fits = functools.partial(_is_part, _words(entity[0]))
+        if persons := _others_that_fit(entities, entity, fits):
+            entities = _joined(entities, entity, persons[0])
     return entities
 
 
@@ -142,7 +149,9 @@ def _join_acronyms(entities: Entities) -> Entities:
     for entity in list(entities):
         letters = entity[0].name.replace(".", "")
         if entity[0].type in NAMED and len(letters) > 1 and letters.isalpha() and letters.isupper():
-            entities = _joined_with_only(entities, entity, functools.partial(_is_acronym, letters))
+            found = _others_that_fit(entities, entity, functools.partial(_is_acronym, letters))
+            if len(found) == 1:
+                entities = _joined(entities, entity, found[0])
     return entities
 
 
@@ -159,14 +168,16 @@ def _join_brackets(entities: Entities, mentions: Iterable[Mention], text: str) -
     return entities
 
 
-def _joined_with_only(entities: Entities, entity: list[Mention], fits: Callable[[Mention], bool]) -> Entities:
-    """`entity` joined with the one other entity that has a mention that fits; unchanged if there are none or more."""
+def _others_that_fit(entities: Entities, entity: list[Mention], fits: Callable[[Mention], bool]) -> Entities:
+    """The other entities that have a mention that fits, in the text's order."""
     own = set(entity)
-    found = [other for other in entities if not own & set(other) and any(map(fits, other))]
-    if len(found) != 1:
-        return entities
-    holder = next(other for other in entities if own & set(other))
-    return _in_order(_merged(entities, [found[0], holder]))
+    return [other for other in entities if not own & set(other) and any(map(fits, other))]
+
+
+def _joined(entities: Entities, entity: list[Mention], other: list[Mention]) -> Entities:
+    """`other` joined with the entity that has the mentions of `entity`."""
+    holder = next(one for one in entities if set(one) & set(entity))
+    return _in_order(_merged(entities, [other, holder]))
 
 
 def _merged(entities: Entities, parts: Entities) -> Entities:
@@ -185,11 +196,13 @@ def _in_order(entities: Iterable[list[Mention]]) -> Entities:
 
 
 def _words(mention: Mention) -> tuple[str, ...]:
-    """A name's words for comparison; a person's without titles, unless there is nothing else."""
+    """A name's words for comparison, see rule 1; what would leave nothing is not done."""
     words = tuple(mention.name.casefold().split())
-    if mention.type != "PER":
-        return words
-    return tuple(word for word in words if word.rstrip(".") not in TITLES) or words
+    if mention.type == "PER":
+        words = tuple(word for word in words if word.rstrip(".") not in TITLES) or words
+    words = words[1:] if len(words) > 1 and words[0] == "the" else words
+    words = tuple(filter(None, (NO_LETTERS.sub("", word) for word in words))) or words
+    return tuple(COUNTRIES.get(" ".join(words), " ".join(words)).split()) if mention.type == "LOC" else words
 
 
 def _initials(mention: Mention) -> Iterator[str]:

@@ -50,6 +50,14 @@ class Found(NamedTuple):
     sentences: list[int]
 
 
+def tokenizer_of(folder: str | Path) -> Tokenizer:
+    """The tokenizer of an encoder's folder, which neither pads nor cuts."""
+    tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
 def shape_of(word: str) -> int:
     """The shape of a word, see SHAPES."""
     letters = [letter for letter in word if letter.isalpha()]
@@ -148,13 +156,11 @@ class MentionTagger:
             with torch.device("meta"):
                 model = BertForTokenClassification(BertConfig.from_dict(config))
             model.load_state_dict(expand(load_file(folder / "model.safetensors")), assign=True, strict=False)
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            tokenizer = tokenizer_of(folder)
         except Exception as error:  # safetensors, transformers and tokenizers each raise what they like
             raise UserError(
                 f"{folder}: is no whole detector of mentions ({first_line(error)}); copy it again"
             ) from None
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
         model.bert.embeddings.register_buffer(
             "position_ids", torch.arange(config["max_position_embeddings"])[None], persistent=False
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +30,7 @@ from hingeabl.data.documents import load_documents
 from hingeabl.data.quiet import quiet_loading
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
-from hingeabl.files import digest, make_folder, read_json, save_tensors, write_json
+from hingeabl.files import digest, listed, make_folder, read_json, save_tensors, write_json
 from hingeabl.readers.joining import join_tokens, mention_spans
 from hingeabl.readers.mentions import (
     LABELS,
@@ -39,6 +40,7 @@ from hingeabl.readers.mentions import (
     MentionTagger,
     Words,
     batch_of,
+    tokenizer_of,
     windows_of,
     words_of,
 )
@@ -200,12 +202,13 @@ def train_mentions(
     kept_out = {document["title"] for own in held.values() for document in own}
     left_out = [document["title"] for document in documents if document["title"] in kept_out]
     if left_out:
-        print(f"WARNING: {len(left_out):,} training documents are left out, as dev or test has them: {left_out[:3]}")
+        print(
+            f"WARNING: {len(left_out):,} training documents are left out, as dev or test has them: {listed(left_out)}",
+            file=sys.stderr,
+        )
     documents = [document for document in documents if document["title"] not in kept_out]
     torch.manual_seed(settings.seed)
-    tokenizer = Tokenizer.from_file(str(Path(settings.encoder) / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    tokenizer = tokenizer_of(settings.encoder)
     model = new_model(settings.encoder)
     tagger = MentionTagger(model, tokenizer)
     examples = examples_of(documents, tokenizer)
@@ -260,13 +263,16 @@ def train_epoch(
     epoch: int,
     specials: tuple[int, int],
 ) -> float:
-    """One epoch; returns its mean loss. bf16 is used where the processor has it."""
+    """One epoch, in bf16 where the processor has it; returns its mean loss. What is drawn depends on the seed and the
+    epoch alone, so that a training goes on as if it had not been stopped."""
     model.train()
-    drawn = random.Random(1000 * settings.seed + epoch)
+    seed = 1000 * settings.seed + epoch
+    torch.manual_seed(seed)
+    drawn = random.Random(seed)
     total, number = 0.0, 0
     count = math.ceil(len(examples) / settings.batch_size)
     bf16 = pick_precision(None, torch.device("cpu")) == "bf16"
-    with tqdm(batches_of(examples, settings.batch_size, 1000 * settings.seed + epoch), f"epoch {epoch}", count) as bar:
+    with tqdm(batches_of(examples, settings.batch_size, seed), f"epoch {epoch}", count) as bar:
         for batch in bar:
             batch = [own._replace(shapes=own.shapes * (drawn.random() >= settings.no_case)) for own in batch]
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):

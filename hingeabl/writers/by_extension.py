@@ -8,12 +8,15 @@ from hingeabl.writers.networks import GraphMl, Picture, Png
 from hingeabl.writers.rdf import NTriples, Turtle
 from hingeabl.writers.writer import Writer
 
-FORMS: dict[str, type[Writer]] = {
+ANNOTATED: dict[str, type[Writer]] = {  # with their documents
     ".spans.json": SpansList,
     ".spans.jsonl": SpansLines,
     ".spans.json.gz": SpansList,
     ".spans.jsonl.gz": SpansLines,
     ".brat.zip": Brat,
+}
+FORMS: dict[str, type[Writer]] = {
+    **ANNOTATED,
     ".json": JsonList,
     ".jsonl": JsonLines,
     ".json.gz": JsonList,

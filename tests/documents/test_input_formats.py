@@ -140,9 +140,11 @@ def test_a_file_that_cannot_be_read_is_told():
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_a_text_of_any_length_is_read_whole(encoding, pack, monkeypatch):
     monkeypatch.setattr(any_format, "CHUNK", 8)
-    monkeypatch.setattr(
-        text, "document_of_text", lambda text, title, where: {"title": title, "sents": [[text]], "vertexSet": []}
-    )
+
+    def read_texts_as_they_are(texts, model):
+        return ({"title": given.title, "sents": [[given.text]], "vertexSet": []} for given in texts)
+
+    monkeypatch.setattr(any_format, "documents_of_texts", read_texts_as_they_are)
     content = TEXT * 3
     for kind in ("text", None):
         (found,) = read_format(io.BytesIO(pack(content.encode(encoding))), "in/a.txt.gz", kind, typed=False)

@@ -1,10 +1,11 @@
 "use strict";
 // The page of scripts/serve.py. It sends a text or a file to /api/predict and shows the answer,
-//   {documents: [{title, sents, vertexSet, predictions: [{h_idx, t_idx, r, relation, score, threshold, margin, confidence}]}], warnings}.
+//   {documents: [{title, sents, vertexSet, predictions: [{h_idx, t_idx, r, relation, score, threshold, margin, confidence, evidence}]}], warnings}.
 // What a document or the server says reaches the page as textContent only.
 const MOST_ROWS = 500; // of the table
 const MOST_EDGES = 80; // of the graph
 const KNOWN_TYPES = ["PER", "ORG", "LOC", "TIME", "NUM", "MISC"]; // their colours are always the same
+const MEANINGS = { PER: "person", ORG: "organisation", LOC: "place", TIME: "time", NUM: "number", MISC: "other name" };
 const COLOURS = 10;
 const EXAMPLE = "Marie Curie was born in Warsaw, the capital of Poland, in 1867. She married Pierre Curie in Paris in 1895. "
   + "Together they discovered polonium, which she named after Poland. Curie taught at the University of Paris, and she founded "
@@ -111,28 +112,34 @@ function show(number) {
     const name = mentions.reduce((best, mention) => (mention.name.length > best.length ? mention.name : best), "");
     return { name, type, mentions, colour: `t${types.indexOf(type) % COLOURS}` };
   });
-  const relations = [...predictions].sort((a, b) => b.margin - a.margin);
+  const least = Number(byId("least").value);
+  const relations = predictions.filter(({ confidence }) => confidence === undefined || confidence >= least).sort((a, b) => b.margin - a.margin);
+  byId("sure").hidden = !predictions.some(({ confidence }) => confidence !== undefined);
+  byId("limit").textContent = least.toFixed(2);
   const used = new Map(entities.map(({ type, colour }) => [type, colour]));
-  byId("legend").replaceChildren(...[...used].sort().map(([type, colour]) => element("span", { className: `type ${colour}`, textContent: type || "no type" })));
+  byId("legend").replaceChildren(...[...used].sort().map(([type, colour]) => element("span", { className: `type ${colour}`, textContent: MEANINGS[type] ? `${MEANINGS[type]} (${type})` : type || "no type" })));
   byId("shown").replaceChildren(...textOf(sents, entities));
   byId("rows").replaceChildren(...relations.slice(0, MOST_ROWS).map((relation) => rowOf(relation, entities)));
-  byId("count").textContent = relations.length ? `(${relations.length.toLocaleString("en")})` : "";
+  const all = relations.length < predictions.length ? ` of ${predictions.length.toLocaleString("en")}` : "";
+  byId("count").textContent = predictions.length ? `(${relations.length.toLocaleString("en")}${all})` : "";
   byId("more").textContent = relations.length > MOST_ROWS
     ? `The ${MOST_ROWS} relations of the largest margin are shown; a download has all.`
-    : (relations.length ? "" : "No relation is predicted.");
+    : (relations.length ? "" : (predictions.length ? "No relation is as sure." : "No relation is predicted."));
   drawGraph(entities, relations);
 }
 
-// While the pointer is on something of an entity, or of a pair of them, marks all that is theirs.
-function pickable(node, entities) {
+// While the pointer is on something of an entity, or of a pair of them, marks all that is theirs, and the sentences that
+// are the evidence of a relation.
+function pickable(node, entities, evidence = []) {
   node.classList.add("pickable");
   node.entities = entities;
-  node.addEventListener("mouseenter", () => pick(entities));
+  node.addEventListener("mouseenter", () => pick(entities, evidence));
   node.addEventListener("mouseleave", () => pick([]));
   return node;
 }
 
-function pick(entities) {
+function pick(entities, evidence = []) {
+  [...byId("shown").children].forEach((line, sentence) => line.classList.toggle("evidence", evidence.includes(sentence)));
   const nodes = [...byId("result").querySelectorAll(".pickable")];
   const isOn = ({ entities: own }) => (own.length === 2 && entities.length === 2 ? own.join() === entities.join() : own.some((entity) => entities.includes(entity)));
   const near = nodes.filter((node) => node.matches(".edge") && isOn(node)).flatMap((node) => node.entities);
@@ -170,12 +177,12 @@ function textOf(sents, entities) {
   });
 }
 
-function rowOf({ h_idx: head, t_idx: tail, r, relation, score, threshold, margin, confidence }, entities) {
+function rowOf({ h_idx: head, t_idx: tail, r, relation, score, threshold, margin, confidence, evidence }, entities) {
   const end = (entity) => element("td", {}, element("span", { className: `type ${entities[entity].colour}`, textContent: entities[entity].name || `entity ${entity}` }));
   const scores = `score ${score.toFixed(2)}, threshold ${threshold.toFixed(2)}`;
   return pickable(element("tr", {}, end(head), element("td", { textContent: relation, title: r }), end(tail),
     element("td", { className: "number", textContent: confidence === undefined ? "" : confidence.toFixed(2) }),
-    element("td", { className: "number", textContent: margin.toFixed(2), title: scores })), [head, tail]);
+    element("td", { className: "number", textContent: margin.toFixed(2), title: scores })), [head, tail], evidence);
 }
 
 // The graph
@@ -203,12 +210,19 @@ function drawGraph(entities, relations) {
   const boxes = [...places.values()].map(({ x, y }, at) => nodeBox(x, y, short(entities[nodes[at]].name, 22)));
   const lines = [...edges.values()].map((edge) => edgeOf(edge, places, edges.has(`${edge.tail} ${edge.head}`), boxes, width));
   if (lines.some((line) => line.matches(".tight"))) byId("left").textContent = ["Point at an entity to see the names that have no room.", ...notes].join(" ");
+  const taken = []; // boxes of names: a name stands above its point where below it would cover another
   const points = nodes.map((entity) => {
     const { x, y } = places.get(entity);
     const { name, type, colour } = entities[entity];
+    const text = short(name, 22);
+    const middle = within(x, text, 7.2, width);
+    const box = (base) => [middle - 3.6 * text.length, base - 12, middle + 3.6 * text.length, base + 4];
+    const isFree = ([a, b, c, d]) => taken.every(([e, f, g, h]) => c < e || g < a || d < f || h < b);
+    const base = isFree(box(y + 23)) || !isFree(box(y - 13)) ? y + 23 : y - 13;
+    taken.push(box(base));
     return pickable(drawn("g", { class: `node ${colour}` },
       drawn("circle", { cx: x, cy: y, r: 8 }),
-      titled(drawn("text", { x: within(x, short(name, 22), 7.2, width), y: y + 23 }, short(name, 22)), type ? `${name} (${type})` : name)), [entity]);
+      titled(drawn("text", { x: middle, y: base }, text), type ? `${name} (${type})` : name)), [entity]);
   });
   const tip = drawn("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, drawn("path", { d: "M0 0 8 4 0 8z" }));
   frame.replaceChildren(drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Graph of the relations; the table says the same" }, drawn("defs", {}, tip), ...lines, ...points));
@@ -310,6 +324,7 @@ byId("file").addEventListener("change", (event) => { if (event.target.files[0]) 
 byId("remove").addEventListener("click", () => { chooseFile(null); byId("text").focus(); });
 byId("example").addEventListener("click", () => { chooseFile(null); byId("text").value = EXAMPLE; });
 byId("stop").addEventListener("click", () => state.request.abort());
+byId("least").addEventListener("input", () => show(state.shown));
 byId("document").addEventListener("change", (event) => show(Number(event.target.value)));
 document.addEventListener("dragover", (event) => { event.preventDefault(); byId("drop").hidden = !event.dataTransfer.types.includes("Files"); });
 document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) byId("drop").hidden = true; });
