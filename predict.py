@@ -26,13 +26,14 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import torch
 from tqdm import tqdm
 
 from hingeabl.core import one_module
-from hingeabl.data.kinds import FORMATS
+from hingeabl.data.kinds import FORMATS, OF_TEXT
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import whole_file, whole_text
@@ -64,16 +65,19 @@ def predict_stream(
         if file
         else read_paths([name], kind, typed, text_model=model)
     )
-    size = file_size(file) if file else None
+    size = file_size(file) if file else sum(path.suffix in OF_TEXT for path in Path(name).rglob("*"))
     writer.begin()
-    with tqdm(total=size, desc="documents", unit="B", unit_scale=True, leave=False) as progress:
+    unit = "B" if file else "document"
+    with tqdm(total=size, desc="documents", unit=unit, unit_scale=bool(file), leave=False) as progress:
         while group := list(itertools.islice(documents, GROUP)):
             found = predictor.predict_group(group)
             writer.add(group, found.of_each_document())
             yield group, found
-            del group, found  # else they would stay while the next ones are read
-            if file and size:
+            if not file:
+                progress.update(len(group))
+            elif size:
                 progress.update(file.tell() - progress.n)
+            del group, found  # else they would stay while the next ones are read
             progress.set_postfix(read=predictor.documents)
     writer.end()
 

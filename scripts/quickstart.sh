@@ -51,14 +51,13 @@ print(f"\nthe best on dev: {max(best, key=best.__getitem__)}")
 END
 
 echo
-echo "Relations of docs/example.spans.json by the trained model of this repository, models/redocred_minilm (confidence):"
+echo "Relations of the text docs/example.txt by the trained models of this repository (confidence):"
 python - <<'END'
 from hingeabl.core import ROOT
 from hingeabl.prediction.predictor import Predictor
-from hingeabl.readers.any_format import read_paths
 
-[document] = read_paths([str(ROOT / "docs/example.spans.json")], None, False)
-for relation in sorted(Predictor.from_run(min_confidence=0.6)(document), key=lambda relation: -relation.confidence):
+text = (ROOT / "docs/example.txt").read_text(encoding="utf-8")
+for relation in sorted(Predictor.from_run(min_confidence=0.6)(text), key=lambda relation: -relation.confidence):
     print(f"    {relation}")
 END
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from hingeabl.core.evaluation import harmonic_mean
 from hingeabl.data.schema import Document
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.joining import join_tokens, mention_spans
@@ -128,8 +129,7 @@ def compare(found: Sequence[Reading], gold: Sequence[Reading]) -> dict[str, dict
 def rates(right: float, found: float, hit: float, gold: float) -> dict[str, float]:
     """Precision, right of what was found, and recall, hit of what is gold, with F1, in percent."""
     precision, recall = 100 * right / max(found, 1), 100 * hit / max(gold, 1)
-    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-    return {"precision": precision, "recall": recall, "f1": f1}
+    return {"precision": precision, "recall": recall, "f1": harmonic_mean(precision, recall)}
 
 
 def b_cubed(pairs: Sequence[tuple[Reading, Reading]]) -> dict[str, float]:

@@ -39,7 +39,7 @@ COUNTRIES = {  # name of a country in the form of _words -> its most frequent na
     **dict.fromkeys(("uk",), "united kingdom"),
     **dict.fromkeys(("peoples republic of china", "prc"), "china"),
 }
-NO_LETTERS = re.compile(r"""[\"'“”‘’.,]|['’]s\Z""")
+NO_LETTERS = re.compile(r"""['’]s\Z|["'“”‘’.,]""")
 PRONOUNS = frozenset("he him his himself she her hers herself it its itself they them their theirs themselves".split())
 Clusters = Sequence[Sequence[tuple[int, int]]]  # of a document: spans of characters, [start, end)
 

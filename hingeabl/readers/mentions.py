@@ -28,6 +28,7 @@ ENTITY_TYPES = ("PER", "ORG", "LOC", "TIME", "NUM", "MISC")  # DocRED's
 TAGS = ("O", *(f"{first}-{kind}" for kind in ENTITY_TYPES for first in "BI"))
 SENTENCE = len(TAGS)  # the number of the label "a sentence begins here", a class apart from the tags
 LABELS = len(TAGS) + 1
+INSIDE = np.array([tag.startswith("I") for tag in TAGS])
 SHAPES = 6  # lower case, Capitalised, UPPER CASE, miXed, one capital, no letter
 WINDOW, OVERLAP = 512, 128  # word pieces, with [CLS] and [SEP]
 BATCH = 4096  # word pieces scored at a time, padding included
@@ -114,7 +115,7 @@ def best_tags(scores: np.ndarray) -> np.ndarray:
         return np.zeros(0, dtype=np.int64)
     allowed = np.array([[not tag.startswith("I") or before[1:] == tag[1:] for tag in TAGS] for before in TAGS])
     penalty = np.where(allowed, 0, -np.inf)
-    total = scores[0] + np.where([tag.startswith("I") for tag in TAGS], -np.inf, 0)
+    total = scores[0] + np.where(INSIDE, -np.inf, 0)
     back = np.zeros(scores.shape, dtype=np.int64)
     for word in range(1, len(scores)):
         paths = total[:, None] + penalty
@@ -195,16 +196,20 @@ class MentionTagger:
         return scores
 
     def _decode(self, words: Words, scores: np.ndarray, text: str) -> Found:
-        logits = torch.from_numpy(scores[words.first])
-        tags = best_tags(logits[:, :SENTENCE].log_softmax(dim=1).numpy())
+        """The mentions and sentences of a text's scores. A blank line ends both."""
         spans = [(int(start), int(end)) for start, end in words.spans]
-        inside = [TAGS[tag].startswith("I") for tag in tags]
+        opens = [
+            number == 0 or text[spans[number - 1][1] : start].count("\n") > 1 for number, (start, _) in enumerate(spans)
+        ]
+        logits = torch.from_numpy(scores[words.first])
+        tag_scores = logits[:, :SENTENCE].log_softmax(dim=1).numpy()
+        tag_scores[np.ix_(opens, INSIDE)] = -np.inf  # no mention goes over a blank line
+        tags = best_tags(tag_scores)
         begins = (logits[:, SENTENCE] > 0).tolist()
         starts = [
             span[0]
             for number, span in enumerate(spans)
-            if number == 0
-            or (not inside[number] and (begins[number] or text[spans[number - 1][1] : span[0]].count("\n") > 1))
+            if opens[number] or (begins[number] and not INSIDE[tags[number]])
         ]
         return Found(mentions_of(tags.tolist(), spans), starts)
 

@@ -45,6 +45,7 @@ from hingeabl.readers.mentions import (
     words_of,
 )
 
+KINDS, NAMES = ("span", "typed", "sentence"), ("precision", "recall", "f1")  # of scores_of
 NO_LABEL = -100  # of pieces that no loss is taken at
 
 
@@ -246,7 +247,9 @@ def train_mentions(
     final = MentionTagger.load(folder / "detector")
     written = {name: scores_of(final, own) for name, own in held.items()}
     record = read_json(folder / "detector" / "training.json")
-    write_json(folder / "detector" / "training.json", record | {"history": history, "scores": written})
+    record |= {"history": history, "scores": written}
+    write_json(folder / "detector" / "training.json", record)
+    (folder / "detector" / "README.md").write_text(card_of(record), encoding="utf-8")
     for name, scores in written.items():
         print(
             f"{name}, as written: span F1 {scores['span_f1']:.2f}, typed {scores['typed_f1']:.2f}, "
@@ -293,9 +296,58 @@ def write_detector(folder: Path, model: BertForTokenClassification, settings: Me
     make_folder(folder)
     save_tensors(folder / "model.safetensors", compress(model.state_dict()))
     keys = (
-        *("architectures", "model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+        *("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
         *("intermediate_size", "hidden_act", "max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
     )
-    write_json(folder / "config.json", {key: getattr(model.config, key) for key in keys} | {"num_labels": LABELS})
+    labels = dict(enumerate([*TAGS, "sentence start"]))
+    write_json(folder / "config.json", {key: getattr(model.config, key) for key in keys} | {"id2label": labels})
     (folder / "tokenizer.json").write_bytes((Path(settings.encoder) / "tokenizer.json").read_bytes())
     write_json(folder / "training.json", facts)
+
+
+def card_of(record: dict[str, Any]) -> str:
+    """The model card of a detector, from its training.json."""
+    rows = "\n".join(
+        f"| {split} | " + " | ".join(f"{scores[f'{kind}_{name}']:.2f}" for kind in KINDS for name in NAMES) + " |"
+        for split, scores in record["scores"].items()
+    )
+    data = "\n".join(f"- `{name}` (SHA-256 `{checksum}`)" for name, checksum in record["data"].items())
+    settings = ", ".join(f"{name} {value}" for name, value in record["settings"].items())
+    return f"""# Mentions and sentences of plain text
+
+A token classifier on `{record["settings"]["encoder"]}`. For each word it tells the tag of a mention (B or I of PER,
+ORG, LOC, TIME, NUM, MISC; or O), and whether a sentence begins there. `predict.py` reads plain text with it; in Python:
+
+```python
+from hingeabl.readers.mentions import MentionTagger
+
+[found] = MentionTagger.load()(["Marie Curie was born in Warsaw."])
+```
+
+## Scores
+
+Documents are read as running text; a mention counts where its characters are the same. In percent, after epoch
+{record["epoch"]}, the best by typed F1 on dev:
+
+| split | span precision | recall | F1 | typed precision | recall | F1 | sentence starts precision | recall | F1 |
+|---|---|---|---|---|---|---|---|---|---|
+{rows}
+
+## Training
+
+`bash scripts/train_mentions.sh`, on the mentions of {record["documents"]:,} documents:
+
+{data}
+
+Settings: {settings}. Weights are stored in 8 bits with a scale for each row.
+
+## Limits
+
+English Wikipedia, as DocRED's annotators marked it: names, nationalities, dates and numbers are mentions,
+pronouns and professions are not. Other kinds of text were not measured, nor other languages.
+
+## Licences
+
+The weights are MIT, as are DocRED and Re-DocRED, whose text is from Wikipedia (CC BY-SA). The encoder
+(all-MiniLM-L6-v2) is Apache-2.0.
+"""

@@ -46,7 +46,7 @@ def names(entities):
         (["Dr. Abel/PER", "Abel/PER", "mrs abel/PER"], [["Dr. Abel", "Abel", "mrs abel"]]),
         (["President/PER", "Abel/PER"], [["President"], ["Abel"]]),
         (["The Velmar Press/ORG", "Velmar Press's/ORG", "The/ORG"], [["The Velmar Press", "Velmar Press's"], ["The"]]),
-        (["the United States/LOC", "U.S./LOC", "US/ORG"], [["the United States", "U.S."], ["US"]]),
+        (["the United States/LOC", "U.S./LOC", "US/PER"], [["the United States", "U.S."], ["US"]]),
     ],
 )
 def test_the_same_name_of_the_same_type_is_one_entity(mentions, joined):

@@ -129,6 +129,40 @@ def test_pointing_at_an_entity_marks_what_is_its_own(page, sample):
     assert not page.find_elements("css selector", "#result.picked")
 
 
+def test_the_slider_leaves_out_what_is_less_sure_and_pointing_at_a_relation_marks_its_evidence(page):
+    place = {"pos": [0, 1], "type": "LOC"}
+    entities = [[{"name": name, "sent_id": number, **place}] for number, name in enumerate(("Anna", "Rome", "Oslo"))]
+    pairs = [(0, 1, 0.9, [1]), (1, 2, 0.6, [0, 2]), (0, 2, 0.3, [])]
+    predictions = [
+        {"h_idx": h, "t_idx": t, "r": "P17", "relation": "country", "score": 2, "threshold": 1, "margin": sure}
+        | {"confidence": sure, "evidence": evidence}
+        for h, t, sure, evidence in pairs
+    ]
+    document = {
+        "title": "A",
+        "sents": [["Anna"], ["Rome"], ["Oslo"]],
+        "vertexSet": entities,
+        "predictions": predictions,
+    }
+    page.execute_script(
+        "state.answer = {documents: [arguments[0]], warnings: []}; byId('result').hidden = false; show(0)", document
+    )
+    assert text(page, "#count") == ["(3)"] and shown(page, "sure")
+    assert text(page, "#legend span") == ["place (LOC)"]
+    for least, rows, edges in ((0.5, ["0.90", "0.60"], 2), (0.95, [], 0), (0, ["0.90", "0.60", "0.30"], 3)):
+        page.execute_script(
+            "byId('least').value = arguments[0]; byId('least').dispatchEvent(new Event('input'))", least
+        )
+        assert text(page, "#rows td:nth-child(4)") == rows
+        assert len(page.find_elements("css selector", "svg .edge")) == edges
+        assert text(page, "#limit") == [f"{least:.2f}"]
+    for row, marked in ((0, ["Rome"]), (1, ["Anna", "Oslo"]), (2, [])):
+        page.execute_script(
+            "document.querySelectorAll('#rows tr')[arguments[0]].dispatchEvent(new Event('mouseenter'))", row
+        )
+        assert text(page, "#shown .evidence") == marked
+
+
 def test_a_chosen_file_is_shown_document_by_document(page, sample, trained):
     documents = json.loads((sample / "test.json").read_text())
     choose(page, sample / "test.json")

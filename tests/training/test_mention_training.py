@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hingeabl.errors import UserError
-from hingeabl.readers.mentions import TAGS, MentionTagger, mentions_of, tokenizer_of, words_of
+from hingeabl.readers.mentions import MODEL, TAGS, MentionTagger, mentions_of, tokenizer_of, words_of
 from hingeabl.training import mentions
 from hingeabl.training.mentions import MentionSettings, batches_of, gold_of, scores_of, train_mentions, word_labels
 
@@ -113,3 +113,9 @@ def test_documents_of_dev_and_test_are_not_trained_on(files, tiny_bert, tmp_path
 def test_an_encoder_that_is_no_bert_is_refused(tiny_roberta):
     with pytest.raises(UserError, match="is no BERT but 'roberta'; the detector needs one"):
         mentions.new_model(str(tiny_roberta))
+
+
+def test_the_shipped_card_is_that_of_its_record():
+    record = json.loads((MODEL / "training.json").read_text())
+    assert (MODEL / "README.md").read_text(encoding="utf-8") == mentions.card_of(record)
+    assert f"{record['scores']['test']['typed_f1']:.2f}" in (MODEL / "README.md").read_text(encoding="utf-8")
