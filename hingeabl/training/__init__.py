@@ -1,5 +1,5 @@
 """A training around the loop in train.py: what its seeds share, its steps, its folder, and how it goes on when stopped.
 
-Read settings.py, experiment.py, session.py (one seed) and steps.py (its batches), then runs.py, resume.py and
-saved_run.py (its files); parallel.py, scaling.py, distillation.py, fusion.py and hub.py where you need them.
+An epoch is train.py, steps.py (batches), session.py (log, checkpoints) and inference.py (scores); settings.py and
+experiment.py come before. On disk: runs.py, resume.py, saved_run.py, fitted.py. The other files where you need them.
 """
