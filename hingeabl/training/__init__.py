@@ -1,5 +1,5 @@
 """A training around the loop in train.py: what its seeds share, its steps, its folder, and how it goes on when stopped.
 
-An epoch is train.py, steps.py (batches), session.py (log, checkpoints) and inference.py (scores); settings.py and
-experiment.py come before. On disk: runs.py, resume.py, saved_run.py, fitted.py. The other files where you need them.
+Read settings.py and experiment.py; an epoch in steps.py (batches), session.py (log, checkpoints) and inference.py
+(scores); then what lies on disk, runs.py, resume.py, saved_run.py and fitted.py; the other files where you need them.
 """
