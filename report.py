@@ -52,10 +52,9 @@ from hingeabl.reporting.records import (
     seed_folders,
     write_record,
 )
-from hingeabl.reporting.rendering import LIST_WRITERS, WRITERS, aligned, as_html
+from hingeabl.reporting.rendering import WRITERS, aligned, as_html
 from hingeabl.reporting.run_list import list_of_runs
 from hingeabl.reporting.tables import LATER, MORE_TABLES, Table, groups_of, table_of_runs
-from hingeabl.training.resume import status_of
 
 GOES_WITH = {  # an option, and what it belongs to
     "also": ("record",),
@@ -229,11 +228,13 @@ def main(arguments: list[str] | None = None) -> None:
         print(WRITERS[args.format](table_of_data(args.table, args.paths)))
         return
     if args.status:
+        from hingeabl.training.resume import status_of  # here: it imports the model, which takes seconds
+
         print(aligned([[str(folder), *status_of(folder)] for folder in seed_folders(args.paths)], left=3))
         return
     if args.table == "runs":
         runs, unfinished = read_all_runs(args.paths)
-        print(LIST_WRITERS[args.format](list_of_runs(finished(runs, unfinished), unfinished)))
+        print(WRITERS[args.format](list_of_runs(finished(runs, unfinished), unfinished)))
         return
     runs, unfinished = read_runs(args.paths)
     if args.table == "all":

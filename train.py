@@ -34,7 +34,7 @@ from hingeabl.training import parallel
 from hingeabl.training.experiment import Experiment, prepare
 from hingeabl.training.fitted import add_test_error, write_fitted
 from hingeabl.training.inference import Predictions, gather, predict
-from hingeabl.training.resume import CheckpointWriter, StopRequest, failure_noted, remove_checkpoints, seed_batch
+from hingeabl.training.resume import CheckpointWriter, StopRequest, failure_noted
 from hingeabl.training.runs import finished_scores, print_summary, summarise
 from hingeabl.training.saved_run import (
     check_outputs_of,
@@ -44,7 +44,6 @@ from hingeabl.training.saved_run import (
     warn_unfinished,
     weights_of,
 )
-from hingeabl.training.scaling import build_scaler
 from hingeabl.training.session import (
     ESTIMATES,
     STEPS_PER_LOG,
@@ -53,12 +52,12 @@ from hingeabl.training.session import (
     Training,
     begin,
     end_epoch,
+    finish,
     log_losses,
     run_config,
     run_folder,
     save_if_due,
     save_predictions,
-    write_timing,
 )
 from hingeabl.training.settings import parse_args
 from hingeabl.training.steps import (
@@ -66,9 +65,11 @@ from hingeabl.training.steps import (
     Share,
     batches_of_epoch,
     build_optimizer,
+    build_scaler,
     load_batches,
     optimizer_step,
     part_of_step,
+    seed_batch,
     share_of,
     steps_per_epoch,
 )
@@ -129,8 +130,8 @@ def train_seed(experiment: Experiment, seed: int, clock: StepClock, stop: StopRe
             total_steps = steps_per_epoch(experiment) * args.num_train_epochs
             scheduler = get_linear_schedule_with_warmup(optimizer, int(total_steps * args.warmup_ratio), total_steps)
             scaler = build_scaler(experiment.device, experiment.precision)
-            # from the start, or from the last checkpoint
-            training = begin(experiment, seed, folder, model, optimizer, scheduler, scaler, total_steps, writer)
+            training = Training(experiment, seed, folder, model, optimizer, scheduler, scaler, total_steps, writer)
+            begin(training)  # from the start, or from the last checkpoint
             while training.place.epoch <= args.num_train_epochs:
                 train_epoch(training, clock, stop)
                 score_epoch(training)
@@ -276,10 +277,7 @@ def score_test(training: Training) -> dict[str, Any]:
     if parallel.rank() == 0:
         save_predictions(folder, "test", found)
         fit(experiment, "test", found, folder)
-        training.count_time()
-        write_timing(folder, training.place)
-        write_json(folder / "scores.json", result)  # last: it says that the run is finished
-        remove_checkpoints(folder)
+        finish(training, result)
     return result
 
 

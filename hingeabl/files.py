@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +28,7 @@ from hingeabl.core import ROOT
 from hingeabl.errors import UserError, first_line, remedy_of
 
 META = ROOT / "meta"
+TIMING = "timing.json"  # of a run: its optimizer steps and seconds
 GZIP = b"\x1f\x8b"  # the first bytes of a packed file
 ZIP = b"PK\x03\x04"  # the same of an archive
 SPACE = re.compile(r"[ \t\r\n]*")
@@ -39,6 +40,11 @@ FOREIGN = {  # how files begin that are no data, and what they are
     "%pdf-": "is a PDF, not its text; save the text as a .txt file",
 }
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def are_numbers(found: Iterable[Any], most: float = math.inf) -> bool:
+    """Whether these, read from JSON, are finite numbers from 0 to `most`."""
+    return all(type(number) in (int, float) and 0 <= number <= most and number < math.inf for number in found)
 
 
 def read_json(path: str | Path) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from hingeabl.files import ROOT, read_text
 from hingeabl.reporting.records import Run
+from hingeabl.reporting.rendering import markdown, markdown_rows
 
 SCORES = {
     "f1": "F1",
@@ -69,8 +70,7 @@ def front_matter(run: Run, base_model: str | None, license: str | None) -> str:
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
     """A table in Markdown."""
-    lines = [heads, ["---"] * len(heads), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_rows([heads, *(list(map(markdown, row)) for row in rows)], left=len(heads))
 
 
 def shown(value: Any) -> str:

@@ -21,7 +21,6 @@ from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import read_json, refuse_foreign_file
 from hingeabl.reporting.records import Run, documents_of, file_of
-from hingeabl.training.saved_run import loss_of_run
 
 Evidence = dict[tuple[int, int, int], list[int]]  # sentences by document, head and tail
 
@@ -57,6 +56,8 @@ class Pairs:
 def read_pairs(run: Run, split: str) -> Pairs:
     """The pairs of a run's dev or test split. Raises UserError where files are missing, broken or do not fit."""
     settings = run.config["settings"]
+    from hingeabl.training.saved_run import loss_of_run  # here: it imports the model, which takes seconds
+
     if not run.folder.is_dir():
         raise UserError(f"{run.folder}: a record holds no scores of pairs; pass the run's folder")
     margin, num_labels = settings.get("margin"), settings.get("num_labels")

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,8 +30,7 @@ from hingeabl.core.evaluation import PERCENTILES, Gold, are_scores, prepare_gold
 from hingeabl.data.documents import load_documents, read_documents
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
-from hingeabl.files import ROOT, digest, make_folder, parse_json, read_json, write_json
-from hingeabl.training.runs import TIMING
+from hingeabl.files import ROOT, TIMING, are_numbers, digest, make_folder, parse_json, read_json, write_json
 
 TEXTS = ("data_dir", "train_file", "dev_file", "test_file", "model_name_or_path")  # of a run's settings
 THRESHOLDS = {"ro_mean", "ro_std", "ovr", "ro_pairs", "ro_left_out", *(f"ro_p{percent}" for percent in PERCENTILES)}
@@ -130,10 +128,7 @@ def read_run(folder: Path) -> Run:
 
 def is_timing(found: Any) -> bool:
     """Whether this can be a timing.json, or a part of one."""
-    return isinstance(found, dict) and all(
-        name in ("steps", "seconds") and type(value) in (int, float) and 0 <= value < math.inf
-        for name, value in found.items()
-    )
+    return isinstance(found, dict) and found.keys() <= {"steps", "seconds"} and are_numbers(found.values())
 
 
 def run_from(path: Path, config: Any, scores: Any) -> Run | None:
@@ -193,8 +188,8 @@ def is_calibration(found: Any) -> bool:
     return (
         isinstance(found, dict)
         and found.keys() == {*CALIBRATION, "bins"}
-        and all(type(found[name]) in (int, float) and 0 <= found[name] < math.inf for name in CALIBRATION)
-        and all(len(row) == 3 and all(type(x) in (int, float) and x >= 0 for x in row) for row in found["bins"])
+        and are_numbers(found[name] for name in CALIBRATION)
+        and all(len(row) == 3 and are_numbers(row) for row in found["bins"])
     )
 
 
@@ -204,7 +199,7 @@ def are_other_labels(found: Any) -> bool:
         isinstance(scores, dict)
         and scores.keys() == {"sha256", *OTHER_SCORES}
         and isinstance(scores["sha256"], str)
-        and all(type(scores[name]) in (int, float) and 0 <= scores[name] <= 1 for name in OTHER_SCORES)
+        and are_numbers((scores[name] for name in OTHER_SCORES), most=1)
         for scores in found.values()
     )
 
@@ -278,11 +273,7 @@ def dev_scores(run: Run) -> dict[int, dict[str, float]]:
 def are_curve(by_epoch: dict[Any, Any]) -> bool:
     """Whether these are dev scores by epoch, each with an F1, of one epoch or more."""
     f1: list[Any] = [scores.get("f1") if isinstance(scores, dict) else None for scores in by_epoch.values()]
-    return (
-        bool(f1)
-        and all(type(epoch) is int for epoch in by_epoch)
-        and all(type(x) in (int, float) and 0 <= x <= 1 for x in f1)
-    )
+    return bool(f1) and all(type(epoch) is int for epoch in by_epoch) and are_numbers(f1, most=1)
 
 
 def are_counts(correct: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> bool:

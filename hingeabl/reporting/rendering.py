@@ -22,6 +22,24 @@ class Style(NamedTuple):
     plus_minus: str = "±"
 
 
+class Sheet(NamedTuple):
+    """What a format writes: a title, tables with a heading each ("" for the first) and their head as first line, of
+    which the first `left` columns stand on the left, and notes."""
+
+    title: str
+    tables: dict[str, list[list[str]]]
+    left: int
+    notes: list[str]
+
+
+def sheet_of(found: Table | RunList, style: Style) -> Sheet:
+    """A table, or a list of runs, as texts in a format's style."""
+    if isinstance(found, RunList):
+        return Sheet(found.title, {"": [list(map(style.escape, line)) for line in found.texts()]}, 2, found.notes)
+    differences = {"Differences of test F1": comparison_lines(found)} if found.comparisons else {}
+    return Sheet(caption(found), {"": lines_of(found, style)} | differences, 1, found.notes)
+
+
 def cell_texts(cell: Cell, digits: int, plus_minus: str) -> tuple[str, str, str]:
     """(ours, the published one, the difference), "" for what there is not."""
     paper = "" if cell.paper is None else f"{cell.paper:.{digits}f}"
@@ -63,8 +81,6 @@ def listed(seeds: list[int]) -> str:
 def comparison_lines(table: Table) -> list[list[str]]:
     """Head and rows of the comparisons: the pair, its seeds where rows differ in them, the difference of test F1, its
     intervals, p, and what it means."""
-    if not table.comparisons:
-        return []
     seeds = 0 if one_set_of_seeds(table.rows) else 1  # columns of them
     return [["second against first", *["seeds"] * seeds, "F1 diff.", "over seeds", "95 % interval", "p", ""]] + [
         [
@@ -100,12 +116,11 @@ def caption(table: Table) -> str:
     return f"Table {table.number}. {table.title}: {table.setting}{behind}"
 
 
-def as_text(table: Table) -> str:
+def as_text(found: Table | RunList) -> str:
     """For a terminal; the best figures carry a star."""
-    parts = [caption(table), aligned(lines_of(table, Style(lambda text: f"{text} *")))]
-    if table.comparisons:
-        parts += ["Differences of test F1", aligned(comparison_lines(table))]
-    return "\n\n".join([*parts, *table.notes])
+    sheet = sheet_of(found, Style(lambda text: f"{text} *"))
+    tables = [part for heading, lines in sheet.tables.items() for part in (heading, aligned(lines, sheet.left)) if part]
+    return "\n\n".join([sheet.title, *tables, *sheet.notes])
 
 
 def aligned(lines: list[list[str]], left: int = 1) -> str:
@@ -120,12 +135,11 @@ def aligned(lines: list[list[str]], left: int = 1) -> str:
     )
 
 
-def as_markdown(table: Table) -> str:
+def as_markdown(found: Table | RunList) -> str:
     """GitHub's tables; the best figures are bold."""
-    style = Style(lambda text: f"**{text}**", markdown)
-    parts = [f"**{caption(table)}**", markdown_rows(lines_of(table, style))]
-    parts += [markdown_rows(comparison_lines(table))] if table.comparisons else []
-    return "\n\n".join([*parts, *table.notes])
+    sheet = sheet_of(found, Style(lambda text: f"**{text}**", markdown))
+    tables = [markdown_rows(lines, sheet.left) for lines in sheet.tables.values()]
+    return "\n\n".join([f"**{sheet.title}**", *tables, *sheet.notes])
 
 
 def markdown(text: str) -> str:
@@ -140,27 +154,22 @@ def markdown_rows(lines: list[list[str]], left: int = 1) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
 
 
-def as_latex(table: Table) -> str:
+def as_latex(found: Table | RunList) -> str:
     """A table environment with booktabs' rules, without the comparisons."""
-    lines = lines_of(table, Style(lambda text: rf"\textbf{{{text}}}", latex, r"$\pm$"))
-    return latex_rows(lines, caption(table))
-
-
-def latex_rows(lines: list[list[str]], title: str, left: int = 1) -> str:
-    """A table environment of lines that are LaTeX, the head first; the first `left` columns on the left."""
-    rows = [" & ".join(line) + r" \\" for line in lines]
+    sheet = sheet_of(found, Style(lambda text: rf"\textbf{{{text}}}", latex, r"$\pm$"))
+    head, *rows = [" & ".join(line) + r" \\" for line in sheet.tables[""]]
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\begin{{tabular}}{{{'l' * left}{'r' * (len(lines[0]) - left)}}}",
+            rf"\begin{{tabular}}{{{'l' * sheet.left}{'r' * (len(sheet.tables[''][0]) - sheet.left)}}}",
             r"\toprule",
-            rows[0],
+            head,
             r"\midrule",
-            *rows[1:],
+            *rows,
             r"\bottomrule",
             r"\end{tabular}",
-            rf"\caption{{{latex(title)}}}",
+            rf"\caption{{{latex(sheet.title)}}}",
             r"\end{table}",
         ]
     )
@@ -173,11 +182,11 @@ def latex(text: str) -> str:
     return text
 
 
-def as_html(table: Table) -> str:
+def as_html(found: Table | RunList) -> str:
     """A fragment of a page; the best figures are bold."""
-    parts = [html_rows(lines_of(table, Style(lambda text: f"<b>{text}</b>", html.escape)), caption(table))]
-    parts += [html_rows(comparison_lines(table), "Differences of test F1")] if table.comparisons else []
-    return "\n".join([*parts, *(f'<p class="note">{html.escape(note)}</p>' for note in table.notes)])
+    sheet = sheet_of(found, Style(lambda text: f"<b>{text}</b>", html.escape))
+    tables = [html_rows(lines, heading or sheet.title) for heading, lines in sheet.tables.items()]
+    return "\n".join([*tables, *(f'<p class="note">{html.escape(note)}</p>' for note in sheet.notes)])
 
 
 def html_rows(lines: list[list[str]], title: str) -> str:
@@ -190,8 +199,10 @@ def html_rows(lines: list[list[str]], title: str) -> str:
     )
 
 
-def as_json(table: Table) -> str:
+def as_json(table: Table | RunList) -> str:
     """Everything, unrounded."""
+    if isinstance(table, RunList):
+        return json.dumps({"table": "runs", **vars(table)}, indent=2)
     return json.dumps(
         {
             "table": table.number,
@@ -215,11 +226,14 @@ def as_json(table: Table) -> str:
     )
 
 
-def as_csv(table: Table) -> str:
+def as_csv(table: Table | RunList) -> str:
     """One line per row: name, seeds, and mean, standard deviation and published value of every figure,
-    unrounded; then the published values' source in a table that names some."""
+    unrounded; then the published values' source in a table that names some. Of a list of runs, one line per run."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    if isinstance(table, RunList):
+        writer.writerows([list(table.runs[0]), *(run.values() for run in table.runs)])
+        return text.getvalue().rstrip("\n")
     parts = ("mean", "std", "paper")
     sourced = any(row.source for row in table.rows)
     head = ["name", "seeds", *(f"{figure.key}_{part}" for figure in table.figures for part in parts)]
@@ -232,49 +246,3 @@ def as_csv(table: Table) -> str:
 
 
 WRITERS = {"text": as_text, "markdown": as_markdown, "latex": as_latex, "html": as_html, "json": as_json, "csv": as_csv}
-
-
-def list_as_text(found: RunList) -> str:
-    """For a terminal."""
-    return "\n\n".join([found.title, aligned(found.texts(), left=2), *found.notes])
-
-
-def list_as_markdown(found: RunList) -> str:
-    """GitHub's table."""
-    lines = [list(map(markdown, line)) for line in found.texts()]
-    return "\n\n".join([f"**{found.title}**", markdown_rows(lines, left=2), *found.notes])
-
-
-def list_as_latex(found: RunList) -> str:
-    """A table environment with booktabs' rules."""
-    return latex_rows([list(map(latex, line)) for line in found.texts()], found.title, left=2)
-
-
-def list_as_html(found: RunList) -> str:
-    """A fragment of a page."""
-    rows = html_rows([list(map(html.escape, line)) for line in found.texts()], found.title)
-    return "\n".join([rows, *(f'<p class="note">{html.escape(note)}</p>' for note in found.notes)])
-
-
-def list_as_json(found: RunList) -> str:
-    """Everything, unrounded."""
-    return json.dumps({"table": "runs", "title": found.title, "runs": found.runs, "notes": found.notes}, indent=2)
-
-
-def list_as_csv(found: RunList) -> str:
-    """One line per run, unrounded."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, found.runs[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found.runs)
-    return text.getvalue().rstrip("\n")
-
-
-LIST_WRITERS = {
-    "text": list_as_text,
-    "markdown": list_as_markdown,
-    "latex": list_as_latex,
-    "html": list_as_html,
-    "json": list_as_json,
-    "csv": list_as_csv,
-}

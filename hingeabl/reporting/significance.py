@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import permutation_test, t, ttest_1samp, ttest_ind
+from scipy.stats import t, ttest_1samp, ttest_ind
 
 PERMUTATIONS = 10_000
 RESAMPLES = 2000  # of the bootstrap
@@ -110,41 +112,38 @@ def with_seed_noise(found: Comparison, spread: Spread, seeds: tuple[int, int]) -
 
 
 def p_value(first: Counts, second: Counts, seed: int) -> float:
-    """Two-sided p-value of the paired permutation test over documents."""
-    count, gold = len(first.gold), first.gold.sum()
-    correct = np.concatenate([first.correct.mean(axis=0), second.correct.mean(axis=0)])
-    predicted = np.concatenate([first.predicted.mean(axis=0), second.predicted.mean(axis=0)])
+    """Two-sided p-value of the paired permutation test over documents; scipy's permutation_test finds the same in a
+    hundred times the time."""
+    ways = exchanges(len(first.gold), PERMUTATIONS, seed)  # [ways, documents]
+    stay, move = [], []  # of each loss: mean over seeds of correct and predicted triples, [2, ways]
+    for counts in (first, second):
+        by_document = np.stack([counts.correct, counts.predicted]).sum(axis=1)  # [2, documents]
+        moved = by_document @ ways.T
+        stay.append((by_document.sum(axis=1, keepdims=True) - moved) / len(counts.correct))
+        move.append(moved / len(counts.correct))
+    gold = first.gold.sum()
+    left, right = (micro_f1(found[0], found[1], gold) for found in (stay[0] + move[1], stay[1] + move[0]))
+    differences = right - left
+    observed, rounding = differences[0], 1e-12
+    sides = (differences <= observed + rounding).mean(), (differences >= observed - rounding).mean()
+    return float(min(1, 2 * min(sides)))
 
-    def difference(left: np.ndarray, right: np.ndarray, axis: int) -> np.ndarray:
-        scores = [
-            micro_f1(correct[place].sum(axis=axis), predicted[place].sum(axis=axis), gold)
-            for place in (left.astype(np.int64), right.astype(np.int64))
-        ]
-        return scores[1] - scores[0]
 
-    places = np.arange(count), np.arange(count) + count  # an observation is a document's place in the two arrays
-    result = permutation_test(
-        places,
-        difference,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=PERMUTATIONS,
-        batch=500,
-        rng=np.random.default_rng(seed),
-    )
-    return float(result.pvalue)
+@functools.lru_cache(maxsize=2)
+def exchanges(count: int, most: int, seed: int) -> np.ndarray:
+    """Ways to exchange two losses' counts, 1 where they change places, float64 [ways, documents]: none, then `most`
+    random ones, or all that there are where these are not more."""
+    if 2**count <= most:
+        return np.array(list(itertools.product((0.0, 1.0), repeat=count)))
+    places = np.tile(np.arange(2, dtype=np.int8), (most, count, 1))
+    drawn = np.random.default_rng(seed).permuted(places, axis=-1)[:, :, 0]
+    return np.concatenate([np.zeros((1, count)), drawn])
 
 
 def interval(first: Counts, second: Counts, seed: int) -> tuple[float, float]:
     """95 % bootstrap interval of the difference, documents and seeds drawn anew."""
-    chance = np.random.default_rng(seed)
-    count = len(first.gold)
-    weights = np.empty((RESAMPLES, count), dtype=np.int64)  # [resamples, documents]: times each document was drawn
-    seeds = [np.empty((RESAMPLES, len(counts.correct)), dtype=np.int64) for counts in (first, second)]  # those drawn
-    for resample in range(RESAMPLES):
-        weights[resample] = np.bincount(chance.integers(count, size=count), minlength=count)
-        for drawn in seeds:
-            drawn[resample] = chance.integers(drawn.shape[1], size=drawn.shape[1])
+    sizes = len(first.correct), len(second.correct)
+    weights, seeds = resamples(len(first.gold), sizes, RESAMPLES, seed)
     gold = (weights @ first.gold)[:, None]  # [resamples, 1]
     scores = []
     for counts, drawn in zip((first, second), seeds, strict=True):
@@ -152,6 +151,20 @@ def interval(first: Counts, second: Counts, seed: int) -> tuple[float, float]:
         scores.append(np.take_along_axis(f1, drawn, axis=1).mean(axis=1))  # [resamples]
     low, high = np.quantile(scores[1] - scores[0], [0.025, 0.975])
     return float(low), float(high)
+
+
+@functools.lru_cache(maxsize=4)
+def resamples(count: int, sizes: tuple[int, int], number: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """What a bootstrap draws, the same for every pair of losses with so many documents and seeds: how often each
+    document, float64 [resamples, documents], and which seeds of each loss, int64 [resamples, seeds]."""
+    chance = np.random.default_rng(seed)
+    weights = np.empty((number, count))
+    seeds = [np.empty((number, size), dtype=np.int64) for size in sizes]
+    for resample in range(number):
+        weights[resample] = np.bincount(chance.integers(count, size=count), minlength=count)
+        for drawn in seeds:
+            drawn[resample] = chance.integers(drawn.shape[1], size=drawn.shape[1])
+    return weights, seeds
 
 
 def holm(p_values: list[float]) -> list[float]:

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,12 +17,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from hingeabl.core.utils import set_seed
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import read_json, save_tensors, write_json
 from hingeabl.training import parallel
@@ -59,11 +56,6 @@ class Place:
     def tried(self) -> int:
         """Optimizer steps, done and skipped."""
         return self.step + self.skipped
-
-
-def seed_batch(seed: int, epoch: int, batch: int, rank: int) -> None:
-    """Seed every random generator for a batch: its dropout is the same however often the training was stopped."""
-    set_seed(int(np.random.SeedSequence([seed, epoch, batch, rank]).generate_state(1)[0]))
 
 
 class CheckpointWriter:
@@ -188,11 +180,6 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if checksum(tensors, about["state"]) != about["sha256"]:
         raise ValueError("checksum mismatch")
     return tensors, json.loads(about["state"])
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Remove those of a finished run."""
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,6 @@ from hingeabl.errors import UserError, first_line, remedy_of
 from hingeabl.files import ROOT, read_json, write_json
 from hingeabl.training.settings import NOT_COMPARED, Settings
 
-TIMING = "timing.json"  # optimizer steps and seconds of a finished run
 WANDB_IDS = "wandb_ids.json"  # the id of a run's log by project
 WANDB_SECONDS = 30  # to wait for it
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "opt_einsum", "ujson", "safetensors")

@@ -18,7 +18,7 @@ from hingeabl.core.model import DocREModel
 from hingeabl.data.documents import load_rel2id
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError, first_line, remedy_of
-from hingeabl.files import read_json, write_json
+from hingeabl.files import are_numbers, read_json, write_json
 from hingeabl.modeling.checkpoints import misfit, read_weights
 from hingeabl.training.hub import is_hub_name, resolve_run
 from hingeabl.training.settings import Settings, parse_args, read_settings
@@ -95,18 +95,9 @@ def loss_of_run(config: Any, folder: Path, name: str, margin: float | None, rel2
     if not loss.needs_priors:
         return loss
     priors = config.get("priors") if isinstance(config, dict) else None
-    if not are_rates(priors, len(rel2id) - 1):
+    if not (isinstance(priors, list) and len(priors) == len(rel2id) - 1 and are_numbers(priors, most=1)):
         raise UserError(f"{folder}/config.json: priors: must be {len(rel2id) - 1} rates; copy the run again")
     return get_loss(name, margin, priors)
-
-
-def are_rates(found: Any, count: int) -> bool:
-    """Whether this is a list of so many numbers from 0 to 1."""
-    return (
-        isinstance(found, list)
-        and len(found) == count
-        and all(type(rate) in (int, float) and 0 <= rate <= 1 for rate in found)
-    )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Iterator
@@ -19,12 +20,13 @@ from tqdm import tqdm
 from hingeabl.core.model import DocREModel
 from hingeabl.core.utils import describe_device
 from hingeabl.errors import UserError
-from hingeabl.files import digest, make_folder, save_tensors, write_json
+from hingeabl.files import TIMING, digest, make_folder, save_tensors, write_json
 from hingeabl.training import parallel
 from hingeabl.training.distillation import ATTENTION, SCORES, teacher_file
 from hingeabl.training.experiment import Experiment
 from hingeabl.training.inference import Predictions
 from hingeabl.training.resume import (
+    CHECKPOINTS,
     EXIT_STOPPED,
     CheckpointWriter,
     Place,
@@ -32,10 +34,9 @@ from hingeabl.training.resume import (
     load_checkpoint,
     locked,
 )
-from hingeabl.training.runs import TIMING, RunLog, describe_environment
+from hingeabl.training.runs import RunLog, describe_environment
 from hingeabl.training.saved_run import save_run, weights_of
-from hingeabl.training.scaling import figures, settle_skipped
-from hingeabl.training.steps import move_schedule
+from hingeabl.training.steps import move_schedule, scaling_figures, settle_skipped
 
 STEPS_PER_LOG = 10
 ESTIMATES = {"cpu": (5, 50), "cuda": (50,)}  # after how many steps the end is estimated
@@ -43,23 +44,23 @@ ESTIMATES = {"cpu": (5, 50), "cuda": (50,)}  # after how many steps the end is e
 
 @dataclass
 class Training:
-    """One seed's training: `place` says how far it is, `saved` at which step it last wrote a checkpoint. `shared` is
-    the model as several processes call it, `log` is rank 0's. `counted` is when its time was last added to
-    `place.seconds`."""
+    """One seed's training; what it does not begin with, `begin` adds: `place` says how far it is, `saved` at which step
+    it last wrote a checkpoint. `shared` is the model as several processes call it, `log` is rank 0's. `counted` is when
+    its time was last added to `place.seconds`."""
 
     experiment: Experiment
     seed: int
     folder: Path
     model: DocREModel
-    shared: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler
     total_steps: int
-    place: Place
-    saved: int
-    log: RunLog | None
     writer: CheckpointWriter
+    shared: nn.Module = field(init=False)
+    place: Place = field(default_factory=Place)
+    saved: int = 0
+    log: RunLog | None = None
     counted: float = field(default_factory=time.monotonic)
 
     def count_time(self) -> None:
@@ -148,38 +149,23 @@ def run_config(experiment: Experiment, seed: int) -> dict[str, Any]:
     }
 
 
-def begin(
-    experiment: Experiment,
-    seed: int,
-    folder: Path,
-    model: DocREModel,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LambdaLR,
-    scaler: torch.amp.GradScaler,
-    total_steps: int,
-    writer: CheckpointWriter,
-) -> Training:
-    """Bring model, optimizer, schedule and scaler to the last checkpoint of the run's folder, or write the files that a
-    run has from its start."""
-    args = experiment.args
-    place = load_checkpoint(folder, model, optimizer, scaler)
-    move_schedule(scheduler, place.step)
+def begin(training: Training) -> None:
+    """Bring a training to the last checkpoint of its run's folder, or write the files that a run has from its start."""
+    experiment, folder, model = training.experiment, training.folder, training.model
+    place = training.place = load_checkpoint(folder, model, training.optimizer, training.scaler)
+    training.saved = place.step
+    move_schedule(training.scheduler, place.step)
     parallel.wait_for_all()  # before any of these files changes
-    log = None
     if place != Place():
         print(f"resuming after step {place.step:,}, in epoch {place.epoch}")
     elif parallel.rank() == 0:
-        write_json(folder / "config.json", run_config(experiment, seed))
+        write_json(folder / "config.json", run_config(experiment, training.seed))
         write_json(folder / "rel2id.json", experiment.rel2id)
         save_run(folder, model, experiment.tokenizer)
     if parallel.rank() == 0:
-        name = f"{Path(str(args.output_dir)).name} seed {seed}"
-        log = RunLog(folder, name, args.wandb_project, place.log_size, place.step)
-    shared = parallel.share(model, experiment.device)
-    return Training(
-        *(experiment, seed, folder, model, shared, optimizer, scheduler, scaler, total_steps, place, place.step, log),
-        writer=writer,
-    )
+        name = f"{Path(str(experiment.args.output_dir)).name} seed {training.seed}"
+        training.log = RunLog(folder, name, experiment.args.wandb_project, place.log_size, place.step)
+    training.shared = parallel.share(model, experiment.device)
 
 
 def log_losses(training: Training, recent: Recent, progress: tqdm) -> None:
@@ -194,7 +180,7 @@ def log_losses(training: Training, recent: Recent, progress: tqdm) -> None:
     rates = {group["name"]: group["lr"] for group in training.optimizer.param_groups}
     if training.log:
         loss = {"loss": mean} if math.isfinite(mean) else {}
-        training.log.write(place.step, {**loss, **rates, **figures(place, scaler)})
+        training.log.write(place.step, {**loss, **rates, **scaling_figures(place, scaler)})
     progress.set_postfix(loss=f"{mean:.4f}", lr=f"{rates['learning_rate']:.1e}")
 
 
@@ -261,3 +247,11 @@ def write_timing(folder: Path, place: Place) -> None:
     """Write a finished run's optimizer steps, and its seconds where they are known."""
     seconds = {} if place.seconds is None else {"seconds": round(place.seconds, 1)}
     write_json(folder / TIMING, {"steps": place.step, **seconds})
+
+
+def finish(training: Training, result: dict[str, Any]) -> None:
+    """Write what says that a run is finished, scores.json last, and remove its checkpoints."""
+    training.count_time()
+    write_timing(training.folder, training.place)
+    write_json(training.folder / "scores.json", result)
+    shutil.rmtree(training.folder / CHECKPOINTS, ignore_errors=True)

@@ -51,8 +51,7 @@ from hingeabl.files import read_json, write_json
 from hingeabl.modeling.encoder import WINDOW
 from hingeabl.training.inference import predict
 from hingeabl.training.runs import describe_environment
-from hingeabl.training.scaling import build_scaler
-from hingeabl.training.steps import build_optimizer, optimizer_step
+from hingeabl.training.steps import build_optimizer, build_scaler, optimizer_step
 
 SIDES = ("baseline", "ours")
 RANDOM = "random:"

@@ -78,7 +78,7 @@ import utils
 from hingeabl.modeling import encoder as encoder_module
 from hingeabl.modeling.attention import ATTENTION
 from hingeabl.training.inference import score
-from hingeabl.training.scaling import build_scaler
+from hingeabl.training.steps import build_scaler
 from losses import get_loss
 from model import DocREModel
 

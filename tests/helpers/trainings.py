@@ -1,5 +1,6 @@
 """Small trainings that the tests share: their arguments, and what is read of them."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -55,6 +56,24 @@ def start(arguments, *interpreter, **options):
     return subprocess.Popen([sys.executable, *program, *arguments], env=environment, **pipes, **options)
 
 
+def first_gradients(arguments, path):
+    """Write the gradients of a training's first batch, before they are clipped, and end it."""
+    import train
+    from hingeabl.files import save_tensors
+    from hingeabl.training import parallel
+
+    def write(model, *_):
+        if parallel.rank() == 0:
+            save_tensors(path, {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        raise SystemExit
+
+    optimizer_step, train.optimizer_step = train.optimizer_step, write
+    with contextlib.suppress(SystemExit):
+        train.main(arguments)
+    train.optimizer_step = optimizer_step
+    parallel.finish()
+
+
 def changed(folder):
     """When a run's metrics.jsonl last changed."""
     path = folder / "metrics.jsonl"
@@ -64,7 +83,7 @@ def changed(folder):
 def wait_for_steps(folder, at_least, since=0):
     """Wait until metrics.jsonl, changed after `since`, has a line of so late a step, or the training is over."""
     path = folder / "metrics.jsonl"
-    for _ in range(600):
+    for _ in range(3000):
         lines = path.read_text().splitlines() if changed(folder) > since else []
         if (folder / "scores.json").exists() or any(json.loads(line)["step"] >= at_least for line in lines[:-1]):
             return

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, get_linear_schedule_with_warmup
 
 import train
 from hingeabl.modeling.encoder import checkpoint_layers
-from hingeabl.training.scaling import build_scaler
+from hingeabl.training.steps import build_scaler
 from losses import get_loss
 from model import DocREModel
 from utils import autocast, collate_fn, to_device

@@ -89,6 +89,7 @@ def test_a_difference_is_noise_where_its_interval_over_seeds_holds_0():
     assert verdict(dataclasses.replace(clear, over_seeds=(-0.005, 0.045)), 0.001) == "within the noise"
 
 
+@pytest.mark.slow
 def test_simulated_seeds_vary_as_measured_and_a_record_gives_their_rates():
     correct, predicted, gold = count_by_document(read_record(ROOT / "results/documents_992/bert_atl/seed_1.json"))
     base, chance = Counts(correct[None], predicted[None], gold), np.random.default_rng(1)
@@ -238,6 +239,7 @@ def moved(sample, tmp_path):
 def test_a_runs_documents_are_found_from_any_folder(moved, tmp_path, monkeypatch, capsys):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(report, "figures_of", lambda *_: "")  # drawing them takes seconds
     report.main(["--html", "page.html", str(moved)])
     assert Path("page.html").stat().st_size > 10_000
     (tmp_path / "elsewhere/data").mkdir()  # another file of the name does not hide the run's
@@ -248,6 +250,7 @@ def test_a_runs_documents_are_found_from_any_folder(moved, tmp_path, monkeypatch
 def test_a_runs_documents_are_found_in_the_clone(moved, tmp_path, monkeypatch):
     shutil.move(tmp_path / "work/data", tmp_path / "clone/data")
     monkeypatch.setattr("hingeabl.reporting.records.ROOT", tmp_path / "clone")
+    monkeypatch.setattr(report, "figures_of", lambda *_: "")
     report.main(["--html", str(tmp_path / "page.html"), str(moved)])
 
 

@@ -16,6 +16,7 @@ import torch
 from conftest import ROOT
 from reports import printed
 from safetensors.torch import save_file
+from scipy.stats import permutation_test
 
 import report
 from evaluation import prepare_gold, score_predictions, threshold_diagnostics, train_facts, triples_by_document
@@ -23,7 +24,7 @@ from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
 from hingeabl.files import digest
 from hingeabl.reporting.comparisons import verdict
-from hingeabl.reporting.significance import RESAMPLES, Counts, compare, holm, smallest_p
+from hingeabl.reporting.significance import PERMUTATIONS, RESAMPLES, Counts, compare, holm, smallest_p
 from hingeabl.training.runs import summarise
 from losses import loss_names
 
@@ -296,6 +297,29 @@ def test_the_p_value_is_that_of_all_reassignments(sample):
         differences.append(f1(b) - f1(a))
     expected = np.mean(np.abs(differences) >= abs(differences[0]) - 1e-12)
     assert compare(first, second).p_value == pytest.approx(expected)
+
+
+def test_the_p_value_is_that_of_scipys_permutation_test():
+    """Twenty documents, too many for every way to exchange them: those that scipy draws."""
+    chance = np.random.default_rng(3)
+    gold = chance.integers(3, 9, size=20)
+    first, second = (Counts(chance.integers(0, 4, (n, 20)), chance.integers(4, 9, (n, 20)), gold) for n in (2, 3))
+    means = [np.stack([each.correct.mean(axis=0), each.predicted.mean(axis=0)]) for each in (first, second)]
+    means = np.concatenate(means, axis=1)  # [correct and predicted, documents of both]
+
+    def difference(left, right, axis):
+        (a, b), (c, d) = (means[:, place.astype(int)].sum(axis=-1) for place in (left, right))
+        return 2 * c / (d + gold.sum()) - 2 * a / (b + gold.sum())
+
+    found = permutation_test(
+        (np.arange(20), np.arange(20, 40)),
+        difference,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=PERMUTATIONS,
+        rng=np.random.default_rng(0),
+    )
+    assert 0.01 < found.pvalue < 0.9 and compare(first, second).p_value == pytest.approx(float(found.pvalue))
 
 
 def test_the_interval_is_that_of_documents_and_seeds_drawn_one_by_one():

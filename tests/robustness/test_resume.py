@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -23,15 +24,8 @@ from hingeabl.training.steps import build_optimizer, load_batches
 from model import DocREModel
 
 KILLS = int(os.environ.get("KILLS", "1"))  # test.sh --all asks for 3, KILLS=20 for more
-EPOCHS = max(8, 2 * KILLS)
-LONG = (
-    "--num_train_epochs",
-    str(EPOCHS),
-    "--train_batch_size",
-    "1",
-    "--save_steps",
-    "1",
-)  # twelve steps an epoch, a checkpoint each tenth
+EPOCHS = max(6, 2 * KILLS)  # of trainings that a signal reaches while they run
+OFTEN = ("--train_batch_size", "1", "--save_steps", "1")  # twelve steps an epoch, a checkpoint each tenth
 RESULTS = ("metrics.jsonl", "model.safetensors", "scores.json", "result.json", "result_dev.json")
 RESULTS += ("pair_scores_dev.safetensors", "pair_scores_test.safetensors")
 # Is killed with half of a file written, the third time that it writes one of this name.
@@ -57,13 +51,26 @@ train.main(sys.argv[1:])
 
 @pytest.fixture(scope="module")
 def long_arguments(sample, tiny_bert):
-    return lambda output, *more: arguments(sample, tiny_bert, output, *LONG, *more)
+    return lambda output: arguments(sample, tiny_bert, output, *OFTEN, "--num_train_epochs", str(EPOCHS))
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(long_arguments, tmp_path_factory):
     output = tmp_path_factory.mktemp("whole") / "run"
     train.main(long_arguments(output))
+    return output / "seed_7"
+
+
+@pytest.fixture(scope="module")
+def two_epochs(sample, tiny_bert):
+    """Arguments of a training that is stopped at its third checkpoint, in its second epoch."""
+    return lambda output, *more: arguments(sample, tiny_bert, output, *OFTEN, *more)
+
+
+@pytest.fixture(scope="module")
+def whole(two_epochs, tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole") / "run"
+    train.main(two_epochs(output))
     return output / "seed_7"
 
 
@@ -124,15 +131,15 @@ def stop_at_third_save(monkeypatch, arguments):
 
 @pytest.mark.parametrize("harm", [lambda data: data[:-50], lambda data: data[:-50] + bytes(50), lambda data: b""])
 def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(
-    long_arguments, uninterrupted, tmp_path, capsys, monkeypatch, harm
+    two_epochs, whole, tmp_path, capsys, monkeypatch, harm
 ):
-    stop_at_third_save(monkeypatch, long_arguments(tmp_path / "run"))
+    stop_at_third_save(monkeypatch, two_epochs(tmp_path / "run"))
     older, newest = sorted((tmp_path / "run/seed_7/checkpoints").iterdir())
     newest.write_bytes(harm(newest.read_bytes()))
-    train.main(long_arguments(tmp_path / "run"))
+    train.main(two_epochs(tmp_path / "run"))
     shown = capsys.readouterr().out
     assert f"{newest} is broken" in shown and "resuming after step 12" in shown and older.name.startswith("epoch_0002")
-    assert_same_run(tmp_path / "run" / "seed_7", uninterrupted)
+    assert_same_run(tmp_path / "run" / "seed_7", whole)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
@@ -155,53 +162,51 @@ def test_batches_are_made_without_processes_that_a_signal_to_the_group_would_end
     assert loader.num_workers == 0 and loader.pin_memory == (device == "cuda")
 
 
-def test_a_second_process_on_the_same_folder_is_refused(long_arguments, tmp_path):
+def test_a_second_process_on_the_same_folder_is_refused(two_epochs, tmp_path):
     folder = tmp_path / "run" / "seed_7"
     folder.mkdir(parents=True)
     with resume.locked(folder), pytest.raises(UserError, match=r"seed_7: another process trains this seed"):
-        train.main(long_arguments(tmp_path / "run"))
+        train.main(two_epochs(tmp_path / "run"))
 
 
-def test_an_unfinished_run_with_other_settings_is_refused_with_the_differences(long_arguments, tmp_path, monkeypatch):
-    stop_at_third_save(monkeypatch, long_arguments(tmp_path / "run"))
+def test_an_unfinished_run_with_other_settings_is_refused_with_the_differences(two_epochs, tmp_path, monkeypatch):
+    stop_at_third_save(monkeypatch, two_epochs(tmp_path / "run"))
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     more = ("--learning_rate", "0.5", "--loss_type", "atl")
     with pytest.raises(UserError, match=r"learning_rate 0\.001 there, 0\.5 here; loss .*hingeabl_released.* there"):
-        train.main(long_arguments(tmp_path / "run", *more))
+        train.main(two_epochs(tmp_path / "run", *more))
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
-def test_a_shortened_log_is_told(long_arguments, tmp_path, monkeypatch):
-    stop_at_third_save(monkeypatch, long_arguments(tmp_path / "run"))
+def test_a_shortened_log_is_told(two_epochs, tmp_path, monkeypatch):
+    stop_at_third_save(monkeypatch, two_epochs(tmp_path / "run"))
     (tmp_path / "run/seed_7/metrics.jsonl").write_text("")
     with pytest.raises(UserError, match=r"metrics\.jsonl: is shorter than when the training was stopped"):
-        train.main(long_arguments(tmp_path / "run"))
+        train.main(two_epochs(tmp_path / "run"))
 
 
-def test_status_tells_finished_running_failed_and_stopped_runs(
-    long_arguments, uninterrupted, tmp_path, monkeypatch, capsys
-):
-    for name in ("stopped", "running"):
-        stop_at_third_save(monkeypatch, long_arguments(tmp_path / name))
+def test_status_tells_finished_running_failed_and_stopped_runs(two_epochs, whole, tmp_path, monkeypatch, capsys):
+    stop_at_third_save(monkeypatch, two_epochs(tmp_path / "stopped"))
+    shutil.copytree(tmp_path / "stopped", tmp_path / "running")
     with monkeypatch.context() as patched, pytest.raises(UserError):
         patched.setattr(resume, "save_checkpoint", lambda *_: (_ for _ in ()).throw(UserError("no room")))
-        train.main(long_arguments(tmp_path / "failed"))
+        train.main(two_epochs(tmp_path / "failed"))
     capsys.readouterr()
     with resume.locked(tmp_path / "running" / "seed_7"):
-        report.main(["--status", str(tmp_path), str(uninterrupted.parent)])
+        report.main(["--status", str(tmp_path), str(whole.parent)])
     shown = {line.split()[0]: line.split(maxsplit=2)[1:] for line in capsys.readouterr().out.splitlines()}
-    scores = json.loads((uninterrupted / "scores.json").read_text())
+    scores = json.loads((whole / "scores.json").read_text())
     expected = f"dev F1 {100 * scores['dev']['f1']:.2f}, test F1 {100 * scores['test']['f1']:.2f}"
-    assert shown[str(uninterrupted)] == ["finished", expected]
+    assert shown[str(whole)] == ["finished", expected]
     assert shown[str(tmp_path / "stopped/seed_7")][0] == "stopped"
     assert shown[str(tmp_path / "running/seed_7")] == ["running", "epochs done: 1, last line: step 20"]
     assert shown[str(tmp_path / "failed/seed_7")] == ["failed", "no room (epochs done: 0, last line: step 12)"]
-    train.main(long_arguments(tmp_path / "failed"))
-    assert_same_run(tmp_path / "failed" / "seed_7", uninterrupted)
+    train.main(two_epochs(tmp_path / "failed"))
+    assert_same_run(tmp_path / "failed" / "seed_7", whole)
 
 
-def test_checkpoints_hold_no_pickle_and_only_two_are_kept(long_arguments, tmp_path, monkeypatch):
-    stop_at_third_save(monkeypatch, long_arguments(tmp_path / "run"))
+def test_checkpoints_hold_no_pickle_and_only_two_are_kept(two_epochs, tmp_path, monkeypatch):
+    stop_at_third_save(monkeypatch, two_epochs(tmp_path / "run"))
     names = sorted(path.name for path in (tmp_path / "run/seed_7/checkpoints").iterdir())
     assert names == ["epoch_0002_batch_00000000.safetensors", "epoch_0002_batch_00000008.safetensors"]
 

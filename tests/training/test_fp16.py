@@ -12,11 +12,17 @@ from transformers import get_linear_schedule_with_warmup
 
 import train
 from hingeabl.errors import UserError
-from hingeabl.training import scaling, session
+from hingeabl.training import session
 from hingeabl.training.resume import EXIT_STOPPED, Place
-from hingeabl.training.scaling import FIRST_SCALE, MOST_SKIPPED, build_scaler, settle_skipped
 from hingeabl.training.session import Recent, mean_loss
-from hingeabl.training.steps import optimizer_step
+from hingeabl.training.steps import (
+    FIRST_SCALE,
+    MOST_SKIPPED,
+    build_scaler,
+    optimizer_step,
+    scaling_figures,
+    settle_skipped,
+)
 
 CPU = torch.device("cpu")
 FP16 = ("--precision", "fp16", "--train_batch_size", "1", "--max_seq_length", "128")  # twelve steps an epoch
@@ -182,4 +188,4 @@ def test_to_take_steps_never_asks_the_device(monkeypatch):
         flags += [take_step(*training), take_step(*training, math.inf)]
     place = Place(step=2)
     assert settle_skipped(place, training[3], flags) == [False, True] and place.step == 1
-    assert scaling.figures(place, training[3]) == {"skipped_steps": 1, "loss_scale": FIRST_SCALE / 2}
+    assert scaling_figures(place, training[3]) == {"skipped_steps": 1, "loss_scale": FIRST_SCALE / 2}

@@ -3,11 +3,9 @@
 import itertools
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
-from conftest import ROOT
+from programs import ended
 from trainings import EMPTY, arguments
 
 import train
@@ -31,14 +29,12 @@ def bad_data(sample, folder):
     return data
 
 
-def test_bad_input_stops_before_anything_is_written(sample, tiny_bert, tmp_path):
+def test_bad_input_stops_before_anything_is_written(sample, tiny_bert, tmp_path, capsys):
     output = tmp_path / "run"
-    command = [sys.executable, "train.py", *arguments(bad_data(sample, tmp_path), tiny_bert, output)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "dev.json: documents 0 and 1" in errors[0]
-    assert "Traceback" not in done.stderr and not output.exists()
+    status, _, told = ended(capsys, train.main, *arguments(bad_data(sample, tmp_path), tiny_bert, output))
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert status == 2 and len(errors) == 1 and "dev.json: documents 0 and 1" in errors[0]
+    assert not output.exists()
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,17 @@ import json
 import math
 import shutil
 import statistics
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT
 from model_scores import loss_with_priors
+from programs import ended
 from safetensors.torch import load_file
 from trainings import arguments, first_loss
 from transformers import AutoTokenizer
 
+import evaluation
 import train
 from hingeabl.errors import UserError
 from hingeabl.training import inference, session
@@ -77,10 +76,11 @@ def test_a_saved_run_scores_the_same_and_writes_the_same_predictions(finished, t
     assert "macro_ign_f1" in capsys.readouterr().out
 
 
-def test_the_evaluator_gives_the_scores_of_the_run(finished, sample, tmp_path):
-    command = [sys.executable, "evaluation.py", "--predictions", finished / "seed_7" / "result.json"]
-    command += ["--gold", sample / "test.json", "--train", sample / "train.json", "--json", tmp_path / "scores.json"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+def test_the_evaluator_gives_the_scores_of_the_run(finished, sample, tmp_path, monkeypatch):
+    files = ["--predictions", finished / "seed_7/result.json", "--gold", sample / "test.json"]
+    files += ["--train", sample / "train.json", "--json", tmp_path / "scores.json"]
+    monkeypatch.setattr("sys.argv", ["evaluation.py", *map(str, files)])
+    evaluation.main()
     scores = json.loads((finished / "seed_7" / "scores.json").read_text())["test"]
     again = json.loads((tmp_path / "scores.json").read_text())
     assert again == {name: scores[name] for name in again}
@@ -123,9 +123,16 @@ def test_mixed_precision_trains_to_finite_weights(finished, sample, tiny_bert, t
     assert first_loss(tmp_path) == pytest.approx(first_loss(finished), rel=0.05)
 
 
-@pytest.mark.parametrize("loss", loss_names())
+KINDS = ("atl", "hingeabl_released", "amtl", "pn_risk")  # with a class as threshold, several, and of a whole batch
+EVERY_LOSS = [
+    pytest.param(loss, backbone, marks=[] if backbone == "atlop" or loss in KINDS else pytest.mark.slow)
+    for backbone in DocREModel.backbones
+    for loss in loss_names()
+]
+
+
+@pytest.mark.parametrize(("loss", "backbone"), EVERY_LOSS)
 @pytest.mark.parametrize("encoder", [pytest.param("minilm", marks=pytest.mark.slow), "tiny_roberta"])
-@pytest.mark.parametrize("backbone", DocREModel.backbones)
 def test_every_loss_falls_on_a_fixed_batch_under_every_backbone(loss, encoder, backbone, request, sample, rel2id):
     path = str(request.getfixturevalue(encoder))
     features = read_docred(sample / "train.json", AutoTokenizer.from_pretrained(path), rel2id)[2:4]
@@ -195,8 +202,15 @@ class FirstStep(Exception):
     """Ends a training at its first step."""
 
 
-@pytest.mark.parametrize("evidence", [(), ("--evidence_weight", "10")], ids=["plain", "evidence"])
-@pytest.mark.parametrize("backbone", ["atlop", "kd_docre"])
+@pytest.mark.parametrize(
+    ("backbone", "evidence"),
+    [
+        ("atlop", ("--evidence_weight", "10")),
+        ("kd_docre", ()),
+        pytest.param("atlop", (), marks=pytest.mark.slow),
+        pytest.param("kd_docre", ("--evidence_weight", "10"), marks=pytest.mark.slow),
+    ],
+)
 def test_accumulated_batches_have_the_gradient_of_one_batch(
     backbone, evidence, sample, still_bert, tmp_path, monkeypatch
 ):
@@ -235,12 +249,11 @@ def test_a_loss_that_is_not_finite_names_step_and_documents():
         mean_loss(Recent(losses), [])
 
 
-def test_a_broken_training_stops_with_exit_code_and_one_line(sample, tiny_bert, tmp_path):
+def test_a_broken_training_stops_with_exit_code_and_one_line(sample, tiny_bert, tmp_path, capsys):
     more = ["--learning_rate", "1e30", "--num_train_epochs", "4"]
-    command = [sys.executable, "train.py", *arguments(sample, tiny_bert, tmp_path / "run", *more)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "error: step " in done.stderr.splitlines()[-1] and "Sample train" in done.stderr.splitlines()[-1]
+    status, _, told = ended(capsys, train.main, *arguments(sample, tiny_bert, tmp_path / "run", *more))
+    last = told.splitlines()[-1]
+    assert status == 2 and "error: step " in last and "Sample train" in last
 
 
 def test_an_unlabelled_test_file_is_predicted(sample, tiny_bert, tmp_path):
