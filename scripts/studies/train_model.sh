@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Trains the model of models/redocred_minilm/ and makes that folder: ATLOP on a small encoder with HingeABL and evidence.
-#     bash scripts/train_model.sh --data FOLDER TRAIN.json [TRAIN.json ...] [-- more arguments of train.py]
+#     bash scripts/studies/train_model.sh --data FOLDER TRAIN.json [TRAIN.json ...] [-- more arguments of train.py]
 # FOLDER holds dev_revised.json and test_revised.json of Re-DocRED; the training files are joined. The epoch is chosen by
 # dev F1. An interrupted training goes on with the same command. The folder is made anew in runs/model/redocred_minilm.
 set -euo pipefail
-[ "${1:-}" = --data ] && [ $# -ge 3 ] || { echo "usage: bash scripts/train_model.sh --data FOLDER TRAIN.json ..." >&2; exit 2; }
+[ "${1:-}" = --data ] && [ $# -ge 3 ] || { echo "usage: bash scripts/studies/train_model.sh --data FOLDER TRAIN.json ..." >&2; exit 2; }
 DATA=$(realpath -m "$2")
 shift 2
 TRAIN=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do TRAIN+=("$(realpath -m "$1")"); shift; done
-source "$(dirname "$0")/setup.sh"
+source "$(dirname "$0")/../setup.sh"
 python scripts/tools/fetch.py encoder
 RUN=runs/model/seed_1
 FILES=(--data_dir "$DATA" --train_file "$PWD/runs/model/train.json" --dev_file dev_revised.json --test_file test_revised.json)
