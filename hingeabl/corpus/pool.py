@@ -10,6 +10,9 @@ import contextlib
 import itertools
 import os
 import secrets
+import signal
+import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -20,6 +23,7 @@ from hingeabl.errors import UserError, first_line
 
 INSTALL = "pip install -r scripts/requirements/ray.txt"
 AHEAD = 2  # jobs that a worker has: one is done while the other waits
+STARTS = 2  # tries to start Ray, which does not wait long: on a busy machine the first may fail
 TRIES = 10  # of a job whose worker died; then it is given up
 PATIENCE = 600.0  # seconds without any worker until the pool is given up
 Job = tuple[int, Any]  # its number and what the worker's `part` gets with it
@@ -49,15 +53,18 @@ def joined(address: str | None, cpus: int, gpus: int) -> Iterator[Any]:
     """The module ray, joined to the cluster at `address`, or with None to one that is started here with so many CPUs
     and GPUs, and stopped at the end. What Ray prints meanwhile is dropped. Raises UserError where that fails."""
     ray = need_ray(address)
-    quiet = {"log_to_driver": False, "logging_level": "error"}
-    try:
-        if address:
-            ray.init(address, **quiet)
-        else:
-            ray.init("local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, **quiet)
-    except Exception as error:  # of many kinds, by version and cause
-        place = f"--address {address}: no Ray cluster is reached there" if address else "Ray cannot be started here"
-        raise UserError(f"{place} ({first_line(error)}); ray status tells more") from None
+    own = {} if address else {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False}
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(address or "local", log_to_driver=False, logging_level="error", **own)
+            break
+        except Exception as error:  # of many kinds, by version and cause
+            ray.shutdown()
+            if not left:
+                place = f"--address {address}: no Ray cluster is reached there" if address else "Ray cannot be started"
+                raise UserError(f"{place} ({first_line(error)}); ray status tells more") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # Ray's own handler prints its stack
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         try:
             yield ray

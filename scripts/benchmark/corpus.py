@@ -118,7 +118,7 @@ def kills(documents: Path, part_size: int, what: str, times: int) -> Path:
     done, process = 0, None
     while done < times or process is None or process.poll() is None:
         if process is None or process.poll() is not None:
-            process = subprocess.Popen(command(documents, output, 2, part_size), stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(command(documents, output, 2, part_size))
         if done == times:
             process.wait()
             break
