@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from hingeabl.corpus import folder
 from hingeabl.corpus.pool import Job, Pool, joined, need_ray, places
-from hingeabl.corpus.sources import Source, blocks_of, find_sources, need_pyarrow, read_sources
+from hingeabl.corpus.sources import Source, blocks_of, find_sources, fixed_part, need_pyarrow, read_sources
 from hingeabl.corpus.worker import Worker
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.prediction.answers import heard_warnings
@@ -76,8 +76,10 @@ def check(args: argparse.Namespace, sources: list[Source]) -> None:
     packages that are missing."""
     refuse_file(args.load_path)
     Choices(**choices_of(args)).check()
-    output, given = Path(args.output).resolve(), Path(args.input).resolve()
-    if "://" not in args.input and (output == given or given in output.parents or output in given.parents):
+    output, given = Path(args.output).resolve(), Path(fixed_part(args.input)).resolve()
+    reads_below = Path(args.input).is_dir() or "**" in args.input
+    around = (output, *output.parents) if reads_below else (output,)
+    if "://" not in args.input and (given in around or output in given.parents):
         raise UserError(f"--output {args.output}: is in --input {args.input}, or around it; name another folder")
     need_ray(args.address)
     if args.form == "parquet" or any(source.kind == "parquet" for source in sources):

@@ -23,7 +23,7 @@ from hingeabl.errors import UserError, first_line
 
 INSTALL = "pip install -r scripts/requirements/ray.txt"
 AHEAD = 2  # jobs that a worker has: one is done while the other waits
-STARTS = 2  # tries to start Ray, which does not wait long: on a busy machine the first may fail
+STARTS = 3  # tries to start Ray, which does not wait long: on a busy machine some of them fail
 TRIES = 10  # of a job whose worker died; then it is given up
 PATIENCE = 600.0  # seconds without any worker until the pool is given up
 Job = tuple[int, Any]  # its number and what the worker's `part` gets with it

@@ -200,9 +200,10 @@ def test_a_part_is_finished_only_when_both_of_its_files_are_there(tmp_path):
 
 def test_the_output_may_not_lie_in_the_input(tmp_path, documents):
     (tmp_path / "a.jsonl").write_text(lines(documents))
-    for output in (tmp_path / "out", tmp_path, tmp_path.parent):
-        with pytest.raises(UserError, match=r"is in --input .* name another folder"):
-            predict_corpus.main(["--input", str(tmp_path), "--output", str(output)])
+    for given in (tmp_path, f"{tmp_path}/**/*.jsonl"):
+        for output in (tmp_path / "out", tmp_path, tmp_path.parent):
+            with pytest.raises(UserError, match=r"is in --input .* name another folder"):
+                predict_corpus.main(["--input", str(given), "--output", str(output)])
 
 
 def test_without_ray_one_line_tells_how_to_install_it_and_nothing_is_written(tmp_path, documents, monkeypatch):
