@@ -124,7 +124,7 @@ def train_seed(experiment: Experiment, seed: int, clock: StepClock, stop: StopRe
         if result := finished_scores(folder, run_config(experiment, seed)):  # by another process, just now
             return result
         print(f"\nseed {seed}: {folder}")
-        with failure_noted(folder), CheckpointWriter() as writer:
+        with failure_noted(folder), parallel.losses_named(), CheckpointWriter() as writer:
             # AdamW without weight decay, linear warm-up and decay, loss scaling for fp16 (Appendix B)
             optimizer = build_optimizer(model, args)
             total_steps = steps_per_epoch(experiment) * args.num_train_epochs

@@ -3,12 +3,20 @@
 #     LOSSES="atl hingeabl_released" SEEDS="1 5" SCRIPTS="bert docunet_roberta" bash scripts/sweep.sh [arguments of train.py]
 # CUDA_VISIBLE_DEVICES=2,3 takes these GPUs alone. Runs are those of scripts/run_*.sh, so scripts/table.sh finds them:
 # finished ones are not repeated, interrupted ones go on. SIZE=sample runs the sweep in miniature;
-# scripts/slurm_sweep.sh runs the same list on SLURM.
+# scripts/slurm_sweep.sh runs the same list on SLURM. With --ray first, or with RAY_ADDRESS set, the trainings are tasks of
+# Ray (scripts/requirements/ray.txt), here or on a cluster whose machines share this folder; docs/scale.md says more.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 source scripts/tools/size.sh
 source scripts/tools/sweep_list.sh
 
+if [ "${1:-}" = --ray ] || [ -n "${RAY_ADDRESS:-}" ]; then
+    if [ "${1:-}" = --ray ]; then shift; fi
+    status=0
+    python scripts/tools/ray_sweep.py "$COUNT" "$@" || status=$?
+    python report.py --status "$RUNS"
+    exit $status
+fi
 if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
     IFS=, read -ra GPUS <<<"${CUDA_VISIBLE_DEVICES:--1}" # -1 hides all, as "" does
 else

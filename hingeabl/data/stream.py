@@ -108,8 +108,9 @@ class Rewound:
         return found
 
 
-def read_objects(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator[Any]:
-    """The objects of a JSON list, or those that stand one after the other, as they are read.
+def read_object_texts(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator[tuple[str, str]]:
+    """The objects of a JSON list, or those that stand one after the other, as they are read: the words that open
+    messages about each, and its text, which is not parsed.
 
     `name` opens messages, `chunk` is how many bytes are read at once. Raises UserError for anything else.
     """
@@ -123,7 +124,7 @@ def read_objects(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator[Any]
         where = f"{name}: document {number}"
         if text.peek() not in ("{", ""):
             raise UserError(f"{where}: is not an object with title, sents and vertexSet; found {text.peek()!r}")
-        yield parse_json(text.take_object(where), where)
+        yield where, text.take_object(where)
         number += 1
         goes_on = text.skip(",") if listed else bool(text.peek())
     if listed and not text.skip("]"):
@@ -131,6 +132,12 @@ def read_objects(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator[Any]
         raise UserError(f"{name}: broken JSON ({found} where , or ] must follow document {number - 1}); is it whole?")
     if text.peek():
         raise UserError(f"{name}: broken JSON ({text.peek()!r} after the end of the list); remove it")
+
+
+def read_objects(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator[Any]:
+    """The objects of read_object_texts, parsed. Raises UserError for anything else."""
+    for where, text in read_object_texts(file, name, chunk):
+        yield parse_json(text, where)
 
 
 def stream_documents(file: BinaryIO, name: str, typed: bool = False, chunk: int = CHUNK) -> Iterator[Document]:

@@ -10,6 +10,7 @@ import functools
 import os
 import sys
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
@@ -19,10 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from hingeabl.core.model import DocREModel
-from hingeabl.errors import UserError
+from hingeabl.errors import UserError, first_line
 from hingeabl.modeling.attention import ATTENTION
 
 TIMEOUT = timedelta(hours=2)  # for one that reads, scores or writes while the others wait; torch's own is ten minutes
+GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "Connection refused")
 WITH_ALL_GRADIENTS = ("atlop", "docunet", "kd_docre")  # models whose every parameter gets a gradient from any batch
 
 
@@ -65,6 +67,20 @@ def finish() -> None:
             # that waits forever, so let them end.
             time.sleep(0.2)
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def losses_named() -> Iterator[None]:
+    """Where another process, or its machine, is gone, raise UserError that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:  # of torch's kinds; Gloo has none of its own
+        if world_size() == 1 or not (isinstance(error, dist.DistError) or any(sign in str(error) for sign in GONE)):
+            raise
+        raise UserError(
+            f"process {rank()} of {world_size()}: another one is gone, or not reached ({first_line(error)[:200]}); "
+            "look at the messages of the others, then run the same command on every machine to resume"
+        ) from None
 
 
 def rank() -> int:

@@ -20,6 +20,7 @@ LAYERS = [  # each imports from those before it, and from its own
     {"hingeabl.reporting"},
     {"hingeabl.writers"},
     {"hingeabl.prediction"},
+    {"hingeabl.corpus"},
     {"train", "predict", "report"},
 ]
 PROGRAMS = {"train", "model", "losses", "prepro", "evaluation", "utils", "predict", "report"}
@@ -110,7 +111,7 @@ def test_no_python_file_is_longer_than_400_lines():
     assert not longer
 
 
-PACKAGES = ("data", "modeling", "prediction", "readers", "reporting", "training", "writers")
+PACKAGES = ("corpus", "data", "modeling", "prediction", "readers", "reporting", "training", "writers")
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -159,7 +160,7 @@ def test_the_lock_pins_everything_that_pyproject_asks_for():
         assert [int(part) for part in version.split(".")] >= [int(part) for part in least.split(".") if part], name
 
 
-@pytest.mark.parametrize("extra", ["text", "graph", "serve"])
+@pytest.mark.parametrize("extra", ["text", "graph", "serve", "ray"])
 def test_each_extra_is_the_same_in_pyproject_its_requirements_and_the_lock(extra):
     listed = re.search(rf"\n{extra} = \[(.*?)\]", (ROOT / "pyproject.toml").read_text())
     wanted = re.findall(r'"([^"]+)"', listed[1])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -283,6 +284,22 @@ def test_the_error_of_another_process_is_noted_beside_and_shown(tmp_path, monkey
     assert status_of(tmp_path)[0] == "failed" and "no room" in status_of(tmp_path)[1]
     with failure_noted(tmp_path):
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("processes", "error", "told"),
+    [
+        (2, RuntimeError("[pair.cc:553] Connection closed by peer [10.0.0.2]:31618."), True),
+        (2, dist.DistBackendError("NCCL error: remote process exited"), True),
+        (2, RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (1, RuntimeError("Connection closed by peer"), False),
+    ],
+)
+def test_a_process_whose_fellow_is_gone_says_how_to_go_on(monkeypatch, processes, error, told):
+    monkeypatch.setattr(parallel, "world_size", lambda: processes)
+    with pytest.raises(UserError if told else type(error)) as raised, parallel.losses_named():
+        raise error
+    assert not told or re.match(r"process 0 of 2: another one is gone.*run the same command", str(raised.value))
 
 
 def test_no_pickle_travels_between_processes():

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # GDA: genes and the diseases that they are associated with, with any loss, five seeds; ATLOP's settings for it.
-#     bash scripts/run_gda.sh LOSS [more arguments of train.py]
+#     bash scripts/studies/run_gda.sh LOSS [more arguments of train.py]
 # docs/data.md#cdr-and-gda says where the files come from; they belong into dataset/gda/.
 set -euo pipefail
-LOSS=${1:?usage: bash scripts/run_gda.sh LOSS; the losses are listed by: python train.py --help}
+LOSS=${1:?usage: bash scripts/studies/run_gda.sh LOSS; the losses are listed by: python train.py --help}
 [ "${SIZE:-full}" = full ] || { echo "error: SIZE=$SIZE: there is no GDA in miniature; leave SIZE out" >&2; exit 2; }
-source "$(dirname "$0")/setup.sh"
+source "$(dirname "$0")/../setup.sh"
 
 exec python train.py \
     --data_dir dataset/gda \

@@ -1,0 +1,100 @@
+"""The output of a corpus: a folder of parts, of which each is written once, however often the program is stopped.
+
+manifest.json says of which files and settings they are. parts/part-000007.jsonl has the rows of a block of documents;
+done/part-000007.json, written behind it, says that the part is finished, and what was wrong in it. errors.jsonl and
+warnings.jsonl are made of these at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hingeabl.corpus.sources import Source, checksums
+from hingeabl.corpus.worker import Part
+from hingeabl.errors import UserError
+from hingeabl.files import digest, listed, make_folder, read_json, whole_file, write_json
+from hingeabl.training.hub import resolve_run
+
+MANIFEST = "manifest.json"
+OF_THE_RUN = ("config.json", "model.json", "model.safetensors", "rel2id.json", "confidence.json", "types.json")
+Manifest = dict[str, dict[str, Any]]
+
+
+def manifest_of(sources: Iterable[Source], load_path: str, settings: dict[str, Any]) -> Manifest:
+    """What the output depends on: {inputs: name -> SHA-256, run: file -> SHA-256, settings}."""
+    folder = resolve_run(load_path)
+    run = {name: digest(folder / name) for name in OF_THE_RUN if (folder / name).exists()}
+    return {"inputs": checksums(sources), "run": run, "settings": settings}
+
+
+def begin(output: Path, manifest: Manifest) -> None:
+    """Make the folder, or take one that was begun with the same manifest. Raises UserError where another one is there,
+    or the folder holds something else."""
+    make_folder(output)
+    place = output / MANIFEST
+    if place.exists():
+        refuse_other(output, read_json(place), manifest)
+        return
+    if any(output.iterdir()):
+        raise UserError(f"--output {output}: holds files of something else; name a folder that is empty or not there")
+    write_json(place, manifest)
+
+
+def refuse_other(output: Path, there: Any, wanted: Manifest) -> None:
+    """Raise UserError where a folder was begun with another manifest; it names what differs."""
+    for kind, what in (("inputs", "input"), ("run", "model"), ("settings", "setting")):
+        old = there.get(kind, {}) if isinstance(there, dict) else {}
+        new = json.loads(json.dumps(wanted[kind]))
+        differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        if differing:
+            if kind == "settings":
+                differing = [f"{key} {old.get(key)} there, {new.get(key)} here" for key in differing]
+            raise UserError(
+                f"--output {output}: was begun with another {what} ({listed(differing)}); name another folder, or "
+                "remove this one"
+            )
+
+
+def part_name(number: int) -> str:
+    """The name of a part's files, without their endings."""
+    return f"part-{number:06d}"
+
+
+def is_finished(output: Path, number: int) -> bool:
+    """Whether a part needs not be predicted again."""
+    return (output / "done" / f"{part_name(number)}.json").exists()
+
+
+def write_part(output: Path, number: int, part: Part, form: str) -> None:
+    """Write a part; it is finished only when both of its files are there. Raises UserError where that fails."""
+    with whole_file(output / "parts" / f"{part_name(number)}.{form}", "wb") as file:
+        file.write(part.data)
+    told = {"documents": part.documents, "predictions": part.predictions}
+    write_json(
+        output / "done" / f"{part_name(number)}.json", told | {"errors": part.errors, "warnings": part.warnings}, 0
+    )
+
+
+def finish(output: Path) -> dict[str, int]:
+    """Write errors.jsonl and warnings.jsonl of all finished parts; returns how many documents, predictions, errors and
+    warnings there are."""
+    totals = dict.fromkeys(("documents", "predictions", "errors", "warnings"), 0)
+    with whole_file(output / "errors.jsonl") as errors, whole_file(output / "warnings.jsonl") as warnings:
+        for path in sorted((output / "done").glob("part-*.json")):
+            told = read_json(path)
+            for file, key in ((errors, "errors"), (warnings, "warnings")):
+                file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in told[key])
+                totals[key] += len(told[key])
+            for key in ("documents", "predictions"):
+                totals[key] += told[key]
+    for name in ("errors", "warnings"):
+        if not totals[name]:
+            (output / f"{name}.jsonl").unlink()
+    for folder in ("parts", "done"):
+        for left in (output / folder).glob("*.tmp"):  # by a process that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return totals

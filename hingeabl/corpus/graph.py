@@ -1,0 +1,111 @@
+"""One graph out of a corpus: entities of the same name and type are one node, and each triple counts its documents.
+
+The rule. A name is normalised: Unicode's form NFC, small letters, white space as one space, no full stop or apostrophe,
+no "the" at its beginning. Entities with the same normalised name and the same first type are one, whichever document
+they are in. Not joined are entities without a name, and persons of one word ("Smith"), unless this is asked for: each
+stays an entity of its document.
+
+A triple's confidences within a document count once, by the highest. Over documents they combine as if these were
+independent: 1 - (1 - p1) (1 - p2) ... DuckDB does the grouping, with a bound on its memory; the rest goes to the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hingeabl.errors import UserError, first_line
+
+MEMORY = "800MB"  # of DuckDB
+INSTALL = "pip install -r scripts/requirements/ray.txt"
+COLUMNS = {
+    "file": "VARCHAR",
+    "document": "BIGINT",
+    "title": "VARCHAR",
+    "entities": "STRUCT(id VARCHAR, name VARCHAR, mentions VARCHAR[], types VARCHAR[])[]",
+    "predictions": "STRUCT(h_idx INTEGER, t_idx INTEGER, r VARCHAR, relation VARCHAR, confidence DOUBLE)[]",
+}
+PLAIN = r"trim(regexp_replace(regexp_replace(lower(nfc_normalize(name)), '[.''’]', '', 'g'), '\s+', ' ', 'g'))"
+NORMAL = f"regexp_replace({PLAIN}, '^the ', '')"
+SQL = f"""
+CREATE TABLE mentioned AS
+    WITH one AS (
+        SELECT file, document, unnest(entities) AS entity, generate_subscripts(entities, 1) - 1 AS number FROM part
+    ), named AS (
+        SELECT file, document, number, entity.id AS id, entity.name AS name,
+            coalesce(entity.types[1], '') AS type, entity.mentions AS mentions FROM one
+    ), normal AS (SELECT *, {NORMAL} AS normal FROM named)
+    SELECT file, document, number, name, type, mentions,
+        CASE WHEN normal = '' OR (type = 'PER' AND NOT contains(normal, ' ') AND NOT $persons) THEN id
+             ELSE type || ':' || normal END AS node
+    FROM normal;
+CREATE TABLE found AS
+    WITH one AS (SELECT file, document, title, unnest(predictions) AS told FROM part)
+    SELECT head.node AS head, told.r AS r, tail.node AS tail, any_value(told.relation) AS relation,
+        one.file, one.document, any_value(one.title) AS title, max(told.confidence) AS confidence
+    FROM one
+    JOIN mentioned AS head ON head.file = one.file AND head.document = one.document AND head.number = told.h_idx
+    JOIN mentioned AS tail ON tail.file = one.file AND tail.document = one.document AND tail.number = told.t_idx
+    WHERE coalesce(told.confidence, 1) >= $confidence
+    GROUP BY head.node, told.r, tail.node, one.file, one.document;
+CREATE TABLE triples AS
+    SELECT head, r, tail, any_value(relation) AS relation, count(*) AS documents, max(confidence) AS highest,
+        round(1 - product(1 - confidence), 6) AS combined,
+        list(struct_pack(file := file, document := document, title := title) ORDER BY file, document) AS places
+    FROM found GROUP BY head, r, tail HAVING count(*) >= $documents;
+CREATE TABLE nodes AS
+    WITH ends AS (SELECT head AS id FROM triples UNION SELECT tail FROM triples),
+    own AS (SELECT * FROM mentioned SEMI JOIN ends ON node = ends.id),
+    names AS (SELECT DISTINCT node, unnest(mentions) AS name FROM own),
+    others AS (SELECT node, list(name ORDER BY name) AS names FROM names GROUP BY node)
+    SELECT own.node AS id, any_value(type) AS type, mode(name ORDER BY name) AS name, any_value(others.names) AS names,
+        count(DISTINCT (file, document)) AS documents
+    FROM own JOIN others ON others.node = own.node GROUP BY own.node;
+"""
+
+
+def need_duckdb() -> Any:
+    """The module duckdb. Raises UserError where it is not installed."""
+    try:
+        import duckdb
+    except ImportError:
+        raise UserError(f"duckdb is not installed, which groups the triples; {INSTALL}") from None
+    return duckdb
+
+
+def parts_of(corpus: str) -> tuple[str, list[str]]:
+    """DuckDB's reader and the files of a folder that predict_corpus.py wrote. Raises UserError where there are none."""
+    for ending, reader in (("jsonl", "read_json"), ("parquet", "read_parquet")):
+        found = sorted(str(path) for path in Path(corpus).glob(f"parts/part-*.{ending}"))
+        if found:
+            return reader, found
+    raise UserError(f"--input {corpus}: has no parts; name a folder that scripts/predict_corpus.py wrote")
+
+
+@contextlib.contextmanager
+def joined_graph(
+    corpus: str, persons: bool = False, documents: int = 1, confidence: float = 0.0, memory: str = MEMORY
+) -> Iterator[Any]:
+    """A connection of DuckDB with two tables of a corpus: triples (head, r, tail, relation, documents, highest,
+    combined, places) and nodes (id, type, name, names, documents), those at an end of a triple.
+
+    `persons` joins persons of one word too; triples of fewer documents, and predictions of less confidence, are left
+    out. Raises UserError for a folder that is no corpus, or that cannot be read.
+    """
+    duckdb = need_duckdb()
+    reader, files = parts_of(corpus)
+    with tempfile.TemporaryDirectory() as scratch, duckdb.connect(str(Path(scratch) / "graph.duckdb")) as connection:
+        connection.execute(f"SET memory_limit='{memory}'; SET preserve_insertion_order=false")
+        connection.execute("SET temp_directory=?", [scratch])
+        given = {"columns": COLUMNS, "format": "newline_delimited"} if reader == "read_json" else {}
+        try:
+            connection.register("part", getattr(connection, reader)(files, **given))
+            for statement in filter(str.strip, SQL.split(";")):
+                options = {"persons": persons, "documents": documents, "confidence": confidence}
+                connection.execute(statement, {key: value for key, value in options.items() if f"${key}" in statement})
+        except duckdb.Error as error:
+            raise UserError(f"--input {corpus}: cannot be joined ({first_line(error)}); are its parts whole?") from None
+        yield connection

@@ -1,0 +1,235 @@
+"""The documents of a folder, a glob or a file, as bytes that nobody has parsed yet, always in the same order.
+
+Local files need nothing else; Parquet, and places such as s3://bucket/folder, need pyarrow.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import gzip
+import hashlib
+import importlib
+import itertools
+import json
+import posixpath
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from hingeabl.data.kinds import OF_TEXT, suffix_of
+from hingeabl.data.stream import CHUNK, LARGEST, Rewound, read_object_texts
+from hingeabl.errors import UserError, first_line
+from hingeabl.files import GZIP, cannot_read, encoding_of, listed
+
+OF_JSON = (".json", ".jsonl", ".ndjson")
+OF_PARQUET = (".parquet",)
+INSTALL = "pip install -r scripts/requirements/ray.txt"
+ROWS = 100  # of a Parquet file that are read at once
+
+
+class Source(NamedTuple):
+    """A file: its name below the folder or the glob's fixed part, its kind ("json", "text" or "parquet"), and how to
+    open it."""
+
+    name: str
+    kind: str
+    open: Callable[[], BinaryIO]
+
+
+class Raw(NamedTuple):
+    """A document that is not parsed yet, or a place where a file could not be read further.
+
+    file    the name of its source
+    number  of the document in the file, from 0
+    kind    "json": `data` is a JSON object. "text": it is plain text. "problem": it is the message
+    data    bytes, UTF-8 unless a text file has another encoding
+    title   of a text
+    """
+
+    file: str
+    number: int
+    kind: str
+    data: bytes
+    title: str = ""
+
+
+def find_sources(given: str) -> list[Source]:
+    """The files that --input names, in order of their names: all in a folder and below it, those of a glob, or one.
+
+    Hidden files do not count; files of other kinds are left out with a warning. Raises UserError where there is none,
+    or where pyarrow is missing or cannot open the place.
+    """
+    found = dict(sorted((_remote_files if "://" in given else _local_files)(given)))
+    sources = [Source(name, kind, file) for name, file in found.items() if (kind := kind_of_name(name))]
+    others = sorted(found.keys() - {source.name for source in sources})
+    readable = f"{', '.join((*OF_JSON, *OF_PARQUET, *OF_TEXT))}, packed by gzip or not"
+    if not sources:
+        more = f"; it has {listed(others)}" if others else ""
+        raise UserError(f"--input {given}: no file is there that ends in one of {readable}{more}; check the path")
+    if others:
+        print(
+            f"WARNING: --input {given}: {len(others):,} files are left out, such as {others[0]}; read are {readable}; "
+            "prepro.py --convert makes documents of other formats",
+            file=sys.stderr,
+        )
+    return sources
+
+
+def kind_of_name(name: str) -> str:
+    """What a file with that name holds: "json", "text", "parquet", or "" for none of them."""
+    suffix = suffix_of(name)
+    kinds = {"json": OF_JSON, "text": OF_TEXT, "parquet": OF_PARQUET}
+    return next((kind for kind, endings in kinds.items() if suffix in endings), "")
+
+
+def fixed_part(pattern: str) -> str:
+    """The folder of a path, as far as it has no sign of a glob."""
+    whole = "".join(itertools.takewhile(lambda character: character not in "*?[", pattern))
+    return pattern.rstrip("/") if whole == pattern else whole.rpartition("/")[0]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name, or that of a folder on its way, begins with a dot; so do not count files being written."""
+    return name.endswith(".tmp") or any(part.startswith(".") for part in name.split("/"))
+
+
+def _local_files(given: str) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
+    path = Path(given)
+    if path.is_dir():
+        base, found = path, [file for file in path.rglob("*") if file.is_file()]
+    elif path.exists():
+        base, found = path.parent, [path]
+    else:
+        base = Path(fixed_part(given) if glob.has_magic(given) else path.parent)
+        found = [Path(name) for name in glob.glob(given, recursive=True) if Path(name).is_file()]
+    for file in found:
+        name = file.relative_to(base).as_posix()
+        if not is_hidden(name):
+            yield name, _opener(file)
+
+
+def _opener(path: Path) -> Callable[[], BinaryIO]:
+    return lambda: path.open("rb")
+
+
+def need_pyarrow(module: str) -> Any:
+    """A module of pyarrow. Raises UserError with the command that installs it."""
+    try:
+        return importlib.import_module(f"pyarrow.{module}")
+    except ImportError:
+        raise UserError(f"pyarrow is not installed, which Parquet and places such as s3:// need; {INSTALL}") from None
+
+
+def _remote_files(given: str) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
+    fs = need_pyarrow("fs")
+    try:
+        system, base = fs.FileSystem.from_uri(fixed_part(given))
+        pattern = base + given.removeprefix(fixed_part(given)).rstrip("/")
+        [info] = system.get_file_info([base])
+        if info.type == fs.FileType.File:
+            base, found = posixpath.dirname(base), [info]
+        else:
+            found = system.get_file_info(fs.FileSelector(base, recursive=True, allow_not_found=True))
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise UserError(f"--input {given}: cannot be opened ({first_line(error)}); check the address") from None
+    for info in found:
+        name = posixpath.relpath(info.path, base)
+        wanted = pattern in (base, info.path) or fnmatch.fnmatchcase(info.path, pattern)
+        if info.type == fs.FileType.File and wanted and not is_hidden(name):
+            yield name, _remote_opener(system, info.path)
+
+
+def _remote_opener(system: Any, path: str) -> Callable[[], BinaryIO]:
+    return lambda: system.open_input_file(path)
+
+
+def checksums(sources: Iterable[Source]) -> dict[str, str]:
+    """SHA-256 of each file, by its name. Raises UserError for one that cannot be read."""
+    found = {}
+    for source in sources:
+        result = hashlib.sha256()
+        try:
+            with source.open() as file:
+                while chunk := file.read(CHUNK):
+                    result.update(chunk)
+        except OSError as error:
+            raise cannot_read(source.name, error) from None
+        found[source.name] = result.hexdigest()
+    return found
+
+
+def read_sources(sources: Iterable[Source]) -> Iterator[Raw]:
+    """The documents of all files. A file that cannot be read to its end gives a "problem" there, and the next file
+    follows."""
+    readers = {"json": _read_json, "text": _read_text, "parquet": _read_parquet}
+    for source in sources:
+        number = 0
+        try:
+            with source.open() as file:
+                for number, (kind, data, title) in enumerate(readers[source.kind](file, source.name), 1):
+                    yield Raw(source.name, number - 1, kind, data, title)
+        except (UserError, OSError, EOFError, ValueError, zlib.error) as error:
+            message = str(error) if isinstance(error, UserError) else f"{source.name}: cannot be read further ({error})"
+            yield Raw(source.name, number, "problem", message.encode())
+
+
+def _read_text(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, str]]:
+    yield "text", file.read(), Path(name.removesuffix(".gz")).with_suffix("").as_posix()
+
+
+def _read_json(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, str]]:
+    """The objects of a list, of lines, or one after the other. Broken lines are whole, for whoever parses them."""
+    start = file.read(CHUNK)
+    unpacked = cast(BinaryIO, Rewound(start, file))
+    if start.startswith(GZIP):
+        unpacked = cast(BinaryIO, gzip.GzipFile(fileobj=unpacked))
+        start = unpacked.read(CHUNK)
+        unpacked = cast(BinaryIO, Rewound(start, unpacked))
+    if is_lines(start, name):
+        yield from (("json", line, "") for line in _lines(unpacked, name) if line.strip())
+    else:
+        yield from (("json", text.encode(), "") for _, text in read_object_texts(unpacked, name))
+
+
+def is_lines(start: bytes, name: str) -> bool:
+    """Whether a JSON file has an object on each line, by its first bytes and its name."""
+    if encoding_of(start) == "utf-16" or not start.strip() or start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+        return False
+    if suffix_of(name) != ".json":
+        return True
+    try:
+        json.loads(start.lstrip().split(b"\n")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
+    rest = b""
+    while chunk := file.read(CHUNK):
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+        if len(rest) > LARGEST:
+            raise UserError(f"{name}: a line is longer than {LARGEST:,} bytes; is this the right file?")
+    yield rest
+
+
+def _read_parquet(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, str]]:
+    """The rows as JSON objects, without the columns that are null there."""
+    table = need_pyarrow("parquet").ParquetFile(file)
+    for batch in table.iter_batches(ROWS):
+        for row in batch.to_pylist():
+            given = {key: value for key, value in row.items() if value is not None}
+            yield "json", json.dumps(given, ensure_ascii=False, default=str).encode(), ""
+
+
+def blocks_of(documents: Iterable[Raw], size: int) -> Iterator[tuple[int, list[Raw]]]:
+    """The documents in blocks of `size`, the last one being smaller, each with its number from 0."""
+    documents = iter(documents)
+    for number in itertools.count():
+        if not (block := list(itertools.islice(documents, size))):
+            return
+        yield number, block

@@ -1,0 +1,188 @@
+"""One worker of a corpus: it has the model, and makes of a block of documents the part of the output."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from hingeabl.corpus.sources import Raw, need_pyarrow
+from hingeabl.data.kinds import kind_of
+from hingeabl.data.schema import Document, MadeTitle
+from hingeabl.errors import UserError, first_line
+from hingeabl.files import not_text, parse_json, refuse_halves
+from hingeabl.prediction.answers import heard_warnings
+from hingeabl.prediction.predictor import Predictor
+from hingeabl.readers.any_format import read_format
+from hingeabl.readers.text import load_spacy
+from hingeabl.writers.writer import Entry, entities_of
+
+Row = dict[str, Any]
+MARKED = {"entities", "spans", "annotations", "mentions"}  # fields of a text whose entities are known
+
+
+@dataclass
+class Part:
+    """What a block of documents gave.
+
+    data         the rows, as a file of the output's form
+    documents    how many were predicted
+    predictions  how many there are
+    errors       {file, document, message} of each document that could not be predicted
+    warnings     what was doubtful, a line each
+    """
+
+    data: bytes = b""
+    documents: int = 0
+    predictions: int = 0
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+class Worker:
+    """What Ray makes an actor of. Nothing is loaded before `ready`."""
+
+    def __init__(self, load_path: str, form: str, threads: int, options: dict[str, Any]) -> None:
+        """`form` is "jsonl" or "parquet"; `options` are those of Predictor.from_run."""
+        self.load_path, self.form, self.threads, self.options = load_path, form, threads, options
+
+    def ready(self) -> None:
+        """Load the model. Raises UserError where it cannot be loaded."""
+        torch.set_num_threads(self.threads)
+        self.predictor = Predictor.from_run(self.load_path, **self.options)
+
+    def part(self, number: int, block: list[Raw]) -> Part:
+        """The part of that number, of a block of documents. Documents that cannot be read or predicted are among its
+        errors, and no reason to raise anything."""
+        return part_of(self.predictor, f"part {number}", block, self.form)
+
+
+def part_of(predictor: Predictor, name: str, block: list[Raw], form: str) -> Part:
+    """The part that a block of documents gives; `name` opens warnings."""
+    part = Part()
+    with heard_warnings() as part.warnings:
+        read: list[tuple[Raw, Document]] = []
+        with zone_of_spacy() if any(raw.kind == "text" for raw in block) else contextlib.nullcontext():
+            for raw in block:
+                with noting(part, raw):
+                    read.append((raw, read_document(raw, predictor.typed)))
+        rows = list(predicted_rows(predictor, read, part))
+        predictor.warn(name)
+    part.documents, part.predictions = len(rows), sum(len(row["predictions"]) for row in rows)
+    part.data = encoded(rows, form)
+    return part
+
+
+@contextlib.contextmanager
+def noting(part: Part, raw: Raw) -> Iterator[None]:
+    """What is raised within is an error of that document. It is no matter what: the other documents go on."""
+    try:
+        yield
+    except Exception as error:
+        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
+        part.errors.append({"file": raw.file, "document": raw.number, "message": " ".join(message.split())})
+
+
+@contextlib.contextmanager
+def zone_of_spacy() -> Iterator[None]:
+    """What spaCy keeps of texts, where it is installed, is gone at the end."""
+    zone: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    with contextlib.suppress(UserError):
+        zone = load_spacy().memory_zone()
+    with zone:
+        yield
+
+
+def predicted_rows(predictor: Predictor, read: list[tuple[Raw, Document]], part: Part) -> Iterator[Row]:
+    """The row of each document. Where a group cannot be predicted, its documents are, one at a time."""
+    documents = [document for _, document in read]
+    predictor.clear()
+    try:
+        found = predictor.predict_group(documents).of_each_document()
+    except (UserError, RuntimeError, MemoryError):  # of some document in it
+        predictor.clear()
+        for raw, document in read:
+            with noting(part, raw):
+                [entries] = predictor.predict_group([document]).of_each_document()
+                yield row_of(raw, document, entries)
+        return
+    for (raw, document), entries in zip(read, found, strict=True):
+        yield row_of(raw, document, entries)
+
+
+def row_of(raw: Raw, document: Document, entries: list[Entry]) -> Row:
+    """What the output holds of a document: {file, document, title, entities: [{id, name, mentions, types}],
+    predictions}, these as in predict.py's output but for the title."""
+    entities = [
+        {"id": entity.id, "name": entity.name, "mentions": entity.mentions, "types": entity.types}
+        for entity in entities_of(document, raw.number)
+    ]
+    predictions = [{key: value for key, value in entry.items() if key != "title"} for entry in entries]
+    place = {"file": raw.file, "document": raw.number, "title": str(document["title"])}
+    return place | {"entities": entities, "predictions": predictions}
+
+
+def read_document(raw: Raw, typed: bool) -> Document:
+    """The checked document. Raises UserError with its file, its number and the remedy."""
+    where = f"{raw.file}: document {raw.number}"
+    if raw.kind == "problem":
+        raise UserError(raw.data.decode())
+    if raw.kind == "text":
+        return titled(one_of(raw.data, raw.file, "text", typed), raw.title)
+    try:
+        text = raw.data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise not_text(where, error, error.start) from None
+    kind = kind_of(text) or "docred"
+    if kind == "spans":
+        value = parse_json(text, where)
+        if not value.keys() & MARKED:  # no more than a text
+            refuse_halves(value, where)
+            document = one_of(value["text"].encode(), where, "text", typed)
+            return titled(document, value.get("title") or f"document {raw.number}")
+    try:
+        document = one_of(text.encode(), raw.file, kind, typed)
+    except UserError as error:  # each is the first of a file of its own
+        raise UserError(str(error).replace(f"{raw.file}: document 0", where, 1)) from None
+    made = isinstance(document["title"], MadeTitle)
+    return titled(document, f"document {raw.number}") if made else document
+
+
+def one_of(data: bytes, name: str, kind: str, typed: bool) -> Document:
+    """The one document of that format in some bytes. Raises UserError, opening with `name`."""
+    found = list(read_format(io.BytesIO(data), name, kind, typed))
+    if len(found) != 1:
+        raise UserError(f"{name}: holds {len(found)} documents in the place of one; write one object a line")
+    return found[0]
+
+
+def titled(document: Document, title: str) -> Document:
+    """The document with a title that was made for it."""
+    return document | {"title": MadeTitle(title)}
+
+
+def encoded(rows: list[Row], form: str) -> bytes:
+    """The rows as a file: JSON Lines, or Parquet."""
+    if form == "jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
+    file = io.BytesIO()
+    need_pyarrow("parquet").write_table(need_pyarrow("lib").Table.from_pylist(rows, schema()), file)
+    return file.getvalue()
+
+
+def schema() -> Any:
+    """The columns of Parquet, see row_of; confidence and evidence are null where the run does not tell them."""
+    arrow: Any = need_pyarrow("lib")
+    text, number, real = arrow.string(), arrow.int32(), arrow.float64()
+    texts, numbers = arrow.list_(text), arrow.list_(number)
+    entity = {"id": text, "name": text, "mentions": texts, "types": texts}
+    prediction = {"h_idx": number, "t_idx": number, "r": text, "relation": text}
+    prediction |= dict.fromkeys(("score", "threshold", "margin", "confidence"), real) | {"evidence": numbers}
+    lists = {name: arrow.list_(arrow.struct(one)) for name, one in (("entities", entity), ("predictions", prediction))}
+    columns = {"file": text, "document": arrow.int64(), "title": text} | lists
+    return arrow.schema([arrow.field(name, kind) for name, kind in columns.items()])
