@@ -15,15 +15,13 @@ from hingeabl.corpus.sources import Raw, need_pyarrow
 from hingeabl.data.kinds import kind_of
 from hingeabl.data.schema import Document, MadeTitle
 from hingeabl.errors import UserError, first_line
-from hingeabl.files import not_text, parse_json, refuse_halves
-from hingeabl.prediction.answers import heard_warnings
+from hingeabl.files import not_text
+from hingeabl.prediction.answers import heard_warnings, memory_of
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.any_format import read_format
-from hingeabl.readers.text import load_spacy
 from hingeabl.writers.writer import Entry, entities_of
 
 Row = dict[str, Any]
-MARKED = {"entities", "spans", "annotations", "mentions"}  # fields of a text whose entities are known
 
 
 @dataclass
@@ -67,10 +65,11 @@ def part_of(predictor: Predictor, name: str, block: list[Raw], form: str) -> Par
     part = Part()
     with heard_warnings() as part.warnings:
         read: list[tuple[Raw, Document]] = []
-        with zone_of_spacy() if any(raw.kind == "text" for raw in block) else contextlib.nullcontext():
+        model = predictor.choices.text_model
+        with memory_of(model) if model else contextlib.nullcontext():
             for raw in block:
                 with noting(part, raw):
-                    read.append((raw, read_document(raw, predictor.typed)))
+                    read.append((raw, read_document(raw, predictor.typed, model)))
         rows = list(predicted_rows(predictor, read, part))
         predictor.warn(name)
     part.documents, part.predictions = len(rows), sum(len(row["predictions"]) for row in rows)
@@ -86,16 +85,6 @@ def noting(part: Part, raw: Raw) -> Iterator[None]:
     except Exception as error:
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
         part.errors.append({"file": raw.file, "document": raw.number, "message": " ".join(message.split())})
-
-
-@contextlib.contextmanager
-def zone_of_spacy() -> Iterator[None]:
-    """What spaCy keeps of texts, where it is installed, is gone at the end."""
-    zone: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-    with contextlib.suppress(UserError):
-        zone = load_spacy().memory_zone()
-    with zone:
-        yield
 
 
 def predicted_rows(predictor: Predictor, read: list[tuple[Raw, Document]], part: Part) -> Iterator[Row]:
@@ -127,35 +116,30 @@ def row_of(raw: Raw, document: Document, entries: list[Entry]) -> Row:
     return place | {"entities": entities, "predictions": predictions}
 
 
-def read_document(raw: Raw, typed: bool) -> Document:
-    """The checked document. Raises UserError with its file, its number and the remedy."""
+def read_document(raw: Raw, typed: bool, text_model: str | None = None) -> Document:
+    """The checked document; `text_model` reads plain text, see documents_of_texts. Raises UserError with its file, its
+    number and the remedy."""
     where = f"{raw.file}: document {raw.number}"
     if raw.kind == "problem":
         raise UserError(raw.data.decode())
     if raw.kind == "text":
-        return titled(one_of(raw.data, raw.file, "text", typed), raw.title)
+        return titled(one_of(raw.data, raw.file, "text", typed, text_model), raw.title)
     try:
         text = raw.data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise not_text(where, error, error.start) from None
     kind = kind_of(text) or "docred"
-    if kind == "spans":
-        value = parse_json(text, where)
-        if not value.keys() & MARKED:  # no more than a text
-            refuse_halves(value, where)
-            document = one_of(value["text"].encode(), where, "text", typed)
-            return titled(document, value.get("title") or f"document {raw.number}")
     try:
-        document = one_of(text.encode(), raw.file, kind, typed)
+        document = one_of(text.encode(), raw.file, kind, typed, text_model)
     except UserError as error:  # each is the first of a file of its own
         raise UserError(str(error).replace(f"{raw.file}: document 0", where, 1)) from None
     made = isinstance(document["title"], MadeTitle)
     return titled(document, f"document {raw.number}") if made else document
 
 
-def one_of(data: bytes, name: str, kind: str, typed: bool) -> Document:
+def one_of(data: bytes, name: str, kind: str, typed: bool, text_model: str | None) -> Document:
     """The one document of that format in some bytes. Raises UserError, opening with `name`."""
-    found = list(read_format(io.BytesIO(data), name, kind, typed))
+    found = list(read_format(io.BytesIO(data), name, kind, typed, text_model=text_model))
     if len(found) != 1:
         raise UserError(f"{name}: holds {len(found)} documents in the place of one; write one object a line")
     return found[0]

@@ -203,7 +203,7 @@ class MentionTagger:
         ]
         logits = torch.from_numpy(scores[words.first])
         tag_scores = logits[:, :SENTENCE].log_softmax(dim=1).numpy()
-        tag_scores[np.ix_(opens, INSIDE)] = -np.inf  # no mention goes over a blank line
+        tag_scores[np.ix_(np.flatnonzero(opens), np.flatnonzero(INSIDE))] = -np.inf  # no mention goes over a blank line
         tags = best_tags(tag_scores)
         begins = (logits[:, SENTENCE] > 0).tolist()
         starts = [

@@ -17,7 +17,7 @@ from hingeabl.data.kinds import OF_MENTIONS, OF_TEXT, decoded, kind_of, suffix_o
 from hingeabl.data.schema import Document, MadeTitle
 from hingeabl.data.stream import CHUNK, Rewound, read_objects
 from hingeabl.errors import UserError, first_line
-from hingeabl.files import refuse_foreign
+from hingeabl.files import refuse_foreign, refuse_halves
 from hingeabl.readers.align import tokenize
 from hingeabl.readers.coreference import (
     Clusters,
@@ -81,6 +81,7 @@ def read_texts(file: BinaryIO, name: str) -> Iterator[Text]:
 def _texts_of_json(file: BinaryIO, name: str) -> Iterator[Text]:
     for number, value in enumerate(read_objects(file, name)):
         where = f"{name}: document {number}"
+        refuse_halves(value, where)
         title = value.get("title", MadeTitle(f"document {number}"))
         for field, found in (("text", value.get("text")), ("title", title)):
             if not isinstance(found, str):

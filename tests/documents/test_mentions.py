@@ -211,6 +211,7 @@ def test_json_with_a_text_each_is_read_as_texts():
         ({"text": 3}, "docs.jsonl: document 1: text: must be a string; correct it"),
         ({"title": "B"}, "docs.jsonl: document 1: text: must be a string; correct it"),
         ({"text": "a", "title": 3}, "docs.jsonl: document 1: title: must be a string; correct it"),
+        ({"text": "a\ud800"}, "docs.jsonl: document 1: holds \\ud800, half of a character; repair the text there"),
         ({"text": " "}, "docs.jsonl: document 1: is empty; it must hold plain text"),
         (
             {"text": "a", "entities": []},
