@@ -20,6 +20,7 @@ from transformers import BertConfig, BertForTokenClassification
 
 from hingeabl.compressed import expand
 from hingeabl.core import ROOT
+from hingeabl.core.utils import autocast, pick_precision
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import read_json
 
@@ -31,6 +32,7 @@ LABELS = len(TAGS) + 1
 INSIDE = np.array([tag.startswith("I") for tag in TAGS])
 SHAPES = 6  # lower case, Capitalised, UPPER CASE, miXed, one capital, no letter
 WINDOW, OVERLAP = 512, 128  # word pieces, with [CLS] and [SEP]
+CPU = torch.device("cpu")
 BATCH = 4096  # word pieces scored at a time, padding included
 
 
@@ -139,7 +141,7 @@ def mentions_of(tags: Sequence[int], spans: Sequence[Sequence[int]]) -> list[tup
 
 
 class MentionTagger:
-    """The detector, ready to use."""
+    """The detector, ready to use, on the CPU; products are in bf16 where the processor has it."""
 
     def __init__(self, model: BertForTokenClassification, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
@@ -189,7 +191,7 @@ class MentionTagger:
                 [(texts[n].pieces[start:end], texts[n].shapes[start:end]) for n, start, end, _, _ in batch],
                 self.specials,
             )
-            with torch.inference_mode():
+            with torch.inference_mode(), autocast(CPU, pick_precision(None, CPU)):
                 logits = self.model(**inputs).logits.float()
             for row, (n, start, _, taken, until) in enumerate(batch):
                 scores[n][taken:until] = logits[row, 1 + taken - start : 1 + until - start].numpy()
