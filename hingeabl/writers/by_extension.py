@@ -16,7 +16,6 @@ ANNOTATED: dict[str, type[Writer]] = {  # with their documents
     ".brat.zip": Brat,
 }
 FORMS: dict[str, type[Writer]] = {
-    **ANNOTATED,
     ".json": JsonList,
     ".jsonl": JsonLines,
     ".json.gz": JsonList,
@@ -28,12 +27,14 @@ FORMS: dict[str, type[Writer]] = {
     ".cypher": Cypher,
     ".svg": Picture,
     ".png": Png,
+    **ANNOTATED,
 }
 
 
 def form_of(name: str) -> type[Writer]:
     """The form of an output by its ending: a list where that tells nothing."""
-    return next((form for ending, form in FORMS.items() if name.lower().endswith(ending)), JsonList)
+    endings = [ending for ending in FORMS if name.lower().endswith(ending)]
+    return FORMS[max(endings, key=len)] if endings else JsonList
 
 
 def check_form(name: str) -> None:

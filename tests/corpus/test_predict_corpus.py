@@ -144,7 +144,7 @@ def test_documents_that_cannot_be_predicted_are_found_one_by_one(documents, tmp_
     assert found.errors == [{"file": "in.jsonl", "document": 2, "message": "RuntimeError: too much"}]
 
 
-def test_texts_in_files_and_in_lines_are_read_alike(tmp_path, predictor, spacy):
+def test_texts_in_files_and_in_lines_are_read_alike(tmp_path, predictor):
     text = "Ada Lovelace was born in London. She worked with Charles Babbage in England."
     (tmp_path / "more").mkdir()
     (tmp_path / "more/a.txt").write_text(text)

@@ -11,6 +11,7 @@ from conftest import ROOT
 
 from hingeabl.data.pairs import AllPairs, near_pairs
 from hingeabl.errors import UserError
+from hingeabl.readers.text import MODELS, load_spacy
 from predict import Predictor
 
 TEXT = (
@@ -32,10 +33,8 @@ def documents(sample):
 @pytest.fixture(scope="module")
 def nlp():
     pytest.importorskip("spacy", reason="spaCy is not installed: scripts/requirements/text.txt")
-    from hingeabl.readers.text import load_spacy
-
     try:
-        return load_spacy()
+        return load_spacy(MODELS[0])
     except UserError as error:
         pytest.skip(str(error))
 
@@ -229,8 +228,8 @@ def pipeline(nlp, trained):
     return own
 
 
-def test_spacys_component_finds_what_the_predictor_finds(pipeline, predictor):
-    expected = predictor(TEXT)
+def test_spacys_component_finds_what_the_predictor_finds_by_the_same_pipeline(pipeline, trained):
+    expected = Predictor.from_run(trained, text_model=MODELS[0])(TEXT)
     assert len(expected) > 3 and pipeline(TEXT)._.relations == expected
 
 

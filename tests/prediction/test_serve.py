@@ -62,7 +62,7 @@ def test_a_download_is_the_file_that_predict_py_writes(port, documents, trained,
     assert len(expected) > 100 and content == expected
 
 
-def test_a_text_is_answered_with_its_tokens_and_mentions(port, spacy):
+def test_a_text_is_answered_with_its_tokens_and_mentions(port):
     [document] = answered(post(port, TEXT))["documents"]
     assert document["sents"][0][:5] == ["Marie", "Curie", "was", "born", "in"]
     names = set()
@@ -78,7 +78,7 @@ def multipart(name, content, filename="x.txt"):
     return head.encode() + content + b"\r\n--B--\r\n", {"Content-Type": "multipart/form-data; boundary=B"}
 
 
-def test_a_text_is_the_same_as_body_as_json_as_file_and_packed(port, spacy):
+def test_a_text_is_the_same_as_body_as_json_as_file_and_packed(port):
     expected = answered(post(port, TEXT))
     assert len(expected["documents"][0]["vertexSet"]) > 3
     assert answered(post(port, json.dumps({"text": TEXT}))) == expected
@@ -93,7 +93,7 @@ def test_a_text_is_the_same_as_body_as_json_as_file_and_packed(port, spacy):
 
 
 @pytest.mark.parametrize("start", ["[1] ", "{ ", '"', "- ", "# "])
-def test_a_text_with_a_bracket_at_its_start_is_no_json(port, spacy, start):
+def test_a_text_with_a_bracket_at_its_start_is_no_json(port, start):
     [document] = answered(post(port, start + TEXT))["documents"]
     assert "Warsaw" in [mentions[0]["name"] for mentions in document["vertexSet"]]
 
@@ -137,7 +137,7 @@ def test_formats_are_recognised(port, body, title, names):
         (json.dumps(SMALL), "?format=pubtator", "input"),
     ],
 )
-def test_what_cannot_be_read_is_refused_in_one_line(port, spacy, body, query, line):
+def test_what_cannot_be_read_is_refused_in_one_line(port, body, query, line):
     status, found = error_of(post(port, body, query))
     assert status == 400 and line in found
 
@@ -150,7 +150,7 @@ def test_a_form_without_one_part_is_refused(port, parts):
     assert status == 400 and "one file" in line
 
 
-def test_no_path_of_a_request_is_opened(port, spacy, tmp_path):
+def test_no_path_of_a_request_is_opened(port, tmp_path):
     for ending, content in (("txt", "Secret Rome"), ("ann", "T1\tLOC 7 11\tRome\n"), ("json", json.dumps(SMALL))):
         (tmp_path / f"secret.{ending}").write_text(content)
     requests = []
@@ -220,20 +220,22 @@ def test_warnings_of_a_strange_title_cannot_end_the_header(port):
     assert "Set-Cookie" in json.loads(headers["X-Warnings"])[0] and headers["Set-Cookie"] is None
 
 
-def test_a_text_leaves_nothing_behind_in_spacys_memory_nor_numbers_of_entities_in_ours(port, spacy):
-    from hingeabl.readers.text import load_spacy
+def test_a_text_leaves_nothing_behind_in_spacys_memory(trained, spacy):
+    from hingeabl.prediction.answers import Limits, answer
+    from hingeabl.readers.text import MODELS, load_spacy
 
-    answered(post(port, TEXT))
-    vocab = load_spacy().vocab
+    predictor = Predictor.from_run(trained, "cpu", text_model=MODELS[0])
+    answer(predictor, TEXT.encode(), None, None, Limits())
+    vocab = load_spacy(MODELS[0]).vocab
     before = len(vocab.strings), sum(1 for _ in vocab)
     for number in range(5):
-        answered(post(port, " ".join(f"Qzx{number}w{word}" for word in range(200))))
+        body = " ".join(f"Qzx{number}w{word}" for word in range(200))
+        answer(predictor, body.encode(), None, None, Limits())
     assert (len(vocab.strings), sum(1 for _ in vocab)) == before
 
 
 @pytest.mark.slow
 def test_eight_clients_lose_nothing_and_memory_is_bounded(trained, documents):
-    pytest.importorskip("spacy")
     bodies = [json.dumps({**document, "title": f"own {number}"}) for number, document in enumerate(documents)]
     bodies += [f"{TEXT} Her friend Zora{number} lived in Rome." for number in range(15)]
     forms = ["", "?form=csv", "?form=json"]

@@ -58,7 +58,7 @@ def held(monkeypatch):
         ({"max_bytes": 1000}, gzip.compress(b"a " * 501, mtime=0), "more than 1,000 bytes when it is unpacked"),
     ],
 )
-def test_more_than_a_limit_is_refused_with_the_limit(predictor, spacy, limits, body, line):
+def test_more_than_a_limit_is_refused_with_the_limit(predictor, limits, body, line):
     with served_here(predictor, **limits) as (port, _):
         status, found = error_of(post(port, body))
     assert status == 400 and line in found
@@ -73,7 +73,7 @@ def test_a_picture_of_too_much_is_refused_and_graphml_is_not(predictor):
             assert post(port, json.dumps(SMALL), "?form=graphml")[0] == 200
 
 
-def test_exactly_the_limits_are_answered(predictor, spacy):
+def test_exactly_the_limits_are_answered(predictor):
     body = json.dumps([SMALL, SMALL])
     characters = 2 * sum(map(len, SMALL["sents"][0]))
     limits = {"max_bytes": len(body), "max_documents": 2, "max_pairs": 4, "max_characters": characters}

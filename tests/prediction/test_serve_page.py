@@ -76,7 +76,7 @@ def edges(driver):
     return text(driver, "#graph .edge > text > title")
 
 
-def test_a_pasted_text_is_shown_with_coloured_entities_a_table_and_a_graph(page, predictor, spacy):
+def test_a_pasted_text_is_shown_with_coloured_entities_a_table_and_a_graph(page, predictor):
     box = page.find_element("id", "text")
     box.send_keys(TEXT)
     assert not shown(page, "result")

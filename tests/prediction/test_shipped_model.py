@@ -11,7 +11,6 @@ from conftest import ROOT
 
 from hingeabl.core.evaluation import score_predictions
 from hingeabl.data.documents import load_documents, load_rel2id
-from hingeabl.errors import UserError
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.training.fitted import calibration_error
 from hingeabl.training.hub import SHIPPED
@@ -76,12 +75,8 @@ def test_the_cards_test_scores_and_calibration_are_those_on_redocred():
 
 @pytest.mark.slow
 def test_relations_of_the_last_paragraph_of_a_long_text_are_found_and_nothing_is_cut(shipped, capsys):
-    pytest.importorskip("spacy", reason="spaCy is not installed: scripts/requirements/text.txt")
     last = "Marie Curie was born in Warsaw. Warsaw is the capital of Poland."
-    try:
-        alone = {(one.head.name, one.relation, one.tail.name) for one in shipped(last)}
-    except UserError as error:
-        pytest.skip(str(error))
+    alone = {(one.head.name, one.relation, one.tail.name) for one in shipped(last)}
     found = {(one.head.name, one.relation, one.tail.name) for one in shipped("It rains on the hills. " * 600 + last)}
     assert ("Warsaw", "country", "Poland") in alone & found
     assert "cut" not in capsys.readouterr().err
