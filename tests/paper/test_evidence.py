@@ -184,7 +184,7 @@ def test_evidence_are_the_sentences_with_more_than_a_fifth():
     assert evidence_sentences(torch.tensor([[0.2, 0.3, 0.5], [0.1, 0.1, 0.1]])) == [[1, 2], []]
 
 
-@pytest.mark.parametrize("name", ["atl", "hingeabl_released", "amtl", "pn_risk"])
+@pytest.mark.parametrize("name", ["atl", pytest.param("hingeabl_released", marks=pytest.mark.slow), "amtl", "pn_risk"])
 def test_weight_0_trains_what_no_evidence_trains_and_predicts_evidence_beside(sample, tiny_bert, tmp_path, name):
     loss = ("--loss_type", name, "--num_train_epochs", "1")
     train.main(arguments(sample, tiny_bert, tmp_path / "plain", *loss))

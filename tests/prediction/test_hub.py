@@ -9,6 +9,7 @@ import sys
 
 import distill
 import huggingface_hub
+import publish as publish_run
 import pytest
 import torch
 from conftest import ROOT
@@ -34,11 +35,12 @@ def run(hub, home, *command, **environment):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-def test_a_run_goes_to_the_hub_and_comes_back_with_equal_scores(hub, trained, published, sample, tmp_path):
-    documents, home = sample / "test.json", tmp_path / "home"
-    done = run(hub, home, "scripts/publish.py", trained, "--repo", "me/model", "--private")
-    assert done.returncode == 0 and done.stdout == f"published: {hub.address}/me/model\n", done.stderr
-    model = hub.models["me/model"]
+def test_a_run_goes_to_the_hub_and_comes_back_with_equal_scores(near, trained, published, sample, tmp_path, capsys):
+    """Published and downloaded in this process; then a process without a network finds it in the cache."""
+    documents = sample / "test.json"
+    publish_run.main([str(trained), "--repo", "me/model", "--private"])
+    assert capsys.readouterr().out == f"published: {near.address}/me/model\n"
+    model = near.models["me/model"]
     files = model.commits[model.revisions["main"]]
     assert model.private and b'Predictor.from_run("me/model")' in files["README.md"]
     for path in published.rglob("*.*"):
@@ -47,14 +49,14 @@ def test_a_run_goes_to_the_hub_and_comes_back_with_equal_scores(hub, trained, pu
 
     expected = ["--load_path", str(trained), "--input", str(documents), "--output", str(tmp_path / "expected.json")]
     predict.main(expected)
-    for number, offline in enumerate(("0", "1")):
-        output = tmp_path / f"{number}.json"
-        done = run(hub, home, *PREDICT, documents, "--output", output, HF_HUB_OFFLINE=offline)
-        assert done.returncode == 0, done.stderr
-        assert output.read_text() == (tmp_path / "expected.json").read_text()
-        if offline == "0":
-            hub.requests.clear()
-    assert not hub.requests
+    predict.main([*PREDICT[1:], str(documents), "--output", str(tmp_path / "online.json")])
+    assert near.requests
+    near.requests.clear()
+    cache = {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    done = run(near, tmp_path, *PREDICT, documents, "--output", tmp_path / "offline.json", **cache)
+    assert done.returncode == 0 and not near.requests, done.stderr
+    for name in ("online.json", "offline.json"):
+        assert (tmp_path / name).read_text() == (tmp_path / "expected.json").read_text()
 
 
 def test_without_a_network_a_run_that_is_not_in_the_cache_is_told_in_one_line(hub, tmp_path):

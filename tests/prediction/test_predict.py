@@ -15,6 +15,7 @@ from model_scores import CPU
 from predictions import FIELDS, predict_file
 from trainings import EMPTY
 
+import evaluation
 import predict
 from hingeabl.data.documents import RELATION_NAMES
 from hingeabl.data.stream import LARGEST, read_objects, stream_documents
@@ -108,11 +109,12 @@ def test_labels_are_neither_needed_nor_looked_at(run, documents, tmp_path):
     assert predict_file(run, documents, tmp_path) == expected
 
 
-def test_the_evaluator_takes_the_file(run, documents, sample, tmp_path):
+def test_the_evaluator_takes_the_file(run, documents, sample, tmp_path, monkeypatch):
     predict_file(run, documents, tmp_path)
-    command = [sys.executable, "evaluation.py", "--predictions", tmp_path / "found.json"]
-    command += ["--gold", sample / "test.json", "--train", sample / "train.json", "--json", tmp_path / "scores.json"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    files = ["--predictions", tmp_path / "found.json", "--gold", sample / "test.json"]
+    files += ["--train", sample / "train.json", "--json", tmp_path / "scores.json"]
+    monkeypatch.setattr("sys.argv", ["evaluation.py", *map(str, files)])
+    evaluation.main()
     expected, found = read_json(run / "scores.json")["test"], read_json(tmp_path / "scores.json")
     assert found == {name: expected[name] for name in found} and found["n_predictions"] > 0
 

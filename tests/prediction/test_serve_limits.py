@@ -5,12 +5,12 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 
 import pytest
 from conftest import ROOT
+from programs import ended
 from serving import SMALL, TEXT, InBackground, answered, ask, error_of, many, post, served, served_here, wait_until
 
 for needed in ("fastapi", "uvicorn", "python_multipart"):
@@ -248,13 +248,11 @@ def test_the_page_asks_for_nothing_elsewhere(port):
     assert error_of(ask(port, "GET", "/api/predict")) == (405, "Method Not Allowed")
 
 
-def test_a_port_in_use_is_told_in_one_line(trained):
+def test_a_port_in_use_is_told_in_one_line(trained, capsys):
     with serve.listening("127.0.0.1", 0) as taken:
-        port = str(taken.getsockname()[1])
-        program = [sys.executable, str(ROOT / "scripts" / "serve.py"), "--load_path", str(trained), "--port", port]
-        found = subprocess.run(program, capture_output=True, text=True, timeout=120)
-    assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr == f"error: --port {port}: is in use; name another one\n"
+        port = taken.getsockname()[1]
+        found = ended(capsys, serve.main, "--load_path", trained, "--port", port)
+    assert found == (2, "", f"error: --port {port}: is in use; name another one\n")
 
 
 @pytest.mark.parametrize(
@@ -289,18 +287,22 @@ def test_a_missing_package_is_named_with_the_command(monkeypatch, package):
         serve.main(["--load_path", "runs/x"])
 
 
-def test_ctrl_c_ends_it_quietly_even_if_a_request_goes_on(trained):
-    with served(trained) as (port, process), started(port, "Content-Length: 100") as connection:
+def ended_by_ctrl_c(trained, *options):
+    """(exit status, standard output, standard error) of a server that is ended while a request goes on."""
+    with served(trained, *options) as (port, process), started(port, "Content-Length: 100") as connection:
         assert post(port, json.dumps(SMALL))[0] == 200
         os.kill(process.pid, signal.SIGINT)
         output = process.communicate(timeout=30)
         assert "the server has been ended" in told(connection)
-    assert (process.returncode, *output) == (0, "", "")
+    return process.returncode, *output
 
 
-def test_the_network_is_warned_of(trained):
-    with served(trained, "--host", "0.0.0.0") as (port, process):
-        assert post(port, json.dumps(SMALL))[0] == 200
-        os.kill(process.pid, signal.SIGINT)
-        output = process.communicate(timeout=30)
-    assert output[1].startswith("WARNING: --host 0.0.0.0: whoever reaches this machine")
+def test_the_network_is_warned_of_and_ctrl_c_ends_it_quietly_even_if_a_request_goes_on(trained):
+    status, shown, warned = ended_by_ctrl_c(trained, "--host", "0.0.0.0")
+    assert (status, shown, warned.count("\n")) == (0, "", 1)
+    assert warned.startswith("WARNING: --host 0.0.0.0: whoever reaches this machine")
+
+
+@pytest.mark.slow
+def test_on_this_machine_alone_nothing_is_warned_of(trained):
+    assert ended_by_ctrl_c(trained) == (0, "", "")

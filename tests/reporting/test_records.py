@@ -1,5 +1,8 @@
 """Records: a run as one small JSON makes the tables and figures that its folder makes."""
 
+import contextlib
+import functools
+import io
 import json
 import re
 import shutil
@@ -13,7 +16,6 @@ from test_figures import ALL, make_run
 
 import report
 from hingeabl.errors import UserError
-from hingeabl.reporting import significance
 from hingeabl.reporting.records import number_of_documents, read_runs
 from hingeabl.reporting.significance import micro_f1
 
@@ -193,7 +195,7 @@ def test_stored_records_count_what_they_score(path):
     assert '"/' not in path.read_text(), "a path of the machine"
 
 
-@pytest.mark.slow  # each makes many permutation tests
+@pytest.mark.slow  # each prints every table of a study
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*/tables.md")), ids=lambda path: path.parent.name)
 def test_the_stored_tables_come_out_of_the_records(capsys, path):
     tables = printed(capsys, "--table", "all", path.parent, "--format", "markdown")
@@ -218,13 +220,6 @@ def rows_of(text):
     return "\n".join(re.findall(r"^\|(?! settings | machine ).*$", text, re.M))
 
 
-@pytest.fixture
-def no_p(monkeypatch):
-    """Tables for their scores and intervals alone: their p is of a few permutations, which saves minutes."""
-    monkeypatch.setattr(significance, "PERMUTATIONS", 9)
-
-
-@pytest.mark.usefixtures("no_p")
 def test_every_score_in_the_readmes_table_comes_out_of_the_records(capsys):
     section = (ROOT / "README.md").read_text().split("\n## Results\n")[1].split("\n## ")[0]
     paths = [sorted((ROOT / "results/documents_992").glob(f"*/seed_{seed}.json")) for seed in (1, 5)]
@@ -247,9 +242,8 @@ def assert_scores_are_in(tables, text, least=26):
         ("documents_400_fp32", ["documents_400_fp32", "documents_400/*/seed_1.json"]),
     ],
 )
-def test_every_score_on_the_page_of_a_study_comes_out_of_the_records(capsys, folder, sources):
-    found = (sorted((ROOT / "results").glob(name)) for name in sources)
-    tables = "".join(printed(capsys, "--table", "all", *paths) for paths in found)
+def test_every_score_on_the_page_of_a_study_comes_out_of_the_records(folder, sources):
+    tables = tables_of([("all", name) for name in sources])
     assert_scores_are_in(tables, (ROOT / "results" / folder / "README.md").read_text())
 
 
@@ -269,18 +263,21 @@ CDR = [("all", "cdr"), ("inter", "cdr")]
 
 
 @pytest.mark.parametrize("page, sources", [("documents_992/README.md", STUDY), ("cdr/README.md", CDR)])
-def test_every_score_in_the_tables_of_the_studies_on_a_gpu_comes_out_of_the_records(capsys, page, sources, request):
-    if page.startswith("cdr"):  # whose page has no p
-        request.getfixturevalue("no_p")
-    assert_scores_are_in(tables_of(capsys, sources), rows_of((ROOT / "results" / page).read_text()))
+def test_every_score_in_the_tables_of_the_studies_on_a_gpu_comes_out_of_the_records(page, sources):
+    assert_scores_are_in(tables_of(sources), rows_of((ROOT / "results" / page).read_text()))
 
 
-def tables_of(capsys, sources):
-    found = ((table, sorted((ROOT / "results").glob(name))) for table, name in sources)
-    return "".join(printed(capsys, "--table", table, *paths) for table, paths in found)
+def tables_of(sources):
+    return "".join(table_of(table, name) for table, name in sources)
 
 
-@pytest.mark.usefixtures("no_p")
+@functools.cache
+def table_of(table, name):
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        report.main(["--table", table, *map(str, sorted((ROOT / "results").glob(name)))])
+    return shown.getvalue()
+
+
 @pytest.mark.parametrize(
     "section, sources, least",
     [
@@ -294,7 +291,7 @@ def tables_of(capsys, sources):
         ),
     ],
 )
-def test_every_score_in_the_results_comes_out_of_the_records(capsys, section, sources, least):
+def test_every_score_in_the_results_comes_out_of_the_records(section, sources, least):
     text = section_of_results(section)
     scores = text if least < 26 else rows_of(text)
-    assert_scores_are_in(tables_of(capsys, sources), scores, least)
+    assert_scores_are_in(tables_of(sources), scores, least)
