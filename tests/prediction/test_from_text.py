@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import ROOT
 
 from evaluation import prepare_gold, score_predictions
 from hingeabl.prediction import from_text
@@ -81,3 +82,24 @@ def test_gold_entities_have_the_runs_own_score(sample, trained):
     entries = predictor.predict(plain).entries
     expected = score_predictions(entries, prepare_gold(documents, set()))
     assert found["triple strict"]["f1"] == pytest.approx(100 * expected["f1"])
+
+
+def test_the_scores_of_the_pages_are_those_of_the_records():
+    section = (ROOT / "docs/results.md").read_text().split("\n## From raw text\n")[1].split("\n## ")[0]
+    rows = [
+        line for line in section.splitlines() if line.startswith("| ") and "F1" not in line and "from text" not in line
+    ]
+    files = {
+        name: json.loads((ROOT / f"results/from_text/{name}.json").read_text())["files"]
+        for name in ("spacy_small_before", "detector")
+    }
+    columns = [("spacy_small_before", "text alone"), *(("detector", way) for way in reversed(from_text.WAYS))]
+    names = ("mention span", "mention typed", "entity", "entity typed", "b-cubed", "triple strict", "triple by name")
+    for row, name in zip(rows, names, strict=True):
+        cells = [cell.strip() for cell in row.strip("| ").split("|")][1:]
+        for (file, way), cell in zip(columns, cells, strict=True):
+            scores = [files[file][f"{split}_revised.json"]["scores"][way][name]["f1"] for split in ("dev", "test")]
+            assert cell in ("–", ", ".join(f"{score:.2f}" for score in scores)), (row, way)
+    readme = (ROOT / "README.md").read_text()
+    for name in ("triple strict", "triple by name"):
+        assert f"{files['detector']['test_revised.json']['scores']['text alone'][name]['f1']:.2f}" in readme
