@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hingeabl.corpus.sources import INSTALL
 from hingeabl.errors import UserError, first_line
 
 MEMORY = "800MB"  # of DuckDB
-INSTALL = "pip install -r scripts/requirements/ray.txt"
 COLUMNS = {
     "file": "VARCHAR",
     "document": "BIGINT",

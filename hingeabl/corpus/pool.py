@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from hingeabl.corpus.sources import INSTALL
 from hingeabl.errors import UserError, first_line
 
-INSTALL = "pip install -r scripts/requirements/ray.txt"
 AHEAD = 2  # jobs that a worker has: one is done while the other waits
 STARTS = 3  # tries to start Ray, which does not wait long: on a busy machine some of them fail
 TRIES = 10  # of a job whose worker died; then it is given up

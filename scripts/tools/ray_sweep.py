@@ -27,7 +27,7 @@ RETRIES = 20  # of a training whose machine or worker dies
 # one that begins anew, has to go too.
 PROGRAM = """
     exec 3<&0 </dev/null
-    { cat <&3 >/dev/null; kill -KILL 0; } &
+    { cat <&3; kill -KILL 0; } >/dev/null 2>&1 &
     watcher=$!
     source scripts/setup.sh && source scripts/tools/size.sh && source scripts/tools/sweep_list.sh || exit
     status=0
@@ -39,7 +39,7 @@ PROGRAM = """
 
 def train(number: int, given: list[str], variables: dict[str, str]) -> tuple[int, str]:
     """Training `number` of the list: its exit code, and what run_of_list printed. It runs within Ray."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         ["bash", "-c", PROGRAM, "sweep", str(number), *given],
         cwd=ROOT,
         env=os.environ | variables,
@@ -48,10 +48,10 @@ def train(number: int, given: list[str], variables: dict[str, str]) -> tuple[int
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-    )
-    assert process.stdout is not None
-    told = process.stdout.read()
-    return process.wait(), told
+    ) as process:
+        assert process.stdout is not None
+        told = process.stdout.read()
+    return process.returncode, told
 
 
 def main() -> None:

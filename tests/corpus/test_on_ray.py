@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -25,7 +26,7 @@ BAD = [{"title": "bad", "sents": [], "vertexSet": 7}, "no document"]
 OPTIONS = ("--part_size", "4", "--device", "cpu", "--workers", "2")
 # Stands in for setup.sh, size.sh, and a training of eight steps, which goes on where it was.
 CLONE = {
-    "scripts/setup.sh": 'cd "$(dirname "${BASH_SOURCE[0]}")/.."',
+    "scripts/setup.sh": 'cd "$(dirname "${BASH_SOURCE[0]}")/.."; ' + f"PATH={Path(sys.executable).parent}:$PATH",
     "scripts/tools/size.sh": "RUNS=runs",
     "report.py": "print('status')",
     "scripts/run_bert.sh": """
@@ -64,9 +65,10 @@ def predictor():
     return Predictor.from_run(device="cpu")
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    """Two nodes of Ray with a CPU each; the second can be killed."""
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray with one node of one CPU, which is the one that RAY_ADDRESS names."""
+    monkeypatch = pytest.MonkeyPatch()
     for name, value in (("MODE", "token"), ("TOKEN", secrets.token_hex(32))):
         monkeypatch.setenv(f"RAY_AUTH_{name}", value)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -74,12 +76,19 @@ def cluster(monkeypatch):
 
     found = Cluster(True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
-        found.second = found.add_node(num_cpus=1)
-        found.wait_for_nodes()
         monkeypatch.setenv("RAY_ADDRESS", found.address)
         yield found
     finally:
         found.shutdown()
+        monkeypatch.undo()
+
+
+@pytest.fixture
+def second(cluster):
+    """A second node."""
+    node = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    return node
 
 
 def write(folder, documents):
@@ -99,7 +108,7 @@ def start(folder, *options):
 
 
 def ended(process):
-    shown, errors = process.communicate(timeout=300)
+    shown, errors = process.communicate(timeout=600)
     assert process.returncode == 0, shown + errors
     return shown, errors
 
@@ -138,17 +147,17 @@ def test_workers_and_drivers_are_killed_and_each_document_is_there_once(document
     assert "vertexSet" in told[0]["message"]
 
 
-def test_a_node_is_killed_and_the_other_predicts_and_trains_what_it_had(cluster, documents, predictor, tmp_path):
+def test_a_node_is_killed_and_the_other_predicts_what_it_had(cluster, second, documents, predictor, tmp_path):
     write(tmp_path / "in", documents)
     process = start(tmp_path, "--address", cluster.address)
     assert wait_for_a_part(tmp_path / "out", process)
-    cluster.remove_node(cluster.second, allow_graceful=False)
+    cluster.remove_node(second, allow_graceful=False)
     _, errors = ended(process)
     assert "workers died; their parts were given to others" in errors
     assert_equal(tmp_path, documents, predictor)
 
-    second = cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
+
+def test_a_node_is_killed_and_the_other_trains_what_it_had_from_where_it_was(cluster, second, tmp_path):
     clone = make_clone(tmp_path / "clone")
     environment = os.environ | {"LOSSES": "atl", "SEEDS": "1 2 3 4", "PYTHONPATH": str(ROOT)}
     sweep = subprocess.Popen(
@@ -162,7 +171,7 @@ def test_a_node_is_killed_and_the_other_predicts_and_trains_what_it_had(cluster,
         assert sweep.poll() is None, sweep.communicate()[0]
         time.sleep(0.1)
     cluster.remove_node(second, allow_graceful=False)
-    shown = sweep.communicate(timeout=120)[0]
+    shown = sweep.communicate(timeout=600)[0]
     assert sweep.returncode == 0 and "status" in shown, shown
     for seed in "1234":
         steps = (clone / f"steps_{seed}").read_text().split()

@@ -107,6 +107,23 @@ def test_a_sweep_takes_the_gpus_it_is_given_one_training_at_a_time_on_each(tmp_p
     assert used == {str(seed): gpu for seed, gpu in enumerate(gpus, 1)}
 
 
+@pytest.mark.parametrize(("given", "address"), [(["--ray"], None), ([], "auto")])
+def test_a_sweep_on_ray_hands_its_whole_list_over_and_ends_as_that_does(tmp_path, given, address):
+    python = '#!/bin/bash\necho "$*" >>called\n[ "$1" != scripts/tools/ray_sweep.py ] || exit 3'
+    for name, content in (SWEEP | {"bin/python": python}).items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content + "\n")
+        path.chmod(0o755)
+    copy_scripts(tmp_path, "sweep.sh", "tools/sweep_list.sh")
+    environment = os.environ | {"LOSSES": "atl", "SEEDS": "1 2 3 4"} | ({"RAY_ADDRESS": address} if address else {})
+    command = ["bash", str(tmp_path / "scripts/sweep.sh"), *given, "--num_train_epochs", "1"]
+    assert subprocess.run(command, env=environment).returncode == 3
+    called = (tmp_path / "called").read_text().splitlines()
+    assert called == ["scripts/tools/ray_sweep.py 4 --num_train_epochs 1", "report.py --status runs"]
+    assert not (tmp_path / "used").exists()
+
+
 # Stand in for setup.sh, size.sh and Python: a call is a line of the file "called", --record makes an empty record.
 STAND_INS = {
     "scripts/setup.sh": 'cd "$(dirname "${BASH_SOURCE[0]}")/.."; PATH=$PWD/bin:$PATH',
