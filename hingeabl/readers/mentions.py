@@ -20,7 +20,7 @@ from transformers import BertConfig, BertForTokenClassification
 
 from hingeabl.compressed import expand
 from hingeabl.core import ROOT
-from hingeabl.core.utils import autocast, pick_precision
+from hingeabl.core.utils import autocast, pick_precision, recurring_size
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import read_json
 
@@ -33,7 +33,7 @@ INSIDE = np.array([tag.startswith("I") for tag in TAGS])
 SHAPES = 6  # lower case, Capitalised, UPPER CASE, miXed, one capital, no letter
 WINDOW, OVERLAP = 512, 128  # word pieces, with [CLS] and [SEP]
 CPU = torch.device("cpu")
-BATCH = 4096  # word pieces scored at a time, padding included
+BATCH = 2048  # word pieces scored at a time, padding included
 
 
 class Words(NamedTuple):
@@ -101,7 +101,7 @@ def windows_of(length: int) -> Iterator[tuple[int, int, int, int]]:
 
 def batch_of(windows: Sequence[tuple[np.ndarray, np.ndarray]], specials: tuple[int, int]) -> dict[str, Tensor]:
     """Windows' pieces and shapes -> the encoder's inputs, int64 [b, n], padded; `specials` are [CLS] and [SEP]."""
-    longest = max(len(pieces) for pieces, _ in windows) + 2
+    longest = recurring_size(max(len(pieces) for pieces, _ in windows) + 2, 32, CPU)
     inputs = torch.zeros(3, len(windows), longest, dtype=torch.long)
     for row, (pieces, shapes) in enumerate(windows):
         end = len(pieces) + 1
