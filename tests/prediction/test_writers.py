@@ -294,7 +294,7 @@ def test_a_picture_of_too_many_entities_is_refused(monkeypatch):
         written(".svg", [document("A", ["a"], ["b"], ["c"])], [[]])
 
 
-@pytest.mark.parametrize("ending", FORMS.keys() - ANNOTATED)
+@pytest.mark.parametrize("ending", [ending for ending in FORMS if ending not in ANNOTATED])
 def test_no_documents_and_documents_without_entities_or_predictions_are_written(ending):
     lonely = [document("A", ["a"])]
     for documents in ([], [EMPTY], lonely):
