@@ -33,7 +33,7 @@ import torch
 from tqdm import tqdm
 
 from hingeabl.core import one_module
-from hingeabl.data.kinds import FORMATS, OF_TEXT
+from hingeabl.data.kinds import FORMATS, OF_TEXT, suffix_of
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import whole_file, whole_text
@@ -65,10 +65,13 @@ def predict_stream(
         if file
         else read_paths([name], kind, typed, text_model=model)
     )
-    size = file_size(file) if file else sum(path.suffix in OF_TEXT for path in Path(name).rglob("*"))
+    size = file_size(file) if file else sum(suffix_of(path.name) in OF_TEXT for path in Path(name).rglob("*"))
     writer.begin()
     unit = "B" if file else "document"
-    with tqdm(total=size, desc="documents", unit=unit, unit_scale=bool(file), leave=False) as progress:
+    with (
+        tqdm(total=size, desc="documents", unit=unit, unit_scale=bool(file), leave=False) as progress,
+        dropped_on_error(writer),
+    ):
         while group := list(itertools.islice(documents, GROUP)):
             found = predictor.predict_group(group)
             writer.add(group, found.of_each_document())
@@ -80,6 +83,16 @@ def predict_stream(
             del group, found  # else they would stay while the next ones are read
             progress.set_postfix(read=predictor.documents)
     writer.end()
+
+
+@contextlib.contextmanager
+def dropped_on_error(writer: Writer) -> Iterator[None]:
+    """Let go of what the writer holds where its work does not come to an end."""
+    try:
+        yield
+    except BaseException:
+        writer.drop()
+        raise
 
 
 def page_blocks(predictor: Predictor, groups: Iterator[tuple[list[Document], Predictions]]) -> Iterator[str]:

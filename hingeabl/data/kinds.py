@@ -21,6 +21,8 @@ NAMES = {
     "doccano": "an export of doccano",
     "labelstudio": "an export of Label Studio",
 }
+OF_JSON = ("docred", "spans", "text")  # formats that a text may be taken for which begins as JSON does
+JSON_STARTS = ('{"', "{}", "[{", "[]")  # without white space
 OF_TEXT = (".txt", ".text", ".md", ".markdown", ".rst")  # how names of plain text end
 OF_MENTIONS = {"entities", "mentions", "spans", "annotations", "sents", "labels", "pairs"}  # keys beside a text
 PUBTATOR = re.compile(r"\s*[^|\s]+\|[ta]\|")
@@ -43,14 +45,20 @@ def detect(start: bytes, name: str) -> str:
         text = decoded(start)
     except zlib.error:
         return "docred"  # whose reader says what is wrong
-    if (kind := kind_of(text)) is not None:
-        return kind
-    if suffix_of(name) in OF_TEXT:
+    kind = kind_of(text)
+    if suffix_of(name) in OF_TEXT and (kind is None or (kind in OF_JSON and not starts_as_json(text))):
         return "text"
+    if kind is not None:
+        return kind
     refuse_foreign(text[:1000], name)
     if text.lstrip()[:1].isalnum():
         raise UserError(f"{name}: its format is not recognised; pass --format, one of {', '.join(FORMATS)}")
     return "docred"
+
+
+def starts_as_json(text: str) -> bool:
+    """Whether a text begins as an object or a list of objects does; a text in brackets does not."""
+    return "".join(text[:1000].split()).startswith(JSON_STARTS)
 
 
 def refuse_other_format(text: str, path: str | Path) -> None:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from hingeabl.core.prepro import in_pairs
-from hingeabl.data.kinds import FORMATS, kind_of
+from hingeabl.data.kinds import FORMATS, OF_JSON, kind_of, starts_as_json
 from hingeabl.data.schema import Document
 from hingeabl.data.stream import CHUNK
 from hingeabl.errors import UserError, first_line
-from hingeabl.files import GZIP, encoding_of, parse_json
+from hingeabl.files import GZIP, encoding_of
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.any_format import read_format
 from hingeabl.training.inference import Predictions
@@ -27,7 +27,6 @@ from hingeabl.writers.networks import Picture
 
 NAME = "input"  # of every request in messages, and for the readers: no file's name, and without an ending
 SERVED = tuple(kind for kind in FORMATS if kind != "brat")  # brat has a second file beside the first
-JSON_STARTS = ('{"', "{}", "[{", "[]")  # without white space
 MENTION = ("name", "sent_id", "pos", "type", "start", "end")
 SHOWN = ("WARNING: ", "note: ")  # lines on stderr that are for the user
 
@@ -124,18 +123,10 @@ def unpacked(body: bytes, max_bytes: int) -> bytes:
 
 
 def recognised(data: bytes) -> tuple[bytes, str]:
-    """The data and its format. What is none of the others is plain text; so is the text of {"text": ...}, which is
-    returned alone."""
+    """The data and its format. What is none of the others is plain text."""
     start = data[:CHUNK].decode(encoding_of(data), "ignore")
     kind = kind_of(start) or "text"
-    if kind in ("docred", "spans", "text") and not "".join(start[:1000].split()).startswith(JSON_STARTS):
-        return data, "text"
-    if kind == "text":
-        with contextlib.suppress(UserError, UnicodeDecodeError):  # which the reader of the format tells with its place
-            value = parse_json(data.decode(encoding_of(data)), NAME)
-            if isinstance(value, dict) and isinstance(value.get("text"), str):
-                return value["text"].encode(), "text"
-    return data, kind
+    return data, "text" if kind in OF_JSON and not starts_as_json(start) else kind
 
 
 @contextlib.contextmanager

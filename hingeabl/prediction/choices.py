@@ -34,6 +34,8 @@ class Choices(NamedTuple):
             raise UserError(f"min_confidence {self.min_confidence:g}: must be from 0 to 1; correct it")
         if self.types not in (None, "learned", "any"):
             raise UserError(f"types {self.types!r}: is neither 'learned' nor 'any'; correct it")
+        if self.text_model == "":
+            raise UserError("text_model '': names no pipeline of spaCy; name one, or leave it out")
         if not math.isfinite(self.shift):
             raise UserError(f"shift {self.shift}: must be a finite number; correct it")
         for name, least in (("max_seq_length", 3), ("max_distance", 0)):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from hingeabl.core.evaluation import harmonic_mean
 from hingeabl.data.schema import Document
 from hingeabl.prediction.predictor import Predictor
-from hingeabl.readers.joining import join_tokens, mention_spans
+from hingeabl.readers.joining import gold_of, join_tokens, mention_spans
 from hingeabl.readers.mentions import Found
 from hingeabl.readers.text import Text, document_of_found, documents_of_texts
 
@@ -66,8 +66,8 @@ def readings_of(documents: Sequence[Document], way: str, predictor: Predictor) -
     else:
         if way == "gold mentions":
             given = [
-                document_of_found(text, gold_found(document, places))
-                for text, document, (_, places) in zip(texts, documents, placed, strict=True)
+                document_of_found(text, Found(*gold_of(document)[1:]))
+                for text, document in zip(texts, documents, strict=True)
             ]
         else:
             given = list(documents_of_texts(texts, predictor.choices.text_model))
@@ -77,12 +77,6 @@ def readings_of(documents: Sequence[Document], way: str, predictor: Predictor) -
         ]
     triples = predicted(predictor, given)
     return [reading_of(text.text, own, found) for text, own, found in zip(texts, spans, triples, strict=True)]
-
-
-def gold_found(document: Document, places: Sequence[Sequence[Span]]) -> Found:
-    """A document's own mentions and sentences in the form of the detector's."""
-    mentions = {one for entity in mention_spans(document, places) for one in entity}
-    return Found(sorted(mentions), [spans[0][0] for spans in places if spans])
 
 
 def gold_reading(document: Document) -> Reading:

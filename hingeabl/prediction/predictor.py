@@ -20,7 +20,7 @@ from hingeabl.errors import UserError
 from hingeabl.files import read_json, refuse_halves
 from hingeabl.modeling.encoder import WINDOW, cut, max_window
 from hingeabl.prediction.choices import DEFAULT, Choices
-from hingeabl.readers.text import document_of_text
+from hingeabl.readers.text import document_of_text, load_spacy
 from hingeabl.training.fitted import CONFIDENCE, TYPES, fits, read_confidence, read_types
 from hingeabl.training.hub import SHIPPED
 from hingeabl.training.inference import Predictions, predict
@@ -103,6 +103,8 @@ class Predictor:
         choices.check()
         self.run = run = run or open_run(SHIPPED, pick_device(None))
         self.choices, self.loss = choices, replace(run.loss, shift=choices.shift)
+        if choices.text_model is not None:
+            load_spacy(choices.text_model)  # a wrong name is told before any work
         self.confidence = read_confidence(run.folder)
         if choices.min_confidence and self.confidence is None:
             raise UserError(f"min_confidence: {run.folder} has no {CONFIDENCE}; {REMEDY}")

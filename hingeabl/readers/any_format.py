@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from hingeabl.data.cdr import read_cdr
-from hingeabl.data.kinds import FORMATS, OF_TEXT, detect
+from hingeabl.data.kinds import FORMATS, OF_TEXT, detect, suffix_of
 from hingeabl.data.schema import Document, MadeTitle, check_document, check_types
 from hingeabl.data.stream import CHUNK, Rewound, read_objects, stream_documents
 from hingeabl.errors import UserError
@@ -102,9 +102,13 @@ def files_of(path: str, kind: str | None) -> list[str]:
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     )
     annotations = [file for file in inside if file.suffix == ".ann"]
-    texts = [file for file in inside if file.suffix in OF_TEXT]
+    texts = [file for file in inside if suffix_of(file.name) in OF_TEXT]
     if kind == "text" or (kind is None and not annotations):
         found = texts
+        rest = [file.name for file in inside if file not in set(texts)]
+        if found and rest:
+            left = f"{len(rest):,} files are no texts and are left out, such as {rest[0]}"
+            print(f"WARNING: {path}: {left}; pass them one by one", file=sys.stderr)
     else:
         found = annotations
         alone = [file for file in texts if file.with_suffix(".ann") not in set(annotations)]

@@ -9,7 +9,7 @@
    with it, if it is itself of one of these types. Small words ("of", "the" ...) count in the initials all or
    not at all.
 4. A name in brackets right after another one of its type is joined with it: "Velmar Press (VP)", "Lodin (formerly
-   Lodina)".
+   Lodina)". Of places only capitals and names after such a word are: "Warsaw (Poland)" are two.
 
 Numbers and times (NUM, TIME) are joined by rule 1 alone. A country and what is of it ("France", "French") stay apart:
 DocRED joins them in a third of the cases.
@@ -140,9 +140,11 @@ def _join_persons(entities: Entities) -> Entities:
 
 
 def _is_part(words: tuple[str, ...], longer: Mention) -> bool:
+    if longer.type != "PER":
+        return False
     others = _words(longer)
     rest = iter(others)
-    return longer.type == "PER" and len(words) < len(others) and all(word in rest for word in words)
+    return len(words) < len(others) and all(word in rest for word in words)
 
 
 def _join_acronyms(entities: Entities) -> Entities:
@@ -163,6 +165,9 @@ def _join_brackets(entities: Entities, mentions: Iterable[Mention], text: str) -
     for before, inside in itertools.pairwise(sorted(mentions, key=_place)):
         is_named = before.type == inside.type and inside.type not in EXACT
         if is_named and OPENS.fullmatch(text, before.end, inside.start) and CLOSES.match(text, inside.end):
+            between = text[before.end : inside.start]
+            if inside.type == "LOC" and not (inside.name.isupper() or any(map(str.isalpha, between))):
+                continue  # "Warsaw (Poland)"
             holders = [entity for entity in entities if before in entity or inside in entity]
             entities = _in_order(_merged(entities, holders))
     return entities
@@ -171,7 +176,7 @@ def _join_brackets(entities: Entities, mentions: Iterable[Mention], text: str) -
 def _others_that_fit(entities: Entities, entity: list[Mention], fits: Callable[[Mention], bool]) -> Entities:
     """The other entities that have a mention that fits, in the text's order."""
     own = set(entity)
-    return [other for other in entities if not own & set(other) and any(map(fits, other))]
+    return [other for other in entities if any(map(fits, other)) and own.isdisjoint(other)]
 
 
 def _joined(entities: Entities, entity: list[Mention], other: list[Mention]) -> Entities:
@@ -195,6 +200,7 @@ def _in_order(entities: Iterable[list[Mention]]) -> Entities:
     return sorted((sorted(entity, key=_place) for entity in entities), key=lambda entity: _place(entity[0]))
 
 
+@functools.lru_cache(maxsize=100_000)
 def _words(mention: Mention) -> tuple[str, ...]:
     """A name's words for comparison, see rule 1; what would leave nothing is not done."""
     words = tuple(mention.name.casefold().split())

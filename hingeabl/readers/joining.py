@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from hingeabl.data.schema import Document
 
@@ -37,16 +38,24 @@ def join_tokens(sents: Sequence[Sequence[str]]) -> tuple[str, list[list[Span]]]:
 
 
 def mention_spans(document: Document, places: Sequence[Sequence[Span]]) -> list[list[tuple[int, int, str]]]:
-    """For each entity of a document its mentions [start, end, type) in the text of join_tokens, without repetition."""
-    return [
-        list(
-            dict.fromkeys(
-                (places[own["sent_id"]][own["pos"][0]][0], places[own["sent_id"]][own["pos"][1] - 1][1], own["type"])
-                for own in entity
-            )
-        )
-        for entity in document["vertexSet"]
-    ]
+    """For each entity of a document its mentions (start, end, type) in the text of join_tokens, each once. Tokens of
+    white space at a mention's ends do not count, unless it has no others."""
+
+    def spanned(mention: dict[str, Any]) -> tuple[int, int, str]:
+        tokens, spans = document["sents"][mention["sent_id"]], places[mention["sent_id"]]
+        inside = range(*mention["pos"])
+        words = [number for number in inside if tokens[number].strip()] or list(inside)
+        return spans[words[0]][0], spans[words[-1]][1], mention["type"]
+
+    return [list(dict.fromkeys(map(spanned, entity))) for entity in document["vertexSet"]]
+
+
+def gold_of(document: Document) -> tuple[str, list[tuple[int, int, str]], list[int]]:
+    """The text of a document, its mentions (start, end, type) in order, each once, and its sentences' starts."""
+    text, places = join_tokens(document["sents"])
+    mentions = {mention for entity in mention_spans(document, places) for mention in entity}
+    starts = [next((start for start, end in spans if text[start:end].strip()), -1) for spans in places]
+    return text, sorted(mentions), [start for start in starts if start >= 0]
 
 
 def _with_spaces(sentence: Sequence[str]) -> Iterator[tuple[str, bool]]:

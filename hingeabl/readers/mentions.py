@@ -7,6 +7,7 @@ and whether a sentence begins there. Case is told to an uncased encoder by its s
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +59,7 @@ def tokenizer_of(folder: str | Path) -> Tokenizer:
     tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    tokenizer.encode_special_tokens = True  # "[SEP]" in a text is three words
     return tokenizer
 
 
@@ -158,18 +160,15 @@ class MentionTagger:
         try:
             with torch.device("meta"):
                 model = BertForTokenClassification(BertConfig.from_dict(config))
-            model.load_state_dict(expand(load_file(folder / "model.safetensors")), assign=True, strict=False)
+            model.load_state_dict(expand(load_file(folder / "model.safetensors")), assign=True)
             tokenizer = tokenizer_of(folder)
+            positions = torch.arange(model.config.max_position_embeddings)[None]
         except Exception as error:  # safetensors, transformers and tokenizers each raise what they like
             raise UserError(
                 f"{folder}: is no whole detector of mentions ({first_line(error)}); copy it again"
             ) from None
-        model.bert.embeddings.register_buffer(
-            "position_ids", torch.arange(config["max_position_embeddings"])[None], persistent=False
-        )
-        model.bert.embeddings.register_buffer(
-            "token_type_ids", torch.zeros(1, config["max_position_embeddings"], dtype=torch.long), persistent=False
-        )
+        for name, buffer in (("position_ids", positions), ("token_type_ids", torch.zeros_like(positions))):
+            model.bert.embeddings.register_buffer(name, buffer, persistent=False)
         return cls(model, tokenizer)
 
     def __call__(self, texts: Sequence[str]) -> list[Found]:
@@ -200,9 +199,8 @@ class MentionTagger:
     def _decode(self, words: Words, scores: np.ndarray, text: str) -> Found:
         """The mentions and sentences of a text's scores. A blank line ends both."""
         spans = [(int(start), int(end)) for start, end in words.spans]
-        opens = [
-            number == 0 or text[spans[number - 1][1] : start].count("\n") > 1 for number, (start, _) in enumerate(spans)
-        ]
+        gaps = [text[before:start] for (_, before), (start, _) in itertools.pairwise(spans)]
+        opens = [True, *(len(f"{gap}.".splitlines()) > 2 for gap in gaps)][: len(spans)]
         logits = torch.from_numpy(scores[words.first])
         tag_scores = logits[:, :SENTENCE].log_softmax(dim=1).numpy()
         tag_scores[np.ix_(np.flatnonzero(opens), np.flatnonzero(INSIDE))] = -np.inf  # no mention goes over a blank line

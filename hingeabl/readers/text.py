@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
-from hingeabl.data.kinds import OF_MENTIONS, OF_TEXT, decoded, kind_of, suffix_of
+from hingeabl.data.kinds import OF_MENTIONS, decoded, kind_of, starts_as_json
 from hingeabl.data.schema import Document, MadeTitle
 from hingeabl.data.stream import CHUNK, Rewound, read_objects
 from hingeabl.errors import UserError, first_line
@@ -70,7 +70,8 @@ def read_texts(file: BinaryIO, name: str) -> Iterator[Text]:
     start = file.read(CHUNK)
     file = cast(BinaryIO, Rewound(start, file))
     with contextlib.suppress(zlib.error):
-        if suffix_of(name) not in OF_TEXT and kind_of(decoded(start)) == "text":
+        beginning = decoded(start)
+        if starts_as_json(beginning) and kind_of(beginning) in ("text", "spans"):  # of a long one the end is not seen
             yield from _texts_of_json(file, name)
             return
     text = read_all(file, name)
@@ -133,14 +134,14 @@ def load_spacy(name: str = MODELS[0]) -> Language:
     try:
         import spacy
     except ImportError:
-        raise UserError(f"text_model {name} needs spaCy, which is not installed; {COMMANDS.format(name)}") from None
+        raise UserError(f"text_model {name}: needs spaCy, which is not installed; {COMMANDS.format(name)}") from None
     problem = ""
     for one in MODELS if name == MODELS[0] else (name,):
         try:
             return spacy.load(one)
         except (OSError, ImportError, ValueError) as error:  # ValueError: of another version of spaCy
             problem = problem or first_line(error)
-    raise UserError(f"spaCy's model {name} cannot be loaded ({problem}); {COMMANDS.format(name)}")
+    raise UserError(f"text_model {name}: cannot be loaded ({problem}); correct the name, or {COMMANDS.format(name)}")
 
 
 def _documents_of_spacy(texts: list[Text], nlp: Language) -> Iterator[Document]:
@@ -149,7 +150,10 @@ def _documents_of_spacy(texts: list[Text], nlp: Language) -> Iterator[Document]:
             size = f"has {len(given.text):,} characters, and spaCy takes {nlp.max_length:,}"
             raise UserError(f"{given.where}: {size}; split it")
     for given, doc in zip(texts, nlp.pipe(given.text for given in texts), strict=True):
-        yield document_of_doc(doc, given.title, find_clusters(given.text), offsets=True)
+        try:
+            yield document_of_doc(doc, given.title, find_clusters(given.text), offsets=True)
+        except UserError as error:
+            raise UserError(f"{given.where}: {error}") from None
 
 
 def document_of_found(given: Text, found: Found) -> Document:

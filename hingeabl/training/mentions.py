@@ -31,7 +31,7 @@ from hingeabl.data.quiet import quiet_loading
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 from hingeabl.files import digest, listed, make_folder, read_json, save_tensors, write_json
-from hingeabl.readers.joining import join_tokens, mention_spans
+from hingeabl.readers.joining import gold_of
 from hingeabl.readers.mentions import (
     LABELS,
     SENTENCE,
@@ -60,7 +60,7 @@ class MentionSettings:
     head_learning_rate: float = 1e-3  # of the classifier and the embeddings of shapes
     warmup_ratio: float = 0.06
     max_grad_norm: float = 1.0
-    no_case: float = 0.1  # share of the training texts read as if all were in lower case
+    no_case: float = 0.1  # share of the windows whose words all get the shape of lower case
     seed: int = 1
 
 
@@ -72,14 +72,6 @@ class Example(NamedTuple):
     shapes: np.ndarray
     tags: np.ndarray
     starts: np.ndarray
-
-
-def gold_of(document: Document) -> tuple[str, list[tuple[int, int, str]], list[int]]:
-    """The text of a document, its mentions (start, end, type) in order, each once, and its sentences' starts."""
-    text, places = join_tokens(document["sents"])
-    mentions = sorted({mention for entity in mention_spans(document, places) for mention in entity})
-    starts = [next((start for start, end in spans if text[start:end].strip()), -1) for spans in places]
-    return text, mentions, [start for start in starts if start >= 0]
 
 
 def word_labels(
@@ -196,10 +188,10 @@ def train_mentions(
 ) -> None:
     """Train the detector and write it to `folder`/detector, with checkpoints in `folder`, from which it goes on.
 
-    Raises UserError for training documents that dev or test have too, by title.
+    Training documents with a title of dev or test are left out, with a warning. Raises UserError if none is left.
     """
-    held = {name: load_documents(path) for name, path in (("dev", dev), ("test", test)) if path}
-    documents = [document for path in train for document in load_documents(path)]
+    held = {name: load_documents(path, typed=True) for name, path in (("dev", dev), ("test", test)) if path}
+    documents = [document for path in train for document in load_documents(path, typed=True)]
     kept_out = {document["title"] for own in held.values() for document in own}
     left_out = [document["title"] for document in documents if document["title"] in kept_out]
     if left_out:
@@ -208,6 +200,8 @@ def train_mentions(
             file=sys.stderr,
         )
     documents = [document for document in documents if document["title"] not in kept_out]
+    if not documents:
+        raise UserError(f"{listed(list(train))}: have no document that dev and test do not have; name other files")
     torch.manual_seed(settings.seed)
     tokenizer = tokenizer_of(settings.encoder)
     model = new_model(settings.encoder)
@@ -335,7 +329,8 @@ Documents are read as running text; a mention counts where its characters are th
 
 ## Training
 
-`bash scripts/train_mentions.sh`, on the mentions of {record["documents"]:,} documents:
+`bash scripts/train_mentions.sh`, on the mentions of {record["documents"]:,} documents; those that dev or test
+have too, by title, were left out:
 
 {data}
 

@@ -77,12 +77,20 @@ class Brat(Writer):
 
     def name_of(self, title: str) -> str:
         """A file's name of a title, none twice."""
-        name = re.sub(r"[^\w.-]+", "_", title).strip("._")[:100] or "document"
-        self.names[name] += 1
-        return name if self.names[name] == 1 else self.name_of(f"{name}_{self.names[name]}")
+        base = re.sub(r"[^\w.-]+", "_", title).encode()[:100].decode(errors="ignore").strip("._") or "document"
+        name = base
+        while self.names[name]:
+            self.names[base] += 1
+            name = f"{base}_{self.names[base]}"
+        self.names[name] = 1
+        return name
 
     def end(self) -> None:
         """Close the archive."""
+        self.archive.close()
+
+    def drop(self) -> None:
+        """Close the archive, which would else be closed after its file."""
         self.archive.close()
 
 
@@ -103,6 +111,7 @@ def lines_of(spans: dict[str, Any]) -> Iterator[str]:
             yield f"*\tEquiv {' '.join(keys[-1])}\n"
     named = [label for label in spans["labels"] if keys[label["h"]] and keys[label["t"]]]
     for number, label in enumerate(named, 1):
-        yield f"R{number}\t{label['r']} Arg1:{keys[label['h']][0]} Arg2:{keys[label['t']][0]}\n"
+        name = re.sub(r"\s+", "_", label["r"])
+        yield f"R{number}\t{name} Arg1:{keys[label['h']][0]} Arg2:{keys[label['t']][0]}\n"
         sure = f", confidence {label['confidence']:.2f}" if "confidence" in label else ""
-        yield f"#{number}\tAnnotatorNotes R{number}\t{label['relation']}{sure}\n"
+        yield f"#{number}\tAnnotatorNotes R{number}\t{' '.join(label['relation'].split())}{sure}\n"

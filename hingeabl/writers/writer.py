@@ -114,3 +114,6 @@ class Writer:
 
     def end(self) -> None:
         """Write what stands after all documents."""
+
+    def drop(self) -> None:
+        """Called in place of `end` where an error ends the work and the output is thrown away."""

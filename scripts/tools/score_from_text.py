@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from hingeabl.data.documents import load_documents
-from hingeabl.errors import run_command_line
+from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import digest, write_json
 from hingeabl.prediction.choices import add_choices, choices_of
 from hingeabl.prediction.from_text import WAYS, score_from_text
@@ -34,7 +34,10 @@ def main() -> None:
     predictor = Predictor.from_run(args.load_path, **choices_of(args))
     record = {}
     for path in args.data:
-        scores = score_from_text(load_documents(path), predictor)
+        documents = load_documents(path, typed=True)
+        if not any(document.get("labels") for document in documents):
+            raise UserError(f"{path}: no document has labels; name a file of labelled documents")
+        scores = score_from_text(documents, predictor)
         record[Path(path).name] = {"sha256": digest(path), "scores": scores}
         print(f"\n{Path(path).name}: F1 (precision, recall) in percent\n")
         print(f"{'':16}" + "".join(f"{way:>26}" for way in WAYS))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from hingeabl.data.schema import check_document
 from hingeabl.errors import UserError
@@ -125,7 +126,8 @@ def test_touching_mentions_stay_apart():
 def test_words_are_at_their_characters_whatever_the_tokenizer_makes_of_them(tagger):
     text = "É\u0301mile\u200b's  \U0001f600 WHO,\r\n\u05d0\u05d1 naïve 東京"
     words = words_of(tagger.tokenizer, text)
-    assert [text[start:end] for start, end in words.spans][:3] == ["É\u0301mile", "'", "s"]
+    found = [text[start:end] for start, end in words.spans]
+    assert found == ["É\u0301mile", "'", "s", "\U0001f600", "WHO", ",", "\u05d0\u05d1", "naïve", "東", "京"]
     assert len(words.pieces) == len(words.shapes) >= len(words.first) == len(words.spans)
 
 
@@ -227,6 +229,31 @@ def test_what_is_no_text_among_texts_is_refused(second, message):
     assert str(error.value) == message
 
 
+def test_a_special_piece_in_a_text_is_words_like_any_other(tagger):
+    words = words_of(tagger.tokenizer, "Anna [SEP] left [MASK]")
+    assert [int(end - start) for start, end in words.spans] == [4, 1, 3, 1, 4, 1, 4, 1]
+    assert not set(words.pieces.tolist()) & {*tagger.specials, tagger.tokenizer.token_to_id("[MASK]")}
+
+
+def test_padding_changes_no_score(tagger):
+    short, long = (words_of(tagger.tokenizer, text) for text in ("Anna left Warsaw.", PLAIN * 4))
+    (alone,) = tagger._scores([short])
+    together, _ = tagger._scores([short, long])
+    assert np.abs(together - alone).max() < 0.2 < np.abs(alone).max()  # bf16, where the processor has it
+
+
+def test_a_detector_without_one_of_its_tensors_is_refused(tmp_path):
+    for path in mentions.MODEL.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(
+        {name: value for name, value in weights.items() if "classifier.weight" not in name},
+        tmp_path / "model.safetensors",
+    )
+    with pytest.raises(UserError, match="is no whole detector of mentions"):
+        MentionTagger.load(tmp_path)
+
+
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_a_broken_detector_is_refused_with_its_folder(tmp_path, file, damage):
@@ -236,6 +263,12 @@ def test_a_broken_detector_is_refused_with_its_folder(tmp_path, file, damage):
     (tmp_path / file).unlink() if damage == "missing" else (tmp_path / file).write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=rf"^{tmp_path}"):
         MentionTagger.load(tmp_path)
+
+
+def test_the_mentions_of_old_line_ends_do_not_go_over_a_blank_line(tagger):
+    for end in ("\r\r", "\n\n", "\r\n\r\n", "\n \n"):
+        (found,) = tagger([f"News from Warsaw{end}Anna Abel left"])
+        assert len(found.sentences) == 2 and all(own[1] <= 16 or own[0] >= 17 for own in found.mentions), repr(end)
 
 
 @pytest.mark.slow

@@ -97,6 +97,8 @@ def test_the_initials_of_one_longer_name_are_that_entity(mentions, joined):
         ('Lodin (formerly "Lodina") is far.', ["Lodin/LOC", "Lodina/LOC"], [["Lodin", "Lodina"]]),
         ("Anna (Ann), who left", ["Anna/PER", "Ann/PER"], [["Anna", "Ann"]]),
         ("Lodin (Kirona) is far.", ["Lodin/LOC", "Kirona/ORG"], [["Lodin"], ["Kirona"]]),
+        ("Lodin (Kirona) is far.", ["Lodin/LOC", "Kirona/LOC"], [["Lodin"], ["Kirona"]]),
+        ("Saint Lodin (SL) is far.", ["Saint Lodin/LOC", "SL/LOC"], [["Saint Lodin", "SL"]]),
         ("Lodin (near Kirona) is far.", ["Lodin/LOC", "Kirona/LOC"], [["Lodin"], ["Kirona"]]),
         ("Lodin (Kirona district) is far.", ["Lodin/LOC", "Kirona/LOC"], [["Lodin"], ["Kirona"]]),
         ("in 1990 (1991)", ["1990/TIME", "1991/TIME"], [["1990"], ["1991"]]),
@@ -290,7 +292,7 @@ def test_missing_spacy_is_told_with_the_commands(monkeypatch, fresh_spacy):
     with pytest.raises(UserError) as error:
         text.document_of_text("Anna left.", "a", "a.txt", "de_core_news_sm")
     assert str(error.value) == (
-        "text_model de_core_news_sm needs spaCy, which is not installed; pip install -r "
+        "text_model de_core_news_sm: needs spaCy, which is not installed; pip install -r "
         "scripts/requirements/text.txt && python -m spacy download de_core_news_sm"
     )
 
@@ -314,7 +316,7 @@ def test_a_missing_model_is_told_with_the_commands(monkeypatch, fresh_spacy):
         text.load_spacy()
     assert asked == list(text.MODELS)
     assert str(error.value) == (
-        "spaCy's model en_core_web_sm cannot be loaded ([E050] Can't find model 'en_core_web_sm'.); "
+        "text_model en_core_web_sm: cannot be loaded ([E050] Can't find model 'en_core_web_sm'.); correct the name, or "
         "pip install -r scripts/requirements/text.txt && python -m spacy download en_core_web_sm"
     )
 

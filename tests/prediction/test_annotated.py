@@ -1,5 +1,6 @@
 """Predictions as spans and in brat's format are the same when read again; corrected ones become training data."""
 
+import gc
 import io
 import json
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 import predict
 import prepro
+from hingeabl.errors import UserError
 from hingeabl.readers.any_format import read_format, read_paths
 from hingeabl.writers.by_extension import ANNOTATED, form_of
 
@@ -107,13 +109,49 @@ def test_brat_has_two_files_a_document_that_are_read_again(document, entries, tm
     ]
     assert [(label["h"], label["r"], label["t"]) for label in first["labels"]] == [(0, "P19", 1), (1, "P17", 2)]
     assert (second["labels"], third["vertexSet"]) == ([], [])
-    assert "R1\tAnnotatorNotes" not in capsys.readouterr().err
+    assert capsys.readouterr().err == ""
+    for line in (tmp_path / "brat/a_b_1.ann").read_text().splitlines():
+        if line.startswith("T"):
+            _, (_, start, end), told = (
+                part.split() if number == 1 else part for number, part in enumerate(line.split("\t"))
+            )
+            assert " ".join(TEXT[int(start) : int(end)].split()) == told
     assert "#1\tAnnotatorNotes R1\tplace of birth, confidence 0.88\n" in (tmp_path / "brat/a_b_1.ann").read_text()
 
 
 @pytest.mark.parametrize("ending", ANNOTATED)
 def test_the_same_predictions_are_the_same_bytes(document, entries, ending):
-    assert written(ending, [document], [entries]) == written(ending, [document], [entries])
+    first = written(ending, [document], [entries])
+    assert first == written(ending, [document], [entries])
+    if ending == ".brat.zip":
+        times = {info.date_time for info in zipfile.ZipFile(io.BytesIO(first)).infolist()}
+        assert times == {(1980, 1, 1, 0, 0, 0)}
+
+
+@pytest.mark.parametrize("title", ["x" * 120, "東" * 100, "/" * 9, "", "a" * 100 + "_2"])
+def test_titles_that_are_long_or_alike_have_files_of_their_own(document, title, tmp_path):
+    three = [document | {"title": title}] * 3
+    with zipfile.ZipFile(io.BytesIO(written(".brat.zip", three, [[]] * 3))) as opened:
+        opened.extractall(tmp_path)
+    assert len(list(tmp_path.glob("*.txt"))) == len(list(tmp_path.glob("*.ann"))) == 3
+
+
+def test_names_with_white_space_stay_one_line_in_brat(document, entries, tmp_path):
+    entries = [{**entries[0], "r": "born in", "relation": "born\nin"}]
+    with zipfile.ZipFile(io.BytesIO(written(".brat.zip", [document], [entries]))) as opened:
+        opened.extractall(tmp_path)
+    (again,) = read_paths([str(tmp_path)], "brat", False, labels=True)
+    assert [label["r"] for label in again["labels"]] == ["born_in"]
+
+
+def test_a_bad_document_ends_an_archive_with_one_line(tmp_path, capsys, recwarn):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(json.dumps({"text": "Anna left."}) + "\n" + json.dumps({"text": 3}))
+    with pytest.raises(UserError, match=r"document 1: text: must be a string"):
+        predict.main(["--input", str(path), "--output", str(tmp_path / "found.brat.zip")])
+    gc.collect()
+    assert "Exception ignored" not in capsys.readouterr().err and not list(tmp_path.glob("found*"))
+    assert not [one for one in recwarn if "Exception ignored" in str(one.message)]
 
 
 def test_corrected_predictions_of_a_text_become_training_data(tmp_path, capsys, monkeypatch):
