@@ -18,9 +18,10 @@ from hingeabl.data.kinds import FORMATS, OF_JSON, kind_of, starts_as_json
 from hingeabl.data.schema import Document
 from hingeabl.data.stream import CHUNK
 from hingeabl.errors import UserError, first_line
-from hingeabl.files import GZIP, encoding_of
+from hingeabl.files import GZIP, encoding_of, parse_json
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.any_format import read_format
+from hingeabl.readers.offsets import MARK
 from hingeabl.training.inference import Predictions
 from hingeabl.writers.by_extension import FORMS
 from hingeabl.writers.networks import Picture
@@ -123,10 +124,23 @@ def unpacked(body: bytes, max_bytes: int) -> bytes:
 
 
 def recognised(data: bytes) -> tuple[bytes, str]:
-    """The data and its format. What is none of the others is plain text."""
+    """The data and its format. What is none of the others is plain text; so is the text of one {"text": ...}, which is
+    returned alone."""
     start = data[:CHUNK].decode(encoding_of(data), "ignore")
     kind = kind_of(start) or "text"
-    return data, "text" if kind in OF_JSON and not starts_as_json(start) else kind
+    if kind in OF_JSON and not starts_as_json(start):
+        return data, "text"
+    if kind == "text":
+        with contextlib.suppress(UserError, UnicodeDecodeError):  # which the reader of the format tells with its place
+            value = parse_json(data.decode(encoding_of(data)), NAME)
+            if isinstance(value, dict) and isinstance(text := value.get("text"), str) and is_plain(text):
+                return text.encode(), "text"
+    return data, kind
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text reads the same as a body of its own."""
+    return not text.startswith(MARK) and not starts_as_json(text)
 
 
 @contextlib.contextmanager

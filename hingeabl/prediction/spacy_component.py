@@ -15,6 +15,7 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.util import minibatch
 
+from hingeabl.data.schema import MadeTitle
 from hingeabl.prediction.choices import DEFAULT, Choices
 from hingeabl.prediction.predictor import Predictor, Relation, relations_of
 from hingeabl.readers.text import document_of_doc
@@ -59,7 +60,7 @@ class Component:
     def pipe(self, stream: Iterable[Doc], batch_size: int) -> Iterator[Doc]:
         """Documents with their relations, scored `batch_size` at a time."""
         for docs in minibatch(stream, batch_size):
-            documents = [document_of_doc(doc, "text") for doc in docs]
+            documents = [document_of_doc(doc, MadeTitle("text")) for doc in docs]
             found = self.predictor.predict(documents).of_each_document()
             for doc, document, entries in zip(docs, documents, found, strict=True):
                 doc.user_data[FOUND] = [list(relation) for relation in relations_of(document, entries)]
