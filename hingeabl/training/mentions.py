@@ -109,10 +109,10 @@ def new_model(encoder: str) -> BertForTokenClassification:
     if config.get("model_type") != "bert":
         raise UserError(f"{encoder}: is no BERT but {config.get('model_type')!r}; the detector needs one")
     with quiet_loading():
-        model = BertForTokenClassification.from_pretrained(encoder, num_labels=LABELS)
-    first = model.bert.embeddings.token_type_embeddings.weight.data[0]
-    model.bert.embeddings.token_type_embeddings = torch.nn.Embedding.from_pretrained(
-        first.repeat(SHAPES, 1), freeze=False
+        model = BertForTokenClassification.from_pretrained(encoder, num_labels=LABELS, trust_remote_code=False)
+    first = model.bert.embeddings.token_type_embeddings.weight.detach()[:1]
+    model.bert.embeddings.token_type_embeddings = torch.nn.Embedding(
+        SHAPES, first.shape[1], _weight=first.repeat(SHAPES, 1)
     )
     model.config.type_vocab_size = SHAPES
     return model

@@ -148,7 +148,7 @@ def test_the_slider_leaves_out_what_is_less_sure_and_pointing_at_a_relation_mark
         "state.answer = {documents: [arguments[0]], warnings: []}; byId('result').hidden = false; show(0)", document
     )
     assert text(page, "#count") == ["(3)"] and shown(page, "sure")
-    assert text(page, "#legend span") == ["place (LOC)"]
+    assert text(page, "#legend .type") == ["LOC"] and text(page, "#legend") == ["LOC place"]
     for least, rows, edges in ((0.5, ["0.90", "0.60"], 2), (0.95, [], 0), (0, ["0.90", "0.60", "0.30"], 3)):
         page.execute_script(
             "byId('least').value = arguments[0]; byId('least').dispatchEvent(new Event('input'))", least

@@ -27,7 +27,7 @@ def state():
     return {
         "excepthook": sys.excepthook is sys.__excepthook__,
         "stdout": sys.stdout is sys.__stdout__,
-        "tqdm": repr(tqdm.tqdm.__init__),
+        "tqdm": repr(vars(tqdm.tqdm)["__init__"]),
         "environment": dict(os.environ),
         "path": list(sys.path),
         "levels": {name: getattr(log, "level", 0) for name, log in sorted(logging.root.manager.loggerDict.items())},

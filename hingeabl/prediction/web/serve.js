@@ -117,7 +117,7 @@ function show(number) {
   byId("sure").hidden = !predictions.some(({ confidence }) => confidence !== undefined);
   byId("limit").textContent = least.toFixed(2);
   const used = new Map(entities.map(({ type, colour }) => [type, colour]));
-  byId("legend").replaceChildren(...[...used].sort().map(([type, colour]) => element("span", { className: `type ${colour}`, textContent: MEANINGS[type] ? `${MEANINGS[type]} (${type})` : type || "no type" })));
+  byId("legend").replaceChildren(...[...used].sort().map(([type, colour]) => element("span", {}, element("span", { className: `type ${colour}`, textContent: type || "no type" }), MEANINGS[type] ? ` ${MEANINGS[type]}` : "")));
   byId("shown").replaceChildren(...textOf(sents, entities));
   byId("rows").replaceChildren(...relations.slice(0, MOST_ROWS).map((relation) => rowOf(relation, entities)));
   const all = relations.length < predictions.length ? ` of ${predictions.length.toLocaleString("en")}` : "";
