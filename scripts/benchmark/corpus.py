@@ -78,6 +78,8 @@ def throughput(documents: Path, part_size: int, numbers: list[int]) -> list[Path
             (path.stat().st_mtime, json.loads(path.read_text())["documents"])
             for path in (output / "done").glob("part-*.json")
         )
+        if len(ends) <= workers:
+            sys.exit("error: too few parts to measure; pass a smaller --part_size, or more --copies")
         behind = sum(count for _, count in ends[workers:]) / (ends[-1][0] - ends[workers - 1][0])
         print(f"{workers} workers: {seconds:.0f} s with the start, then {behind:.2f} documents a second", flush=True)
     return outputs
