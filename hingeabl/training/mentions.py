@@ -226,10 +226,8 @@ def train_mentions(
         history = json.loads(kept["history"])
     print(f"{len(documents):,} documents, {len(examples):,} windows, {steps:,} steps")
     for epoch in range(len(history) + 1, settings.epochs + 1):
-        started, loss = (
-            time.monotonic(),
-            train_epoch(model, examples, settings, optimizer, schedule, epoch, tagger.specials),
-        )
+        started = time.monotonic()
+        loss = train_epoch(model, examples, settings, optimizer, schedule, epoch, tagger.specials)
         scores = scores_of(tagger, held["dev"])
         history.append({"epoch": epoch, "loss": loss, "minutes": (time.monotonic() - started) / 60, "dev": scores})
         print(f"epoch {epoch}: loss {loss:.4f}, dev span F1 {scores['span_f1']:.2f}, typed {scores['typed_f1']:.2f}")
