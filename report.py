@@ -39,6 +39,7 @@ from hingeabl.reporting.calibration import calibration_of, with_calibration
 from hingeabl.reporting.data_tables import table_of_data
 from hingeabl.reporting.drawing import png_of, save_figure
 from hingeabl.reporting.figures import CAPTIONS, FIGURES
+from hingeabl.reporting.names import loss_title, model_title
 from hingeabl.reporting.other_labels import scores_with
 from hingeabl.reporting.page import about_block, documents_block, image, pairs_block, write_page
 from hingeabl.reporting.pairs import read_pairs
@@ -140,7 +141,7 @@ def write_html(path: str, runs: list[Run], unfinished: list[Path], split: str) -
         read_pairs(run, split)  # a broken file is told before the work
     tables = tables_of(runs, unfinished) + tables_of_files(runs[0])
     sections = {"Tables": "\n".join(map(as_html, tables)), "Figures": figures_of(runs, split)}
-    names = [f"{run.backbone} {run.loss}, seed {run.seed}" for run in runs]
+    names = [f"{model_title(run.backbone)}, {loss_title(run.loss)}, seed {run.seed}" for run in runs]
 
     def blocks() -> Iterator[str]:
         for number, run in enumerate(tqdm(runs, desc="runs", unit="run", leave=False)):

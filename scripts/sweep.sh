@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Losses x seeds x representation modules, a training each, one at a time on every GPU (on a CPU, one).
-#     LOSSES="atl hingeabl_released" SEEDS="1 5" SCRIPTS="bert docunet_roberta" bash scripts/sweep.sh [arguments of train.py]
+#     LOSSES="atl hingeabl_released" SEEDS="1 5" SCRIPTS="bert roberta_docunet" bash scripts/sweep.sh [arguments of train.py]
 # CUDA_VISIBLE_DEVICES=2,3 takes these GPUs alone. Runs are those of scripts/run_*.sh, so scripts/table.sh finds them:
 # finished ones are not repeated, interrupted ones go on. SIZE=sample runs the sweep in miniature;
 # scripts/slurm_sweep.sh runs the same list on SLURM. With --ray first, or with RAY_ADDRESS set, the trainings are tasks of

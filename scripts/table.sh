@@ -20,8 +20,8 @@ case $NUMBER in
     ;;
 2) # each module with its authors' loss, and with HingeABL
     for cell in atlop:atl docunet:balanced_softmax kd_docre:afl; do
-        bash "scripts/run_${cell%:*}_roberta.sh" "${cell#*:}"
-        bash "scripts/run_${cell%:*}_roberta.sh" hingeabl_released
+        bash scripts/run_roberta.sh "${cell%:*}" "${cell#*:}"
+        bash scripts/run_roberta.sh "${cell%:*}" hingeabl_released
     done
     PATHS=("$RUNS"/roberta_*)
     ;;

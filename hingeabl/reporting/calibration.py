@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from hingeabl.core.losses import loss_names
 from hingeabl.errors import UserError
 from hingeabl.reporting.drawing import loss_style, new_figure
+from hingeabl.reporting.names import loss_title
 from hingeabl.reporting.pairs import read_pairs
 from hingeabl.reporting.records import CALIBRATION, Run
 from hingeabl.training.fitted import BINS, best_shift, bin_of, calibration_error, fit_confidence
@@ -78,7 +79,7 @@ def figure_reliability(runs: list[Run]) -> Figure:
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.9)
     for run in sorted(known, key=lambda run: (loss_names().index(run.loss), run.seed)):
         bins = [(confidence, right / count) for count, confidence, right in run.calibration["bins"] if count]
-        label = f"{run.loss}, seed {run.seed}: ECE {run.calibration['ece']:.3f}"
+        label = f"{loss_title(run.loss)}, seed {run.seed}: ECE {run.calibration['ece']:.3f}"
         axes.plot(*zip(*bins, strict=True), **loss_style(run.loss) | {"label": label, "linestyle": "-"})
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence of a tenth", ylabel="share of right predictions, test")
     axes.grid(True)

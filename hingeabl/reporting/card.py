@@ -8,6 +8,7 @@ import statistics
 from typing import Any
 
 from hingeabl.files import ROOT, read_text
+from hingeabl.reporting.names import model_title
 from hingeabl.reporting.records import Run
 from hingeabl.reporting.rendering import markdown, markdown_rows
 
@@ -20,7 +21,6 @@ SCORES = {
     "macro_ign_f1": "Macro Ign F1",
 }
 MORE_SCORES = {"f1_intra": "F1 within sentences", "f1_inter": "F1 across sentences", "evidence_f1": "evidence F1"}
-BACKBONES = {"atlop": "ATLOP", "docunet": "DocuNet", "kd_docre": "KD-DocRE"}
 LIMITS = """\
 - The model finds relations between entities that it is given with their mentions, and only the relations that
   `rel2id.json` lists.
@@ -47,7 +47,7 @@ def write_card(config: dict[str, Any], run: Run, seeds: list[Run], name: str, co
         "Citation": citation(),
     }
     head = (
-        f"# {name}\n\nDocument-level relation extraction: {BACKBONES.get(run.backbone, run.backbone)} on the encoder "
+        f"# {name}\n\nDocument-level relation extraction: {model_title(run.backbone)} on the encoder "
         f"`{settings['model_name_or_path']}`, trained with the loss `{run.loss}`, seed {run.seed}. This card was "
         "written by `scripts/publish.py` from the run's own files."
     )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hingeabl.reporting.names import row_title
 from hingeabl.reporting.records import Run, count_by_document, data_file
 from hingeabl.reporting.significance import (
     Comparison,
@@ -95,7 +96,7 @@ def notes_on(results: list[Difference], spread: Spread | None, several: list[str
             "With one seed, seed noise is added to the bootstrap over documents: each half of the interval is "
             f"sqrt(documents^2 + ({spread.factor:.2f} * {100 * spread.deviation:.2f} * sqrt(1/n1 + 1/n2))^2), with n1 "
             f"and n2 seeds, {100 * spread.deviation:.2f} the standard deviation of F1 over the seeds of "
-            f"{' and '.join(several)}, pooled, and {spread.factor:.2f} Student's t at its degrees of freedom, "
+            f"{' and '.join(map(row_title, several))}, pooled, and {spread.factor:.2f} Student's t at its degrees of freedom, "
             f"{spread.freedom}."
         )
     elif min(map(min, counts)) == 1:

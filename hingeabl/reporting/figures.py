@@ -25,6 +25,7 @@ from hingeabl.reporting.corpora import corpus_of, names_of_files
 from hingeabl.reporting.drawing import BLACK, BLUE, PALE, VERMILION, loss_style, mean_and_std, new_figure, plain, styled
 from hingeabl.reporting.length_figure import figure_length, name_seeds
 from hingeabl.reporting.loss_figures import figure_3, figure_4, figure_losses
+from hingeabl.reporting.names import loss_title, model_title
 from hingeabl.reporting.page import name_and_type
 from hingeabl.reporting.pairs import Pairs, read_pairs
 from hingeabl.reporting.records import LOOKED, Run, dev_scores, file_of, gold_of, same_experiment
@@ -57,13 +58,13 @@ def describe(groups: dict[str, list[Run]], of_several: str) -> str:
     encoder = Path(run.config["settings"]["model_name_or_path"]).name
     corpus = corpus_of(run)
     several = any(len(group) > 1 for group in groups.values())
-    title = plain(f"{run.backbone} on {encoder}; {corpus.name if corpus else names_of_files(run)}", 90)
+    title = plain(f"{model_title(run.backbone)} on {encoder}; {corpus.name if corpus else names_of_files(run)}", 90)
     return title + f"\n{of_several}" * several
 
 
-def with_seeds(name: str, runs: list[Run]) -> str:
-    """A name for a legend with the seeds that stand behind it."""
-    return f"{name}, {name_seeds(runs)}"
+def with_seeds(loss: str, runs: list[Run]) -> str:
+    """A loss's name for a legend with the seeds that stand behind it."""
+    return f"{loss_title(loss)}, {name_seeds(runs)}"
 
 
 @styled
@@ -83,7 +84,9 @@ def figure_1(runs: list[Run], pair: tuple[str, int, int] | None = None, split: s
     for panel, run, pairs, row in zip(axes[:, 0], (before, after), sides, rows, strict=True):
         draw_scores(panel, pairs, row)
         pattern = PATTERNS[pairs.pattern[row]]
-        panel.set_title(f"{run.loss}, seed {run.seed}: {pattern}, threshold {signed(pairs.threshold[row].item())}")
+        panel.set_title(
+            f"{loss_title(run.loss)}, seed {run.seed}: {pattern}, threshold {signed(pairs.threshold[row].item())}"
+        )
     axes[1, 0].set_xlabel("score")
     head, tail, title = name_pair(sides[0], rows[0])
     figure.suptitle(f"{head} → {tail} in {title}", fontsize=10)
@@ -168,7 +171,7 @@ def figure_2(runs: list[Run], split: str = "dev") -> Figure:
         head, tail, title = name_pair(pairs, row)
         panel.set_title(f"{pattern} in {title}, threshold {signed(pairs.threshold[row].item())}\n{head} → {tail}")
     axes[2, 0].set_xlabel("score")
-    figure.suptitle(f"{run.loss}, seed {run.seed}, {split}", fontsize=10)
+    figure.suptitle(f"{loss_title(run.loss)}, seed {run.seed}, {split}", fontsize=10)
     score_legend(figure)
     return figure
 
@@ -253,7 +256,7 @@ def figure_patterns(runs: list[Run]) -> Figure:
     places: list[float] = [*range(len(groups))]
     if corpus_of(next(iter(groups.values()))[0]):
         paper = read_json(PAPER)["tables"]["1"]
-        bars[f"atl, paper ({paper['encoder']})"] = [paper["rows"]["atl"]]
+        bars[f"ATL, paper ({paper['encoder']})"] = [paper["rows"]["atl"]]
         places.append(len(groups) + 0.3)
     left = np.zeros(len(bars))
     figure, [[axes]] = new_figure(6.5, 1.5 + 0.36 * len(bars))

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from hingeabl.core.losses import loss_names
 from hingeabl.errors import UserError
 from hingeabl.reporting.drawing import loss_style, mean_and_std, new_figure, plain, styled
+from hingeabl.reporting.names import loss_title, model_title
 from hingeabl.reporting.records import Run, count_by_document, documents_by_split, refuse_twice
 from hingeabl.reporting.tables import FN, pattern_share
 
@@ -41,7 +42,7 @@ def figure_length(runs: list[Run]) -> Figure:
             style = loss_style(loss) | {"fillstyle": FILLS[list(names).index(file) % len(FILLS)]}
             if len({name_seeds(runs) for runs in points.values()}) > 1:
                 style["linestyle"] = ""
-            style["label"] = f"{loss}, {names[file]}, {name_seeds_of_line(points)}"
+            style["label"] = f"{loss_title(loss)}, {names[file]}, {name_seeds_of_line(points)}"
             found = [mean_and_std([[value(run.scores["test"])] for run in runs]) for runs in points.values()]
             mean = [float(means[0]) for means, _ in found]
             bars = [
@@ -53,7 +54,7 @@ def figure_length(runs: list[Run]) -> Figure:
         panel.grid(True)
     encoder = Path(known[0].config["settings"]["model_name_or_path"]).name
     several = any(len(runs) > 1 for points in lines.values() for runs in points.values())
-    title = f"{known[0].backbone} on {encoder}" + "; mean ± standard deviation over seeds" * several
+    title = f"{model_title(known[0].backbone)} on {encoder}" + "; mean ± standard deviation over seeds" * several
     figure.suptitle(plain(title, 90), fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=1)
     return figure

@@ -15,6 +15,7 @@ from torch import Tensor
 from hingeabl.core.losses import Loss, get_loss, loss_names
 from hingeabl.data.documents import load_rel2id
 from hingeabl.reporting.drawing import BLUE, GREY, ORANGE, PALE, loss_style, new_figure, styled
+from hingeabl.reporting.names import loss_title
 from hingeabl.reporting.records import Run
 from hingeabl.reporting.tables import LATER
 
@@ -84,7 +85,7 @@ def figure_losses(runs: list[Run]) -> Figure:
         for number, loss in enumerate(loss for loss in loss_names() if loss not in LATER):
             curve = loss_curve(get_loss(loss), d, positive)
             width = max(2.8 - 0.22 * number, 1)  # so that a line shows behind another
-            style = loss_style(loss) | {"marker": "", "linewidth": width, "label": loss}
+            style = loss_style(loss) | {"marker": "", "linewidth": width, "label": loss_title(loss)}
             draw_curve(axes[:, column], d, curve, style)
         axes[0, column].set_title(f"one {'positive' if positive else 'negative'} relation of a pair moves")
         axes[2, column].set_xlabel("its distance $d_r$ (score units)")
@@ -92,7 +93,7 @@ def figure_losses(runs: list[Run]) -> Figure:
     c = torch.linspace(-margin, REACH, POINTS + 1, dtype=torch.float64)[1:]
     for name, curve in appendix_e(c, margin).items():
         draw_curve(axes[:, 2], c, curve, loss_style(name) | {"marker": ""})
-    axes[0, 2].set_title(f"aml and hingeabl, no normaliser, $m$ = {margin:g}")
+    axes[0, 2].set_title(f"AML and HingeABL, no normaliser, $m$ = {margin:g}")
     axes[2, 2].set_xlabel("$c_r = -d_r$ (score units)")
     for row, text in enumerate(("loss", "first derivative", "second derivative")):
         axes[row, 0].set_ylabel(text)

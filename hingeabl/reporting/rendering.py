@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from hingeabl.reporting.comparisons import verdict
+from hingeabl.reporting.names import row_title
 from hingeabl.reporting.run_list import RunList
 from hingeabl.reporting.tables import Cell, Table, one_set_of_seeds
 
@@ -65,7 +66,7 @@ def lines_of(table: Table, style: Style) -> list[list[str]]:
     lines = [head + ["source"] * sourced]
     for row in table.rows:
         seeds = str(len(row.seeds)) if count == "runs" else listed(row.seeds)
-        line = [style.escape(row.name), *([seeds] if of_runs else [])]
+        line = [style.escape(row_title(row.name)), *([seeds] if of_runs else [])]
         for figure in table.figures:
             ours, *others = cell_texts(row.cells[figure.key], figure.digits, style.plus_minus)
             line += [style.bold(ours) if row.cells[figure.key].best else ours, *others][:kept]
@@ -84,7 +85,7 @@ def comparison_lines(table: Table) -> list[list[str]]:
     seeds = 0 if one_set_of_seeds(table.rows) else 1  # columns of them
     return [["second against first", *["seeds"] * seeds, "F1 diff.", "over seeds", "95 % interval", "p", ""]] + [
         [
-            f"{found.second} against {found.first}",
+            f"{row_title(found.second)} against {row_title(found.first)}",
             *[" and ".join(dict.fromkeys(map(listed, reversed(found.seeds))))] * seeds,
             f"{100 * found.found.difference:+.2f}",
             span(found.found.over_seeds) if found.found.over_seeds else "",

@@ -16,13 +16,13 @@ from hingeabl.errors import UserError
 from hingeabl.files import META, read_json
 from hingeabl.reporting.comparisons import Difference, compare_groups
 from hingeabl.reporting.corpora import corpus_of, names_of_files
+from hingeabl.reporting.names import BACKBONES, loss_title
 from hingeabl.reporting.records import OTHER_SCORES, Run, same_experiment
 
 PAPER = META / "paper_results.json"
 LATER_RESULTS = META / "later_results.json"
 OF_OTHERS = read_json(LATER_RESULTS)["tables"]["3_later"]["rows"]
 LATER = tuple(loss for loss in loss_names() if loss in OF_OTHERS)  # losses of other papers: not in this one's tables
-BACKBONES = ("atlop", "docunet", "kd_docre")
 MORE_TABLES = (
     "3_later",
     "precision",
@@ -207,7 +207,7 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
     notes = [f"not finished, left out: {folder}" for folder in unfinished]
     others = sorted({run.loss for run in runs} & {*LATER})
     if others and number not in MORE_TABLES:
-        notes.append(f"not of the paper, left out: {', '.join(others)}")
+        notes.append(f"not of the paper, left out: {', '.join(map(loss_title, others))}")
     notes += different_trainings(shown) + differing_seeds(rows)
     notes += more + published.get("notes", []) + ([corpus.note] if corpus and corpus.note else [])
     setting = split if corpus else f"{split} of {names_of_files(shown[0])}"

@@ -1,7 +1,7 @@
 # Sourced by the sweeps behind size.sh: COUNT trainings, one for each of SCRIPTS, LOSSES and SEEDS, and
 # run_of_list NUMBER [arguments of train.py] for one of them, from 0. What it prints goes to the end of a file in
 # $RUNS/logs, whose last line is its exit code.
-SCRIPTS=${SCRIPTS:-bert}                   # of scripts/run_*.sh: bert, atlop_roberta, docunet_roberta, kd_docre_roberta
+SCRIPTS=${SCRIPTS:-bert}                   # bert, cdr, roberta_atlop, roberta_docunet, roberta_kd_docre
 LOSSES=${LOSSES:-atl balanced_softmax afl aml sat mean_sat hingeabl hingeabl_released}
 SEEDS=${SEEDS:-1 5 42 66 233}
 
@@ -14,12 +14,13 @@ done
 COUNT=${#LIST[@]}
 
 run_of_list() {
-    local script loss seed log status=0
+    local script loss seed log status=0 run
     read -r script loss seed <<<"${LIST[$1]}"
     mkdir -p "$RUNS/logs"
     log=$RUNS/logs/${script}_${loss}_seed_$seed.txt
+    case $script in roberta_*) run=(roberta.sh "${script#roberta_}") ;; *) run=("$script.sh") ;; esac
     echo "training $(($1 + 1)) of $COUNT: $log"
-    TQDM_MININTERVAL=60 bash "scripts/run_$script.sh" "$loss" --seeds "$seed" "${@:2}" >>"$log" 2>&1 || status=$?
+    TQDM_MININTERVAL=60 bash "scripts/run_${run[0]}" "${run[@]:1}" "$loss" --seeds "$seed" "${@:2}" >>"$log" 2>&1 || status=$?
     echo "exit code $status" >>"$log"
     if [ "$status" != 0 ]; then echo "exit code $status: $log: $(tail -n 2 "$log" | head -n 1 | tr '\r' '\n' | tail -n 1)"; fi
     return "$status"

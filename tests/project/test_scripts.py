@@ -151,6 +151,35 @@ def calls_of(tmp_path, scripts, *arguments, **variables):
     return (tmp_path / "called").read_text().splitlines()
 
 
+TABLE_2 = ["atlop_atl", "docunet_balanced_softmax", "kd_docre_afl"]  # each and HingeABL
+
+
+def test_table_2_trains_each_module_with_its_authors_loss_and_with_hingeabl(tmp_path):
+    calls = calls_of(tmp_path, ["table.sh", "run_roberta.sh"], "2")
+    trained = [call.split("--output_dir ")[1].split()[0] for call in calls if call.startswith("train.py")]
+    assert sorted(trained) == sorted(
+        [f"runs/roberta_{name}" for name in TABLE_2]
+        + [f"runs/roberta_{module}_hingeabl_released" for module in ("atlop", "docunet", "kd_docre")]
+    )
+    assert calls[-1].startswith("report.py --table 2 runs/roberta_")
+
+
+@pytest.mark.parametrize(("number", "losses"), [("1", 1), ("3", 8), ("4", 8), ("7", 8), ("3_later", 13)])
+def test_a_table_trains_its_losses_and_is_printed(tmp_path, number, losses):
+    calls = calls_of(tmp_path, ["table.sh", "run_bert.sh"], number)
+    assert sum(call.startswith("train.py --model_name_or_path bert-base-cased") for call in calls) == losses
+    assert len(calls) == losses + 1 and calls[-1].startswith(f"report.py --table {number} runs/bert_atl")
+
+
+def test_a_sweep_runs_each_script_that_its_head_names(tmp_path):
+    scripts = ["sweep.sh", "tools/sweep_list.sh", "run_bert.sh", "run_cdr.sh", "run_roberta.sh"]
+    chosen = {"SCRIPTS": "bert cdr roberta_atlop roberta_docunet roberta_kd_docre", "LOSSES": "afl", "SEEDS": "5"}
+    calls = calls_of(tmp_path, scripts, CUDA_VISIBLE_DEVICES="0", **chosen)
+    trained = [call.split("--output_dir ")[1].split()[0] for call in calls if call.startswith("train.py")]
+    names = ("bert", "cdr", "roberta_atlop", "roberta_docunet", "roberta_kd_docre")
+    assert trained == [f"runs/{name}_afl" for name in names]
+
+
 def test_the_study_on_cdr_trains_and_records_what_has_no_record_and_else_needs_no_documents(tmp_path):
     chosen = {"LOSSES": "atl sat", "SEEDS": "1 5", "RECORDS": "records", "RUNS": "runs", "EPOCHS": "30"}
     (tmp_path / "records/bert_atl").mkdir(parents=True)

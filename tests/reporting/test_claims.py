@@ -145,10 +145,10 @@ def test_each_verdict_on_a_claim_names_its_seeds_and_holds_with_seed_noise(capsy
 def test_a_curve_has_its_seeds_in_the_legend_and_a_band_only_where_there_are_several(mixed):
     figure = FIGURES["epochs"](read_runs([str(mixed)])[0])
     [axes] = figure.axes
-    assert [line.get_label() for line in axes.lines] == ["atl, seeds 1, 5", "sat, seed 1"]
+    assert [line.get_label() for line in axes.lines] == ["ATL, seeds 1, 5", "SAT, seed 1"]
     assert len(axes.collections) == 1 and "seed" not in figure.get_suptitle().split("\n")[0]
     names = [label.get_text() for label in FIGURES["patterns"](read_runs([str(mixed)])[0]).axes[0].get_yticklabels()]
-    assert names[:2] == ["atl, seeds 1, 5", "sat, seed 1"]
+    assert names[:2] == ["ATL, seeds 1, 5", "SAT, seed 1"]
 
 
 def test_a_figure_of_one_seed_speaks_of_no_deviation(mixed):

@@ -224,7 +224,7 @@ def test_epochs_are_mean_and_deviation_over_seeds_in_the_losss_colour(runs):
     axes = FIGURES["epochs"](runs).axes[0]
     drawn = lines_of(axes)
     losses = ["atl", "sat", "hingeabl_released"]
-    assert list(drawn) == [f"{loss}, seeds 1, 5" for loss in losses]
+    assert list(drawn) == ["ATL, seeds 1, 5", "SAT, seeds 1, 5", "HingeABL, seeds 1, 5"]
     for loss, (epochs, mean), line, band in zip(losses, drawn.values(), axes.lines, axes.collections, strict=True):
         seeds = []
         for run in chosen(runs, loss):
@@ -253,7 +253,7 @@ def test_pattern_shares_add_up_and_stand_beside_the_papers(runs, as_redocred):
     axes = FIGURES["patterns"](runs).axes[0]
     names = [label.get_text() for label in axes.get_yticklabels()]
     losses = ["atl", "sat", "hingeabl_released"]
-    assert names == [*(f"{loss}, seeds 1, 5" for loss in losses), "atl, paper (BERT-base)"]
+    assert names == [*(f"{loss}, seeds 1, 5" for loss in ("ATL", "SAT", "HingeABL")), "ATL, paper (BERT-base)"]
     found = np.array([[bar.get_width() for bar in container] for container in axes.containers])
     starts = np.array([[bar.get_x() for bar in container] for container in axes.containers])
     for column, loss in enumerate(losses):

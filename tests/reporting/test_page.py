@@ -17,6 +17,7 @@ from hingeabl.errors import UserError
 from hingeabl.files import digest, read_json, save_tensors, whole_file
 from hingeabl.reporting import page
 from hingeabl.reporting.figures import CAPTIONS
+from hingeabl.reporting.names import loss_title
 from hingeabl.reporting.pairs import read_pairs
 from hingeabl.reporting.records import read_run
 from losses import get_loss
@@ -235,7 +236,7 @@ def test_the_keyboard_moves_through_pairs_documents_and_patterns(browser, report
 def test_another_run_is_shown_beside(browser, report_page, runs):
     opened(browser, report_page)
     assert len(text(browser, ".chart")) == 1
-    choose(browser, "beside", "atlop hingeabl_released, seed 1")
+    choose(browser, "beside", "ATLOP, HingeABL, seed 1")
     show_only(browser, "FN_CRK")
     pairs = read_pairs(read_run(runs / "bert_hingeabl_released" / "seed_1"), "dev")
     first = read_pairs(read_run(runs / "bert_atl" / "seed_1"), "dev")
@@ -262,7 +263,7 @@ def test_tables_on_the_page_hold_the_figures_of_the_summary(browser, report_page
     report.main(["--table", "3", "--format", "json", str(runs)])
     cells = text(browser, "#section-0 td")
     for row in json.loads(capsys.readouterr().out)["rows"]:
-        place = cells.index(row["name"], cells.index("hingeabl_released") - 8)
+        place = cells.index(loss_title(row["name"]), cells.index("HingeABL") - 8)
         assert cells[place + 2] == f"{row['f1']['mean']:.2f} ± {row['f1']['std']:.2f}"
 
 
