@@ -96,8 +96,8 @@ def notes_on(results: list[Difference], spread: Spread | None, several: list[str
             "With one seed, seed noise is added to the bootstrap over documents: each half of the interval is "
             f"sqrt(documents^2 + ({spread.factor:.2f} * {100 * spread.deviation:.2f} * sqrt(1/n1 + 1/n2))^2), with n1 "
             f"and n2 seeds, {100 * spread.deviation:.2f} the standard deviation of F1 over the seeds of "
-            f"{' and '.join(map(row_title, several))}, pooled, and {spread.factor:.2f} Student's t at its degrees of freedom, "
-            f"{spread.freedom}."
+            f"{' and '.join(map(row_title, several))}, pooled, and {spread.factor:.2f} Student's t at its "
+            f"degrees of freedom, {spread.freedom}."
         )
     elif min(map(min, counts)) == 1:
         notes.append(
