@@ -62,10 +62,10 @@ def _fail(message: str, code: int) -> int:
 
 def remedy_of(error: Exception) -> str:
     """What helps where a file cannot be written."""
-    number = getattr(error, "errno", None)
-    if number in FULL or "No space left" in str(error):  # safetensors gives no number
+    code = getattr(error, "errno", None)
+    if code in FULL or "No space left" in str(error):  # safetensors gives no number
         return "free some disk space or choose another place"
-    if number in (errno.EACCES, errno.EPERM):
+    if code in (errno.EACCES, errno.EPERM):
         return "change its permissions or choose another place"
     return "choose another place"
 
@@ -77,8 +77,8 @@ def first_line(error: Exception) -> str:
 
 def out_of_memory(error: Exception) -> bool:
     """Whether an exception says that there is no memory left, on a GPU or beside it."""
-    kind = type(error).__name__  # torch's own, without importing torch here
-    return isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    error_type = type(error).__name__  # torch's own, without importing torch here
+    return isinstance(error, MemoryError) or error_type == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 @contextlib.contextmanager

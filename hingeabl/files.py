@@ -42,9 +42,9 @@ FOREIGN = {  # how files begin that are no data, and what they are
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def are_numbers(found: Iterable[Any], most: float = math.inf) -> bool:
+def are_numbers(values: Iterable[Any], most: float = math.inf) -> bool:
     """Whether these, read from JSON, are finite numbers from 0 to `most`."""
-    return all(type(number) in (int, float) and 0 <= number <= most and number < math.inf for number in found)
+    return all(type(number) in (int, float) and 0 <= number <= most and number < math.inf for number in values)
 
 
 def read_json(path: str | Path) -> Any:
@@ -96,9 +96,9 @@ def listed(names: Sequence[str]) -> str:
 def refuse_foreign(start: str, where: str) -> None:
     """Raise UserError, opening with `where`, if text begins as one of FOREIGN does."""
     start = start.lstrip().lower()
-    for beginning, what in FOREIGN.items():
+    for beginning, problem in FOREIGN.items():
         if start.startswith(beginning):
-            raise UserError(f"{where}: {what}")
+            raise UserError(f"{where}: {problem}")
 
 
 def refuse_foreign_file(path: str | Path) -> None:
@@ -136,10 +136,10 @@ def parse_list(text: str, path: str | Path, item: str, form: str, may_be_empty: 
         raise UserError(f"{path}: is empty; it must hold {form}")
     if first == "{":
         return list(parse_objects(text, str(path), item))
-    found = parse_json(text, str(path), item)
-    if not isinstance(found, list):
+    objects = parse_json(text, str(path), item)
+    if not isinstance(objects, list):
         raise UserError(f"{path}: must hold {form}")
-    return found
+    return objects
 
 
 def encoding_of(start: bytes) -> str:
@@ -172,18 +172,18 @@ def parse_objects(text: str, where: str, item: str = "document") -> Iterator[Any
     """Parse JSON objects that come one after the other, as in JSON Lines. Raises UserError, opening with `where` and
     `item` and the object's number, at the first that is broken."""
     decoder = json.JSONDecoder(**STRICT)
-    halves = SURROGATE.search(text)
-    place, number = 0, 0
-    while (place := SPACE.match(text, place).end()) < len(text):  # type: ignore[union-attr]
-        of_object = f"{where}: {item} {number}"
+    has_surrogates = SURROGATE.search(text)
+    position, number = 0, 0
+    while (position := SPACE.match(text, position).end()) < len(text):  # type: ignore[union-attr]
+        prefix = f"{where}: {item} {number}"
         try:
-            value, place = decoder.raw_decode(text, place)
+            value, position = decoder.raw_decode(text, position)
         except RepeatedKey as error:
-            raise UserError(f"{of_object}: {error}") from None
+            raise UserError(f"{prefix}: {error}") from None
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{of_object}: broken JSON ({error}); repair the file or download it again") from None
-        if halves:
-            refuse_halves(value, of_object)
+            raise UserError(f"{prefix}: broken JSON ({error}); repair the file or download it again") from None
+        if has_surrogates:
+            refuse_halves(value, prefix)
         yield value
         number += 1
 
@@ -193,8 +193,8 @@ def refuse_halves(value: Any, where: str) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        half = error.object[error.start].encode("unicode_escape").decode()
-        raise UserError(f"{where}: holds {half}, half of a character; repair the text there") from None
+        surrogate = error.object[error.start].encode("unicode_escape").decode()
+        raise UserError(f"{where}: holds {surrogate}, half of a character; repair the text there") from None
 
 
 def _refuse_constant(name: str) -> None:
@@ -212,11 +212,11 @@ class RepeatedKey(ValueError):
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         key = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise RepeatedKey(f"the key {key!r} is there twice in one object; remove or rename one")
-    return found
+    return unique
 
 
 def place_of_repeated(text: str, item: str) -> str:
@@ -229,8 +229,8 @@ def place_of_repeated(text: str, item: str) -> str:
         return dict(pairs) | {"": bool(repeated)}  # an object after the first such one, or around it
 
     with contextlib.suppress(ValueError, RecursionError):
-        found = json.loads(text, object_pairs_hook=note)
-        for number, entry in enumerate(found if isinstance(found, list) else ()):
+        parsed = json.loads(text, object_pairs_hook=note)
+        for number, entry in enumerate(parsed if isinstance(parsed, list) else ()):
             if isinstance(entry, dict) and entry[""]:
                 return f"{item} {number}{f' ({title!r})' if (title := entry.get('title')) else ''}: "
     return ""
@@ -258,7 +258,7 @@ def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file in it")
-    made = [folder for folder in path.parents if not folder.exists()]
+    created = [folder for folder in path.parents if not folder.exists()]
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -268,7 +268,7 @@ def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-            for folder in made:
+            for folder in created:
                 folder.rmdir()
         if isinstance(error, OSError):
             raise UserError(f"{path}: cannot be written ({error.strerror}); {remedy_of(error)}") from None
@@ -292,13 +292,13 @@ def whole_text(path: str | Path) -> Iterator[IO[str]]:
 
 def put_in_place(temporary: Path, path: Path) -> None:
     """Rename a file that is written, so that even after a power cut there is the old one or the whole new one."""
-    for place in (temporary, path.parent):
-        descriptor = os.open(place, os.O_RDONLY)
+    for target in (temporary, path.parent):
+        descriptor = os.open(target, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        if place is temporary:
+        if target is temporary:
             os.replace(temporary, path)
 
 
@@ -320,14 +320,14 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
 
 def digest(path: str | Path) -> str:
     """SHA-256 of a file. Raises UserError where it cannot be read."""
-    result = hashlib.sha256()
+    sha256 = hashlib.sha256()
     try:
         with Path(path).open("rb") as file:
             while chunk := file.read(2**20):
-                result.update(chunk)
+                sha256.update(chunk)
     except OSError as error:
         raise cannot_read(path, error) from None
-    return result.hexdigest()
+    return sha256.hexdigest()
 
 
 def make_folder(path: str | Path) -> Path:

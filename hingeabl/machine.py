@@ -22,12 +22,12 @@ def ask_nvidia_smi(*fields: str) -> list[list[str]]:
         return []
     command = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20)
+        completed = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    lines = done.stdout.splitlines() if done.returncode == 0 else []
-    found = [[value.strip() for value in line.split(",")] for line in lines]
-    return [values for values in found if len(values) == len(fields)]
+    lines = completed.stdout.splitlines() if completed.returncode == 0 else []
+    rows = [[value.strip() for value in line.split(",")] for line in lines]
+    return [values for values in rows if len(values) == len(fields)]
 
 
 def nvidia_gpus() -> list[tuple[str, str]]:
@@ -57,10 +57,10 @@ def gpu_problem() -> str:
     if hidden is not None and not hidden.strip(" -1"):
         return ""  # hidden on purpose
     name, driver = gpus[0]
-    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build for the CPU alone"
+    build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build for the CPU alone"
     cause = "the driver is too old for it, or does not run" if torch.version.cuda else "it has no GPU code"
     return (
-        f"this machine has a GPU ({name}, driver {driver}), but torch {torch.__version__} ({built}) cannot use it: "
+        f"this machine has a GPU ({name}, driver {driver}), but torch {torch.__version__} ({build}) cannot use it: "
         f"{cause}; update the driver, or {WHEELS}"
     )
 
@@ -106,7 +106,7 @@ def hub_hint(name: str) -> str:
     socks = next((f"{name}={value}" for name, value in proxies.items() if value.lower().startswith("socks")), "")
     if socks and find_spec("socksio") is None:
         return f"; the proxy {socks} needs the package socksio: pip install socksio"
-    found = [f"{name}={value}" for name, value in proxies.items() if value]
+    settings = [f"{name}={value}" for name, value in proxies.items() if value]
     names = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    found += [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
-    return f"; set here: {', '.join(found)}" if found else ""
+    settings += [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
+    return f"; set here: {', '.join(settings)}" if settings else ""

@@ -38,9 +38,9 @@ def check_output_folder(
 ) -> None:
     """Raise UserError if a program that was given an output folder by `option` would write to a place that is one of
     the inputs; these are given by the options that name them."""
-    for place, (given, path) in itertools.product(written, inputs.items()):
-        if path and place.resolve() == Path(path).resolve():
-            raise UserError(f"{option} {name}: would write to {place}, which {given} names too; name another folder")
+    for target, (input_option, path) in itertools.product(written, inputs.items()):
+        if path and target.resolve() == Path(path).resolve():
+            raise UserError(f"{option} {name}: would write to {target}, which {input_option} names too; name another folder")
 
 
 def check_kind(path: Path, where: str, endings: tuple[str, ...]) -> None:

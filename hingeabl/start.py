@@ -13,12 +13,12 @@ REQUIREMENTS = ROOT / "requirements.txt"
 INSTALL = "bash scripts/test.sh sets up an environment that fits, or: pip install -r requirements.txt"
 
 
-def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def tell(error_type: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """sys.excepthook: what no program catches, told as always, except for a missing package."""
     if isinstance(error, ModuleNotFoundError):
         print(f"error: {error.name} is not installed; pip install -r requirements.txt", file=sys.stderr)
     else:
-        sys.__excepthook__(kind, error, trace)
+        sys.__excepthook__(error_type, error, trace)
 
 
 def requirements() -> dict[str, str]:
@@ -34,15 +34,15 @@ def numbers(version: str) -> list[int]:
 
 def too_old() -> list[str]:
     """Installed packages that are older than requirements.txt asks for, each with both versions."""
-    found = []
+    outdated = []
     for name, lowest in requirements().items():
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue  # told when it is imported
         if numbers(version) < numbers(lowest):
-            found.append(f"{name} {version} is installed, at least {lowest} is needed")
-    return found
+            outdated.append(f"{name} {version} is installed, at least {lowest} is needed")
+    return outdated
 
 
 def set_allocator() -> None:

@@ -84,41 +84,41 @@ def _document(line: str, where: str) -> Document:
     if len(fields) < 2:
         raise UserError(f"{where}: has no tab; it must hold a number, a text and {FIELDS} fields for each pair")
     sents = [sentence.split(" ") for sentence in fields[1].split("|")]
-    groups = [fields[place : place + FIELDS] for place in range(2, len(fields), FIELDS)]
+    groups = [fields[index : index + FIELDS] for index in range(2, len(fields), FIELDS)]
     if groups and len(groups[-1]) != FIELDS:
         raise UserError(f"{where}: {_short_group(groups)}; correct the line, or take the original file")
     firsts = list(itertools.accumulate(map(len, sents), initial=0))  # each sentence's first token, and the end
     numbers: dict[str, int] = {}  # of the entities in pairs
     vertices: list[list[dict[str, Any]]] = []
     pairs: dict[tuple[int, int], str] = {}
-    every: dict[tuple[str, str, Span], None] = {}  # the mentions of all pairs, in order
-    for place, group in enumerate(groups):
-        at = f"{where}: pair {place}"
-        sides = [_side(group, columns, firsts, at) for columns in SIDES]
-        every |= dict.fromkeys((side.identifier, side.type, span) for side in sides for span in side.spans)
+    all_mentions: dict[tuple[str, str, Span], None] = {}  # the mentions of all pairs, in order
+    for index, group in enumerate(groups):
+        pair_where = f"{where}: pair {index}"
+        sides = [_side(group, columns, firsts, pair_where) for columns in SIDES]
+        all_mentions |= dict.fromkeys((side.identifier, side.type, span) for side in sides for span in side.spans)
         if group[0] == NOT_SCORED:
             continue
         relation = RELATION.fullmatch(group[0])
         if not relation:
-            raise UserError(f"{at}: field 0: {group[0]!r} is no relation like 1:CID:2, nor {NOT_SCORED}; correct it")
+            raise UserError(f"{pair_where}: field 0: {group[0]!r} is no relation like 1:CID:2, nor {NOT_SCORED}; correct it")
         if group[1] not in ("L2R", "R2L"):
-            raise UserError(f"{at}: field 1: {group[1]!r} is not L2R or R2L; correct it")
+            raise UserError(f"{pair_where}: field 1: {group[1]!r} is not L2R or R2L; correct it")
         head, tail = sides if group[1] == "L2R" else reversed(sides)
         if head.identifier == tail.identifier:
-            raise UserError(f"{at}: both entities are {head.identifier!r}, but a pair needs two; correct or remove it")
+            raise UserError(f"{pair_where}: both entities are {head.identifier!r}, but a pair needs two; correct or remove it")
         for side in (head, tail):
             if numbers.setdefault(side.identifier, len(numbers)) == len(vertices):
                 vertices.append([_mention(sents, firsts, side.type, span) for span in side.spans])
         pair = numbers[head.identifier], numbers[tail.identifier]
         if pairs.setdefault(pair, relation[1]) != relation[1]:
             raise UserError(
-                f"{at}: {head.identifier!r} and {tail.identifier!r} are {pairs[pair]} already, and {relation[1]} here; "
+                f"{pair_where}: {head.identifier!r} and {tail.identifier!r} are {pairs[pair]} already, and {relation[1]} here; "
                 "remove one"
             )
     return {
         "title": title,
         "sents": sents,
-        "vertexSet": vertices + _others(every, vertices, sents, firsts),
+        "vertexSet": vertices + _others(all_mentions, vertices, sents, firsts),
         "pairs": [list(pair) for pair in pairs],
         "labels": [{"h": h, "t": t, "r": name, "evidence": []} for (h, t), name in pairs.items() if name != NONE],
     }
@@ -126,60 +126,60 @@ def _document(line: str, where: str) -> Document:
 
 def _short_group(groups: list[list[str]]) -> str:
     """Which group of fields is the first that is not whole."""
-    for place, group in enumerate(groups[1:], 1):
+    for index, group in enumerate(groups[1:], 1):
         if not (group[0] == NOT_SCORED or RELATION.fullmatch(group[0])):
-            return f"pair {place - 1} has other than {FIELDS} fields, as pair {place} begins with {group[0][:40]!r}"
+            return f"pair {index - 1} has other than {FIELDS} fields, as pair {index} begins with {group[0][:40]!r}"
     return f"pair {len(groups) - 1} has {len(groups[-1])} fields instead of {FIELDS}"
 
 
-def _side(group: list[str], columns: tuple[int, ...], sentences: list[int], where: str) -> Side:
-    """A pair's first or second entity, from its fields for identifier, type, starts and ends; `sentences` are the first
+def _side(group: list[str], columns: tuple[int, ...], borders: list[int], where: str) -> Side:
+    """A pair's first or second entity, from its fields for identifier, type, starts and ends; `borders` are the first
     token of each sentence, and the text's end."""
-    identifier, kind, starts, ends = columns
-    for column in (starts, ends):
+    id_column, type_column, starts_column, ends_column = columns
+    for column in (starts_column, ends_column):
         if not NUMBERS.fullmatch(group[column]):
             raise UserError(
                 f"{where}: field {column}: {group[column]!r} is no list of token numbers like 4:82; correct it"
             )
-    firsts, lasts = ([int(number) for number in group[column].split(":")] for column in (starts, ends))
+    firsts, lasts = ([int(number) for number in group[column].split(":")] for column in (starts_column, ends_column))
     if len(firsts) != len(lasts):
         raise UserError(
-            f"{where}: fields {starts} and {ends}: {len(firsts)} starts, but {len(lasts)} ends; each mention needs both"
+            f"{where}: fields {starts_column} and {ends_column}: {len(firsts)} starts, but {len(lasts)} ends; each mention needs both"
         )
     for start, end in zip(firsts, lasts, strict=True):
         if start >= end:
             raise UserError(
-                f"{where}: fields {starts} and {ends}: a mention starts at token {start} and ends before token {end}; "
+                f"{where}: fields {starts_column} and {ends_column}: a mention starts at token {start} and ends before token {end}; "
                 "the end must be greater; correct it"
             )
-        if end > sentences[-1]:
+        if end > borders[-1]:
             raise UserError(
-                f"{where}: field {ends}: token {end} lies beyond the text, which has {sentences[-1]} tokens; correct it"
+                f"{where}: field {ends_column}: token {end} lies beyond the text, which has {borders[-1]} tokens; correct it"
             )
-        if any(start < border < end for border in sentences):
+        if any(start < border < end for border in borders):
             raise UserError(
-                f"{where}: fields {starts} and {ends}: the mention of tokens {start} to {end} goes over the end of a "
+                f"{where}: fields {starts_column} and {ends_column}: the mention of tokens {start} to {end} goes over the end of a "
                 "sentence; take out the | between them"
             )
-    return Side(group[identifier], group[kind], tuple(zip(firsts, lasts, strict=True)))
+    return Side(group[id_column], group[type_column], tuple(zip(firsts, lasts, strict=True)))
 
 
-def _mention(sents: list[list[str]], firsts: list[int], kind: str, span: Span) -> dict[str, Any]:
+def _mention(sents: list[list[str]], firsts: list[int], entity_type: str, span: Span) -> dict[str, Any]:
     """A mention of DocRED's schema."""
     sentence = next(number for number, end in enumerate(firsts[1:]) if span[0] < end)
-    start, end = (place - firsts[sentence] for place in span)
+    start, end = (token - firsts[sentence] for token in span)
     name = " ".join(sents[sentence][start:end])
-    return {"name": name, "sent_id": sentence, "pos": [start, end], "type": kind}
+    return {"name": name, "sent_id": sentence, "pos": [start, end], "type": entity_type}
 
 
 def _others(
-    every: dict[tuple[str, str, Span], None],
+    all_mentions: dict[tuple[str, str, Span], None],
     vertices: list[list[dict[str, Any]]],
     sents: list[list[str]],
     firsts: list[int],
 ) -> list[list[dict[str, Any]]]:
     """The mentions that no entity of `vertices` has, as one entity for each identifier."""
-    known = {
+    in_vertices = {
         (
             mention["type"],
             firsts[mention["sent_id"]] + mention["pos"][0],
@@ -188,7 +188,7 @@ def _others(
         for mention in itertools.chain.from_iterable(vertices)
     }
     others: dict[str, list[dict[str, Any]]] = {}
-    for identifier, kind, span in every:
-        if (kind, *span) not in known:
-            others.setdefault(identifier, []).append(_mention(sents, firsts, kind, span))
+    for identifier, entity_type, span in all_mentions:
+        if (entity_type, *span) not in in_vertices:
+            others.setdefault(identifier, []).append(_mention(sents, firsts, entity_type, span))
     return list(others.values())

@@ -33,19 +33,19 @@ def load_rel2id(path: str | Path = DEFAULT_REL2ID) -> dict[str, int]:
     rel2id = read_json(path)
     if not isinstance(rel2id, dict) or not all(type(index) is int for index in rel2id.values()):
         raise UserError(f"{path}: must map each relation to its class number, like meta/rel2id.json")
-    found = sorted(rel2id.values())
-    if found and found == list(range(1, len(found) + 1)):
+    classes = sorted(rel2id.values())
+    if classes and classes == list(range(1, len(classes) + 1)):
         none = next((name for name in rel2id if means_no_relation(name)), "Na")
         raise UserError(f"{path}: class 0 is missing; number the classes from 0, with {none!r} as 0")
-    if not found or found[0] != 0:
+    if not classes or classes[0] != 0:
         raise UserError(f'{path}: class 0 is missing; add the no-relation class, "Na": 0')
-    if len(found) < 2:
+    if len(classes) < 2:
         raise UserError(f"{path}: names no relation; add those of the dataset, numbered from 1")
-    if found != list(range(len(found))):
-        repeated = [index for index, count in Counter(found).items() if count > 1]
-        gap = next((index for index in range(len(found)) if index not in set(found)), None)
+    if classes != list(range(len(classes))):
+        repeated = [index for index, count in Counter(classes).items() if count > 1]
+        gap = next((index for index in range(len(classes)) if index not in set(classes)), None)
         wrong = f"class {repeated[0]} appears twice" if repeated else f"class {gap} is missing"
-        raise UserError(f"{path}: {wrong}; number the relations 0 to {len(found) - 1} without gaps")
+        raise UserError(f"{path}: {wrong}; number the relations 0 to {len(classes) - 1} without gaps")
     [first] = [relation for relation, index in rel2id.items() if index == 0]
     if not means_no_relation(first):
         raise UserError(
@@ -124,9 +124,9 @@ class MentionCounts:
         for document in documents:
             for entity, mentions in enumerate(document["vertexSet"]):
                 self.empty += not mentions
-                places = {(mention["sent_id"], *mention["pos"]) for mention in mentions}
-                if len(places) < len(mentions):
-                    self.twice += len(mentions) - len(places)
+                spans = {(mention["sent_id"], *mention["pos"]) for mention in mentions}
+                if len(spans) < len(mentions):
+                    self.twice += len(mentions) - len(spans)
                     self.place = self.place or f"document {document['title']!r}, vertexSet[{entity}]"
                 for number, mention in enumerate(mentions):
                     self.total += 1

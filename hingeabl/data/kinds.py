@@ -45,11 +45,11 @@ def detect(start: bytes, name: str) -> str:
         text = decoded(start)
     except zlib.error:
         return "docred"  # whose reader says what is wrong
-    kind = kind_of(text)
-    if suffix_of(name) in OF_TEXT and (kind is None or (kind in OF_JSON and not starts_as_json(text))):
+    file_format = kind_of(text)
+    if suffix_of(name) in OF_TEXT and (file_format is None or (file_format in OF_JSON and not starts_as_json(text))):
         return "text"
-    if kind is not None:
-        return kind
+    if file_format is not None:
+        return file_format
     refuse_foreign(text[:1000], name)
     if text.lstrip()[:1].isalnum():
         raise UserError(f"{name}: its format is not recognised; pass --format, one of {', '.join(FORMATS)}")
@@ -65,17 +65,17 @@ def refuse_other_format(text: str, path: str | Path) -> None:
     """Raise UserError, which names the format and how to convert it, for a file with this text that is neither in
     DocRED's schema nor CDR's."""
     start = text[:CHUNK]
-    kind = "brat" if is_brats(str(path)) else kind_of(start)
-    if kind is None and start.strip():
+    file_format = "brat" if is_brats(str(path)) else kind_of(start)
+    if file_format is None and start.strip():
         if suffix_of(str(path)) in OF_TEXT:
-            kind = "text"
+            file_format = "text"
         elif start.lstrip()[:1].isalnum() and not JSON_VALUE.match(start.strip()):
             raise UserError(
                 f"{path}: is not JSON, and DocRED's schema is needed here; if it is plain text, {conversion(path)} "
                 "--format text"
             )
-    if kind in NAMES:
-        raise UserError(f"{path}: is {NAMES[kind]}, and DocRED's schema is needed here; {conversion(path)}")
+    if file_format in NAMES:
+        raise UserError(f"{path}: is {NAMES[file_format]}, and DocRED's schema is needed here; {conversion(path)}")
 
 
 def conversion(path: str | Path) -> str:
@@ -132,15 +132,15 @@ def _first_keys(text: str) -> tuple[dict[str, str], bool]:
     keys: dict[str, str] = {}
     open_brackets = ""
     for token in TOKEN.finditer(text):
-        kind = token[0]
-        if kind in ("{", "["):
-            open_brackets += kind
-        elif kind in ("}", "]"):
+        symbol = token[0]
+        if symbol in ("{", "["):
+            open_brackets += symbol
+        elif symbol in ("}", "]"):
             open_brackets = open_brackets[:-1]
             if "{" not in open_brackets:
                 return keys, True
-        elif kind == QUOTE:  # looking for the end of each one further would take long
+        elif symbol == QUOTE:  # looking for the end of each one further would take long
             break
         elif open_brackets in ("{", "[{") and (value := VALUE.match(text, token.end())):
-            keys[kind[1:-1]] = value[1]
+            keys[symbol[1:-1]] = value[1]
     return keys, False

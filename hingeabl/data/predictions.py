@@ -58,40 +58,40 @@ def doubts(predictions: list[Prediction], counts: dict[str, int], relations: set
     `relations`. The last three count as wrong, as in the official evaluator."""
     if not predictions:
         return ["holds no predictions: every score is 0"]
-    titles = [entry for entry in predictions if entry["title"] not in counts]
+    of_unknown_documents = [entry for entry in predictions if entry["title"] not in counts]
     normal = {unicodedata.normalize("NFC", title) for title in counts}
-    same = sum(unicodedata.normalize("NFC", entry["title"]) in normal for entry in titles)
-    entities = [
+    other_form = sum(unicodedata.normalize("NFC", entry["title"]) in normal for entry in of_unknown_documents)
+    of_unknown_entities = [
         entry for entry in predictions if max(entry["h_idx"], entry["t_idx"]) >= counts.get(entry["title"], 2**63)
     ]
-    named = [entry for entry in predictions if entry["r"] not in relations]
+    of_unknown_relations = [entry for entry in predictions if entry["r"] not in relations]
     ids = {name: relation for relation, name in read_json(RELATION_NAMES).items()}
-    by_name = sum(entry["r"] in ids for entry in named)
-    unicode_form = f"{same:,} of them differ in Unicode form alone: write both files in NFC" if same else ""
+    by_name = sum(entry["r"] in ids for entry in of_unknown_relations)
+    unicode_form = f"{other_form:,} of them differ in Unicode form alone: write both files in NFC" if other_form else ""
     other_file = "were they made from another file than --gold?"
-    found = repeated(predictions)
-    for what, entries, remedy in (
-        ("a document that --gold does not have", titles, unicode_form),
-        ("an entity that its document in --gold does not have", entities, ""),
-        ("a relation that neither --gold nor --train has", named, "give identifiers, not names" if by_name else ""),
+    warnings = repeated(predictions)
+    for problem, entries, remedy in (
+        ("a document that --gold does not have", of_unknown_documents, unicode_form),
+        ("an entity that its document in --gold does not have", of_unknown_entities, ""),
+        ("a relation that neither --gold nor --train has", of_unknown_relations, "give identifiers, not names" if by_name else ""),
     ):
         if entries:
             example = {field: entries[0][field] for field in ("title", "h_idx", "t_idx", "r")}
-            found.append(
-                f"{len(entries):,} of {len(predictions):,} predictions name {what}, such as {example}; "
+            warnings.append(
+                f"{len(entries):,} of {len(predictions):,} predictions name {problem}, such as {example}; "
                 f"{remedy or other_file}; they count as wrong"
             )
-    return found
+    return warnings
 
 
 def repeated(predictions: list[Prediction]) -> list[str]:
     """A line about predictions that are there more than once, [] where none is."""
-    counted = Counter((entry["title"], entry["h_idx"], entry["t_idx"], entry["r"]) for entry in predictions)
-    if len(counted) == len(predictions):
+    counts = Counter((entry["title"], entry["h_idx"], entry["t_idx"], entry["r"]) for entry in predictions)
+    if len(counts) == len(predictions):
         return []
     return [
-        f"{len(predictions) - len(counted):,} of {len(predictions):,} predictions repeat another one, such as "
-        f"{counted.most_common(1)[0][0]}; each counts once, with the evidence of the first"
+        f"{len(predictions) - len(counts):,} of {len(predictions):,} predictions repeat another one, such as "
+        f"{counts.most_common(1)[0][0]}; each counts once, with the evidence of the first"
     ]
 
 

@@ -44,17 +44,17 @@ KINDS: dict[str, Any] = {
 KINDS |= {"sent_id": int, "pos": list, "h": int, "t": int, "r": str, "evidence": list}
 
 
-def misnamed(value: dict[str, Any], field: str, known: tuple[str, ...]) -> str | None:
+def misnamed(value: dict[str, Any], field: str, schema_keys: tuple[str, ...]) -> str | None:
     """The key under which an object has a field, of the field's kind, by another name, None where it has none: another
-    case, a slip of a letter or two, or a name of OTHER_NAMES. `known` are the schema's own keys."""
+    case, a slip of a letter or two, or a name of OTHER_NAMES. `schema_keys` are the schema's own keys."""
     for key in value:
-        if key in known or not isinstance(key, str) or not isinstance(value[key], KINDS.get(field, object)):
+        if key in schema_keys or not isinstance(key, str) or not isinstance(value[key], KINDS.get(field, object)):
             continue
         if field == "pairs" and not (value[key] and all(map(_is_pair, value[key]))):
             continue
-        plain = key.lower().replace("-", "_")
-        alike = len(field) > 2 and difflib.SequenceMatcher(None, plain, field.lower()).ratio() >= 0.75
-        if plain == field.lower() or plain in OTHER_NAMES[field] or alike:
+        normalized = key.lower().replace("-", "_")
+        is_similar = len(field) > 2 and difflib.SequenceMatcher(None, normalized, field.lower()).ratio() >= 0.75
+        if normalized == field.lower() or normalized in OTHER_NAMES[field] or is_similar:
             return key
     return None
 
@@ -64,15 +64,15 @@ MENTION_FIELDS = ("name", "sent_id", "pos", "type")
 LABEL_FIELDS = ("h", "t", "r", "evidence")
 
 
-def missing(value: dict[str, Any], field: str, known: tuple[str, ...]) -> str:
+def missing(value: dict[str, Any], field: str, schema_keys: tuple[str, ...]) -> str:
     """What is wrong with a required field that is not there: "is missing", and what is there instead."""
-    other = misnamed(value, field, known)
+    other = misnamed(value, field, schema_keys)
     return f"is missing; it has {other!r} instead: did you mean {field!r}? Rename it" if other else "is missing"
 
 
-def refuse_misnamed(value: dict[str, Any], field: str, known: tuple[str, ...], where: str) -> None:
+def refuse_misnamed(value: dict[str, Any], field: str, schema_keys: tuple[str, ...], where: str) -> None:
     """Raise UserError where an optional field is not there, but one that looks like it."""
-    if field not in value and (other := misnamed(value, field, known)):
+    if field not in value and (other := misnamed(value, field, schema_keys)):
         raise UserError(f"{where}: has {other!r}; did you mean {field!r}? Rename it, or remove it")
 
 
@@ -82,14 +82,14 @@ def check_document(document: Any, where: str, rel2id: dict[str, int] | None = No
     if not isinstance(document, dict):
         raise UserError(f"{where}: is not an object with title, sents and vertexSet")
     if document and not {"title", "sents", "vertexSet"} & document.keys():
-        inside = next((key for key in document if _holds_documents(document[key])), None)
-        inner = f"; take the list under {inside!r} alone" if inside is not None else ""
+        documents_key = next((key for key in document if _holds_documents(document[key])), None)
+        inner = f"; take the list under {documents_key!r} alone" if documents_key is not None else ""
         raise UserError(
             f"{where}: is not a document: it has {', '.join(map(repr, list(document)[:5]))}, but none of title, sents, "
             f"vertexSet{inner}; pass a file in DocRED's schema (docs/data.md)"
         )
-    for field, kind, described in (("title", str, "string"), ("sents", list, "list"), ("vertexSet", list, "list")):
-        if not isinstance(document.get(field), kind):
+    for field, field_type, described in (("title", str, "string"), ("sents", list, "list"), ("vertexSet", list, "list")):
+        if not isinstance(document.get(field), field_type):
             problem = "has the wrong type" if field in document else missing(document, field, DOCUMENT_FIELDS)
             raise UserError(f"{where}: {field}: {problem}; it must be a {described}")
         if field == "title":
@@ -148,7 +148,7 @@ def _check_mention(mention: Any, lengths: list[int], where: str) -> None:
         raise UserError(
             f"{where}.sent_id: {sentence!r} is not a sentence of this document, which has {len(lengths)}; fix it"
         )
-    if not (isinstance(span, list) and len(span) == 2 and all(type(place) is int for place in span)):
+    if not (isinstance(span, list) and len(span) == 2 and all(type(index) is int for index in span)):
         raise UserError(f"{where}.pos: {span!r} is not [start, end] in tokens; correct it")
     if not 0 <= span[0] < span[1] <= lengths[sentence]:
         problem = "is empty" if span[0] == span[1] else f"lies outside sentence {sentence}"
@@ -168,17 +168,17 @@ def _check_pairs(pairs: Any, entities: int, where: str) -> None:
         raise UserError(f"{where}: pairs: must be a list of [h, t]; leave the field out to score every pair")
     seen: dict[tuple[int, int], int] = {}
     for number, pair in enumerate(pairs):
-        at = f"{where}: pairs[{number}]"
+        pair_where = f"{where}: pairs[{number}]"
         if not _is_pair(pair):
-            raise UserError(f"{at}: {pair!r} is not [h, t], the numbers of two entities; correct it")
+            raise UserError(f"{pair_where}: {pair!r} is not [h, t], the numbers of two entities; correct it")
         head, tail = pair
         for index in pair:
             if not 0 <= index < entities:
-                raise UserError(f"{at}: {index} is not an entity of a document that has {entities}; correct it")
+                raise UserError(f"{pair_where}: {index} is not an entity of a document that has {entities}; correct it")
         if head == tail:
-            raise UserError(f"{at}: {pair} is an entity with itself; remove it")
+            raise UserError(f"{pair_where}: {pair} is an entity with itself; remove it")
         if (head, tail) in seen:
-            raise UserError(f"{at}: {pair} is there already, as pairs[{seen[head, tail]}]; remove one")
+            raise UserError(f"{pair_where}: {pair} is there already, as pairs[{seen[head, tail]}]; remove one")
         seen[head, tail] = number
 
 

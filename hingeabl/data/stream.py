@@ -66,9 +66,9 @@ class JsonText:
 
     def skip(self, character: str) -> bool:
         """Whether that is the next character, which is then skipped."""
-        found = self.peek() == character
-        self.place += found
-        return found
+        matches = self.peek() == character
+        self.place += matches
+        return matches
 
     def take_object(self, where: str) -> str:
         """The text from here to the bracket that closes what opens here. Raises UserError, opening with `where`, at the
@@ -76,18 +76,18 @@ class JsonText:
         depth = seen = 0  # `seen` characters are looked through
         while True:
             for token in TOKEN.finditer(self.text, self.place + seen):
-                kind = token[0]
-                if kind == '"':
+                symbol = token[0]
+                if symbol == '"':
                     break
                 seen = token.end() - self.place
-                if kind in "{[":
+                if symbol in "{[":
                     depth += 1
-                elif kind in "}]":
+                elif symbol in "}]":
                     depth -= 1
                     if not depth:
-                        found = self.text[self.place : self.place + seen]
+                        object_text = self.text[self.place : self.place + seen]
                         self.place += seen
-                        return found
+                        return object_text
             if len(self.text) - self.place > LARGEST:
                 raise UserError(f"{where}: has no end within {LARGEST:,} characters; is a quote or bracket missing?")
             if not self.read_more():
@@ -104,8 +104,8 @@ class Rewound:
         """The next bytes, `size` of them at most."""
         if not self.start:
             return self.file.read(size)
-        found, self.start = (self.start, b"") if size < 0 else (self.start[:size], self.start[size:])
-        return found
+        data, self.start = (self.start, b"") if size < 0 else (self.start[:size], self.start[size:])
+        return data
 
 
 def read_object_texts(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator[tuple[str, str]]:
@@ -128,8 +128,8 @@ def read_object_texts(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator
         number += 1
         goes_on = text.skip(",") if listed else bool(text.peek())
     if listed and not text.skip("]"):
-        found = repr(text.peek()) if text.peek() else "the file ends"
-        raise UserError(f"{name}: broken JSON ({found} where , or ] must follow document {number - 1}); is it whole?")
+        next_text = repr(text.peek()) if text.peek() else "the file ends"
+        raise UserError(f"{name}: broken JSON ({next_text} where , or ] must follow document {number - 1}); is it whole?")
     if text.peek():
         raise UserError(f"{name}: broken JSON ({text.peek()!r} after the end of the list); remove it")
 
