@@ -192,44 +192,44 @@ def mark_entities(
     document: Document,
     pieces_of: dict[str, list[int]],
     markers: Callable[[dict[str, Any]], tuple[int, int]],
-    each: bool = False,
+    per_mention: bool = False,
 ) -> tuple[list[int], list[list[list[int]]], list[int]]:
     """Word pieces of a document with markers around its mentions, each mention's [start, end], each sentence's end.
 
     A token that starts (ends) several mentions gets one opening (closing) marker, that of the first, entity by entity;
-    with `each` it gets one for each mention, those of one span and type being one mention (ATLOP's reader of CDR).
+    with `per_mention` it gets one for each mention, those of one span and type being one mention (ATLOP's reader of CDR).
     """
     starts: dict[tuple[int, int], list[int]] = {}
     ends: dict[tuple[int, int], list[int]] = {}
     mentions = list(itertools.chain.from_iterable(document["vertexSet"]))
-    if each:
+    if per_mention:
         distinct = {(mention["sent_id"], *mention["pos"], mention.get("type")): mention for mention in mentions}
         mentions = list(distinct.values())
     for mention in mentions:
         opening, closing = markers(mention)
         start, end = (mention["sent_id"], mention["pos"][0]), (mention["sent_id"], mention["pos"][1] - 1)
-        if each or start not in starts:
+        if per_mention or start not in starts:
             starts.setdefault(start, []).append(opening)
-        if each or end not in ends:
+        if per_mention or end not in ends:
             ends.setdefault(end, []).append(closing)
     pieces: list[int] = []
-    place_of: list[list[int]] = []  # place_of[sentence][token]: where the token, or its marker, begins
+    piece_of: list[list[int]] = []  # place_of[sentence][token]: where the token, or its marker, begins
     for number, sentence in enumerate(document["sents"]):
-        places = []
+        starts_of_tokens = []
         for position, token in enumerate(sentence):
-            places.append(len(pieces))
+            starts_of_tokens.append(len(pieces))
             if (number, position) in starts:
                 pieces.extend(starts[number, position])
             pieces.extend(pieces_of[token])
             if (number, position) in ends:
                 pieces.extend(ends[number, position])
-        places.append(len(pieces))
-        place_of.append(places)
+        starts_of_tokens.append(len(pieces))
+        piece_of.append(starts_of_tokens)
     entity_pos = [
-        [[place_of[mention["sent_id"]][place] for place in mention["pos"]] for mention in entity]
+        [[piece_of[mention["sent_id"]][token] for token in mention["pos"]] for mention in entity]
         for entity in document["vertexSet"]
     ]
-    return pieces, entity_pos, [places[-1] for places in place_of]
+    return pieces, entity_pos, [starts_of_tokens[-1] for starts_of_tokens in piece_of]
 
 
 def pairs_of(document: Document) -> Sequence[list[int]]:
@@ -353,11 +353,11 @@ def write_rel2id(files: list[str], output: str) -> None:
     print(f"{len(rel2id) - 1:,} relations and class 0, 'Na': {output}")
 
 
-def convert_all(files: list[str], output: str, kind: str | None) -> None:
+def convert_all(files: list[str], output: str, file_format: str | None) -> None:
     """Convert files into one and print what was written. Raises UserError for a file that is given twice, and as
     convert does."""
     refuse_same_files(files)
-    counts = convert(files, output, kind)
+    counts = convert(files, output, file_format)
     print(", ".join(f"{count:,} {name}" for name, count in counts.items()) + f": {output}")
 
 

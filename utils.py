@@ -112,7 +112,9 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
     if all("teacher_attention" in feature for feature in features):
         most = max(feature["teacher_attention"].shape[1] for feature in features)
         rows = [feature["teacher_attention"] for feature in features]
-        batch["teacher_attention"] = torch.cat([F.pad(own, (0, most - own.shape[1])) for own in rows]).float()
+        batch["teacher_attention"] = torch.cat(
+            [F.pad(attention, (0, most - attention.shape[1])) for attention in rows]
+        ).float()
     if all("each_token" in feature for feature in features):
         batch["sentence"] = torch.arange(max(lengths)).expand(len(features), -1).contiguous()
         batch["sentences"] = max(lengths)
@@ -130,17 +132,17 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
 def sentence_of_tokens(feature: dict[str, Any], longest: int) -> list[int]:
     """A document's row of collate_fn's sentence; [CLS] and [SEP] are of none."""
     pieces = len(feature["input_ids"]) - 2
-    found = [-1]
+    sentences = [-1]
     for sentence, end in enumerate(feature["sentence_ends"]):
-        found += [sentence] * (min(end, pieces) + 1 - len(found))
-    return found + [-1] * (longest - len(found))
+        sentences += [sentence] * (min(end, pieces) + 1 - len(sentences))
+    return sentences + [-1] * (longest - len(sentences))
 
 
 def evidence_rows(feature: dict[str, Any], sentences: int) -> np.ndarray:
     """A document's rows of collate_fn's evidence."""
-    found = np.zeros((len(feature["hts"]), sentences), dtype=np.float32)
-    np.add.at(found, tuple(feature["evidence"]), 1)
-    return found / found.sum(axis=1, keepdims=True).clip(1)
+    rows = np.zeros((len(feature["hts"]), sentences), dtype=np.float32)
+    np.add.at(rows, tuple(feature["evidence"]), 1)
+    return rows / rows.sum(axis=1, keepdims=True).clip(1)
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -153,8 +155,8 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     for dtype in {tensor.dtype for tensor in tensors}:
         same = [tensor for tensor in tensors if tensor.dtype == dtype]
         whole = torch.cat([tensor.flatten() for tensor in same])
-        there = (whole.pin_memory() if same[0].is_pinned() else whole).to(device, non_blocking=True)
-        parts = there.split([tensor.numel() for tensor in same])
+        copied = (whole.pin_memory() if same[0].is_pinned() else whole).to(device, non_blocking=True)
+        parts = copied.split([tensor.numel() for tensor in same])
         moved |= {id(tensor): part.view(tensor.shape) for tensor, part in zip(same, parts, strict=True)}
 
     def move(value: Any) -> Any:
@@ -171,8 +173,8 @@ def as_list(value: Any) -> list[Any]:
 def describe_device(device: torch.device) -> str:
     """One readable line, e.g. "cuda (NVIDIA A800, 80 GiB)" or "cpu (2 threads)"."""
     if device.type == "cuda":
-        found = torch.cuda.get_device_properties(device)
-        return f"cuda ({found.name}, {found.total_memory / 2**30:.0f} GiB)"
+        properties = torch.cuda.get_device_properties(device)
+        return f"cuda ({properties.name}, {properties.total_memory / 2**30:.0f} GiB)"
     return f"{device.type} ({torch.get_num_threads()} threads)"
 
 

@@ -1,15 +1,15 @@
-"""Weights in a quarter of their size: matrices in 8 bits, with a scale for each row; everything else in float32."""
+"""Weights in a quarter of their size: matrices as int8 with one scale per row, everything else in float32."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-SCALE = ".scale"  # behind a matrix's name: float32 [rows], by which its 8-bit numbers are multiplied
+SCALE = ".scale"  # suffix of a matrix's name for its scale, float32 [rows]: matrix = int8 values * scale
 
 
 def compress(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with each float matrix [rows, columns] as int8, from -127 to 127, and its scale beside it."""
+    """A state dict in which each float matrix [rows, columns] is int8, from -127 to 127, with its scale beside it."""
     compressed: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         if tensor.dim() != 2 or not tensor.is_floating_point():
@@ -22,7 +22,7 @@ def compress(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def expand(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `compress` made, in float32 again, each number at most half its row's scale off; other state dicts as they
+    """Undo `compress`: float32 weights, each off by at most half its row's scale. Other state dicts stay as they
     are."""
     expanded: dict[str, Tensor] = {}
     for name, tensor in weights.items():

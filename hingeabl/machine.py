@@ -1,4 +1,4 @@
-"""The machine: its GPU and whether torch can use it, and how it reaches the model hub."""
+"""The machine: whether torch can use its GPU, and how it reaches the model hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHEELS = "see the selector of torch's web page for the build that fits, and inst
 
 
 def ask_nvidia_smi(*fields: str) -> list[list[str]]:
-    """These fields of each GPU that nvidia-smi reports; [] where it is missing, fails or does not know a field."""
+    """These fields of each GPU that nvidia-smi reports; [] if it is missing, fails or does not know a field."""
     program = shutil.which("nvidia-smi")
     if not program:
         return []
@@ -31,12 +31,12 @@ def ask_nvidia_smi(*fields: str) -> list[list[str]]:
 
 
 def nvidia_gpus() -> list[tuple[str, str]]:
-    """(name, driver version) of each GPU that nvidia-smi reports; [] where it is missing or fails."""
+    """(name, driver version) of each GPU that nvidia-smi reports; [] if it is missing or fails."""
     return [(name, driver) for name, driver in ask_nvidia_smi("name", "driver_version")]
 
 
 def gpu_problem() -> str:
-    """Why torch cannot use the GPU that this machine has, with the remedy; "" where it can, or there is none."""
+    """Why torch cannot use this machine's GPU, with the remedy; "" if it can, or if there is no GPU."""
     import torch  # here, since set-up asks for the GPUs before it installs torch
 
     if torch.cuda.is_available():
@@ -66,26 +66,26 @@ def gpu_problem() -> str:
 
 
 def check_gpu() -> None:
-    """Raise UserError where there is a GPU that torch cannot use: training beside it would take days."""
+    """Raise UserError if there is a GPU that torch cannot use: training without it would take days."""
     if problem := gpu_problem():
         raise UserError(f"{problem}; or pass --device cpu to work without the GPU")
 
 
 def without_password(address: str) -> str:
-    """An address without the name and password that it may hold."""
+    """A URL without the user name and password that it may hold."""
     return re.sub(r"//[^/@]*@", "//***@", address)
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether an encoder's name is that of a folder rather than of the hub."""
+    """Whether an encoder's name looks like a folder rather than a name on the hub."""
     return (
         name.startswith(("/", ".", "~")) or name.count("/") > 1 or ("/" in name and os.path.isdir(name.split("/")[0]))
     )
 
 
 def why_not_loaded(name: str, error: Exception) -> str:
-    """Why an encoder or its tokenizer cannot be loaded: what is wrong with its folder or weights, or what the error
-    says."""
+    """Why an encoder or its tokenizer cannot be loaded: a problem with its folder or weights, or the error's
+    message."""
     if looks_like_path(name) and not os.path.exists(name):
         return "there is no such folder"
     if os.path.isfile(name):
@@ -98,8 +98,8 @@ def why_not_loaded(name: str, error: Exception) -> str:
 
 
 def hub_hint(name: str) -> str:
-    """What the environment says about the way to the model hub, for the end of a message about an encoder of that name;
-    "" where it says nothing, or the name is a folder here."""
+    """Environment settings that affect access to the model hub, for the end of a message about an encoder of that name;
+    "" if there are none, or if the name is a local folder."""
     if os.path.isdir(name):
         return ""
     proxies = {name: without_password(value) for name, value in os.environ.items() if name.lower() in PROXIES}

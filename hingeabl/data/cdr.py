@@ -93,26 +93,26 @@ def _document(line: str, where: str) -> Document:
     pairs: dict[tuple[int, int], str] = {}
     all_mentions: dict[tuple[str, str, Span], None] = {}  # the mentions of all pairs, in order
     for index, group in enumerate(groups):
-        pair_where = f"{where}: pair {index}"
-        sides = [_side(group, columns, firsts, pair_where) for columns in SIDES]
+        at = f"{where}: pair {index}"
+        sides = [_side(group, columns, firsts, at) for columns in SIDES]
         all_mentions |= dict.fromkeys((side.identifier, side.type, span) for side in sides for span in side.spans)
         if group[0] == NOT_SCORED:
             continue
         relation = RELATION.fullmatch(group[0])
         if not relation:
-            raise UserError(f"{pair_where}: field 0: {group[0]!r} is no relation like 1:CID:2, nor {NOT_SCORED}; correct it")
+            raise UserError(f"{at}: field 0: {group[0]!r} is no relation like 1:CID:2, nor {NOT_SCORED}; correct it")
         if group[1] not in ("L2R", "R2L"):
-            raise UserError(f"{pair_where}: field 1: {group[1]!r} is not L2R or R2L; correct it")
+            raise UserError(f"{at}: field 1: {group[1]!r} is not L2R or R2L; correct it")
         head, tail = sides if group[1] == "L2R" else reversed(sides)
         if head.identifier == tail.identifier:
-            raise UserError(f"{pair_where}: both entities are {head.identifier!r}, but a pair needs two; correct or remove it")
+            raise UserError(f"{at}: both entities are {head.identifier!r}, but a pair needs two; correct or remove it")
         for side in (head, tail):
             if numbers.setdefault(side.identifier, len(numbers)) == len(vertices):
                 vertices.append([_mention(sents, firsts, side.type, span) for span in side.spans])
         pair = numbers[head.identifier], numbers[tail.identifier]
         if pairs.setdefault(pair, relation[1]) != relation[1]:
             raise UserError(
-                f"{pair_where}: {head.identifier!r} and {tail.identifier!r} are {pairs[pair]} already, and {relation[1]} here; "
+                f"{at}: {head.identifier!r} and {tail.identifier!r} are {pairs[pair]} already, and {relation[1]} here; "
                 "remove one"
             )
     return {
@@ -135,30 +135,30 @@ def _short_group(groups: list[list[str]]) -> str:
 def _side(group: list[str], columns: tuple[int, ...], borders: list[int], where: str) -> Side:
     """A pair's first or second entity, from its fields for identifier, type, starts and ends; `borders` are the first
     token of each sentence, and the text's end."""
-    id_column, type_column, starts_column, ends_column = columns
-    for column in (starts_column, ends_column):
+    id_column, type_column, starts, ends = columns
+    for column in (starts, ends):
         if not NUMBERS.fullmatch(group[column]):
             raise UserError(
                 f"{where}: field {column}: {group[column]!r} is no list of token numbers like 4:82; correct it"
             )
-    firsts, lasts = ([int(number) for number in group[column].split(":")] for column in (starts_column, ends_column))
+    firsts, lasts = ([int(number) for number in group[column].split(":")] for column in (starts, ends))
     if len(firsts) != len(lasts):
         raise UserError(
-            f"{where}: fields {starts_column} and {ends_column}: {len(firsts)} starts, but {len(lasts)} ends; each mention needs both"
+            f"{where}: fields {starts} and {ends}: {len(firsts)} starts, but {len(lasts)} ends; each mention needs both"
         )
     for start, end in zip(firsts, lasts, strict=True):
         if start >= end:
             raise UserError(
-                f"{where}: fields {starts_column} and {ends_column}: a mention starts at token {start} and ends before token {end}; "
+                f"{where}: fields {starts} and {ends}: a mention starts at token {start} and ends before token {end}; "
                 "the end must be greater; correct it"
             )
         if end > borders[-1]:
             raise UserError(
-                f"{where}: field {ends_column}: token {end} lies beyond the text, which has {borders[-1]} tokens; correct it"
+                f"{where}: field {ends}: token {end} lies beyond the text, which has {borders[-1]} tokens; correct it"
             )
         if any(start < border < end for border in borders):
             raise UserError(
-                f"{where}: fields {starts_column} and {ends_column}: the mention of tokens {start} to {end} goes over the end of a "
+                f"{where}: fields {starts} and {ends}: the mention of tokens {start} to {end} goes over the end of a "
                 "sentence; take out the | between them"
             )
     return Side(group[id_column], group[type_column], tuple(zip(firsts, lasts, strict=True)))

@@ -58,22 +58,26 @@ def doubts(predictions: list[Prediction], counts: dict[str, int], relations: set
     `relations`. The last three count as wrong, as in the official evaluator."""
     if not predictions:
         return ["holds no predictions: every score is 0"]
-    of_unknown_documents = [entry for entry in predictions if entry["title"] not in counts]
+    unknown_documents = [entry for entry in predictions if entry["title"] not in counts]
     normal = {unicodedata.normalize("NFC", title) for title in counts}
-    other_form = sum(unicodedata.normalize("NFC", entry["title"]) in normal for entry in of_unknown_documents)
-    of_unknown_entities = [
+    other_form = sum(unicodedata.normalize("NFC", entry["title"]) in normal for entry in unknown_documents)
+    unknown_entities = [
         entry for entry in predictions if max(entry["h_idx"], entry["t_idx"]) >= counts.get(entry["title"], 2**63)
     ]
-    of_unknown_relations = [entry for entry in predictions if entry["r"] not in relations]
+    unknown_relations = [entry for entry in predictions if entry["r"] not in relations]
     ids = {name: relation for relation, name in read_json(RELATION_NAMES).items()}
-    by_name = sum(entry["r"] in ids for entry in of_unknown_relations)
+    by_name = sum(entry["r"] in ids for entry in unknown_relations)
     unicode_form = f"{other_form:,} of them differ in Unicode form alone: write both files in NFC" if other_form else ""
     other_file = "were they made from another file than --gold?"
     warnings = repeated(predictions)
     for problem, entries, remedy in (
-        ("a document that --gold does not have", of_unknown_documents, unicode_form),
-        ("an entity that its document in --gold does not have", of_unknown_entities, ""),
-        ("a relation that neither --gold nor --train has", of_unknown_relations, "give identifiers, not names" if by_name else ""),
+        ("a document that --gold does not have", unknown_documents, unicode_form),
+        ("an entity that its document in --gold does not have", unknown_entities, ""),
+        (
+            "a relation that neither --gold nor --train has",
+            unknown_relations,
+            "give identifiers, not names" if by_name else "",
+        ),
     ):
         if entries:
             example = {field: entries[0][field] for field in ("title", "h_idx", "t_idx", "r")}

@@ -16,7 +16,11 @@ IN_BACKGROUND = "DISABLE_SAFETENSORS_CONVERSION"  # set, nothing is asked of a h
 def quiet_loading() -> Iterator[None]:
     """Within its block there is no progress bar for an encoder's weights, which takes a moment and would break ours,
     and no warning of each try to reach a hub; afterwards all is as it was."""
-    bars, level, old_value = logging.is_progress_bar_enabled(), hub_logging.get_verbosity(), os.environ.get(IN_BACKGROUND)
+    bars, level, setting = (
+        logging.is_progress_bar_enabled(),
+        hub_logging.get_verbosity(),
+        os.environ.get(IN_BACKGROUND),
+    )
     logging.disable_progress_bar()
     hub_logging.set_verbosity_error()
     os.environ.setdefault(IN_BACKGROUND, "1")
@@ -26,5 +30,5 @@ def quiet_loading() -> Iterator[None]:
         if bars:
             logging.enable_progress_bar()
         hub_logging.set_verbosity(level)
-        if old_value is None:
+        if setting is None:
             os.environ.pop(IN_BACKGROUND, None)

@@ -88,8 +88,12 @@ def check_document(document: Any, where: str, rel2id: dict[str, int] | None = No
             f"{where}: is not a document: it has {', '.join(map(repr, list(document)[:5]))}, but none of title, sents, "
             f"vertexSet{inner}; pass a file in DocRED's schema (docs/data.md)"
         )
-    for field, field_type, described in (("title", str, "string"), ("sents", list, "list"), ("vertexSet", list, "list")):
-        if not isinstance(document.get(field), field_type):
+    for field, expected, described in (
+        ("title", str, "string"),
+        ("sents", list, "list"),
+        ("vertexSet", list, "list"),
+    ):
+        if not isinstance(document.get(field), expected):
             problem = "has the wrong type" if field in document else missing(document, field, DOCUMENT_FIELDS)
             raise UserError(f"{where}: {field}: {problem}; it must be a {described}")
         if field == "title":
@@ -168,17 +172,17 @@ def _check_pairs(pairs: Any, entities: int, where: str) -> None:
         raise UserError(f"{where}: pairs: must be a list of [h, t]; leave the field out to score every pair")
     seen: dict[tuple[int, int], int] = {}
     for number, pair in enumerate(pairs):
-        pair_where = f"{where}: pairs[{number}]"
+        at = f"{where}: pairs[{number}]"
         if not _is_pair(pair):
-            raise UserError(f"{pair_where}: {pair!r} is not [h, t], the numbers of two entities; correct it")
+            raise UserError(f"{at}: {pair!r} is not [h, t], the numbers of two entities; correct it")
         head, tail = pair
         for index in pair:
             if not 0 <= index < entities:
-                raise UserError(f"{pair_where}: {index} is not an entity of a document that has {entities}; correct it")
+                raise UserError(f"{at}: {index} is not an entity of a document that has {entities}; correct it")
         if head == tail:
-            raise UserError(f"{pair_where}: {pair} is an entity with itself; remove it")
+            raise UserError(f"{at}: {pair} is an entity with itself; remove it")
         if (head, tail) in seen:
-            raise UserError(f"{pair_where}: {pair} is there already, as pairs[{seen[head, tail]}]; remove one")
+            raise UserError(f"{at}: {pair} is there already, as pairs[{seen[head, tail]}]; remove one")
         seen[head, tail] = number
 
 

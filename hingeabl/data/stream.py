@@ -128,8 +128,8 @@ def read_object_texts(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator
         number += 1
         goes_on = text.skip(",") if listed else bool(text.peek())
     if listed and not text.skip("]"):
-        next_text = repr(text.peek()) if text.peek() else "the file ends"
-        raise UserError(f"{name}: broken JSON ({next_text} where , or ] must follow document {number - 1}); is it whole?")
+        actual = repr(text.peek()) if text.peek() else "the file ends"
+        raise UserError(f"{name}: broken JSON ({actual} where , or ] must follow document {number - 1}); is it whole?")
     if text.peek():
         raise UserError(f"{name}: broken JSON ({text.peek()!r} after the end of the list); remove it")
 

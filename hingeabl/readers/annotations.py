@@ -35,23 +35,25 @@ def document_of(
     joins = [relation for relation in relations if _joins(relation)]
     entities = joined(list(mentions), joins)
     number_of = {key: number for number, keys in enumerate(entities) for key in keys}
-    stated = [
+    all_labels = [
         {"h": number_of[relation.head], "t": number_of[relation.tail], "r": relation.type}
         for relation in relations
         if not _joins(relation)
     ]
-    labels = [label for label in stated if label["h"] != label["t"]]
-    counts["selves"] += len(stated) - len(labels)
-    found, _ = settle(text, [[mentions[key] for key in keys] for keys in entities], where, counts, mark)
-    return align(title, text, found, where, counts, labels)
+    labels = [label for label in all_labels if label["h"] != label["t"]]
+    counts["selves"] += len(all_labels) - len(labels)
+    aligned, _ = settle(text, [[mentions[key] for key in keys] for keys in entities], where, counts, mark)
+    return align(title, text, aligned, where, counts, labels)
 
 
-def check_ends(relations: list[Relation], mentions: dict[str, Mention], kind: str) -> None:
-    """Raise UserError for a relation whose mention is not there; `kind` says what mentions are in the file."""
+def check_ends(relations: list[Relation], mentions: dict[str, Mention], described: str) -> None:
+    """Raise UserError for a relation whose mention is not there; `described` says what mentions are in the file."""
     for relation in relations:
         for key in (relation.head, relation.tail):
             if key not in mentions:
-                raise UserError(f"{relation.where}: {key} is not a mention ({kind}) of the file; add or correct it")
+                raise UserError(
+                    f"{relation.where}: {key} is not a mention ({described}) of the file; add or correct it"
+                )
 
 
 def _joins(relation: Relation) -> bool:

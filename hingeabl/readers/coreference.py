@@ -78,12 +78,12 @@ def merge_by_clusters(entities: Entities, clusters: Clusters) -> Entities:
     for cluster in clusters:
         spans = {tuple(span) for span in cluster}
         for entity_type in sorted({mention.type for entity in entities for mention in entity} - set(EXACT)):
-            found = [
+            to_join = [
                 entity
                 for entity in entities
                 if any(mention.type == entity_type and (mention.start, mention.end) in spans for mention in entity)
             ]
-            entities = _merged(entities, found)
+            entities = _merged(entities, to_join)
     return _in_order(entities)
 
 
@@ -91,16 +91,16 @@ def pronouns_of(text: str, mentions: Iterable[Mention], clusters: Clusters) -> l
     """The pronouns of clusters that hold a mention other than a number or a time, as mentions of the first one's type.
     A pronoun that overlaps a mention is left out."""
     mentions = list(mentions)
-    taken = {place for mention in mentions for place in range(mention.start, mention.end)}
-    at = {(mention.start, mention.end): mention for mention in mentions if mention.type not in EXACT}
-    found = []
+    taken = {character for mention in mentions for character in range(mention.start, mention.end)}
+    mention_at = {(mention.start, mention.end): mention for mention in mentions if mention.type not in EXACT}
+    pronouns = []
     for cluster in clusters:
-        first = next((at[span] for span in map(tuple, sorted(cluster)) if span in at), None)
+        first = next((mention_at[span] for span in map(tuple, sorted(cluster)) if span in mention_at), None)
         for start, end in cluster if first else ():
             if text[start:end].casefold() in PRONOUNS and start not in taken:
-                found.append(Mention(text[start:end], first.type, start, end))  # type: ignore[union-attr]
+                pronouns.append(Mention(text[start:end], first.type, start, end))  # type: ignore[union-attr]
                 taken.update(range(start, end))
-    return found
+    return pronouns
 
 
 def find_clusters(text: str) -> Clusters:
@@ -151,9 +151,9 @@ def _join_acronyms(entities: Entities) -> Entities:
     for entity in list(entities):
         letters = entity[0].name.replace(".", "")
         if entity[0].type in NAMED and len(letters) > 1 and letters.isalpha() and letters.isupper():
-            found = _others_that_fit(entities, entity, functools.partial(_is_acronym, letters))
-            if len(found) == 1:
-                entities = _joined(entities, entity, found[0])
+            expansions = _others_that_fit(entities, entity, functools.partial(_is_acronym, letters))
+            if len(expansions) == 1:
+                entities = _joined(entities, entity, expansions[0])
     return entities
 
 
@@ -175,13 +175,13 @@ def _join_brackets(entities: Entities, mentions: Iterable[Mention], text: str) -
 
 def _others_that_fit(entities: Entities, entity: list[Mention], fits: Callable[[Mention], bool]) -> Entities:
     """The other entities that have a mention that fits, in the text's order."""
-    own = set(entity)
-    return [other for other in entities if any(map(fits, other)) and own.isdisjoint(other)]
+    members = set(entity)
+    return [other for other in entities if any(map(fits, other)) and members.isdisjoint(other)]
 
 
 def _joined(entities: Entities, entity: list[Mention], other: list[Mention]) -> Entities:
     """`other` joined with the entity that has the mentions of `entity`."""
-    holder = next(one for one in entities if set(one) & set(entity))
+    holder = next(candidate for candidate in entities if set(candidate) & set(entity))
     return _in_order(_merged(entities, [other, holder]))
 
 

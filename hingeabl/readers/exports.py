@@ -23,14 +23,14 @@ def read_doccano(file: BinaryIO, name: str, counts: Counts) -> Iterator[Document
         where = f"{name}: document {number}"
         text = _text(value, where)
         mentions: dict[str, Mention] = {}
-        for place, entity in _items(value, "entities", where):
+        for location, entity in _items(value, "entities", where):
             span = [entity.get(field) for field in ("start_offset", "end_offset", "label")]
-            _add(mentions, entity.get("id"), _mention(span, None, place, where), where)
-        for place, span in _triples(value, where):
-            _add(mentions, place, _mention(span, None, place, where), where)
+            _add(mentions, entity.get("id"), _mention(span, None, location, where), where)
+        for location, span in _triples(value, where):
+            _add(mentions, location, _mention(span, None, location, where), where)
         relations = [
-            _relation(relation.get("type"), relation.get("from_id"), relation.get("to_id"), f"{where}: {place}")
-            for place, relation in _items(value, "relations", where)
+            _relation(relation.get("type"), relation.get("from_id"), relation.get("to_id"), f"{where}: {location}")
+            for location, relation in _items(value, "relations", where)
         ]
         check_ends(relations, mentions, "the id of one of entities")
         yield document_of(_title(value, number), text, mentions, relations, where, counts)
@@ -46,14 +46,16 @@ def read_label_studio(file: BinaryIO, name: str, counts: Counts) -> Iterator[Doc
             raise UserError(f"{where}: data: is missing; JSON-MIN has no relations, so export the project as JSON")
         mentions: dict[str, Mention] = {}
         relations: list[Relation] = []
-        for place, item in _items(_annotation(task, where, counts), "result", where):
+        for location, item in _items(_annotation(task, where, counts), "result", where):
             if item.get("type") == "relation":
-                relations += _both_ways(item, f"{where}: {place}", counts)
+                relations += _both_ways(item, f"{where}: {location}", counts)
             elif item.get("type") in ("hypertextlabels", "paragraphlabels"):
-                raise UserError(f"{where}: {place}: is of {item['type']}; spans of plain text (Text, Labels) are read")
+                raise UserError(
+                    f"{where}: {location}: is of {item['type']}; spans of plain text (Text, Labels) are read"
+                )
             elif isinstance(value := item.get("value"), dict) and isinstance(value.get("labels"), list):
                 span = [value.get("start"), value.get("end"), next(iter(value["labels"]), None)]
-                _add(mentions, item.get("id"), _mention(span, value.get("text"), place, where), where)
+                _add(mentions, item.get("id"), _mention(span, value.get("text"), location, where), where)
             else:
                 counts["skipped"] += 1
         check_ends(relations, mentions, "the id of a labelled span")
@@ -63,11 +65,11 @@ def read_label_studio(file: BinaryIO, name: str, counts: Counts) -> Iterator[Doc
 def _annotation(task: dict[str, Any], where: str, counts: Counts) -> dict[str, Any]:
     """The annotation of a task that is read, {} where there is none."""
     field = "annotations" if "annotations" in task else "completions"
-    found = [annotation for _, annotation in _items(task, field, where) if not annotation.get("was_cancelled")]
-    if not found:
+    annotations = [annotation for _, annotation in _items(task, field, where) if not annotation.get("was_cancelled")]
+    if not annotations:
         return {}
-    counts["second"] += len(found) - 1
-    return next((annotation for annotation in found if annotation.get("ground_truth")), found[0])
+    counts["second"] += len(annotations) - 1
+    return next((annotation for annotation in annotations if annotation.get("ground_truth")), annotations[0])
 
 
 def _text_of_task(data: dict[str, Any], where: str) -> str:
@@ -91,10 +93,10 @@ def _both_ways(item: dict[str, Any], where: str, counts: Counts) -> list[Relatio
     return [_relation(label, head, tail, where) for label in labels for head, tail in ends]
 
 
-def _relation(kind: Any, head: Any, tail: Any, where: str) -> Relation:
-    if not isinstance(kind, str) or not kind:
-        raise UserError(f"{where}: its type is {kind!r}, and must be the relation's name; correct it")
-    return Relation(where, kind, str(head), str(tail))
+def _relation(relation_type: Any, head: Any, tail: Any, where: str) -> Relation:
+    if not isinstance(relation_type, str) or not relation_type:
+        raise UserError(f"{where}: its type is {relation_type!r}, and must be the relation's name; correct it")
+    return Relation(where, relation_type, str(head), str(tail))
 
 
 def _triples(value: dict[str, Any], where: str) -> Iterator[tuple[str, list[Any]]]:
@@ -106,11 +108,17 @@ def _triples(value: dict[str, Any], where: str) -> Iterator[tuple[str, list[Any]
             yield f"{field}[{number}]", span
 
 
-def _mention(span: list[Any], told: Any, place: str, where: str) -> Mention:
-    start, end, kind = span
+def _mention(span: list[Any], stated_text: Any, location: str, where: str) -> Mention:
+    start, end, entity_type = span
     if not (type(start) is int and type(end) is int):
-        raise UserError(f"{where}: {place}: {start!r} to {end!r} are no offsets in the text; correct them")
-    return Mention(start, end, kind if isinstance(kind, str) else None, place, told if isinstance(told, str) else None)
+        raise UserError(f"{where}: {location}: {start!r} to {end!r} are no offsets in the text; correct them")
+    return Mention(
+        start,
+        end,
+        entity_type if isinstance(entity_type, str) else None,
+        location,
+        stated_text if isinstance(stated_text, str) else None,
+    )
 
 
 def _add(mentions: dict[str, Mention], key: Any, mention: Mention, where: str) -> None:
@@ -133,10 +141,10 @@ def _items(value: dict[str, Any], field: str, where: str) -> Iterator[tuple[str,
 
 
 def _list(value: dict[str, Any], field: str, where: str) -> list[Any]:
-    found = value.get(field)
-    if found is not None and not isinstance(found, list):
+    items = value.get(field)
+    if items is not None and not isinstance(items, list):
         raise UserError(f"{where}: {field}: must be a list; correct it")
-    return found or []
+    return items or []
 
 
 def _title(value: dict[str, Any], number: int) -> str:

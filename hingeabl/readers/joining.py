@@ -62,20 +62,20 @@ def _with_spaces(sentence: Sequence[str]) -> Iterator[tuple[str, bool]]:
     """Each token of a sentence, and whether a space is before it."""
     is_open = {'"': False, "'": False}
     glued = False  # no space after the token before
-    before = ""
+    previous = ""
     for number, token in enumerate(sentence):
-        after = sentence[number + 1] if number + 1 < len(sentence) else ""
+        following = sentence[number + 1] if number + 1 < len(sentence) else ""
         spaced, glue = not glued, False
         if token in CLOSING or CLITIC.fullmatch(token) or not token.strip():
             spaced = False
         elif token in OPENING:
             glue = True
-        elif token in TIGHT or (token == "–" and before[-1:].isdigit() and after[:1].isdigit()):
+        elif token in TIGHT or (token == "–" and previous[-1:].isdigit() and following[:1].isdigit()):
             spaced, glue = False, True
-        elif token == "'" and before.endswith("s") and not is_open["'"]:
+        elif token == "'" and previous.endswith("s") and not is_open["'"]:
             spaced = False
         elif token in is_open:
             spaced, glue = spaced and not is_open[token], not is_open[token]
             is_open[token] = not is_open[token]
         yield token, spaced or number == 0
-        glued, before = glue, token
+        glued, previous = glue, token

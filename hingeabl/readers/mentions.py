@@ -91,14 +91,14 @@ def words_of(tokenizer: Tokenizer, text: str) -> Words:
 def windows_of(length: int) -> Iterator[tuple[int, int, int, int]]:
     """Windows [start, end) over `length` pieces, each with the part [from, to) that its scores are taken for: of two
     that overlap each gives the half that it sees more around."""
-    size, start, taken = WINDOW - 2, 0, 0
+    size, start, from_piece = WINDOW - 2, 0, 0
     while True:
         end = min(start + size, length)
-        until = length if end == length else end - OVERLAP // 2
-        yield start, end, taken, until
+        to_piece = length if end == length else end - OVERLAP // 2
+        yield start, end, from_piece, to_piece
         if end == length:
             return
-        taken, start = until, end - OVERLAP
+        from_piece, start = to_piece, end - OVERLAP
 
 
 def batch_of(windows: Sequence[tuple[np.ndarray, np.ndarray]], specials: tuple[int, int]) -> dict[str, Tensor]:
@@ -133,13 +133,13 @@ def best_tags(scores: np.ndarray) -> np.ndarray:
 
 def mentions_of(tags: Sequence[int], spans: Sequence[Sequence[int]]) -> list[tuple[int, int, str]]:
     """The mentions (start, end, type) of words' tags and characters."""
-    found: list[list[Any]] = []
+    mentions: list[list[Any]] = []
     for tag, (start, end) in zip(tags, spans, strict=True):
         if TAGS[tag].startswith("B"):
-            found.append([int(start), int(end), TAGS[tag][2:]])
+            mentions.append([int(start), int(end), TAGS[tag][2:]])
         elif tag:
-            found[-1][1] = int(end)
-    return [(start, end, kind) for start, end, kind in found]
+            mentions[-1][1] = int(end)
+    return [(start, end, entity_type) for start, end, entity_type in mentions]
 
 
 class MentionTagger:
@@ -175,25 +175,26 @@ class MentionTagger:
         """What is found in each of some texts of any length; they are scored together."""
         words = [words_of(self.tokenizer, text) for text in texts]
         return [
-            self._decode(own, scores, text) for own, scores, text in zip(words, self._scores(words), texts, strict=True)
+            self._decode(text_words, scores, text)
+            for text_words, scores, text in zip(words, self._scores(words), texts, strict=True)
         ]
 
     def _scores(self, texts: Sequence[Words]) -> list[np.ndarray]:
         """float32 [p, LABELS] of each text."""
-        scores = [np.zeros((len(own.pieces), LABELS), dtype=np.float32) for own in texts]
-        windows = [(number, *window) for number, own in enumerate(texts) for window in windows_of(len(own.pieces))]
+        scores = [np.zeros((len(words.pieces), LABELS), dtype=np.float32) for words in texts]
+        windows = [(number, *window) for number, words in enumerate(texts) for window in windows_of(len(words.pieces))]
         windows.sort(key=lambda window: window[1] - window[2])  # the longest first, so that padding is short
         while windows:
-            several = max(1, BATCH // (windows[0][2] - windows[0][1] + 2))
-            batch, windows = windows[:several], windows[several:]
+            batch_size = max(1, BATCH // (windows[0][2] - windows[0][1] + 2))
+            batch, windows = windows[:batch_size], windows[batch_size:]
             inputs = batch_of(
                 [(texts[n].pieces[start:end], texts[n].shapes[start:end]) for n, start, end, _, _ in batch],
                 self.specials,
             )
             with torch.inference_mode(), autocast(CPU, pick_precision(None, CPU)):
                 logits = self.model(**inputs).logits.float()
-            for row, (n, start, _, taken, until) in enumerate(batch):
-                scores[n][taken:until] = logits[row, 1 + taken - start : 1 + until - start].numpy()
+            for row, (n, start, _, from_piece, to_piece) in enumerate(batch):
+                scores[n][from_piece:to_piece] = logits[row, 1 + from_piece - start : 1 + to_piece - start].numpy()
         return scores
 
     def _decode(self, words: Words, scores: np.ndarray, text: str) -> Found:

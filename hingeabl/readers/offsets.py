@@ -66,28 +66,28 @@ def settle(
     """The mentions in characters, and the scale by which their file counts: characters, or the reading under which
     fewer of the told texts differ, and nearly all fit; `mark` is whether the file has a byte order mark before the
     text. Raises UserError, opening with `where`, if most texts of a document differ under each."""
-    mentions = list({mention.place: mention for found in entities for mention in found}.values())
+    mentions = list({mention.place: mention for entity in entities for mention in entity}.values())
     if not mentions:
         return entities, range(len(text) + 1)
-    told = [mention for mention in mentions if mention.told and mention.told.strip()]
-    name, scale, wrong = _best(text, told, counts, mark)
-    counts["told"] += len(told)
-    counts["differ"] += len(wrong)
+    with_text = [mention for mention in mentions if mention.told and mention.told.strip()]
+    name, scale, differ = _best(text, with_text, counts, mark)
+    counts["told"] += len(with_text)
+    counts["differ"] += len(differ)
     if name:
         counts[READ_AS + name] += 1
-    if wrong and not counts.example:
-        counts.example = f"{where}: {_example(text, wrong[0], scale)}"
-        counts.cause = _cause(text, told)
-    if len(wrong) > 1 and 2 * len(wrong) > len(told):  # of a single one, the whole file decides
-        example, cause = _example(text, wrong[0], scale), _cause(text, told)
-        raise UserError(f"{where}: {differing(len(wrong), len(told), example)}; {RULE}; {cause}")
-    placed = {mention.place: _placed(mention, text, scale, counts) for mention in mentions}
-    return [[placed[mention.place] for mention in found] for found in entities], scale
+    if differ and not counts.example:
+        counts.example = f"{where}: {_example(text, differ[0], scale)}"
+        counts.cause = _cause(text, with_text)
+    if len(differ) > 1 and 2 * len(differ) > len(with_text):  # of a single one, the whole file decides
+        example, cause = _example(text, differ[0], scale), _cause(text, with_text)
+        raise UserError(f"{where}: {differing(len(differ), len(with_text), example)}; {RULE}; {cause}")
+    in_characters = {mention.place: _placed(mention, text, scale, counts) for mention in mentions}
+    return [[in_characters[mention.place] for mention in entity] for entity in entities], scale
 
 
-def differing(wrong: int, told: int, example: str) -> str:
+def differing(differ: int, with_text: int, example: str) -> str:
     """What is said of mentions whose text differs."""
-    share = f"{wrong:,} of {told:,} mentions ({wrong / told:.1%})"
+    share = f"{differ:,} of {with_text:,} mentions ({differ / with_text:.1%})"
     return f"{share} have another text than that at their offsets, such as {example}"
 
 
@@ -101,26 +101,26 @@ def end_of(scale: Scale, offset: int) -> int:
     return bisect_left(scale, offset) if offset <= scale[-1] else len(scale) - 1 + offset - scale[-1]
 
 
-def _best(text: str, told: list[Mention], counts: Counts, mark: bool) -> tuple[str, Scale, list[Mention]]:
+def _best(text: str, with_text: list[Mention], counts: Counts, mark: bool) -> tuple[str, Scale, list[Mention]]:
     """The reading under which the fewest texts differ, "" for characters, with its scale and those that differ. Of
     several, it is the one of the documents before, then characters, then the simplest."""
     name, scale = "", range(len(text) + 1)
-    wrong = _wrong(text, told, scale)
-    readings = list(_readings(text, mark)) if wrong or not told or any(map(_is_reading, counts)) else []
-    known = [reading for reading in readings if counts[READ_AS + reading.name]]
-    best: tuple[str, Scale, list[Mention]] = (name, scale, wrong)
-    if not told and not known:
+    plain_differ = _wrong(text, with_text, scale)
+    readings = list(_readings(text, mark)) if plain_differ or not with_text or any(map(_is_reading, counts)) else []
+    used_before = [reading for reading in readings if counts[READ_AS + reading.name]]
+    best: tuple[str, Scale, list[Mention]] = (name, scale, plain_differ)
+    if not with_text and not used_before:
         counts.silent += bool(readings)
         return best
-    for reading in known:
-        other = _scale(text, reading)
-        if not (found := _wrong(text, told, other)):
-            return reading.name, other, found
-    for reading in readings if wrong else ():
-        other = _scale(text, reading)
-        found = _wrong(text, told, other)
-        if len(found) < len(best[2]) and len(found) <= MAY_DIFFER * len(told):
-            best = (reading.name, other, found)
+    for reading in used_before:
+        reading_scale = _scale(text, reading)
+        if not (differ := _wrong(text, with_text, reading_scale)):
+            return reading.name, reading_scale, differ
+    for reading in readings if plain_differ else ():
+        reading_scale = _scale(text, reading)
+        differ = _wrong(text, with_text, reading_scale)
+        if len(differ) < len(best[2]) and len(differ) <= MAY_DIFFER * len(with_text):
+            best = (reading.name, reading_scale, differ)
     return best
 
 
@@ -137,29 +137,29 @@ def _readings(text: str, mark: bool) -> Iterator[Reading]:
     if "\n" in text:
         ends += [1] * ("\r\n" in text) + [2] * (text.count("\n") > text.count("\r\n")) + [0]
     marks = [False, True] if mark else [False]
-    found = [Reading(unit, end, marked) for marked in marks for end in ends for unit in units]
-    found.sort(key=lambda one: (one.unit != "characters") + (one.line_end is not None) + one.mark)
-    yield from found[1:]
+    readings = [Reading(unit, end, marked) for marked in marks for end in ends for unit in units]
+    readings.sort(key=lambda reading: (reading.unit != "characters") + (reading.line_end is not None) + reading.mark)
+    yield from readings[1:]
 
 
 def _scale(text: str, reading: Reading) -> Scale:
     width = UNITS[reading.unit]
-    place = width(MARK) if reading.mark else 0
+    offset = width(MARK) if reading.mark else 0
     scale = []
     for number, character in enumerate(text):
-        scale.append(place)
+        scale.append(offset)
         if reading.line_end is None or character not in "\r\n":
-            place += width(character)
+            offset += width(character)
         elif character == "\n":
-            place += reading.line_end
+            offset += reading.line_end
         elif not text.startswith("\n", number + 1):
-            place += 1
-    return [*scale, place]
+            offset += 1
+    return [*scale, offset]
 
 
-def _wrong(text: str, told: list[Mention], scale: Scale) -> list[Mention]:
+def _wrong(text: str, with_text: list[Mention], scale: Scale) -> list[Mention]:
     """The mentions whose text is not the one told."""
-    return [mention for mention in told if _plain(_at(text, mention, scale)) != _plain(mention.told or "")]
+    return [mention for mention in with_text if _plain(_at(text, mention, scale)) != _plain(mention.told or "")]
 
 
 def _at(text: str, mention: Mention, scale: Scale) -> str:
@@ -186,7 +186,7 @@ def _example(text: str, mention: Mention, scale: Scale) -> str:
     )
 
 
-def _cause(text: str, told: list[Mention]) -> str:
+def _cause(text: str, with_text: list[Mention]) -> str:
     """What makes all told texts fit that no reading allows, and else what is to be checked."""
     changes: dict[str, Callable[[Span], Span]] = {
         "add 1 to each end, which is included here": lambda span: (span[0], span[1] + 1),
@@ -194,14 +194,14 @@ def _cause(text: str, told: list[Mention]) -> str:
         "add its start to each end, which is a length here": lambda span: (span[0], span[0] + span[1]),
     }
     for step in range(1, FARTHEST + 1):
-        for by in (-step, step):
-            changes[f"add {by} to each"] = lambda span, by=by: (span[0] + by, span[1] + by)  # type: ignore[misc]
+        for shift in (-step, step):
+            changes[f"add {shift} to each"] = lambda span, shift=shift: (span[0] + shift, span[1] + shift)  # type: ignore[misc]
     scale = range(len(text) + 1)
     composed = unicodedata.normalize("NFC", text)
-    if composed != text and not _wrong(composed, told, range(len(composed) + 1)):
+    if composed != text and not _wrong(composed, with_text, range(len(composed) + 1)):
         return "with this they would fit: write the text in Unicode's form NFC, in which they were counted"
     for cause, change in changes.items():
-        moved = [mention._replace(pieces=tuple(map(change, _pieces(mention)))) for mention in told]
+        moved = [mention._replace(pieces=tuple(map(change, _pieces(mention)))) for mention in with_text]
         if not _wrong(text, moved, scale):
             return f"with this they would fit: {cause}"
     return "is the text the one that was annotated? Take that one, or correct the offsets"
@@ -212,8 +212,8 @@ def _placed(mention: Mention, text: str, scale: Scale, counts: Counts) -> Mentio
     pieces = sorted((first_of(scale, start), end_of(scale, end)) for start, end in _pieces(mention))
     start, end = pieces[0]
     gaps = 0
-    for first, last in pieces[1:]:
-        gaps += bool(text[end:first].strip())
-        end = max(end, last)
+    for next_start, next_end in pieces[1:]:
+        gaps += bool(text[end:next_start].strip())
+        end = max(end, next_end)
     counts["gaps"] += gaps > 0
     return mention._replace(start=start, end=max(start, end), pieces=())

@@ -84,20 +84,20 @@ def _texts_of_json(file: BinaryIO, name: str) -> Iterator[Text]:
         where = f"{name}: document {number}"
         refuse_halves(value, where)
         title = value.get("title", MadeTitle(f"document {number}"))
-        for field, found in (("text", value.get("text")), ("title", title)):
-            if not isinstance(found, str):
+        for field, field_value in (("text", value.get("text")), ("title", title)):
+            if not isinstance(field_value, str):
                 raise UserError(f"{where}: {field}: must be a string; correct it")
-        if given := OF_MENTIONS & value.keys():
+        if mention_keys := OF_MENTIONS & value.keys():
             remedy = "give all of them mentions, or none, or pass --format spans"
-            raise UserError(f"{where}: has {min(given)!r}, and the first document is a text alone; {remedy}")
+            raise UserError(f"{where}: has {min(mention_keys)!r}, and the first document is a text alone; {remedy}")
         yield checked(Text(value["text"], title, where))
 
 
-def checked(given: Text) -> Text:
+def checked(item: Text) -> Text:
     """The text. Raises UserError for an empty one."""
-    if not given.text.strip():
-        raise UserError(f"{given.where}: is empty; it must hold plain text")
-    return given
+    if not item.text.strip():
+        raise UserError(f"{item.where}: is empty; it must hold plain text")
+    return item
 
 
 def documents_of_texts(texts: Iterable[Text], text_model: str | None = None) -> Iterator[Document]:
@@ -109,16 +109,16 @@ def documents_of_texts(texts: Iterable[Text], text_model: str | None = None) -> 
     Raises UserError for a text that is too long for spaCy, and as load_spacy does.
     """
     texts = iter(texts)
-    while several := list(itertools.islice(texts, TOGETHER)):
+    while group := list(itertools.islice(texts, TOGETHER)):
         if text_model is None:
             from hingeabl.readers.mentions import shipped_tagger  # here, as it loads torch
 
-            found = shipped_tagger()([given.text for given in several])
-            documents: Iterable[Document] = map(document_of_found, several, found)
+            detections = shipped_tagger()([item.text for item in group])
+            documents: Iterable[Document] = map(document_of_found, group, detections)
         else:
-            documents = _documents_of_spacy(several, load_spacy(text_model))
-        for given, document in zip(several, documents, strict=True):
-            yield document | {"text": given.text}
+            documents = _documents_of_spacy(group, load_spacy(text_model))
+        for item, document in zip(group, documents, strict=True):
+            yield document | {"text": item.text}
 
 
 def document_of_text(text: str, title: str, where: str, text_model: str | None = None) -> Document:
@@ -136,42 +136,45 @@ def load_spacy(name: str = MODELS[0]) -> Language:
     except ImportError:
         raise UserError(f"text_model {name}: needs spaCy, which is not installed; {COMMANDS.format(name)}") from None
     problem = ""
-    for one in MODELS if name == MODELS[0] else (name,):
+    for candidate in MODELS if name == MODELS[0] else (name,):
         try:
-            return spacy.load(one)
+            return spacy.load(candidate)
         except (OSError, ImportError, ValueError) as error:  # ValueError: of another version of spaCy
             problem = problem or first_line(error)
     raise UserError(f"text_model {name}: cannot be loaded ({problem}); correct the name, or {COMMANDS.format(name)}")
 
 
 def _documents_of_spacy(texts: list[Text], nlp: Language) -> Iterator[Document]:
-    for given in texts:
-        if len(given.text) > nlp.max_length:
-            size = f"has {len(given.text):,} characters, and spaCy takes {nlp.max_length:,}"
-            raise UserError(f"{given.where}: {size}; split it")
-    for given, doc in zip(texts, nlp.pipe(given.text for given in texts), strict=True):
+    for item in texts:
+        if len(item.text) > nlp.max_length:
+            size = f"has {len(item.text):,} characters, and spaCy takes {nlp.max_length:,}"
+            raise UserError(f"{item.where}: {size}; split it")
+    for item, doc in zip(texts, nlp.pipe(item.text for item in texts), strict=True):
         try:
-            yield document_of_doc(doc, given.title, find_clusters(given.text), offsets=True)
+            yield document_of_doc(doc, item.title, find_clusters(item.text), offsets=True)
         except UserError as error:
-            raise UserError(f"{given.where}: {error}") from None
+            raise UserError(f"{item.where}: {error}") from None
 
 
-def document_of_found(given: Text, found: Found) -> Document:
+def document_of_found(item: Text, detection: Found) -> Document:
     """The document of a text and what the detector found in it, with offsets. A token ends where a mention begins or
     ends."""
-    text = given.text
-    mentions = [Mention(" ".join(text[start:end].split()), kind, start, end) for start, end, kind in found.mentions]
-    opens = set(found.sentences[1:])  # what is before the first word belongs to the first sentence
-    cuts = opens | {place for mention in mentions for place in (mention.start, mention.end)}
+    text = item.text
+    mentions = [
+        Mention(" ".join(text[start:end].split()), entity_type, start, end)
+        for start, end, entity_type in detection.mentions
+    ]
+    sentence_starts = set(detection.sentences[1:])  # what is before the first word belongs to the first sentence
+    cuts = sentence_starts | {position for mention in mentions for position in (mention.start, mention.end)}
     sents: list[list[Span]] = []
     for first, last in tokenize(text):
-        places = [first, *(place for place in range(first + 1, last) if place in cuts), last]
-        for span in itertools.pairwise(places):
-            if not sents or span[0] in opens:
+        borders = [first, *(position for position in range(first + 1, last) if position in cuts), last]
+        for span in itertools.pairwise(borders):
+            if not sents or span[0] in sentence_starts:
                 sents.append([])
             sents[-1].append(span)
     clusters = [[_without_article(text, *span) for span in cluster] for cluster in find_clusters(text)]
-    return _document(text, given.title, sents, mentions, clusters, offsets=True)
+    return _document(text, item.title, sents, mentions, clusters, offsets=True)
 
 
 def _without_article(text: str, start: int, end: int) -> Span:
@@ -187,9 +190,12 @@ def document_of_doc(doc: Doc, title: str, clusters: Clusters = (), offsets: bool
     characters. Warns of unknown labels and of no entity. With `offsets` mentions have `start` and `end` in characters.
     Raises UserError where sentences or entities are not set.
     """
-    for what, is_set, pipe in (("sentences", "SENT_START", "parser"), ("named entities", "ENT_IOB", "ner")):
-        if not doc.has_annotation(is_set):
-            raise UserError(f"{title!r}: spaCy's pipeline finds no {what}; add the component {pipe!r}")
+    for annotation, attribute, component in (
+        ("sentences", "SENT_START", "parser"),
+        ("named entities", "ENT_IOB", "ner"),
+    ):
+        if not doc.has_annotation(attribute):
+            raise UserError(f"{title!r}: spaCy's pipeline finds no {annotation}; add the component {component!r}")
     sentences = [[token for token in sentence if not token.is_space] for sentence in doc.sents]
     sents = [[_characters([token]) for token in sentence] for sentence in sentences if sentence]
     mentions = _mentions(doc, title)
@@ -200,8 +206,10 @@ def _document(
     text: str, title: str, sents: list[list[Span]], mentions: list[Mention], clusters: Clusters, offsets: bool
 ) -> Document:
     """The document of a text's tokens and mentions, which begin and end where tokens do."""
-    starts = {start: (row, place) for row, spans in enumerate(sents) for place, (start, _) in enumerate(spans)}
-    ends = {end: place + 1 for spans in sents for place, (_, end) in enumerate(spans)}
+    starts = {
+        start: (sentence, index) for sentence, spans in enumerate(sents) for index, (start, _) in enumerate(spans)
+    }
+    ends = {end: index + 1 for spans in sents for index, (_, end) in enumerate(spans)}
     clusters = [[span for span in cluster if span[0] in starts and span[1] in ends] for cluster in clusters]
     pronouns = pronouns_of(text, mentions, clusters)
     entities = merge_by_clusters(join_by_rules(mentions, text) + [[pronoun] for pronoun in pronouns], clusters)
@@ -210,8 +218,8 @@ def _document(
 
     def as_docred(mention: Mention) -> dict[str, Any]:
         sentence, start = starts[mention.start]
-        found = {"name": mention.name, "sent_id": sentence, "pos": [start, ends[mention.end]], "type": mention.type}
-        return found | {"start": mention.start, "end": mention.end} if offsets else found
+        fields = {"name": mention.name, "sent_id": sentence, "pos": [start, ends[mention.end]], "type": mention.type}
+        return fields | {"start": mention.start, "end": mention.end} if offsets else fields
 
     return {
         "title": title,
@@ -221,7 +229,7 @@ def _document(
 
 
 def _mentions(doc: Doc, title: str) -> list[Mention]:
-    found = []
+    mentions = []
     unknown: Counter[str] = Counter()
     for entity in doc.ents:
         if entity.label_ == NO_MENTION:
@@ -233,11 +241,11 @@ def _mentions(doc: Doc, title: str) -> list[Mention]:
         unknown[entity.label_] += entity.label_ not in TYPES
         start, end = _characters(tokens)
         name = " ".join(doc.text[start:end].split())
-        found.append(Mention(name, TYPES.get(entity.label_, "MISC"), start, end))
+        mentions.append(Mention(name, TYPES.get(entity.label_, "MISC"), start, end))
     if total := unknown.total():
         labels = ", ".join(f"{label} ({count:,})" for label, count in unknown.items() if count)
         print(f"WARNING: {title!r}: {total:,} mentions of unknown labels are MISC: {labels}", file=sys.stderr)
-    return found
+    return mentions
 
 
 def _trimmed(tokens: list[Any]) -> list[Any]:

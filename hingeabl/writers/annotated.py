@@ -29,11 +29,11 @@ def with_labels(document: Document, entries: Sequence[Entry]) -> dict[str, Any]:
         {"h": entry["h_idx"], "t": entry["t_idx"], **{field: entry[field] for field in LABEL if field in entry}}
         for entry in entries
     ]
-    found = to_spans({**document, "labels": labels})
-    for entity in found["entities"]:
+    spans = to_spans({**document, "labels": labels})
+    for entity in spans["entities"]:
         for mention in entity["mentions"]:
-            mention["text"] = found["text"][mention["start"] : mention["end"]]
-    return found
+            mention["text"] = spans["text"][mention["start"] : mention["end"]]
+    return spans
 
 
 class SpansList(Writer):
@@ -43,9 +43,9 @@ class SpansList(Writer):
 
     def add(self, documents: Sequence[Document], entries: Sequence[Sequence[Entry]]) -> None:
         """Write documents with their predictions."""
-        for document, found in zip(documents, entries, strict=True):
+        for document, predictions in zip(documents, entries, strict=True):
             self.output.write(self.between if self.documents else self.first)
-            self.output.write(json.dumps(with_labels(document, found), ensure_ascii=False))
+            self.output.write(json.dumps(with_labels(document, predictions), ensure_ascii=False))
             self.documents += 1
 
     def end(self) -> None:
@@ -69,8 +69,8 @@ class Brat(Writer):
 
     def add(self, documents: Sequence[Document], entries: Sequence[Sequence[Entry]]) -> None:
         """Write the files of documents, named by their titles."""
-        for document, found in zip(documents, entries, strict=True):
-            spans = with_labels(document, found)
+        for document, predictions in zip(documents, entries, strict=True):
+            spans = with_labels(document, predictions)
             name = self.name_of(spans["title"])
             for ending, content in ((".txt", spans["text"]), (".ann", "".join(lines_of(spans)))):
                 self.archive.writestr(zipfile.ZipInfo(name + ending, MADE), content)
@@ -104,14 +104,14 @@ def lines_of(spans: dict[str, Any]) -> Iterator[str]:
         for mention in entity["mentions"]:
             count += 1
             keys[-1].append(f"T{count}")
-            kind = re.sub(r"\s+", "_", mention.get("type") or "Entity")
-            place = f"{mention['start']} {mention['end']}"
-            yield f"T{count}\t{kind} {place}\t{' '.join(mention['text'].split())}\n"
+            entity_type = re.sub(r"\s+", "_", mention.get("type") or "Entity")
+            offsets = f"{mention['start']} {mention['end']}"
+            yield f"T{count}\t{entity_type} {offsets}\t{' '.join(mention['text'].split())}\n"
         if len(keys[-1]) > 1:
             yield f"*\tEquiv {' '.join(keys[-1])}\n"
     named = [label for label in spans["labels"] if keys[label["h"]] and keys[label["t"]]]
     for number, label in enumerate(named, 1):
         name = re.sub(r"\s+", "_", label["r"])
         yield f"R{number}\t{name} Arg1:{keys[label['h']][0]} Arg2:{keys[label['t']][0]}\n"
-        sure = f", confidence {label['confidence']:.2f}" if "confidence" in label else ""
-        yield f"#{number}\tAnnotatorNotes R{number}\t{' '.join(label['relation'].split())}{sure}\n"
+        confidence = f", confidence {label['confidence']:.2f}" if "confidence" in label else ""
+        yield f"#{number}\tAnnotatorNotes R{number}\t{' '.join(label['relation'].split())}{confidence}\n"

@@ -58,8 +58,8 @@ class Turtle(Writer):
         """Keep an entity's kinds, names and document."""
         rdf, rdfs, literal = self.module.RDF, self.module.RDFS, self.module.Literal
         subject = iri_of_entity(entity)
-        for kind in (TERMS + "Entity", *(urn("type", kind) for kind in entity.types)):
-            self.triple(subject, rdf.type, kind)
+        for entity_type in (TERMS + "Entity", *(urn("type", entity_type) for entity_type in entity.types)):
+            self.triple(subject, rdf.type, entity_type)
         self.triple(subject, rdfs.label, literal(entity.name))
         self.triple(subject, TERMS + "document", literal(entity.document))
         for name in entity.mentions:

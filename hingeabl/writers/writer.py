@@ -44,24 +44,26 @@ def key_of(document: Document) -> str:
     """What tells a checked document from others, wherever it is read from: a digest of its sentences, its mentions, and
     its title, unless that was made up."""
     title = None if isinstance(document["title"], MadeTitle) else document["title"]
-    mentions = [[[type_of(one), *map(one.get, PLACED)] for one in entity] for entity in document["vertexSet"]]
+    mentions = [
+        [[type_of(mention), *map(mention.get, PLACED)] for mention in entity] for entity in document["vertexSet"]
+    ]
     return hashlib.sha256(json.dumps([title, document["sents"], mentions]).encode()).hexdigest()[:16]
 
 
 def type_of(mention: dict[str, Any]) -> str | None:
     """A mention's type, None where it has none."""
-    return kind if isinstance(kind := mention.get("type"), str) else None
+    return entity_type if isinstance(entity_type := mention.get("type"), str) else None
 
 
 def entities_of(document: Document, place: int) -> list[Entity]:
     """The entities of a checked document, `place` being its place in the input."""
-    key, title, found = key_of(document), document["title"], []
+    key, title, entities = key_of(document), document["title"], []
     for number, mentions in enumerate(document["vertexSet"]):
         names = list(dict.fromkeys(mention["name"] for mention in mentions))
-        types = dict.fromkeys(kind for mention in mentions if (kind := type_of(mention)) is not None)
+        types = dict.fromkeys(entity_type for mention in mentions if (entity_type := type_of(mention)) is not None)
         name = max(names, key=len, default="")
-        found.append(Entity(f"{key}#{number}", place, title, number, name, names, list(types)))
-    return found
+        entities.append(Entity(f"{key}#{number}", place, title, number, name, names, list(types)))
+    return entities
 
 
 def edge_properties(entry: Entry) -> Entry:
@@ -95,11 +97,11 @@ class Writer:
 
     def add(self, documents: Sequence[Document], entries: Sequence[Sequence[Entry]]) -> None:
         """Write checked documents; `entries` holds the predictions of each."""
-        for document, found in zip(documents, entries, strict=True):
+        for document, predictions in zip(documents, entries, strict=True):
             entities = entities_of(document, self.documents)
             for entity in entities:
                 self.entity(entity)
-            for entry in found:
+            for entry in predictions:
                 self.relation(entities[entry["h_idx"]], entities[entry["t_idx"]], entry)
             self.documents += 1
 
