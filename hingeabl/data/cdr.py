@@ -29,7 +29,7 @@ NOT_SCORED = "not_include"
 RELATION = re.compile(r"\d+:(\w+):\d+")
 NONE = "NR"  # the relation's name of a pair without one
 SCORED_LINE = re.compile(r"[^\t\n]+\t[^\t\n]*\t(not_include|\d+:\w+:\d+)\t")
-LOOKED_AT = 20  # lines that tell the format: a document may have no pairs
+LOOKED_AT = 20  # lines to recognise the format by: a document may have no pairs
 NUMBERS = re.compile(r"\d{1,9}(:\d{1,9})*")
 SIDES = ((5, 7, 8, 9), (11, 13, 14, 15))  # the fields of a pair's first and second entity
 
@@ -45,7 +45,7 @@ class Side(NamedTuple):
 
 
 def is_cdr(text: str) -> bool:
-    """Whether a text begins as files of CDR and GDA do: one of its first lines states a pair."""
+    """Whether a text is in CDR's and GDA's format: one of its first lines states a pair."""
     if text.lstrip()[:1] in ("{", "["):
         return False
     return any(SCORED_LINE.match(line) for line in text.lstrip().split("\n", LOOKED_AT)[:LOOKED_AT])
@@ -56,9 +56,9 @@ def read_cdr(lines: Iterable[str], name: str) -> Iterator[Document]:
     with a relation.
 
     Entities are numbered as they appear in `pairs`, with the mentions that their first pair states. The mentions of
-    pairs that are not scored follow as further entities, one for each identifier: they get entity markers. As in
-    ATLOP's program, later lines with an earlier line's number are left out; in the end, one line on stderr counts them.
-    Raises UserError, which opens with `name`, with line, document, pair, field and remedy.
+    pairs that are not scored follow as further entities, one for each identifier, since they get entity markers. As in
+    ATLOP's program, a line with the number of an earlier line is left out; at the end one line on stderr counts these.
+    Raises UserError, starting with `name`, with line, document, pair, field and remedy.
     """
     seen: set[str] = set()
     repeated = 0
@@ -125,7 +125,7 @@ def _document(line: str, where: str) -> Document:
 
 
 def _short_group(groups: list[list[str]]) -> str:
-    """Which group of fields is the first that is not whole."""
+    """Which group of fields is the first incomplete one."""
     for index, group in enumerate(groups[1:], 1):
         if not (group[0] == NOT_SCORED or RELATION.fullmatch(group[0])):
             return f"pair {index - 1} has other than {FIELDS} fields, as pair {index} begins with {group[0][:40]!r}"
@@ -165,7 +165,7 @@ def _side(group: list[str], columns: tuple[int, ...], borders: list[int], where:
 
 
 def _mention(sents: list[list[str]], firsts: list[int], entity_type: str, span: Span) -> dict[str, Any]:
-    """A mention of DocRED's schema."""
+    """A mention in DocRED's schema."""
     sentence = next(number for number, end in enumerate(firsts[1:]) if span[0] < end)
     start, end = (token - firsts[sentence] for token in span)
     name = " ".join(sents[sentence][start:end])
@@ -178,7 +178,7 @@ def _others(
     sents: list[list[str]],
     firsts: list[int],
 ) -> list[list[dict[str, Any]]]:
-    """The mentions that no entity of `vertices` has, as one entity for each identifier."""
+    """The mentions that no entity in `vertices` has, as one entity for each identifier."""
     in_vertices = {
         (
             mention["type"],

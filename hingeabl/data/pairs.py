@@ -1,4 +1,4 @@
-"""The pairs of entities that a document's model scores."""
+"""The pairs of entities in a document that are scored."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hingeabl.data.schema import Document
 
 
 class AllPairs(Sequence[list[int]]):
-    """Every ordered pair [h, t] of so many entities, h != t, row by row; for numpy an array int64 [pairs, 2]. There is
-    no list of them: 2,000 entities have four million."""
+    """Every ordered pair [h, t] of this many entities, h != t, row by row; as a numpy array int64 [pairs, 2]. Pairs are
+    computed, not stored: 2,000 entities have four million."""
 
     def __init__(self, entities: int) -> None:
         self.entities = entities
@@ -37,14 +37,14 @@ class AllPairs(Sequence[list[int]]):
     __hash__ = None  # type: ignore[assignment]
 
     def at(self, positions: np.ndarray) -> np.ndarray:
-        """The pairs at these places."""
+        """The pairs at these positions, int64 [len(positions), 2]."""
         head, tail = np.divmod(positions, max(self.entities - 1, 1))
         return np.stack([head, tail + (tail >= head)], axis=-1)
 
 
 def near_pairs(document: Document, distance: int) -> list[list[int]]:
-    """The pairs that the document lists, or all ordered pairs, of entities with mentions at most `distance` sentences
-    apart."""
+    """The pairs that the document lists, or all ordered pairs, whose entities have mentions at most `distance`
+    sentences apart."""
     entities, sentences = document["vertexSet"], len(document["sents"])
     mentioned = np.zeros((len(entities), sentences), dtype=np.float32)
     nearby = np.zeros_like(mentioned)
@@ -57,8 +57,8 @@ def near_pairs(document: Document, distance: int) -> list[list[int]]:
 
 
 def met_pairs(feature: dict[str, Any], windows: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Those of a feature's pairs that attend to a token in common, in an encoder's windows [start, stop) of the
-    document: the entities have mentions in one window, or in two that overlap."""
+    """The feature's pairs that attend to a common token, in an encoder's windows [start, stop) of the document: the
+    entities have mentions in one window, or in two that overlap."""
     edges = np.array(windows)
     in_window = np.zeros((len(feature["entity_pos"]), len(edges)), dtype=np.float32)
     for number, mentions in enumerate(feature["entity_pos"]):
@@ -70,7 +70,7 @@ def met_pairs(feature: dict[str, Any], windows: Sequence[tuple[int, int]]) -> li
 
 
 def chosen_pairs(mask: np.ndarray, listed: list[list[int]] | None) -> list[list[int]]:
-    """The listed pairs, or all h != t, for which `mask` bool [entities, entities] holds."""
+    """The listed pairs, or all h != t, for which `mask`, bool [entities, entities], holds."""
     if listed is not None:
         return [[head, tail] for head, tail in listed if mask[head, tail]]
     np.fill_diagonal(mask, False)

@@ -1,4 +1,4 @@
-"""The figures of the paper's Tables 5 and 6 for files of documents, and the relations that they have."""
+"""The figures of the paper's Tables 5 and 6 for files of documents, and the relations in the files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hingeabl.errors import UserError
 
 
 def statistics(documents: Sequence[Document]) -> dict[str, float]:
-    """The figures for one list of documents; pairs are ordered, h != t, or those that documents list."""
+    """The figures for a list of documents; pairs are all ordered pairs h != t, or those that a document lists."""
     count = len(documents)
     label_counts = Counter(
         (index, label["h"], label["t"], label["r"])
@@ -64,7 +64,7 @@ def count_pairs(document: Document) -> int:
 
 
 def print_statistics(columns: dict[str, dict[str, float]]) -> None:
-    """Statistics by path as a table, one column per file."""
+    """Print statistics by path as a table, one column per file."""
     names = [Path(path).name for path in columns]
     widths = [max(len(name), 12) for name in names]
     print("".ljust(26), *(name.rjust(width) for name, width in zip(names, widths, strict=True)), sep="  ")
@@ -76,7 +76,7 @@ def print_statistics(columns: dict[str, dict[str, float]]) -> None:
 
 def make_rel2id(documents: Iterable[Document], where: str) -> dict[str, int]:
     """A rel2id file for documents: "Na" as class 0, then the relations of their labels in alphabetical order. Raises
-    UserError, which opens with `where`, for documents without labels, and for a relation called as "no relation" is."""
+    UserError, starting with `where`, if there are no labels, or if a relation's name means "no relation"."""
     relations = sorted({label["r"] for document in documents for label in document.get("labels", [])})
     if not relations:
         raise UserError(f"{where}: has no labels, so there are no relations to number; pass the training file")

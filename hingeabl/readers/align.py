@@ -19,13 +19,13 @@ from hingeabl.readers.offsets import READ_AS, RULE, Counts, Mention, Span, diffe
 IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 BLANK_LINE = re.compile(r"\n\s*\n")
 ENDS = set(".!?\u2026")
-WIDE_ENDS = set("\u3002\uff01\uff1f")  # of Chinese and Japanese, after which no space comes
+WIDE_ENDS = set("\u3002\uff01\uff1f")  # of Chinese and Japanese, which have no space after them
 CLOSING = set("\"')]}\u201d\u2019\u00bb\u300d\u300f\uff09")
 OPENING = set("\"'([{\u201c\u2018\u00ab")
 ABBREVIATIONS = set(
     "mr mrs ms dr prof st jr sr vs fig figs no inc ltd co corp al cf ca e.g i.e approx dept gen".split()
 )
-WARNINGS = {  # what is counted while documents are aligned
+WARNINGS = {  # key in Counts -> its part of the warning
     "widened": "{:,} mentions cut a token and are widened to whole tokens",
     "joined": "{:,} sentence ends lie in a mention, so the sentences there are joined",
     "gaps": "{:,} mentions have gaps and are taken from their first start to their last end",
@@ -39,8 +39,8 @@ WARNINGS = {  # what is counted while documents are aligned
 
 
 def tokenize(text: str) -> list[Span]:
-    """The tokens of a text: numbers, words, ideographs, and every other character that is no white space. Combining
-    marks belong to what is before them."""
+    """The tokens of a text, [start, end): numbers, words, ideographs, and every other character except white space.
+    Combining marks belong to the character before them."""
     return [match.span() for match in _token().finditer(text)]
 
 
@@ -52,8 +52,8 @@ def _token() -> re.Pattern[str]:
 
 
 def split_sentences(text: str, tokens: list[Span], breaks: Sequence[int] = ()) -> list[list[Span]]:
-    """The tokens of each sentence. One ends at a blank line, at the characters `breaks`, and after . ! ? that white
-    space and a capital, a digit or an opening quote or bracket follow, unless the full stop is an abbreviation's."""
+    """The tokens of each sentence. One ends at a blank line, at the characters `breaks`, and after . ! ? if white space
+    and a capital, a digit or an opening quote or bracket follow, unless the full stop belongs to an abbreviation."""
     forced = sorted([*breaks, *(match.start() for match in BLANK_LINE.finditer(text))])
     sentences = [tokens[:1]] if tokens else []
     for number, (start, end) in enumerate(tokens[1:], 1):
@@ -82,7 +82,7 @@ def _ends_between(text: str, tokens: list[Span], number: int) -> bool:
 
 
 def _is_abbreviation(word: str) -> bool:
-    """Whether the full stop after a word is the word's: of initials, such as J or U.S, and of ABBREVIATIONS."""
+    """Whether the full stop after a word belongs to it: initials, such as J or U.S, and ABBREVIATIONS."""
     return word.lower() in ABBREVIATIONS or all(len(part) == 1 and part.isupper() for part in word.split("."))
 
 
@@ -100,10 +100,10 @@ def align(
     """A document in DocRED's schema.
 
     `sents` are the tokens of each sentence, in order; without them the text is tokenized and split here. A mention that
-    cuts a token is widened to whole tokens; sentences that a mention goes over are joined, and the evidence of labels
-    is renumbered. Unless `repeats`, mentions of an entity at one place are taken once, and labels that state the same.
-    `counts` tells how often, see WARNINGS. A mention's name is the text of its tokens. Raises UserError, opening with
-    `where`, for a mention that is not in the text or holds no token.
+    cuts a token is widened to whole tokens; sentences that a mention crosses are joined, and the evidence of labels is
+    renumbered. Unless `repeats`, mentions of an entity with the same tokens are taken once, and so are equal labels.
+    `counts` counts these changes, see WARNINGS. A mention's name is the text of its tokens. Raises UserError, starting
+    with `where`, for a mention that is outside the text or holds no token.
     """
     sentences = split_sentences(text, tokenize(text), breaks) if sents is None else sents
     tokens = [token for sentence in sentences for token in sentence]
@@ -121,30 +121,26 @@ def align(
         for number in range(sentence_of[first] + 1, sentence_of[last] + 1)
     }
     counts["joined"] += len(joined_to_previous)
-    new_number, first_tokens = [], []  # the new number of each given sentence, and the first token of each new one
+    new_number, firsts = [], []  # each sentence's number after joining, and the first token of each joined sentence
     token_count = 0
     for number, sentence in enumerate(sentences):
         if number not in joined_to_previous:
-            first_tokens.append(token_count)
-        new_number.append(len(first_tokens) - 1)
+            firsts.append(token_count)
+        new_number.append(len(firsts) - 1)
         token_count += len(sentence)
-    limits = [*first_tokens, len(tokens)]
+    limits = [*firsts, len(tokens)]
 
     def mention_of(mention: Mention, first: int, last: int) -> dict[str, Any]:
         sentence = new_number[sentence_of[first]]
         name = " ".join(text[starts[first] : ends[last]].split())
-        fields = {
-            "name": name,
-            "sent_id": sentence,
-            "pos": [first - first_tokens[sentence], last + 1 - first_tokens[sentence]],
-        }
+        fields = {"name": name, "sent_id": sentence, "pos": [first - firsts[sentence], last + 1 - firsts[sentence]]}
         return fields if mention.type is None else {**fields, "type": mention.type}
 
     document: Document = {
         "title": title,
         "sents": [
             [text[start:end] for start, end in tokens[limits[number] : limits[number + 1]]]
-            for number in range(len(first_tokens))
+            for number in range(len(firsts))
         ],
         "vertexSet": [[mention_of(mention, *token_span) for mention, token_span in mentions] for mentions in aligned],
     }
@@ -155,7 +151,7 @@ def align(
 
 
 def _each_once(mentions: list[tuple[Mention, Span]], counts: Counter[str]) -> list[tuple[Mention, Span]]:
-    """An entity's mentions with their tokens, one for each place: the first, or the first that has a type."""
+    """An entity's mentions with their tokens, one for each span of tokens: the first, or the first that has a type."""
     by_span: dict[Span, Mention] = {}
     for mention, span in mentions:
         if span not in by_span or (by_span[span].type is None and mention.type is not None):
@@ -165,7 +161,7 @@ def _each_once(mentions: list[tuple[Mention, Span]], counts: Counter[str]) -> li
 
 
 def _distinct(labels: list[dict[str, Any]], counts: Counter[str]) -> list[dict[str, Any]]:
-    """Labels, those of the same h, t and r as one, with the evidence of all."""
+    """Labels without repetition of h, t and r, each with the evidence of all its repetitions."""
     by_key: dict[str, dict[str, Any]] = {}
     for label in labels:
         key = json.dumps([label.get(field) for field in ("h", "t", "r")])  # they are not checked yet
@@ -179,7 +175,7 @@ def _distinct(labels: list[dict[str, Any]], counts: Counter[str]) -> list[dict[s
 
 
 def _renumbered(label: dict[str, Any], new_number: list[int]) -> dict[str, Any]:
-    """A label with the new numbers of the sentences in its evidence."""
+    """A label with the new sentence numbers in its evidence."""
     if "evidence" not in label:
         return label
     return {**label, "evidence": list(dict.fromkeys(new_number[number] for number in label["evidence"]))}
@@ -197,7 +193,7 @@ def _tokens_of(
         )
     first, last = bisect_left(starts, start), bisect_right(ends, end) - 1
     exact = first < len(starts) and last >= 0 and starts[first] == start and ends[last] == end
-    if not exact:  # tokens of no length count only where the mention starts or ends with them
+    if not exact:  # empty tokens count only if the mention starts or ends with them
         first, last = bisect_right(ends, start), bisect_left(starts, end) - 1
     if first > last or (start == end and not exact):
         raise UserError(
@@ -209,7 +205,7 @@ def _tokens_of(
 
 def to_spans(document: Document) -> dict[str, Any]:
     """A checked document with its mentions at character offsets, as spans.py reads it, and the offsets of the tokens as
-    `sents`. The text is the document's own where it has its tokens in order, else tokens are joined by spaces and
+    `sents`. The text is the document's own if it has the tokens in order; else tokens are joined by spaces and
     sentences by line ends. `repeats` says that equal mentions or labels are to stay."""
     text, sents = _own_text(document) or _joined_text(document)
     entities = []
@@ -228,7 +224,8 @@ def to_spans(document: Document) -> dict[str, Any]:
 
 
 def _own_text(document: Document) -> tuple[str, list[list[list[int]]]] | None:
-    """The text that a document was read from, and the offsets of its tokens; None where it has none that holds them."""
+    """The text that a document was read from, and the offsets of its tokens; None if there is none that has the tokens
+    in order."""
     text, position = document.get("text"), 0
     if not isinstance(text, str):
         return None
@@ -245,7 +242,7 @@ def _own_text(document: Document) -> tuple[str, list[list[list[int]]]] | None:
 
 
 def _joined_text(document: Document) -> tuple[str, list[list[list[int]]]]:
-    """The tokens of a document as a text, and their offsets there."""
+    """A document's tokens as one text, and their offsets in it."""
     sents: list[list[list[int]]] = []
     position = 0
     for sentence in document["sents"]:
@@ -259,15 +256,15 @@ def _joined_text(document: Document) -> tuple[str, list[list[list[int]]]]:
 
 
 def has_repeats(document: Document) -> bool:
-    """Whether a document has mentions or labels that align takes once unless it is told that they stay."""
+    """Whether a document has mentions or labels that align would take once without `repeats`."""
     spans = [[(mention["sent_id"], *mention["pos"]) for mention in mentions] for mentions in document["vertexSet"]]
     labels = [(label["h"], label["t"], label["r"]) for label in document.get("labels", ())]
     return any(len(set(items)) < len(items) for items in [*spans, labels])
 
 
 def warn(name: str, counts: Counts) -> None:
-    """Say on stderr, in one line, what was counted; nothing where nothing was. Raises UserError where most of the told
-    texts are not at their offsets."""
+    """Print in one line on stderr what was counted, if anything. Raises UserError if most of the stated texts are not
+    at their offsets."""
     if 2 * counts["differ"] > counts["told"]:
         problem = differing(counts["differ"], counts["told"], counts.example)
         raise UserError(f"{name}: {problem}; {RULE}; {counts.cause}")

@@ -41,10 +41,10 @@ def read_format(
 ) -> Iterator[Document]:
     """Checked documents in DocRED's schema, as they are read, without their labels unless `labels`.
 
-    `file_format` is one of FORMATS, None to recognise it; `name` opens messages, and for brat is the path. `typed` is for
-    typed entity markers, which need each mention to have one of DocRED's types. `text_model` reads plain text, see
-    documents_of_texts. After the last document, one line on
-    stderr tells what was doubtful, if anything. Raises UserError with file, document, place and remedy.
+    `file_format` is one of FORMATS, None to recognise it; `name` starts messages, and is the path for brat. `typed` is
+    for typed entity markers, which need each mention to have one of DocRED's types. `text_model` reads plain text, see
+    documents_of_texts. After the last document, one line on stderr sums up the warnings, if any. Raises UserError with
+    file, document, field and remedy.
     """
     counts = Counts()
     yield from with_documents(_checked(file, name, file_format, typed, labels, counts), text_model)
@@ -54,8 +54,8 @@ def read_format(
 def read_paths(
     paths: Sequence[str], file_format: str | None, typed: bool, labels: bool = False, text_model: str | None = None
 ) -> Iterator[Document]:
-    """read_format of several files, with one line of doubts for all. A folder stands for the files in it, see files_of;
-    a document of one has its path there as its title."""
+    """read_format for several files, with one line of warnings for all. A folder stands for the files in it, see
+    files_of; a document from a folder has its file's path there as its title."""
     counts = Counts()
     titles: dict[str, str] = {}  # with the file of each
     repeated: dict[str, None] = {}
@@ -89,8 +89,8 @@ def read_paths(
 
 
 def files_of(path: str, file_format: str | None) -> list[str]:
-    """A file's own path, or the input files in a folder and those below it: brat's .ann files, or where there is none
-    or `file_format` says so, plain texts. Hidden ones do not count. Raises UserError for a folder without such a file."""
+    """A file's own path, or the input files in a folder and its subfolders: brat's .ann files, or plain texts if there
+    are none or `file_format` says so. Hidden files are ignored. Raises UserError for a folder without such a file."""
     folder = Path(path)
     if not folder.is_dir():
         return [path]
@@ -129,7 +129,7 @@ def files_of(path: str, file_format: str | None) -> list[str]:
 
 
 def open_file(path: str) -> BinaryIO:
-    """A file to read. Raises UserError where it cannot be opened."""
+    """A file open for reading. Raises UserError if it cannot be opened."""
     try:
         return Path(path).open("rb")
     except OSError as error:
@@ -137,8 +137,7 @@ def open_file(path: str) -> BinaryIO:
 
 
 def with_documents(items: Iterable[Document | Text], text_model: str | None) -> Iterator[Document]:
-    """Documents as they are and, in their places, those of texts, as many of which as follow each other are read
-    together."""
+    """Documents unchanged and, in their places, those made from texts; consecutive texts are read together."""
     for are_texts, group in itertools.groupby(items, lambda item: isinstance(item, Text)):
         if are_texts:
             yield from documents_of_texts(group, text_model)  # type: ignore[arg-type]
@@ -149,7 +148,7 @@ def with_documents(items: Iterable[Document | Text], text_model: str | None) -> 
 def _checked(
     file: BinaryIO, name: str, file_format: str | None, typed: bool, labels: bool, counts: Counts
 ) -> Iterator[Document | Text]:
-    """read_format without its last line, counting in `counts`, and with texts as they are."""
+    """read_format without its warning line, counting in `counts`, and without turning texts into documents."""
     if file_format is None:
         try:
             start = file.read(CHUNK)
@@ -174,7 +173,7 @@ def _checked(
 
 
 def _read(file: BinaryIO, name: str, file_format: str, labels: bool, counts: Counts) -> Iterator[Document]:
-    """Unchecked documents, or those that are checked but for their labels."""
+    """Documents, unchecked or checked except for their labels."""
     if file_format not in FORMATS:
         raise UserError(f"{name}: {file_format!r} is no format; choose one of {', '.join(FORMATS)}")
     if file_format == "spans":

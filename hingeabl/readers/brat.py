@@ -25,8 +25,8 @@ NOT_READ = "AMN#"  # attributes (M is their older letter), normalizations, notes
 
 
 def read_brat(file: BinaryIO, name: str, counts: Counts) -> Iterator[Document]:
-    """The document of a .ann or .txt file, the other being read from beside it; the title is their common name. Raises
-    UserError with file, line and remedy."""
+    """The document of a .ann or .txt file; the other file is read from beside it, and their common name is the title.
+    Raises UserError with file, line and remedy."""
     path = Path(name)
     if path.suffix not in (".ann", ".txt"):
         raise UserError(f"{name}: brat has two files, NAME.ann and NAME.txt; pass the path of one of them")
@@ -49,7 +49,7 @@ def read_brat(file: BinaryIO, name: str, counts: Counts) -> Iterator[Document]:
 
 
 def _annotations(lines: Iterable[str], name: str, counts: Counts) -> tuple[dict[str, Mention], list[Relation]]:
-    """The mentions and the relations of the lines, each `* Equiv` as relations that join its mentions."""
+    """The mentions and relations in the lines; each `* Equiv` becomes relations that join its mentions."""
     mentions: dict[str, Mention] = {}
     events: set[str] = set()
     relations: list[Relation] = []
@@ -80,7 +80,7 @@ def _annotations(lines: Iterable[str], name: str, counts: Counts) -> tuple[dict[
 
 
 def _mention(fields: list[str], where: str, location: str) -> Mention:
-    """The mention of a T line."""
+    """The mention in a T line."""
     match = SPANS.fullmatch(fields[1]) if len(fields) > 1 else None
     if not match:
         line = "\t".join(fields)[:60]

@@ -17,11 +17,12 @@ SPANS = tuple(f".spans{ending}" for ending in ENDINGS)
 
 
 def convert(paths: Sequence[str], output: str, file_format: str | None) -> dict[str, int]:
-    """Write the documents of files or folders, see read_paths, with their labels to `output`, whole or not at all, and
-    return the counts of documents, entities, mentions and labels. The output's ending tells its form: .jsonl is one
-    document a line, .gz packed, .spans.json and the like spans, else DocRED's schema. `file_format` is the input's format,
-    None to recognise it. Raises UserError for an output that must not be written, or an input that cannot be read or
-    has no documents.
+    """Write the documents of files or folders, see read_paths, with their labels to `output`, completely or not at all,
+    and return the counts of documents, entities, mentions and labels.
+
+    The output's ending sets its format: .jsonl one document a line, .gz packed, .spans.json and the like spans, else
+    DocRED's schema. `file_format` is the input's format, None to recognise it. Raises UserError for an output that must
+    not be written, or an input that cannot be read or has no documents.
     """
     if output == "-":
         raise UserError(f"--convert -: is not standard output; name a file that ends in {' or '.join(ENDINGS)}")

@@ -1,4 +1,4 @@
-"""The exports of two label tools: doccano's JSONL, with or without relations, and Label Studio's JSON.
+"""The exports of two annotation tools: doccano's JSONL, with or without relations, and Label Studio's JSON.
 
 Each annotated span is an entity of its own unless a relation named coref or coreference joins it with others; other
 relations are labels.
@@ -17,8 +17,8 @@ from hingeabl.readers.offsets import Counts, Mention
 
 
 def read_doccano(file: BinaryIO, name: str, counts: Counts) -> Iterator[Document]:
-    """The documents of doccano's JSONL, {id, text, entities, relations} or {id, text, label: [[start, end, type]]},
-    titled by their id. Raises UserError with file, document, field and remedy."""
+    """The documents in doccano's JSONL, {id, text, entities, relations} or {id, text, label: [[start, end, type]]},
+    with their ids as titles. Raises UserError with file, document, field and remedy."""
     for number, value in enumerate(read_objects(file, name)):
         where = f"{name}: document {number}"
         text = _text(value, where)
@@ -37,8 +37,8 @@ def read_doccano(file: BinaryIO, name: str, counts: Counts) -> Iterator[Document
 
 
 def read_label_studio(file: BinaryIO, name: str, counts: Counts) -> Iterator[Document]:
-    """The documents of Label Studio's JSON, [{id, data, annotations: [{result}]}], titled by their id. Of several
-    annotations of a text, the one marked as ground truth or else the first is read. Raises UserError with file,
+    """The documents in Label Studio's JSON, [{id, data, annotations: [{result}]}], with their ids as titles. Of several
+    annotations of a text, the one marked as ground truth, or else the first, is read. Raises UserError with file,
     document, field and remedy."""
     for number, task in enumerate(read_objects(file, name)):
         where = f"{name}: document {number}"
@@ -63,7 +63,7 @@ def read_label_studio(file: BinaryIO, name: str, counts: Counts) -> Iterator[Doc
 
 
 def _annotation(task: dict[str, Any], where: str, counts: Counts) -> dict[str, Any]:
-    """The annotation of a task that is read, {} where there is none."""
+    """The annotation of a task that is read, {} if there is none."""
     field = "annotations" if "annotations" in task else "completions"
     annotations = [annotation for _, annotation in _items(task, field, where) if not annotation.get("was_cancelled")]
     if not annotations:
@@ -83,7 +83,7 @@ def _text_of_task(data: dict[str, Any], where: str) -> str:
 
 
 def _both_ways(item: dict[str, Any], where: str, counts: Counts) -> list[Relation]:
-    """A relation of Label Studio, by its direction: right, left or bi. One without a label is counted."""
+    """A Label Studio relation as one or two, by its direction: right, left or bi. One without a label is counted."""
     labels = item.get("labels") or []
     counts["skipped"] += not labels
     ends = [(item.get("from_id"), item.get("to_id"))]
@@ -100,7 +100,7 @@ def _relation(relation_type: Any, head: Any, tail: Any, where: str) -> Relation:
 
 
 def _triples(value: dict[str, Any], where: str) -> Iterator[tuple[str, list[Any]]]:
-    """The spans [start, end, type] of doccano's other layout, with their places."""
+    """The spans [start, end, type] in doccano's other layout, with their locations."""
     for field in ("label", "labels"):
         for number, span in enumerate(_list(value, field, where)):
             if not isinstance(span, list) or len(span) != 3:
@@ -133,7 +133,7 @@ def _text(value: dict[str, Any], where: str) -> str:
 
 
 def _items(value: dict[str, Any], field: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a list that may be missing, with their places."""
+    """The objects in a list that may be missing, with their locations."""
     for number, item in enumerate(_list(value, field, where)):
         if not isinstance(item, dict):
             raise UserError(f"{where}: {field}[{number}]: is not an object; correct it")
@@ -148,5 +148,5 @@ def _list(value: dict[str, Any], field: str, where: str) -> list[Any]:
 
 
 def _title(value: dict[str, Any], number: int) -> str:
-    """The title of a document: its id, or its place."""
+    """A document's title: its id, or its number."""
     return str(value["id"]) if "id" in value else MadeTitle(f"document {number}")

@@ -1,4 +1,5 @@
-"""How a file counts its offsets: told by the texts that it gives of its mentions, and turned into characters."""
+"""The unit in which a file counts its offsets: inferred from the texts that it states for its mentions, and converted
+to characters."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import NamedTuple
 from hingeabl.errors import UserError
 
 Span = tuple[int, int]  # [start, end)
-Scale = Sequence[int]  # the offset at which each character of a text begins, and the one at which the text ends
+Scale = Sequence[int]  # the offset, in the file's unit, at which each character of a text begins, and the text's end
 UNITS: dict[str, Callable[[str], int]] = {
     "characters": lambda character: 1,
     "UTF-16 units": lambda character: 1 + (character > "\uffff"),
@@ -19,15 +20,15 @@ UNITS: dict[str, Callable[[str], int]] = {
 }
 LINE_ENDS = {None: "", 1: "a line end as one", 2: "a line end as two", 0: "line ends left out"}
 MARK = "\ufeff"  # the byte order mark
-READ_AS = "read as "  # opens the keys of Counts that tell a reading
+READ_AS = "read as "  # prefix of the keys of Counts that name a reading
 RULE = "offsets are [start, end) in characters (Unicode code points) from 0, with \\r\\n as two"
-MAY_DIFFER = 0.1  # share of the texts that may differ under a reading that is taken: some fit any by chance
-FARTHEST = 20  # characters that a constant error is looked for
+MAY_DIFFER = 0.1  # largest share of the texts that may differ under the chosen reading
+FARTHEST = 20  # largest constant shift, in characters, that is tried to explain wrong offsets
 
 
 class Mention(NamedTuple):
-    """A mention at [start, end); `place` tells in messages where it stands in the file, `told` is the text that the
-    file gives of it, and `pieces` are its spans where it has several."""
+    """A mention at [start, end); `place` is its location in the file, for messages, `told` the text that the file
+    states for it, and `pieces` are its spans if it has several."""
 
     start: int
     end: int
@@ -38,8 +39,9 @@ class Mention(NamedTuple):
 
 
 class Counts(Counter[str]):
-    """What is doubtful in a file, counted under the keys of align.WARNINGS. Of mentions whose text differs there are
-    one example and what may be the cause; `silent` counts documents without told texts whose unit is not certain."""
+    """Counts of suspicious mentions in a file, under the keys of align.WARNINGS. `example` and `cause` are an example
+    of a mention whose text differs and its likely cause; `silent` counts documents that state no texts, so that their
+    unit is uncertain."""
 
     example = ""
     cause = ""
@@ -47,7 +49,8 @@ class Counts(Counter[str]):
 
 
 class Reading(NamedTuple):
-    """A way of counting: a unit, what a line end counts (None: its characters), whether a mark before the text does."""
+    """A way of counting offsets: a unit, the length of a line end (None: that of its characters), and whether a byte
+    order mark before the text counts."""
 
     unit: str
     line_end: int | None
@@ -55,7 +58,7 @@ class Reading(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Its description in messages."""
         more = [LINE_ENDS[self.line_end], "the byte order mark counted" if self.mark else ""]
         return ", ".join(filter(None, [self.unit, *more]))
 
@@ -63,9 +66,9 @@ class Reading(NamedTuple):
 def settle(
     text: str, entities: list[list[Mention]], where: str, counts: Counts, mark: bool = False
 ) -> tuple[list[list[Mention]], Scale]:
-    """The mentions in characters, and the scale by which their file counts: characters, or the reading under which
-    fewer of the told texts differ, and nearly all fit; `mark` is whether the file has a byte order mark before the
-    text. Raises UserError, opening with `where`, if most texts of a document differ under each."""
+    """The mentions in characters, and the scale in which their file counts: characters, or the reading under which
+    fewer of the stated texts differ and nearly all fit. `mark` says whether the file has a byte order mark before the
+    text. Raises UserError, starting with `where`, if most texts of a document differ under each reading."""
     mentions = list({mention.place: mention for entity in entities for mention in entity}.values())
     if not mentions:
         return entities, range(len(text) + 1)
@@ -78,7 +81,7 @@ def settle(
     if differ and not counts.example:
         counts.example = f"{where}: {_example(text, differ[0], scale)}"
         counts.cause = _cause(text, with_text)
-    if len(differ) > 1 and 2 * len(differ) > len(with_text):  # of a single one, the whole file decides
+    if len(differ) > 1 and 2 * len(differ) > len(with_text):  # a single one is judged with the whole file, see warn
         example, cause = _example(text, differ[0], scale), _cause(text, with_text)
         raise UserError(f"{where}: {differing(len(differ), len(with_text), example)}; {RULE}; {cause}")
     in_characters = {mention.place: _placed(mention, text, scale, counts) for mention in mentions}
@@ -86,24 +89,24 @@ def settle(
 
 
 def differing(differ: int, with_text: int, example: str) -> str:
-    """What is said of mentions whose text differs."""
+    """The message about mentions whose text differs."""
     share = f"{differ:,} of {with_text:,} mentions ({differ / with_text:.1%})"
     return f"{share} have another text than that at their offsets, such as {example}"
 
 
 def first_of(scale: Scale, offset: int) -> int:
-    """The character that a mention begins with which starts at an offset; beyond the text, a place beyond it."""
+    """The first character of a mention that starts at an offset; past the text's end for an offset past it."""
     return bisect_right(scale, offset) - 1 if offset <= scale[-1] else len(scale) - 1 + offset - scale[-1]
 
 
 def end_of(scale: Scale, offset: int) -> int:
-    """The character behind a mention that ends at an offset; beyond the text, a place beyond it."""
+    """The character after a mention that ends at an offset; past the text's end for an offset past it."""
     return bisect_left(scale, offset) if offset <= scale[-1] else len(scale) - 1 + offset - scale[-1]
 
 
 def _best(text: str, with_text: list[Mention], counts: Counts, mark: bool) -> tuple[str, Scale, list[Mention]]:
-    """The reading under which the fewest texts differ, "" for characters, with its scale and those that differ. Of
-    several, it is the one of the documents before, then characters, then the simplest."""
+    """The reading under which the fewest texts differ: its name, "" for characters, its scale, and the mentions that
+    differ. In a tie, a reading used for earlier documents wins, then characters, then the simplest."""
     name, scale = "", range(len(text) + 1)
     plain_differ = _wrong(text, with_text, scale)
     readings = list(_readings(text, mark)) if plain_differ or not with_text or any(map(_is_reading, counts)) else []
@@ -129,7 +132,7 @@ def _is_reading(key: str) -> bool:
 
 
 def _readings(text: str, mark: bool) -> Iterator[Reading]:
-    """The readings other than characters under which a text's offsets can differ, the simplest first."""
+    """The readings other than characters under which offsets in this text can differ, the simplest first."""
     units = ["characters"]
     if not text.isascii():
         units += ["UTF-16 units"] * any(character > "\uffff" for character in text) + ["UTF-8 bytes"]
@@ -158,12 +161,12 @@ def _scale(text: str, reading: Reading) -> Scale:
 
 
 def _wrong(text: str, with_text: list[Mention], scale: Scale) -> list[Mention]:
-    """The mentions whose text is not the one told."""
+    """The mentions whose text differs from the stated one."""
     return [mention for mention in with_text if _plain(_at(text, mention, scale)) != _plain(mention.told or "")]
 
 
 def _at(text: str, mention: Mention, scale: Scale) -> str:
-    """The text at a mention's offsets, "" where they are not in it."""
+    """The text at a mention's offsets, "" if they are outside the text."""
     pieces = _pieces(mention)
     if not all(scale[0] <= start <= end <= scale[-1] for start, end in pieces):
         return ""
@@ -187,7 +190,7 @@ def _example(text: str, mention: Mention, scale: Scale) -> str:
 
 
 def _cause(text: str, with_text: list[Mention]) -> str:
-    """What makes all told texts fit that no reading allows, and else what is to be checked."""
+    """The change that makes all stated texts fit if no reading does, or else what to check."""
     changes: dict[str, Callable[[Span], Span]] = {
         "add 1 to each end, which is included here": lambda span: (span[0], span[1] + 1),
         "subtract 1 from each start, as they count from 1": lambda span: (span[0] - 1, span[1]),
@@ -208,7 +211,7 @@ def _cause(text: str, with_text: list[Mention]) -> str:
 
 
 def _placed(mention: Mention, text: str, scale: Scale, counts: Counts) -> Mention:
-    """A mention in characters, of one piece: white space alone between two pieces is no gap."""
+    """A mention in characters, with its pieces as one; a gap is text other than white space between two pieces."""
     pieces = sorted((first_of(scale, start), end_of(scale, end)) for start, end in _pieces(mention))
     start, end = pieces[0]
     gaps = 0

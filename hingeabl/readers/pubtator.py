@@ -1,6 +1,6 @@
 """PubTator's files: title and abstract of articles, mentions with identifiers, relations between identifiers.
 
-Documents are parted by empty lines. Their text is the title, a line end, and the abstract.
+Documents are separated by empty lines. Their text is the title, a line end, and the abstract.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ NO_IDENTIFIER = ("", "-", "-1", "None")  # -1 as in CDR
 
 
 class Line(NamedTuple):
-    """A line that is not empty, and its number from 1."""
+    """A non-empty line, and its number from 1."""
 
     number: int
     text: str
 
 
 def read_pubtator(file: BinaryIO, name: str, counts: Counts) -> Iterator[Document]:
-    """Documents in DocRED's schema, as they are read: the title is the article's number, the mentions of an identifier
-    are an entity, a relation is a label. A mention of several identifiers is one of each of these entities; one of none
-    is an entity of its own. Raises UserError with file, document, line and remedy."""
+    """Documents in DocRED's schema, as they are read: the article's number is the title, the mentions of an identifier
+    are an entity, a relation is a label. A mention with several identifiers belongs to each of these entities; one
+    without any is an entity of its own. Raises UserError with file, document, line and remedy."""
     lines = (Line(number, text) for number, text in enumerate(read_lines(file, name), 1))
     any_document = False
     for filled, block in itertools.groupby(lines, lambda line: bool(line.text.strip())):
@@ -43,7 +43,7 @@ def read_pubtator(file: BinaryIO, name: str, counts: Counts) -> Iterator[Documen
 
 
 def _document(block: list[Line], name: str, counts: Counts) -> Document:
-    """One document from its lines."""
+    """A document from its lines."""
     opening = TEXT.fullmatch(block[0].text)
     if not opening or opening[2] != "t":
         raise UserError(
@@ -88,8 +88,8 @@ def _document(block: list[Line], name: str, counts: Counts) -> Document:
 def _identifiers(fields: list[str]) -> list[str]:
     """The identifiers of a mention, each once, from the fields after its type.
 
-    `,` and `;` part them, and `|` where a last field names the part of the text for each, as in CDR. A variant's
-    description by tmVar, which has `;` in it, is one.
+    `,` and `;` separate them, and so does `|` if there is a last field with the part of the text for each, as in CDR. A
+    variant's description by tmVar, which contains `;`, is one identifier.
     """
     if not fields or fields[0].startswith("tmVar:"):
         return fields[:1]

@@ -29,12 +29,12 @@ FIELDS = tuple(field for field, _, _ in (*REQUIRED, *OPTIONAL))
 
 ENTITY_FIELDS = ("id", "name", "type", "mentions")
 MENTION_FIELDS = ("start", "end", "type", "text", "name")
-TOLD = ("text", "name")  # the fields of a mention that may tell its text
+TOLD = ("text", "name")  # the fields of a mention that may state its text
 
 
 def read_spans(file: BinaryIO, name: str, counts: Counts, labels: bool = True) -> Iterator[Document]:
-    """Documents in DocRED's schema, as they are read. Without `labels`, these are not looked at; with them, their h, t
-    and r are not checked. Raises UserError with file, document, field and remedy."""
+    """Documents in DocRED's schema, as they are read. With labels=False these are not checked; otherwise their h, t and
+    r are not. Raises UserError with file, document, field and remedy."""
     for number, value in enumerate(read_objects(file, name)):
         if not labels:
             value.pop("labels", None)
@@ -42,7 +42,7 @@ def read_spans(file: BinaryIO, name: str, counts: Counts, labels: bool = True) -
 
 
 def from_spans(value: dict[str, Any], where: str, title: str, counts: Counts) -> Document:
-    """One document in DocRED's schema; `title` is for one without. Raises UserError, opening with `where`."""
+    """One document in DocRED's schema; `title` is for one without. Raises UserError, starting with `where`."""
     for field, field_type, described in (*REQUIRED, *OPTIONAL):
         if field not in value and (field, field_type, described) in OPTIONAL:
             continue
@@ -64,7 +64,7 @@ def from_spans(value: dict[str, Any], where: str, title: str, counts: Counts) ->
 
 
 def _instead(value: dict[str, Any]) -> str:
-    """What other tools have in the place of entities, for a message."""
+    """The key that other tools use instead of entities, for a message."""
     other_field = next(
         (field for field in ("spans", "annotations", "mentions") if isinstance(value.get(field), list)), None
     )
@@ -123,13 +123,13 @@ def _sents(sents: list[Any], scale: Scale, where: str) -> list[list[Span]]:
 
 
 def _characters(scale: Scale, start: int, end: int) -> Span:
-    """A token's span in characters; one of no length has none there either."""
+    """A token's span in characters; an empty token stays empty."""
     first = first_of(scale, start)
     return first, max(first, end_of(scale, end)) if start < end else first
 
 
 def _labels(labels: list[Any], sents: list[list[Span]] | None, where: str) -> list[Any]:
-    """Labels whose evidence, where there is any, is checked."""
+    """Labels whose evidence, if any, is checked."""
     for number, label in enumerate(labels):
         label_where = f"{where}: labels[{number}]"
         if not isinstance(label, dict):

