@@ -140,7 +140,7 @@ def _first_keys(text: str) -> tuple[dict[str, str], bool]:
             open_brackets = open_brackets[:-1]
             if "{" not in open_brackets:
                 return keys, True
-        elif symbol == QUOTE:  # the text ends in this string
+        elif symbol == QUOTE:  # the text ends in this string; to search on would be slow
             break
         elif open_brackets in ("{", "[{") and (value := VALUE.match(text, token.end())):
             keys[symbol[1:-1]] = value[1]

@@ -31,7 +31,7 @@ class JsonText:
         self.decoder: codecs.IncrementalDecoder | None = None  # known from the first bytes
         self.read = 0  # bytes
         self.text = ""
-        self.place = 0  # of the next character in the text; earlier ones are dropped when more is read
+        self.position = 0  # of the next character in the text; earlier ones are dropped when more is read
 
     def read_more(self) -> bool:
         """Add a chunk to the text; False at the file's end. Raises UserError if it can't be read or is not UTF-8."""
@@ -50,24 +50,24 @@ class JsonText:
             raise UserError(f"{self.name}: cannot be unpacked ({first_line(error)}); download it again") from None
         except OSError as error:
             raise cannot_read(self.name, error) from None
-        self.text = self.text[self.place :] + more
-        self.place = 0
+        self.text = self.text[self.position :] + more
+        self.position = 0
         return bool(data)
 
     def peek(self) -> str:
         """The next character that is not white space, "" at the file's end."""
         while True:
-            space = SPACE.match(self.text, self.place)  # also where there is none
-            self.place = space.end() if space else self.place
-            if self.place < len(self.text):
-                return self.text[self.place]
+            space = SPACE.match(self.text, self.position)  # also where there is none
+            self.position = space.end() if space else self.position
+            if self.position < len(self.text):
+                return self.text[self.position]
             if not self.read_more():
                 return ""
 
     def skip(self, character: str) -> bool:
         """Skip the next character if it is this one, and say whether it was."""
         matches = self.peek() == character
-        self.place += matches
+        self.position += matches
         return matches
 
     def take_object(self, where: str) -> str:
@@ -75,20 +75,20 @@ class JsonText:
         file's end."""
         depth = seen = 0  # `seen` characters are searched already
         while True:
-            for token in TOKEN.finditer(self.text, self.place + seen):
+            for token in TOKEN.finditer(self.text, self.position + seen):
                 symbol = token[0]
                 if symbol == '"':
                     break
-                seen = token.end() - self.place
+                seen = token.end() - self.position
                 if symbol in "{[":
                     depth += 1
                 elif symbol in "}]":
                     depth -= 1
                     if not depth:
-                        object_text = self.text[self.place : self.place + seen]
-                        self.place += seen
+                        object_text = self.text[self.position : self.position + seen]
+                        self.position += seen
                         return object_text
-            if len(self.text) - self.place > LARGEST:
+            if len(self.text) - self.position > LARGEST:
                 raise UserError(f"{where}: has no end within {LARGEST:,} characters; is a quote or bracket missing?")
             if not self.read_more():
                 raise UserError(f"{where}: broken JSON (the file ends there); repair the file or download it again")
@@ -117,7 +117,7 @@ def read_object_texts(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator
     text = JsonText(file, name, chunk)
     if not text.peek():
         raise UserError(f"{name}: is empty; it must hold a list of documents, like DocRED's files, or one document")
-    refuse_foreign(text.text[text.place :][:1000], name)
+    refuse_foreign(text.text[text.position :][:1000], name)
     listed, number = text.skip("["), 0
     goes_on = not (listed and text.peek() == "]")
     while goes_on:

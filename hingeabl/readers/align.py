@@ -185,7 +185,7 @@ def _tokens_of(
     mention: Mention, starts: list[int], ends: list[int], text: str, where: str, counts: Counter[str]
 ) -> Span:
     """The first and the last token of a mention."""
-    start, end, mention_where = mention.start, mention.end, f"{where}: {mention.place}"
+    start, end, mention_where = mention.start, mention.end, f"{where}: {mention.location}"
     if not 0 <= start <= end <= len(text):
         raise UserError(
             f"{mention_where}: [{start}, {end}] is not in the text, which has {len(text):,} characters; it must be "

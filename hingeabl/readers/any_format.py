@@ -61,13 +61,11 @@ def read_paths(
     repeated: dict[str, None] = {}
 
     def items() -> Iterator[Document | Text]:
-        for input_path in paths:
-            for path in files_of(input_path, file_format):
+        for source in paths:
+            for path in files_of(source, file_format):
                 with open_file(path) as file:
                     for item in _checked(file, path, file_format, typed, labels, counts):
-                        generated = (
-                            Path(path).relative_to(input_path).with_suffix("").as_posix() if path != input_path else ""
-                        )
+                        generated = Path(path).relative_to(source).with_suffix("").as_posix() if path != source else ""
                         if isinstance(item, Text):
                             item = item._replace(title=MadeTitle(generated) if generated else item.title)
                         elif generated:

@@ -25,17 +25,17 @@ def read_lines(file: BinaryIO, name: str) -> Iterator[str]:
     text = JsonText(file, name)
     number = 1
     while True:
-        end = text.text.find("\n", text.place)
+        end = text.text.find("\n", text.position)
         if end >= 0:
-            yield text.text[text.place : end].removesuffix("\r")
-            text.place = end + 1
+            yield text.text[text.position : end].removesuffix("\r")
+            text.position = end + 1
             number += 1
-        elif len(text.text) - text.place > LARGEST:
+        elif len(text.text) - text.position > LARGEST:
             raise UserError(f"{name}: line {number}: is longer than {LARGEST:,} characters; is this the right file?")
         elif not text.read_more():
             break
-    if text.place < len(text.text):
-        yield text.text[text.place :]
+    if text.position < len(text.text):
+        yield text.text[text.position :]
 
 
 def read_all(file: BinaryIO, name: str) -> str:
@@ -45,5 +45,5 @@ def read_all(file: BinaryIO, name: str) -> str:
     parts = []
     while text.read_more():
         parts.append(text.text)
-        text.place = len(text.text)
+        text.position = len(text.text)
     return "".join(parts)

@@ -108,22 +108,18 @@ def _triples(value: dict[str, Any], where: str) -> Iterator[tuple[str, list[Any]
             yield f"{field}[{number}]", span
 
 
-def _mention(span: list[Any], stated_text: Any, location: str, where: str) -> Mention:
-    start, end, entity_type = span
+def _mention(span: list[Any], text: Any, location: str, where: str) -> Mention:
+    start, end, label = span
     if not (type(start) is int and type(end) is int):
         raise UserError(f"{where}: {location}: {start!r} to {end!r} are no offsets in the text; correct them")
     return Mention(
-        start,
-        end,
-        entity_type if isinstance(entity_type, str) else None,
-        location,
-        stated_text if isinstance(stated_text, str) else None,
+        start, end, label if isinstance(label, str) else None, location, text if isinstance(text, str) else None
     )
 
 
 def _add(mentions: dict[str, Mention], key: Any, mention: Mention, where: str) -> None:
     if mentions.setdefault(str(key), mention) is not mention:
-        raise UserError(f"{where}: {mention.place}: its id {key!r} is there twice; change one")
+        raise UserError(f"{where}: {mention.location}: its id {key!r} is there twice; change one")
 
 
 def _text(value: dict[str, Any], where: str) -> str:

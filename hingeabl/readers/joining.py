@@ -1,10 +1,10 @@
 """The tokens of a document in DocRED's schema as running text, with the position of each token in it.
 
-Sentences are joined by one space, and so are tokens, except: 1. no space before closing punctuation and brackets, %,
-and clitics ('s, n't), none after opening brackets and currency signs; 2. a " or ' of its own alternately opens and
-closes within a sentence; ' after a word that ends in s is a possessive; 3. no space around a hyphen, a slash and a long
-dash, nor around a short dash between numbers.
-
+Sentences are joined by one space, and so are tokens, except:
+1. no space before closing punctuation and brackets, % and clitics ('s, n't), none after opening brackets and currency
+   signs;
+2. a " or ' that is a token alternately opens and closes within a sentence; ' after a word in s is a possessive;
+3. no space around a hyphen, a slash and a long dash, nor around a short dash between numbers.
 Tokens are not changed. Tokens of white space stay, without a space beside them.
 """
 

@@ -27,7 +27,7 @@ from hingeabl.files import read_json
 
 MODEL = ROOT / "models" / "docred_mentions"  # the detector of this repository
 ENTITY_TYPES = ("PER", "ORG", "LOC", "TIME", "NUM", "MISC")  # DocRED's
-TAGS = ("O", *(f"{first}-{kind}" for kind in ENTITY_TYPES for first in "BI"))
+TAGS = ("O", *(f"{first}-{entity_type}" for entity_type in ENTITY_TYPES for first in "BI"))
 SENTENCE = len(TAGS)  # the number of the label "a sentence begins here", a class apart from the tags
 LABELS = len(TAGS) + 1
 INSIDE = np.array([tag.startswith("I") for tag in TAGS])

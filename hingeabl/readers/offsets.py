@@ -27,14 +27,14 @@ FARTHEST = 20  # largest constant shift, in characters, that is tried to explain
 
 
 class Mention(NamedTuple):
-    """A mention at [start, end); `place` is its location in the file, for messages, `told` the text that the file
-    states for it, and `pieces` are its spans if it has several."""
+    """A mention at [start, end); `location` says where it is in the file, for messages, `stated_text` is the text that
+    the file gives for it, and `pieces` are its spans if it has several."""
 
     start: int
     end: int
     type: str | None
-    place: str
-    told: str | None = None
+    location: str
+    stated_text: str | None = None
     pieces: tuple[Span, ...] = ()
 
 
@@ -69,28 +69,28 @@ def settle(
     """The mentions in characters, and the scale in which their file counts: characters, or the reading under which
     fewer of the stated texts differ and nearly all fit. `mark` says whether the file has a byte order mark before the
     text. Raises UserError, starting with `where`, if most texts of a document differ under each reading."""
-    mentions = list({mention.place: mention for entity in entities for mention in entity}.values())
+    mentions = list({mention.location: mention for entity in entities for mention in entity}.values())
     if not mentions:
         return entities, range(len(text) + 1)
-    with_text = [mention for mention in mentions if mention.told and mention.told.strip()]
-    name, scale, differ = _best(text, with_text, counts, mark)
-    counts["told"] += len(with_text)
-    counts["differ"] += len(differ)
+    stated = [mention for mention in mentions if mention.stated_text and mention.stated_text.strip()]
+    name, scale, wrong = _best(text, stated, counts, mark)
+    counts["told"] += len(stated)
+    counts["differ"] += len(wrong)
     if name:
         counts[READ_AS + name] += 1
-    if differ and not counts.example:
-        counts.example = f"{where}: {_example(text, differ[0], scale)}"
-        counts.cause = _cause(text, with_text)
-    if len(differ) > 1 and 2 * len(differ) > len(with_text):  # a single one is judged with the whole file, see warn
-        example, cause = _example(text, differ[0], scale), _cause(text, with_text)
-        raise UserError(f"{where}: {differing(len(differ), len(with_text), example)}; {RULE}; {cause}")
-    in_characters = {mention.place: _placed(mention, text, scale, counts) for mention in mentions}
-    return [[in_characters[mention.place] for mention in entity] for entity in entities], scale
+    if wrong and not counts.example:
+        counts.example = f"{where}: {_example(text, wrong[0], scale)}"
+        counts.cause = _cause(text, stated)
+    if len(wrong) > 1 and 2 * len(wrong) > len(stated):  # a single one is judged with the whole file, see warn
+        example, cause = _example(text, wrong[0], scale), _cause(text, stated)
+        raise UserError(f"{where}: {differing(len(wrong), len(stated), example)}; {RULE}; {cause}")
+    in_characters = {mention.location: _placed(mention, text, scale, counts) for mention in mentions}
+    return [[in_characters[mention.location] for mention in entity] for entity in entities], scale
 
 
-def differing(differ: int, with_text: int, example: str) -> str:
+def differing(wrong: int, stated: int, example: str) -> str:
     """The message about mentions whose text differs."""
-    share = f"{differ:,} of {with_text:,} mentions ({differ / with_text:.1%})"
+    share = f"{wrong:,} of {stated:,} mentions ({wrong / stated:.1%})"
     return f"{share} have another text than that at their offsets, such as {example}"
 
 
@@ -104,26 +104,26 @@ def end_of(scale: Scale, offset: int) -> int:
     return bisect_left(scale, offset) if offset <= scale[-1] else len(scale) - 1 + offset - scale[-1]
 
 
-def _best(text: str, with_text: list[Mention], counts: Counts, mark: bool) -> tuple[str, Scale, list[Mention]]:
+def _best(text: str, stated: list[Mention], counts: Counts, mark: bool) -> tuple[str, Scale, list[Mention]]:
     """The reading under which the fewest texts differ: its name, "" for characters, its scale, and the mentions that
     differ. In a tie, a reading used for earlier documents wins, then characters, then the simplest."""
     name, scale = "", range(len(text) + 1)
-    plain_differ = _wrong(text, with_text, scale)
-    readings = list(_readings(text, mark)) if plain_differ or not with_text or any(map(_is_reading, counts)) else []
+    wrong = _wrong(text, stated, scale)
+    readings = list(_readings(text, mark)) if wrong or not stated or any(map(_is_reading, counts)) else []
     used_before = [reading for reading in readings if counts[READ_AS + reading.name]]
-    best: tuple[str, Scale, list[Mention]] = (name, scale, plain_differ)
-    if not with_text and not used_before:
+    best: tuple[str, Scale, list[Mention]] = (name, scale, wrong)
+    if not stated and not used_before:
         counts.silent += bool(readings)
         return best
     for reading in used_before:
         reading_scale = _scale(text, reading)
-        if not (differ := _wrong(text, with_text, reading_scale)):
-            return reading.name, reading_scale, differ
-    for reading in readings if plain_differ else ():
+        if not (other_wrong := _wrong(text, stated, reading_scale)):
+            return reading.name, reading_scale, other_wrong
+    for reading in readings if wrong else ():
         reading_scale = _scale(text, reading)
-        differ = _wrong(text, with_text, reading_scale)
-        if len(differ) < len(best[2]) and len(differ) <= MAY_DIFFER * len(with_text):
-            best = (reading.name, reading_scale, differ)
+        other_wrong = _wrong(text, stated, reading_scale)
+        if len(other_wrong) < len(best[2]) and len(other_wrong) <= MAY_DIFFER * len(stated):
+            best = (reading.name, reading_scale, other_wrong)
     return best
 
 
@@ -160,9 +160,9 @@ def _scale(text: str, reading: Reading) -> Scale:
     return [*scale, offset]
 
 
-def _wrong(text: str, with_text: list[Mention], scale: Scale) -> list[Mention]:
+def _wrong(text: str, stated: list[Mention], scale: Scale) -> list[Mention]:
     """The mentions whose text differs from the stated one."""
-    return [mention for mention in with_text if _plain(_at(text, mention, scale)) != _plain(mention.told or "")]
+    return [mention for mention in stated if _plain(_at(text, mention, scale)) != _plain(mention.stated_text or "")]
 
 
 def _at(text: str, mention: Mention, scale: Scale) -> str:
@@ -184,12 +184,12 @@ def _plain(text: str) -> str:
 
 def _example(text: str, mention: Mention, scale: Scale) -> str:
     return (
-        f"{mention.place}: {(mention.told or '')[:60]!r}, where {_at(text, mention, scale)[:60]!r} is at "
+        f"{mention.location}: {(mention.stated_text or '')[:60]!r}, where {_at(text, mention, scale)[:60]!r} is at "
         f"[{mention.start}, {mention.end}]"
     )
 
 
-def _cause(text: str, with_text: list[Mention]) -> str:
+def _cause(text: str, stated: list[Mention]) -> str:
     """The change that makes all stated texts fit if no reading does, or else what to check."""
     changes: dict[str, Callable[[Span], Span]] = {
         "add 1 to each end, which is included here": lambda span: (span[0], span[1] + 1),
@@ -201,10 +201,10 @@ def _cause(text: str, with_text: list[Mention]) -> str:
             changes[f"add {shift} to each"] = lambda span, shift=shift: (span[0] + shift, span[1] + shift)  # type: ignore[misc]
     scale = range(len(text) + 1)
     composed = unicodedata.normalize("NFC", text)
-    if composed != text and not _wrong(composed, with_text, range(len(composed) + 1)):
+    if composed != text and not _wrong(composed, stated, range(len(composed) + 1)):
         return "with this they would fit: write the text in Unicode's form NFC, in which they were counted"
     for cause, change in changes.items():
-        moved = [mention._replace(pieces=tuple(map(change, _pieces(mention)))) for mention in with_text]
+        moved = [mention._replace(pieces=tuple(map(change, _pieces(mention)))) for mention in stated]
         if not _wrong(text, moved, scale):
             return f"with this they would fit: {cause}"
     return "is the text the one that was annotated? Take that one, or correct the offsets"

@@ -33,8 +33,8 @@ TOLD = ("text", "name")  # the fields of a mention that may state its text
 
 
 def read_spans(file: BinaryIO, name: str, counts: Counts, labels: bool = True) -> Iterator[Document]:
-    """Documents in DocRED's schema, as they are read. With labels=False these are not checked; otherwise their h, t and
-    r are not. Raises UserError with file, document, field and remedy."""
+    """Documents in DocRED's schema, as they are read. Labels are dropped unless `labels`; their h, t and r are not
+    checked here. Raises UserError with file, document, field and remedy."""
     for number, value in enumerate(read_objects(file, name)):
         if not labels:
             value.pop("labels", None)
@@ -65,11 +65,9 @@ def from_spans(value: dict[str, Any], where: str, title: str, counts: Counts) ->
 
 def _instead(value: dict[str, Any]) -> str:
     """The key that other tools use instead of entities, for a message."""
-    other_field = next(
-        (field for field in ("spans", "annotations", "mentions") if isinstance(value.get(field), list)), None
-    )
+    key = next((field for field in ("spans", "annotations", "mentions") if isinstance(value.get(field), list)), None)
     example = 'write each of them as an entity, {"mentions": [[start, end]], "type": ...}'
-    return f"; it has {other_field!r} instead: {example}" if other_field else ""
+    return f"; it has {key!r} instead: {example}" if key else ""
 
 
 def _mentions(entity: Any, location: str, where: str) -> list[Mention]:
@@ -93,7 +91,8 @@ def _mention(mention: Any, entity_type: Any, location: str, where: str) -> Menti
         entity_type = mention.get("type", entity_type)
     if not _is_span(span):
         raise UserError(
-            f"{where}: {location}: {mention!r} is not {{start, end}} or [start, end] in characters of the text; correct it"
+            f"{where}: {location}: {mention!r} is not {{start, end}} or [start, end] in characters of the text; "
+            "correct it"
         )
     if entity_type is not None and not isinstance(entity_type, str):
         raise UserError(f"{where}: {location}: type {entity_type!r} is not a string; correct it or leave it out")

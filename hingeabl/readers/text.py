@@ -190,12 +190,9 @@ def document_of_doc(doc: Doc, title: str, clusters: Clusters = (), offsets: bool
     are spans of characters. Warns of unknown labels and if there is no entity. With `offsets` mentions have `start` and
     `end` in characters. Raises UserError if sentences or entities are not set.
     """
-    for annotation, attribute, component in (
-        ("sentences", "SENT_START", "parser"),
-        ("named entities", "ENT_IOB", "ner"),
-    ):
+    for name, attribute, pipe in (("sentences", "SENT_START", "parser"), ("named entities", "ENT_IOB", "ner")):
         if not doc.has_annotation(attribute):
-            raise UserError(f"{title!r}: spaCy's pipeline finds no {annotation}; add the component {component!r}")
+            raise UserError(f"{title!r}: spaCy's pipeline finds no {name}; add the component {pipe!r}")
     sentences = [[token for token in sentence if not token.is_space] for sentence in doc.sents]
     sents = [[_characters([token]) for token in sentence] for sentence in sentences if sentence]
     mentions = _mentions(doc, title)
@@ -206,10 +203,8 @@ def _document(
     text: str, title: str, sents: list[list[Span]], mentions: list[Mention], clusters: Clusters, offsets: bool
 ) -> Document:
     """The document of a text's tokens and mentions; mentions begin and end where tokens do."""
-    starts = {
-        start: (sentence, index) for sentence, spans in enumerate(sents) for index, (start, _) in enumerate(spans)
-    }
-    ends = {end: index + 1 for spans in sents for index, (_, end) in enumerate(spans)}
+    starts = {start: (row, token) for row, spans in enumerate(sents) for token, (start, _) in enumerate(spans)}
+    ends = {end: token + 1 for spans in sents for token, (_, end) in enumerate(spans)}
     clusters = [[span for span in cluster if span[0] in starts and span[1] in ends] for cluster in clusters]
     pronouns = pronouns_of(text, mentions, clusters)
     entities = merge_by_clusters(join_by_rules(mentions, text) + [[pronoun] for pronoun in pronouns], clusters)
@@ -217,8 +212,8 @@ def _document(
         print(f"WARNING: {title!r}: no named entity is found, so there is nothing to relate", file=sys.stderr)
 
     def as_docred(mention: Mention) -> dict[str, Any]:
-        sentence, start = starts[mention.start]
-        fields = {"name": mention.name, "sent_id": sentence, "pos": [start, ends[mention.end]], "type": mention.type}
+        row, start = starts[mention.start]
+        fields = {"name": mention.name, "sent_id": row, "pos": [start, ends[mention.end]], "type": mention.type}
         return fields | {"start": mention.start, "end": mention.end} if offsets else fields
 
     return {

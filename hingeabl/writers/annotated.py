@@ -1,8 +1,8 @@
-"""Predictions with their documents, as text with mentions at character offsets: for label tools, and read again by
+"""Predictions with their documents, as text with mentions at character offsets: for annotation tools, and readable by
 prepro.py and predict.py.
 
-The text of a document that was read from plain text is the user's own, to the character; that of others is its tokens,
-joined by spaces.
+The text of a document that was read from plain text is the original one; that of others is its tokens, joined by
+spaces.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from hingeabl.data.schema import Document
 from hingeabl.readers.align import to_spans
 from hingeabl.writers.writer import Entry, Writer
 
-MADE = (1980, 1, 1, 0, 0, 0)  # the time of the files in an archive, so that the same predictions are the same bytes
+MADE = (1980, 1, 1, 0, 0, 0)  # the time of files in an archive, so that equal predictions give equal bytes
 LABEL = ("r", "relation", "confidence", "evidence")
 
 
 def with_labels(document: Document, entries: Sequence[Entry]) -> dict[str, Any]:
-    """A document as spans, see to_spans, with its predictions as labels {h, t, r, relation} and, where a prediction has
-    them, confidence and evidence."""
+    """A document as spans, see to_spans, with its predictions as labels {h, t, r, relation}, and confidence and
+    evidence if a prediction has them."""
     labels = [
         {"h": entry["h_idx"], "t": entry["t_idx"], **{field: entry[field] for field in LABEL if field in entry}}
         for entry in entries
@@ -54,7 +54,7 @@ class SpansList(Writer):
 
 
 class SpansLines(SpansList):
-    """The same, one a line."""
+    """Documents in the format spans, one a line."""
 
     first, between, last, none = "", "\n", "\n", ""
 
@@ -76,7 +76,7 @@ class Brat(Writer):
                 self.archive.writestr(zipfile.ZipInfo(name + ending, MADE), content)
 
     def name_of(self, title: str) -> str:
-        """A file's name of a title, none twice."""
+        """A file name made from a title, unique in the archive."""
         base = re.sub(r"[^\w.-]+", "_", title).encode()[:100].decode(errors="ignore").strip("._") or "document"
         name = base
         while self.names[name]:
@@ -90,7 +90,7 @@ class Brat(Writer):
         self.archive.close()
 
     def drop(self) -> None:
-        """Close the archive, which would else be closed after its file."""
+        """Close the archive, which would otherwise be closed after its file."""
         self.archive.close()
 
 
