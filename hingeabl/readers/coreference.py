@@ -64,15 +64,6 @@ def join_by_rules(mentions: Iterable[Mention], text: str = "") -> Entities:
     return _join_brackets(_join_acronyms(_join_persons(_join_same(mentions))), mentions, text)
 
 
-def join_by_clusters(mentions: Iterable[Mention], clusters: Clusters) -> Entities:
-    """The entities of a document by clusters of coreferent spans alone; a mention in no cluster stays alone.
-
-    A span stands for the mention that it equals; spans that equal none do nothing. Mentions of one cluster are joined
-    where their types are the same, numbers and times never.
-    """
-    return merge_by_clusters([[mention] for mention in mentions], clusters)
-
-
 def merge_by_clusters(entities: Entities, clusters: Clusters) -> Entities:
     """Join entities that have mentions of one type in one cluster, except numbers and times.
 

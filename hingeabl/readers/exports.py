@@ -112,9 +112,8 @@ def _mention(span: list[Any], text: Any, location: str, where: str) -> Mention:
     start, end, label = span
     if not (type(start) is int and type(end) is int):
         raise UserError(f"{where}: {location}: {start!r} to {end!r} are no offsets in the text; correct them")
-    return Mention(
-        start, end, label if isinstance(label, str) else None, location, text if isinstance(text, str) else None
-    )
+    entity_type, stated_text = (value if isinstance(value, str) else None for value in (label, text))
+    return Mention(start, end, entity_type, location, stated_text)
 
 
 def _add(mentions: dict[str, Mention], key: Any, mention: Mention, where: str) -> None:

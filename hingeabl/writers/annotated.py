@@ -7,7 +7,6 @@ spaces.
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import Any, TextIO, cast
 
 from hingeabl.data.schema import Document
 from hingeabl.readers.align import to_spans
+from hingeabl.writers.json_csv_cypher import JsonList
 from hingeabl.writers.writer import Entry, Writer
 
 MADE = (1980, 1, 1, 0, 0, 0)  # the time of files in an archive, so that equal predictions give equal bytes
@@ -36,21 +36,13 @@ def with_labels(document: Document, entries: Sequence[Entry]) -> dict[str, Any]:
     return spans
 
 
-class SpansList(Writer):
+class SpansList(JsonList):
     """Documents in the format spans, as a list."""
-
-    first, between, last, none = "[\n", ",\n", "\n]\n", "[]\n"
 
     def add(self, documents: Sequence[Document], entries: Sequence[Sequence[Entry]]) -> None:
         """Write documents with their predictions."""
         for document, predictions in zip(documents, entries, strict=True):
-            self.output.write(self.between if self.documents else self.first)
-            self.output.write(json.dumps(with_labels(document, predictions), ensure_ascii=False))
-            self.documents += 1
-
-    def end(self) -> None:
-        """Close the list, or the last line."""
-        self.output.write(self.last if self.documents else self.none)
+            self.item(with_labels(document, predictions))
 
 
 class SpansLines(SpansList):

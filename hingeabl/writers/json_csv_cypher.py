@@ -22,7 +22,11 @@ class JsonList(Writer):
 
     def relation(self, head: Entity, tail: Entity, entry: Entry) -> None:
         """Write a prediction as it is."""
-        self.output.write((self.between if self.count else self.first) + json.dumps(entry, ensure_ascii=False))
+        self.item(entry)
+
+    def item(self, value: dict[str, Any]) -> None:
+        """Write an item of the list."""
+        self.output.write((self.between if self.count else self.first) + json.dumps(value, ensure_ascii=False))
         self.count += 1
 
     def end(self) -> None:
