@@ -48,7 +48,7 @@ class SpansList(JsonList):
 class SpansLines(SpansList):
     """Documents in the format spans, one a line."""
 
-    first, between, last, none = "", "\n", "\n", ""
+    opening, separator, closing, empty = "", "\n", "\n", ""
 
 
 class Brat(Writer):

@@ -14,7 +14,7 @@ from hingeabl.writers.writer import Entity, Entry, Writer, edge_properties
 class JsonList(Writer):
     """The predictions, as a list."""
 
-    first, between, last, none = "[\n", ",\n", "\n]\n", "[]\n"
+    opening, separator, closing, empty = "[\n", ",\n", "\n]\n", "[]\n"
 
     def begin(self) -> None:
         """Write nothing yet: the opening depends on whether there is a prediction."""
@@ -26,18 +26,18 @@ class JsonList(Writer):
 
     def item(self, value: dict[str, Any]) -> None:
         """Write an item of the list."""
-        self.output.write((self.between if self.count else self.first) + json.dumps(value, ensure_ascii=False))
+        self.output.write((self.separator if self.count else self.opening) + json.dumps(value, ensure_ascii=False))
         self.count += 1
 
     def end(self) -> None:
         """Close the list, or the last line."""
-        self.output.write(self.last if self.count else self.none)
+        self.output.write(self.closing if self.count else self.empty)
 
 
 class JsonLines(JsonList):
     """The predictions, one a line."""
 
-    first, between, last, none = "", "\n", "\n", ""
+    opening, separator, closing, empty = "", "\n", "\n", ""
 
 
 class Csv(Writer):
