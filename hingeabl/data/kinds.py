@@ -36,7 +36,7 @@ def detect(start: bytes, name: str) -> str:
     """The format of a file, one of FORMATS, by its first bytes and its name; docred if no reader fits.
 
     brat: NAME.ann, or NAME.txt with NAME.ann beside it. spans: the first object has a string `text` and no vertexSet.
-    text: a suffix in OF_TEXT, or such an object without any key for mentions. Raises UserError for other text that
+    text: a suffix in OF_TEXT, or such an object without keys for mentions. Raises UserError for other text that
     begins with a letter or a digit.
     """
     if is_brats(name):

@@ -103,9 +103,9 @@ def documents_of_texts(texts: Iterable[Text], text_model: str | None = None) -> 
     """The documents {title, sents, vertexSet, text} of texts, in order; mentions have `start` and `end`, [start, end)
     in characters of `text`.
 
-    Mentions are found by this repository's detector, or by the spaCy pipeline named by `text_model`, TOGETHER texts at
-    a time; they are joined by rules, and by fastcoref if it is installed. Warns of a text without mentions. Raises
-    UserError for a text that is too long for spaCy, and as load_spacy does.
+    Mentions are found by this repository's detector, or by the spaCy pipeline named by `text_model`, for TOGETHER
+    texts at a time; they are joined by rules, and by fastcoref if it is installed. Warns of a text without mentions.
+    Raises UserError for a text that is too long for spaCy, and as load_spacy does.
     """
     texts = iter(texts)
     while group := list(itertools.islice(texts, TOGETHER)):
