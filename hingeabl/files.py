@@ -56,7 +56,7 @@ def read_json(path: str | Path) -> Any:
 def read_text(path: str | Path) -> str:
     """A file's text without its byte order mark: UTF-8, or UTF-16 if it has a mark; with or without gzip.
 
-    Raises UserError if the file is missing, cannot be read or unpacked, is not such text, or is listed in FOREIGN.
+    Raises UserError if the file is missing, cannot be read or unpacked, is not such text, or is in FOREIGN.
     """
     try:
         data = Path(path).read_bytes()
