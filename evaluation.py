@@ -1,7 +1,7 @@
-"""The official Re-DocRED evaluator: F1, Ign F1, evidence F1, breakdowns, macro scores, prediction patterns, the
-threshold's place.
+"""The official Re-DocRED evaluator: F1, Ign F1, evidence F1, breakdowns, macro scores, prediction patterns, and where
+the threshold lies.
 
-    python evaluation.py --predictions result.json --gold dev_revised.json --train train_revised.json [--json OUT]
+python evaluation.py --predictions result.json --gold dev_revised.json --train train_revised.json [--json OUT]
 
 docs/metrics.md defines every figure with a worked example.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 if __name__ == "__main__":
     from hingeabl.start import start
 
-    start()  # first: it tells in one line which package is missing
+    start()  # first, as it reports a missing package in one line
 
 import argparse
 import sys
@@ -47,13 +47,13 @@ SHIFT = 16  # a triple's number: its pair's, shifted by so many bits, plus its r
 class Gold:
     """A split prepared for scoring, once for any number of predictions.
 
-    documents        number of each title's document
+    documents        title -> number of the document
     entities         int64 [documents]
     first_pairs      int64 [documents]: pair (h, t) of a document has the number first_pairs + h * entities + t
     same_sentence    bool [pairs]: whether a sentence mentions both entities
-    relations        number of each relation that has a gold triple
+    relations        relation -> its number, for each relation that has a gold triple
     triples          int64 [triples], ascending: the gold triples' numbers
-    in_train         bool [triples]: whether the training file states it of some names of the two entities
+    in_train         bool [triples]: whether the training file states it for some names of the two entities
     evidence         [triples]: evidence sentences
     total_evidence   evidence sentences of all labels
     """
@@ -81,14 +81,14 @@ def train_facts(documents: Iterable[Document]) -> set[tuple[str, str, str]]:
 
 def read_facts(path: str) -> set[tuple[str, str, str]]:
     """Facts as DocRED's evaluation keeps them, train_annotated.fact: a JSON list of [head name, tail name, relation].
-    Raises UserError for a file that is none."""
-    found = read_json(path)
-    if not isinstance(found, list):
+    Raises UserError for any other file."""
+    facts = read_json(path)
+    if not isinstance(facts, list):
         raise UserError(f"{path}: is no list of facts; pass a JSON list of [head, tail, relation]")
-    for number, fact in enumerate(found):
+    for number, fact in enumerate(facts):
         if not (isinstance(fact, list) and len(fact) == 3 and all(isinstance(part, str) for part in fact)):
             raise UserError(f"{path}: fact {number}: is not [head, tail, relation], three texts; correct it")
-    return set(map(tuple, found))
+    return set(map(tuple, facts))
 
 
 def prepare_gold(gold: list[Document], facts: set[tuple[str, str, str]]) -> Gold:
@@ -97,7 +97,7 @@ def prepare_gold(gold: list[Document], facts: set[tuple[str, str, str]]) -> Gold
     first_pairs = np.cumsum(entities**2) - entities**2
     same_sentence: list[bool] = []
     relations: dict[str, int] = {}
-    found: dict[int, tuple[bool, frozenset[int]]] = {}
+    gold_triples: dict[int, tuple[bool, frozenset[int]]] = {}
     total_evidence = 0
     for document, first, count in zip(gold, first_pairs.tolist(), entities.tolist(), strict=True):
         vertices, labels = document["vertexSet"], document.get("labels", [])
@@ -106,11 +106,11 @@ def prepare_gold(gold: list[Document], facts: set[tuple[str, str, str]]) -> Gold
         names = [{mention["name"] for mention in entity} for entity in vertices]
         for label in labels:
             relation = relations.setdefault(label["r"], len(relations))
-            stated = any((head, tail, label["r"]) in facts for head in names[label["h"]] for tail in names[label["t"]])
+            seen = any((head, tail, label["r"]) in facts for head in names[label["h"]] for tail in names[label["t"]])
             evidence = label.get("evidence", ())
-            found[first + label["h"] * count + label["t"] << SHIFT | relation] = stated, frozenset(evidence)
+            gold_triples[first + label["h"] * count + label["t"] << SHIFT | relation] = seen, frozenset(evidence)
             total_evidence += len(evidence)
-    triples = sorted(found)
+    triples = sorted(gold_triples)
     return Gold(
         {document["title"]: number for number, document in enumerate(gold)},
         entities,
@@ -118,8 +118,8 @@ def prepare_gold(gold: list[Document], facts: set[tuple[str, str, str]]) -> Gold
         np.array(same_sentence, dtype=bool),
         relations,
         np.array(triples, dtype=np.int64),
-        np.array([found[triple][0] for triple in triples], dtype=bool),
-        [found[triple][1] for triple in triples],
+        np.array([gold_triples[triple][0] for triple in triples], dtype=bool),
+        [gold_triples[triple][1] for triple in triples],
         total_evidence,
     )
 
@@ -129,28 +129,28 @@ def official_evaluate(
 ) -> dict[str, float]:
     """Score predictions [{title, h_idx, t_idx, r, evidence?}, ...] as the official Re-DocRED evaluator does.
 
-    Returns fractions between 0 and 1: precision, recall, f1, ign_precision, ign_f1, evidence_f1, then
-    precision_, recall_ and f1_ of freq, long_tail, intra and inter, macro_f1, macro_ign_f1; and n_predictions.
-    Raises UserError for a prediction that is not one.
+    Returns fractions between 0 and 1: precision, recall, f1, ign_precision, ign_f1, evidence_f1, then precision_,
+    recall_ and f1_ of freq, long_tail, intra and inter, macro_f1, macro_ign_f1; and n_predictions. Raises UserError for
+    an invalid prediction.
     """
     return score_predictions(predictions, prepare_gold(gold, train_facts(train_documents)))
 
 
 def score_predictions(predictions: list[Prediction], gold: Gold, where: str = "predictions") -> dict[str, float]:
-    """official_evaluate on a prepared split; `where` opens the message about a bad prediction."""
+    """official_evaluate on a prepared split; `where` starts the message about an invalid prediction."""
     numbers, relations = number_predictions(predictions, gold, where)
     triples, first = np.unique(numbers, return_index=True)  # duplicates count once, with the first one's evidence
-    place = np.searchsorted(gold.triples, triples)
-    correct = np.append(gold.triples, np.iinfo(np.int64).max)[place] == triples
-    seen = np.append(gold.in_train, False)[place] & correct
-    known = triples >= 0  # of documents and entities that are there
+    rows = np.searchsorted(gold.triples, triples)
+    correct = np.append(gold.triples, np.iinfo(np.int64).max)[rows] == triples
+    seen = np.append(gold.in_train, False)[rows] & correct
+    in_gold = triples >= 0  # whether the document and the entities exist
 
     precision, recall, f1 = precision_recall_f1(correct.sum(), len(triples), len(gold.triples))
     ign_precision = (correct.sum() - seen.sum()) / (len(triples) - seen.sum() + 1e-5)
     correct_evidence = known_evidence = 0
     if any("evidence" in entry for entry in predictions):
         evidence = [frozenset(predictions[index].get("evidence", ())) for index in first]
-        correct_evidence = sum(len(evidence[index] & gold.evidence[place[index]]) for index in np.flatnonzero(correct))
+        correct_evidence = sum(len(evidence[index] & gold.evidence[rows[index]]) for index in np.flatnonzero(correct))
         titled = [predictions[index]["title"] in gold.documents for index in first]
         known_evidence = sum(len(evidence[index]) for index in np.flatnonzero(titled))
     scores = {
@@ -165,11 +165,11 @@ def score_predictions(predictions: list[Prediction], gold: Gold, where: str = "p
     frequent = np.array([relation in FREQUENT for relation in relations], dtype=bool)
     relation_of, gold_relation_of = (numbers & (1 << SHIFT) - 1 for numbers in (triples, gold.triples))
     for yes, no, of_known, of_gold in (
-        ("freq", "long_tail", frequent[relation_of[known]], frequent[gold_relation_of]),
-        ("intra", "inter", gold.same_sentence[triples[known] >> SHIFT], gold.same_sentence[gold.triples >> SHIFT]),
+        ("freq", "long_tail", frequent[relation_of[in_gold]], frequent[gold_relation_of]),
+        ("intra", "inter", gold.same_sentence[triples[in_gold] >> SHIFT], gold.same_sentence[gold.triples >> SHIFT]),
     ):
         for group, members, gold_members in ((yes, of_known, of_gold), (no, ~of_known, ~of_gold)):
-            figures = precision_recall_f1((correct[known] & members).sum(), members.sum(), gold_members.sum())
+            figures = precision_recall_f1((correct[in_gold] & members).sum(), members.sum(), gold_members.sum())
             scores.update(zip((f"precision_{group}", f"recall_{group}", f"f1_{group}"), figures, strict=True))
 
     chosen = (relation_of[correct], relation_of[seen], relation_of, gold_relation_of)
@@ -223,12 +223,13 @@ def triples_by_document(
 
 
 def macro_scores(correct: np.ndarray, seen: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> dict[str, float]:
-    """Unweighted mean of F1 and Ign F1 over the relations that have a gold triple, from counts [relations]."""
+    """Unweighted mean of F1 and Ign F1 over the relations that have a gold triple, from counts int64 [relations]."""
     f1, ign_f1 = [], []
-    for right, known, guessed, total in zip(*(n.tolist() for n in (correct, seen, predicted, gold)), strict=True):
-        if total:
-            f1.append(precision_recall_f1(right, guessed, total)[2])
-            ign_f1.append(harmonic_mean((right - known) / (guessed - known + 1e-5), right / total))
+    columns = (counts.tolist() for counts in (correct, seen, predicted, gold))
+    for n_correct, n_seen, n_predicted, n_gold in zip(*columns, strict=True):
+        if n_gold:
+            f1.append(precision_recall_f1(n_correct, n_predicted, n_gold)[2])
+            ign_f1.append(harmonic_mean((n_correct - n_seen) / (n_predicted - n_seen + 1e-5), n_correct / n_gold))
     count = max(len(f1), 1)
     return {"macro_f1": sum(f1) / count, "macro_ign_f1": sum(ign_f1) / count}
 
@@ -245,26 +246,26 @@ def harmonic_mean(precision: float, recall: float) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def are_scores(found: Any) -> bool:
-    """Whether that is what a run's scores.json holds of a split: counts and shares, or {} without labels."""
-    if not isinstance(found, dict) or not found:
-        return found == {}
-    counts = {name: value for name, value in found.items() if name in COUNTS}
-    shares = [value for name, value in found.items() if name not in COUNTS]
+def are_scores(scores: Any) -> bool:
+    """Whether this is a valid entry for a split in a run's scores.json: counts and shares, or {} without labels."""
+    if not isinstance(scores, dict) or not scores:
+        return scores == {}
+    counts = {name: value for name, value in scores.items() if name in COUNTS}
+    shares = [value for name, value in scores.items() if name not in COUNTS]
     return (
-        found.keys() >= {*COUNTS, *SHARES}
+        scores.keys() >= {*COUNTS, *SHARES}
         and all(type(value) is int and value >= 0 for value in counts.values())
         and all(type(value) in (int, float) and 0 <= value <= 1 for value in shares)
     )
 
 
 def pattern_of_each(scores: Tensor, labels: Tensor, threshold: Tensor | float) -> Tensor:
-    """The pattern of Figure 2 that each ordered pair shows: int64 [pairs], places in PATTERNS; from scores and labels
-    [pairs, classes] and a threshold [pairs].
+    """The pattern of Figure 2 that each ordered pair shows: int64 [pairs], indices into PATTERNS; from scores and
+    labels [pairs, classes] and a threshold [pairs].
 
-    Relations are classes 1 on; one is predicted where its score exceeds the threshold, without a limit on their number.
-    correct: the predicted set is the gold set. FN: nothing is predicted for a pair with gold relations; FN_CRK where
-    every gold relation outranks every other relation, FN_IRK else. FP: every other wrong pair.
+    Relations are classes from 1; a relation is predicted if its score exceeds the threshold, any number per pair.
+    correct: the predicted set is the gold set. FN: nothing is predicted for a pair with gold relations; FN_CRK if every
+    gold relation outranks every other relation, else FN_IRK. FP: every other wrong pair.
     """
     relations, positive = scores[:, 1:], labels[:, 1:].bool()
     threshold = torch.as_tensor(threshold, dtype=scores.dtype, device=scores.device).expand(len(scores))
@@ -274,11 +275,11 @@ def pattern_of_each(scores: Tensor, labels: Tensor, threshold: Tensor | float) -
     lowest_gold = relations.masked_fill(~positive, float("inf")).amin(dim=1)
     highest_other = relations.masked_fill(positive, float("-inf")).amax(dim=1)
     ranked = lowest_gold > highest_other
-    found = torch.full_like(correct, PATTERNS.index("FP"), dtype=torch.int64)
-    found[false_negative & ranked] = PATTERNS.index("FN_CRK")
-    found[false_negative & ~ranked] = PATTERNS.index("FN_IRK")
-    found[correct] = PATTERNS.index("correct")
-    return found
+    patterns = torch.full_like(correct, PATTERNS.index("FP"), dtype=torch.int64)
+    patterns[false_negative & ranked] = PATTERNS.index("FN_CRK")
+    patterns[false_negative & ~ranked] = PATTERNS.index("FN_IRK")
+    patterns[correct] = PATTERNS.index("correct")
+    return patterns
 
 
 def prediction_patterns(scores: Tensor, labels: Tensor, threshold: Tensor | float) -> dict[str, int]:
@@ -290,13 +291,13 @@ def prediction_patterns(scores: Tensor, labels: Tensor, threshold: Tensor | floa
 def threshold_diagnostics(scores: Tensor, labels: Tensor, threshold: Tensor) -> dict[str, float]:
     """Where the threshold lies between positives and negatives; scores and labels [pairs, classes], threshold [pairs].
 
-    Of a pair's relations, classes 1 on, P is the mean score of the gold ones and N that of the others. The relative
-    offset is (threshold - N) / (P - N): 0 at the negatives' mean, 1 at the positives'. The ordering is violated where
-    P is under the threshold or N above it. Counted are the pairs with a gold relation, but for those whose relations
-    are all gold or whose P equals N.
+    Among a pair's relations, classes from 1, P is the mean score of the gold ones and N that of the others. The
+    relative offset is (threshold - N) / (P - N): 0 at the negatives' mean, 1 at the positives'. The ordering is
+    violated if P is under the threshold or N above it. Only pairs with a gold relation count, except those whose
+    relations are all gold or whose P equals N.
 
     Returns ro_mean, ro_std (over pairs, divided by n), ro_p5, ro_p25, ro_p50, ro_p75 and ro_p95 (percentiles), ovr (the
-    share of violations), and the numbers of pairs ro_pairs and ro_left_out. Raises UserError where no pair counts.
+    share of violations), and the numbers of pairs ro_pairs and ro_left_out. Raises UserError if no pair counts.
     """
     positive = labels[:, 1:].bool()
     related = positive.any(dim=1)
@@ -320,7 +321,7 @@ def threshold_diagnostics(scores: Tensor, labels: Tensor, threshold: Tensor) -> 
 
 
 def format_scores(scores: dict[str, float]) -> str:
-    """One figure a line, fractions in percent."""
+    """One figure per line, fractions in percent."""
     return "\n".join(
         f"{name:<20}{value:>10,}" if isinstance(value, int) else f"{name:<20}{100 * value:>10.2f}"
         for name, value in scores.items()
@@ -352,18 +353,19 @@ def main() -> None:
             raise UserError(f"--{name} is missing; name the {'labelled' if name == 'gold' else 'training'} file")
     documents = load_documents(args.gold, unique_titles=True)
     train_documents = load_documents(args.train) if args.train else []
-    for path, found in ((args.gold, documents), (args.train, train_documents)):
-        if path and not any(document.get("labels") for document in found):
+    for path, split_documents in ((args.gold, documents), (args.train, train_documents)):
+        if path and not any(document.get("labels") for document in split_documents):
             raise UserError(f"{path}: has no labels; pass a labelled file")
     facts = train_facts(train_documents) | (read_facts(args.train_facts) if args.train_facts else set())
     gold = prepare_gold(documents, facts)
     predictions = read_predictions(args.predictions)
     scores = score_predictions(predictions, gold, args.predictions)
-    known = {label["r"] for document in documents for label in document.get("labels", [])} | {r for _, _, r in facts}
+    relations = {label["r"] for document in documents for label in document.get("labels", [])}
+    relations |= {relation for _, _, relation in facts}
     counts = {document["title"]: len(document["vertexSet"]) for document in documents}
     if args.train:
         print_findings(training_doubts((args.gold, args.train), documents, train_documents, int(gold.in_train.sum())))
-    for doubt in doubts(predictions, counts, known):
+    for doubt in doubts(predictions, counts, relations):
         print(f"WARNING: {args.predictions}: {doubt}", file=sys.stderr)
     print(format_scores(scores))
     if args.json:

@@ -1,6 +1,6 @@
 """From DocRED's files to features: validation, entity markers, word pieces, label rows.
 
-    python prepro.py FILE... prints the statistics of each file, and what is doubtful about them.
+    python prepro.py FILE... prints the statistics of each file, and possible mistakes in them.
     python prepro.py FILE... --make_rel2id OUT writes the relations of labelled files as a rel2id file.
     python prepro.py FILE... --convert OUT writes files of another format, or a folder of them, in DocRED's schema.
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 if __name__ == "__main__":
     from hingeabl.start import start
 
-    start()  # first: it tells in one line which package is missing
+    start()  # first, as it reports a missing package in one line
 
 import argparse
 import itertools
@@ -56,8 +56,8 @@ def read_docred(
     entity_marker: str = "asterisk",
     with_evidence: bool = False,
 ) -> list[Feature]:
-    """Read a file in DocRED's schema into features; see load_documents and featurize. With `cache_dir`, its word pieces
-    are kept there."""
+    """Read a file in DocRED's schema into features; see load_documents and featurize. `cache_dir` keeps its word
+    pieces."""
     with garbage_collection_paused():
         documents = load_documents(path, rel2id, typed=entity_marker == "typed")
         settings = (max_seq_length, entity_marker)
@@ -89,9 +89,9 @@ def featurize(
 
     and with `with_evidence`
 
-    sentence_ends  list of int: behind each sentence's last word piece, counted as in entity_pos, in the uncut document
-    evidence       int32 [2, n], absent without labels: pairs, by their places in hts, and sentences that the labels
-                   name as evidence, once for each of the pair's relations that names it
+    sentence_ends  list of int: the piece after each sentence's last, counted as in entity_pos, in the uncut document
+    evidence       int32 [2, n], absent without labels: pairs, as rows of hts, and sentences that the labels name as
+                   evidence, once for each of the pair's relations that names it
 
     Word pieces come from `cache_file` if they are there (see cache.py), else they are written to it. Raises UserError
     as encode_documents does, and for a max_seq_length that leaves no room.
@@ -123,7 +123,7 @@ def featurize(
 
 
 def check_length(max_seq_length: int) -> None:
-    """Raise UserError for a length that leaves no room for a word piece."""
+    """Raise UserError for a length without room for a word piece."""
     if max_seq_length < 3:
         raise UserError(f"--max_seq_length {max_seq_length}: must be at least 3: [CLS], a word piece, [SEP]")
 
@@ -192,44 +192,45 @@ def mark_entities(
     document: Document,
     pieces_of: dict[str, list[int]],
     markers: Callable[[dict[str, Any]], tuple[int, int]],
-    each: bool = False,
+    per_mention: bool = False,
 ) -> tuple[list[int], list[list[list[int]]], list[int]]:
-    """Word pieces of a document with markers around its mentions, each mention's [start, end], each sentence's end.
+    """A document's word pieces with markers around its mentions; each mention's [start, end]; each sentence's end.
 
     A token that starts (ends) several mentions gets one opening (closing) marker, that of the first, entity by entity;
-    with `each` it gets one for each mention, those of one span and type being one mention (ATLOP's reader of CDR).
+    with `per_mention` it gets one for each mention, and mentions of the same span and type count as one (ATLOP's reader
+    of CDR).
     """
     starts: dict[tuple[int, int], list[int]] = {}
     ends: dict[tuple[int, int], list[int]] = {}
     mentions = list(itertools.chain.from_iterable(document["vertexSet"]))
-    if each:
+    if per_mention:
         distinct = {(mention["sent_id"], *mention["pos"], mention.get("type")): mention for mention in mentions}
         mentions = list(distinct.values())
     for mention in mentions:
         opening, closing = markers(mention)
         start, end = (mention["sent_id"], mention["pos"][0]), (mention["sent_id"], mention["pos"][1] - 1)
-        if each or start not in starts:
+        if per_mention or start not in starts:
             starts.setdefault(start, []).append(opening)
-        if each or end not in ends:
+        if per_mention or end not in ends:
             ends.setdefault(end, []).append(closing)
     pieces: list[int] = []
-    place_of: list[list[int]] = []  # place_of[sentence][token]: where the token, or its marker, begins
+    piece_of: list[list[int]] = []  # piece_of[sentence][token]: the first piece of the token, or of its marker
     for number, sentence in enumerate(document["sents"]):
-        places = []
+        starts_of_tokens = []
         for position, token in enumerate(sentence):
-            places.append(len(pieces))
+            starts_of_tokens.append(len(pieces))
             if (number, position) in starts:
                 pieces.extend(starts[number, position])
             pieces.extend(pieces_of[token])
             if (number, position) in ends:
                 pieces.extend(ends[number, position])
-        places.append(len(pieces))
-        place_of.append(places)
+        starts_of_tokens.append(len(pieces))
+        piece_of.append(starts_of_tokens)
     entity_pos = [
-        [[place_of[mention["sent_id"]][place] for place in mention["pos"]] for mention in entity]
+        [[piece_of[mention["sent_id"]][token] for token in mention["pos"]] for mention in entity]
         for entity in document["vertexSet"]
     ]
-    return pieces, entity_pos, [places[-1] for places in place_of]
+    return pieces, entity_pos, [starts_of_tokens[-1] for starts_of_tokens in piece_of]
 
 
 def pairs_of(document: Document) -> Sequence[list[int]]:
@@ -238,14 +239,14 @@ def pairs_of(document: Document) -> Sequence[list[int]]:
 
 
 def in_pairs(document: Document) -> int:
-    """How many entities a feature has: all, or where the document lists pairs those up to the last one in a pair."""
+    """How many entities a feature has: all, or, if the document lists pairs, those up to the last one in a pair."""
     if "pairs" not in document:
         return len(document["vertexSet"])
     return 1 + max(itertools.chain.from_iterable(document["pairs"]), default=-1)
 
 
 def rows_of_labels(document: Document) -> list[int]:
-    """The place in hts of each label's pair."""
+    """The row of each label's pair in hts."""
     labels, others = document["labels"], len(document["vertexSet"]) - 1
     if "pairs" not in document:
         return [label["h"] * others + label["t"] - (label["t"] > label["h"]) for label in labels]
@@ -264,8 +265,8 @@ def evidence_of(document: Document) -> np.ndarray:
 
 
 class LabelRows:
-    """A document's labels, uint8 [pairs, classes] in the order of hts: multi-hot relations, or class 0 where there is
-    none. Only the labels themselves are kept, a hundredth of that array; numpy makes the array when it is needed."""
+    """A document's labels, uint8 [pairs, classes] in the order of hts: multi-hot relations, or class 0 for a pair
+    without one. Only the labels are stored, a hundredth of that array; numpy makes the array when it is needed."""
 
     __slots__ = ("cells", "shape")
 
@@ -292,7 +293,7 @@ class LabelRows:
 
 
 def main() -> None:
-    """Print each file's statistics, one column per file, and what is doubtful about the files."""
+    """Print each file's statistics, one column per file, and possible mistakes in the files."""
     parser = argparse.ArgumentParser(description="Print the statistics of files in DocRED's schema, and check them.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="a file in DocRED's schema; one may be for training")
     parser.add_argument("--rel2id", default=DEFAULT_REL2ID, help="relation inventory (default: meta/rel2id.json)")
@@ -353,11 +354,11 @@ def write_rel2id(files: list[str], output: str) -> None:
     print(f"{len(rel2id) - 1:,} relations and class 0, 'Na': {output}")
 
 
-def convert_all(files: list[str], output: str, kind: str | None) -> None:
+def convert_all(files: list[str], output: str, file_format: str | None) -> None:
     """Convert files into one and print what was written. Raises UserError for a file that is given twice, and as
     convert does."""
     refuse_same_files(files)
-    counts = convert(files, output, kind)
+    counts = convert(files, output, file_format)
     print(", ".join(f"{count:,} {name}" for name, count in counts.items()) + f": {output}")
 
 

@@ -25,7 +25,7 @@ def set_seed(seed: int) -> None:
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The device asked for, or CUDA where there is one, else the CPU. Raises UserError for one that is not there or not
+    """The requested device, or CUDA if available, else the CPU. Raises UserError for one that is not available or not
     supported, and for a GPU that torch cannot use."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -40,7 +40,7 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def pick_precision(name: str | None, device: torch.device) -> str:
-    """The precision asked for, or fp16 on CUDA, bf16 on CPUs that multiply it natively, else fp32."""
+    """The requested precision, or fp16 on CUDA, bf16 on CPUs that multiply it natively, else fp32."""
     if name:
         return name
     if device.type == "cuda":
@@ -50,7 +50,7 @@ def pick_precision(name: str | None, device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """torch.autocast for one of "fp32" (off), "bf16", "fp16"."""
+    """torch.autocast for "fp32" (off), "bf16" or "fp16"."""
     return torch.autocast(device.type, AUTOCAST_DTYPE.get(precision), enabled=precision != "fp32")
 
 
@@ -65,7 +65,7 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
 
     input_ids       int64 [documents, longest], right-padded with 0
     lengths         list of int, tokens of each document
-    mention_pos     list of int64 [mentions]: place of each mention's opening marker in input_ids
+    mention_pos     list of int64 [mentions]: index of each mention's opening marker in input_ids
     mention_entity  list of int64 [mentions]: the entity each mention belongs to
     num_entities    list of int
     hts             list of int64 [pairs, 2]: (head entity, tail entity)
@@ -73,7 +73,7 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
     teacher_scores  the same shape, where all features have them
     sentence        int64 [documents, longest], where all features have sentence_ends: the number of each token's
                     sentence, -1 for none; where all have each_token, each token is a sentence of its own
-    sentences       int, with it: of the document that has most
+    sentences       int, with it: the largest number of sentences in a document
     evidence        float32 [pairs of all documents, sentences], likewise: how a pair's evidence is
                     distributed, a sentence counted once for each relation that names it
     teacher_attention  float32 [pairs of all documents, longest], where all features have it
@@ -112,7 +112,7 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
     if all("teacher_attention" in feature for feature in features):
         most = max(feature["teacher_attention"].shape[1] for feature in features)
         rows = [feature["teacher_attention"] for feature in features]
-        batch["teacher_attention"] = torch.cat([F.pad(own, (0, most - own.shape[1])) for own in rows]).float()
+        batch["teacher_attention"] = torch.cat([F.pad(row, (0, most - row.shape[1])) for row in rows]).float()
     if all("each_token" in feature for feature in features):
         batch["sentence"] = torch.arange(max(lengths)).expand(len(features), -1).contiguous()
         batch["sentences"] = max(lengths)
@@ -128,24 +128,24 @@ def collate_fn(features: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def sentence_of_tokens(feature: dict[str, Any], longest: int) -> list[int]:
-    """A document's row of collate_fn's sentence; [CLS] and [SEP] are of none."""
+    """A document's row of collate_fn's `sentence`; -1 for [CLS] and [SEP]."""
     pieces = len(feature["input_ids"]) - 2
-    found = [-1]
+    sentences = [-1]
     for sentence, end in enumerate(feature["sentence_ends"]):
-        found += [sentence] * (min(end, pieces) + 1 - len(found))
-    return found + [-1] * (longest - len(found))
+        sentences += [sentence] * (min(end, pieces) + 1 - len(sentences))
+    return sentences + [-1] * (longest - len(sentences))
 
 
 def evidence_rows(feature: dict[str, Any], sentences: int) -> np.ndarray:
-    """A document's rows of collate_fn's evidence."""
-    found = np.zeros((len(feature["hts"]), sentences), dtype=np.float32)
-    np.add.at(found, tuple(feature["evidence"]), 1)
-    return found / found.sum(axis=1, keepdims=True).clip(1)
+    """A document's rows of collate_fn's `evidence`."""
+    rows = np.zeros((len(feature["hts"]), sentences), dtype=np.float32)
+    np.add.at(rows, tuple(feature["evidence"]), 1)
+    return rows / rows.sum(axis=1, keepdims=True).clip(1)
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A collated batch with its tensors on `device`; those of one dtype travel in one copy, which does not block where
-    the batch's memory is pinned."""
+    """A collated batch with its tensors on `device`; tensors of one dtype are copied together, without blocking if the
+    batch's memory is pinned."""
     if device.type == "cpu":
         return batch
     tensors = [tensor for value in batch.values() for tensor in as_list(value) if isinstance(tensor, torch.Tensor)]
@@ -153,8 +153,8 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     for dtype in {tensor.dtype for tensor in tensors}:
         same = [tensor for tensor in tensors if tensor.dtype == dtype]
         whole = torch.cat([tensor.flatten() for tensor in same])
-        there = (whole.pin_memory() if same[0].is_pinned() else whole).to(device, non_blocking=True)
-        parts = there.split([tensor.numel() for tensor in same])
+        copied = (whole.pin_memory() if same[0].is_pinned() else whole).to(device, non_blocking=True)
+        parts = copied.split([tensor.numel() for tensor in same])
         moved |= {id(tensor): part.view(tensor.shape) for tensor, part in zip(same, parts, strict=True)}
 
     def move(value: Any) -> Any:
@@ -164,15 +164,15 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def as_list(value: Any) -> list[Any]:
-    """A list as it is, anything else as the one item of a list."""
+    """A list unchanged, anything else as a list of one item."""
     return value if isinstance(value, list) else [value]
 
 
 def describe_device(device: torch.device) -> str:
     """One readable line, e.g. "cuda (NVIDIA A800, 80 GiB)" or "cpu (2 threads)"."""
     if device.type == "cuda":
-        found = torch.cuda.get_device_properties(device)
-        return f"cuda ({found.name}, {found.total_memory / 2**30:.0f} GiB)"
+        properties = torch.cuda.get_device_properties(device)
+        return f"cuda ({properties.name}, {properties.total_memory / 2**30:.0f} GiB)"
     return f"{device.type} ({torch.get_num_threads()} threads)"
 
 

@@ -1,37 +1,37 @@
-"""Weights in a quarter of their size: matrices in 8 bits, with a scale for each row; everything else in float32."""
+"""Weights in a quarter of their size: matrices as int8 with one scale per row, everything else in float32."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-SCALE = ".scale"  # behind a matrix's name: float32 [rows], by which its 8-bit numbers are multiplied
+SCALE = ".scale"  # suffix of a matrix's name for its scale, float32 [rows]: matrix = int8 values * scale
 
 
 def compress(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with each float matrix [rows, columns] as int8, from -127 to 127, and its scale beside it."""
-    found: dict[str, Tensor] = {}
+    """A state dict in which each float matrix [rows, columns] is int8, from -127 to 127, with its scale beside it."""
+    compressed: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         if tensor.dim() != 2 or not tensor.is_floating_point():
-            found[name] = tensor
+            compressed[name] = tensor
             continue
         scale = tensor.float().abs().amax(dim=1) / 127
         rows = tensor.float() / torch.where(scale > 0, scale, 1)[:, None]
-        found |= {name: rows.round().to(torch.int8), name + SCALE: scale}
-    return found
+        compressed |= {name: rows.round().to(torch.int8), name + SCALE: scale}
+    return compressed
 
 
 def expand(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `compress` made, in float32 again, each number at most half its row's scale off; other state dicts as they
+    """Undo `compress`: float32 weights, each off by at most half its row's scale. Other state dicts stay as they
     are."""
-    found: dict[str, Tensor] = {}
+    expanded: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         scale = weights.get(name + SCALE)
         if tensor.dtype == torch.int8 and scale is not None and scale.shape == tensor.shape[:1]:
-            found[name] = tensor.float() * scale.float()[:, None]
+            expanded[name] = tensor.float() * scale.float()[:, None]
         elif not is_scale(name, weights):
-            found[name] = tensor
-    return found
+            expanded[name] = tensor
+    return expanded
 
 
 def is_scale(name: str, weights: dict[str, Tensor]) -> bool:

@@ -1,4 +1,4 @@
-"""The one kind of error that a user can mend, and how programs tell it: one line, an exit code that is not 0."""
+"""Errors that the user can correct: reported in one line on stderr, with a non-zero exit code."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ NO_PLACE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBI
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that names file, document, field and remedy."""
+    """An error that the user can correct: one line that names file, document, field and remedy."""
 
 
 def run_command_line(main: Callable[[], None]) -> None:
-    """Run a script's main(); a UserError becomes one line on stderr and exit code 2, and so does what a full disk or a
-    full memory raises where nobody has said more about it."""
+    """Run a script's main(). A UserError becomes one line on stderr and exit code 2; so does a full disk or memory that
+    no other code has reported."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal or pipe that cannot show a character shows its number
             stream.reconfigure(errors="backslashreplace")
@@ -54,36 +54,36 @@ def _drop_output() -> None:
 
 def _fail(message: str, code: int) -> int:
     message = " ".join(message.split())
-    if len(message) > LONGEST_MESSAGE:  # what stands in broken files is of any length
+    if len(message) > LONGEST_MESSAGE:  # broken files may hold values of any length
         message = f"{message[: LONGEST_MESSAGE // 2]} ... {message[-LONGEST_MESSAGE // 2 :]}"
     print(f"error: {message}", file=sys.stderr)
     return code
 
 
 def remedy_of(error: Exception) -> str:
-    """What helps where a file cannot be written."""
-    number = getattr(error, "errno", None)
-    if number in FULL or "No space left" in str(error):  # safetensors gives no number
+    """The remedy if a file cannot be written."""
+    code = getattr(error, "errno", None)
+    if code in FULL or "No space left" in str(error):  # safetensors gives no number
         return "free some disk space or choose another place"
-    if number in (errno.EACCES, errno.EPERM):
+    if code in (errno.EACCES, errno.EPERM):
         return "change its permissions or choose another place"
     return "choose another place"
 
 
 def first_line(error: Exception) -> str:
-    """An exception's message, its first line, or its type where it has none."""
+    """The first line of an exception's message, or its type if it has no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an exception says that there is no memory left, on a GPU or beside it."""
-    kind = type(error).__name__  # torch's own, without importing torch here
-    return isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    """Whether an exception says that memory has run out, on a GPU or on the CPU."""
+    error_type = type(error).__name__  # torch's own, without importing torch here
+    return isinstance(error, MemoryError) or error_type == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 @contextlib.contextmanager
 def naming_batch(batch: dict[str, Any], titles: list[str], remedy: str) -> Iterator[None]:
-    """Where memory runs out, raise UserError that says on which batch, collated from documents of these titles."""
+    """If memory runs out, raise UserError that names the batch; `titles` are those of its documents."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Files: JSON and safetensors, read with checks, written whole or not at all."""
+"""Files: JSON and safetensors, checked when read, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from hingeabl.errors import UserError, first_line, remedy_of
 
 META = ROOT / "meta"
 TIMING = "timing.json"  # of a run: its optimizer steps and seconds
-GZIP = b"\x1f\x8b"  # the first bytes of a packed file
-ZIP = b"PK\x03\x04"  # the same of an archive
+GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
+ZIP = b"PK\x03\x04"  # the first bytes of a zip archive
 SPACE = re.compile(r"[ \t\r\n]*")
-FOREIGN = {  # how files begin that are no data, and what they are
+FOREIGN = {  # how files that are not data begin, in lower case: what is wrong with them
     "version https://git-lfs": "is a git-lfs pointer, not the file itself; run git lfs pull",
     "<!doctype html": "is a web page, not data; download the raw file",
     "<html": "is a web page, not data; download the raw file",
@@ -42,21 +42,21 @@ FOREIGN = {  # how files begin that are no data, and what they are
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def are_numbers(found: Iterable[Any], most: float = math.inf) -> bool:
-    """Whether these, read from JSON, are finite numbers from 0 to `most`."""
-    return all(type(number) in (int, float) and 0 <= number <= most and number < math.inf for number in found)
+def are_numbers(values: Iterable[Any], most: float = math.inf) -> bool:
+    """Whether values read from JSON are finite numbers from 0 to `most`."""
+    return all(type(number) in (int, float) and 0 <= number <= most and number < math.inf for number in values)
 
 
 def read_json(path: str | Path) -> Any:
-    """Parse one JSON file, see read_text. Raises UserError where it is missing, unreadable or broken, NaN and Infinity
-    included."""
+    """Parse one JSON file, see read_text. Raises UserError if it is missing, unreadable or broken; NaN and Infinity
+    count as broken."""
     return parse_json(read_text(path), str(path))
 
 
 def read_text(path: str | Path) -> str:
-    """A file's text: UTF-8 or, with its byte order mark, UTF-16; packed by gzip or not. A mark is left out.
+    """A file's text without its byte order mark: UTF-8, or UTF-16 if it has a mark; with or without gzip.
 
-    Raises UserError where the file is missing, cannot be read or unpacked, is no such text, or what FOREIGN lists.
+    Raises UserError if the file is missing, cannot be read or unpacked, is not such text, or is in FOREIGN.
     """
     try:
         data = Path(path).read_bytes()
@@ -74,7 +74,7 @@ def read_text(path: str | Path) -> str:
 
 
 def cannot_read(path: str | Path, error: OSError) -> UserError:
-    """The message about a file that cannot be opened or read."""
+    """The error for a file that cannot be opened or read."""
     if isinstance(error, FileNotFoundError):
         return UserError(f"{path}: no such file; check the path")
     if isinstance(error, IsADirectoryError):
@@ -84,7 +84,7 @@ def cannot_read(path: str | Path, error: OSError) -> UserError:
 
 
 def json_files(folder: str | Path) -> list[str]:
-    """The names of the JSON files in a folder, of lines or packed too, in order."""
+    """The names of the JSON files in a folder, sorted, with .jsonl and .gz ones."""
     return sorted(file.name for file in Path(folder).glob("*.json*") if file.is_file())
 
 
@@ -94,15 +94,15 @@ def listed(names: Sequence[str]) -> str:
 
 
 def refuse_foreign(start: str, where: str) -> None:
-    """Raise UserError, opening with `where`, if text begins as one of FOREIGN does."""
+    """Raise UserError, starting with `where`, if text begins as FOREIGN lists."""
     start = start.lstrip().lower()
-    for beginning, what in FOREIGN.items():
+    for beginning, problem in FOREIGN.items():
         if start.startswith(beginning):
-            raise UserError(f"{where}: {what}")
+            raise UserError(f"{where}: {problem}")
 
 
 def refuse_foreign_file(path: str | Path) -> None:
-    """refuse_foreign of a file of any kind. Raises UserError too where it cannot be read."""
+    """Apply refuse_foreign to a file, text or binary. Raises UserError also if it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             start = file.read(1000)
@@ -112,23 +112,23 @@ def refuse_foreign_file(path: str | Path) -> None:
 
 
 def refuse_foreign_files(folder: str | Path) -> None:
-    """refuse_foreign_file of each file in a folder that can be read; nothing where there is no folder."""
+    """Apply refuse_foreign_file to each readable file in a folder; no error if the folder does not exist."""
     for path in sorted(Path(folder).glob("*")) if folder else ():
         if path.is_file() and os.access(path, os.R_OK):
             refuse_foreign_file(path)
 
 
 def read_list(path: str | Path, item: str, form: str, may_be_empty: bool = False) -> list[Any]:
-    """What a file holds, unchecked: the objects of a JSON list, a single one, or one after the other (JSON Lines).
+    """The objects in a file, unchecked: a JSON list, a single object, or one after the other (JSON Lines).
 
-    In messages `item` names an object, and `form` the whole. An empty file of lines is [] if it `may_be_empty`. Raises
-    UserError for anything else; see read_text for encodings and gzip.
+    In messages `item` names one object, and `form` the whole file. With `may_be_empty`, an empty .jsonl file gives [].
+    Raises UserError for anything else; see read_text for encodings and gzip.
     """
     return parse_list(read_text(path), path, item, form, may_be_empty)
 
 
 def parse_list(text: str, path: str | Path, item: str, form: str, may_be_empty: bool = False) -> list[Any]:
-    """read_list of a text that is read already."""
+    """read_list for text that has been read."""
     first = text.lstrip()[:1]
     if not first:
         if may_be_empty and ".jsonl" in Path(path).suffixes:
@@ -136,27 +136,27 @@ def parse_list(text: str, path: str | Path, item: str, form: str, may_be_empty: 
         raise UserError(f"{path}: is empty; it must hold {form}")
     if first == "{":
         return list(parse_objects(text, str(path), item))
-    found = parse_json(text, str(path), item)
-    if not isinstance(found, list):
+    objects = parse_json(text, str(path), item)
+    if not isinstance(objects, list):
         raise UserError(f"{path}: must hold {form}")
-    return found
+    return objects
 
 
 def encoding_of(start: bytes) -> str:
-    """The encoding that a file's first bytes tell: UTF-16 by its byte order mark, else UTF-8."""
+    """The encoding by a file's first bytes: UTF-16 if they are its byte order mark, else UTF-8."""
     return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
 def not_text(where: str, error: UnicodeDecodeError, byte: int) -> UserError:
-    """The message about text of another encoding, or about an archive; `byte` is where."""
+    """The error for text in another encoding, or for an archive; `byte` is the offset of the bad byte."""
     if error.object[: len(ZIP)] == ZIP:
         return UserError(f"{where}: is a zip archive; unpack it first")
     return UserError(f"{where}: not UTF-8 text ({error.reason} at byte {byte}); save it as UTF-8")
 
 
 def parse_json(text: str, where: str, item: str = "entry") -> Any:
-    """Parse JSON text. Raises UserError, opening with `where`, for broken JSON, NaN and Infinity included, and for an
-    object with the same key twice; if that is in a list, `item` and its number are named."""
+    """Parse JSON text. Raises UserError, starting with `where`, for broken JSON, for NaN and Infinity, and for an
+    object with the same key twice; in a list the message names `item` and its number."""
     try:
         value = json.loads(text, **STRICT)  # ujson is as fast but takes some broken JSON
     except RepeatedKey as error:
@@ -169,32 +169,33 @@ def parse_json(text: str, where: str, item: str = "entry") -> Any:
 
 
 def parse_objects(text: str, where: str, item: str = "document") -> Iterator[Any]:
-    """Parse JSON objects that come one after the other, as in JSON Lines. Raises UserError, opening with `where` and
-    `item` and the object's number, at the first that is broken."""
+    """Parse JSON objects that follow one another, as in JSON Lines. Raises UserError at the first broken one; the
+    message starts with `where`, `item` and the object's number."""
     decoder = json.JSONDecoder(**STRICT)
-    halves = SURROGATE.search(text)
-    place, number = 0, 0
-    while (place := SPACE.match(text, place).end()) < len(text):  # type: ignore[union-attr]
-        of_object = f"{where}: {item} {number}"
+    has_surrogates = SURROGATE.search(text)
+    position, number = 0, 0
+    while (position := SPACE.match(text, position).end()) < len(text):  # type: ignore[union-attr]
+        prefix = f"{where}: {item} {number}"
         try:
-            value, place = decoder.raw_decode(text, place)
+            value, position = decoder.raw_decode(text, position)
         except RepeatedKey as error:
-            raise UserError(f"{of_object}: {error}") from None
+            raise UserError(f"{prefix}: {error}") from None
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{of_object}: broken JSON ({error}); repair the file or download it again") from None
-        if halves:
-            refuse_halves(value, of_object)
+            raise UserError(f"{prefix}: broken JSON ({error}); repair the file or download it again") from None
+        if has_surrogates:
+            refuse_halves(value, prefix)
         yield value
         number += 1
 
 
 def refuse_halves(value: Any, where: str) -> None:
-    """Raise UserError, opening with `where`, for a half of a character pair, which is JSON, but not text."""
+    """Raise UserError, starting with `where`, for a lone surrogate (half of a UTF-16 pair): JSON allows it, text does
+    not."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        half = error.object[error.start].encode("unicode_escape").decode()
-        raise UserError(f"{where}: holds {half}, half of a character; repair the text there") from None
+        surrogate = error.object[error.start].encode("unicode_escape").decode()
+        raise UserError(f"{where}: holds {surrogate}, half of a character; repair the text there") from None
 
 
 def _refuse_constant(name: str) -> None:
@@ -208,29 +209,30 @@ def _finite(text: str) -> float:
 
 
 class RepeatedKey(ValueError):
-    """An object has a key twice, of which only the last would be read."""
+    """An object has the same key twice; a plain parser would silently keep only the last."""
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         key = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise RepeatedKey(f"the key {key!r} is there twice in one object; remove or rename one")
-    return found
+    return unique
 
 
 def place_of_repeated(text: str, item: str) -> str:
-    """Which item of a list has an object with a key twice, and its title, for a message; "" where it is no list."""
+    """Which item of a list has an object with a key twice, with its title, for a message; "" if the JSON is not a
+    list."""
     repeated = []
 
     def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
             repeated.append(pairs)
-        return dict(pairs) | {"": bool(repeated)}  # an object after the first such one, or around it
+        return dict(pairs) | {"": bool(repeated)}  # True from the first such object on, and for those around it
 
     with contextlib.suppress(ValueError, RecursionError):
-        found = json.loads(text, object_pairs_hook=note)
-        for number, entry in enumerate(found if isinstance(found, list) else ()):
+        parsed = json.loads(text, object_pairs_hook=note)
+        for number, entry in enumerate(parsed if isinstance(parsed, list) else ()):
             if isinstance(entry, dict) and entry[""]:
                 return f"{item} {number}{f' ({title!r})' if (title := entry.get('title')) else ''}: "
     return ""
@@ -240,9 +242,9 @@ STRICT: Any = {"object_pairs_hook": _each_key_once, "parse_constant": _refuse_co
 
 
 def write_json(path: str | Path, value: Any, indent: int = 2) -> None:
-    """Write a JSON file whole or not at all: to a temporary name, then renamed; indent 0 puts it on one line.
+    """Write a JSON file completely or not at all: under a temporary name, then renamed. indent 0 puts it on one line.
 
-    Raises UserError where that fails.
+    Raises UserError if that fails.
     """
     with whole_file(path) as file:
         file.write(ujson.dumps(value, indent=indent, ensure_ascii=False, escape_forward_slashes=False) + "\n")
@@ -250,15 +252,15 @@ def write_json(path: str | Path, value: Any, indent: int = 2) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A file to write, text or with mode "wb" bytes, whole or not at all: under a temporary name, renamed at the end,
-    removed on any exception. So are folders on its path that are not there yet.
+    """Open a file for writing, as text or, with mode "wb", as bytes, completely or not at all: it has a temporary name,
+    is renamed at the end and removed on any exception, as are folders that were created for it.
 
-    Raises UserError where it cannot be written.
+    Raises UserError if it cannot be written.
     """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file in it")
-    made = [folder for folder in path.parents if not folder.exists()]
+    created = [folder for folder in path.parents if not folder.exists()]
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -268,7 +270,7 @@ def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-            for folder in made:
+            for folder in created:
                 folder.rmdir()
         if isinstance(error, OSError):
             raise UserError(f"{path}: cannot be written ({error.strerror}); {remedy_of(error)}") from None
@@ -277,7 +279,7 @@ def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def whole_text(path: str | Path) -> Iterator[IO[str]]:
-    """whole_file of text, packed where its name ends in .gz."""
+    """whole_file for text, packed by gzip if its name ends in .gz."""
     if not str(path).lower().endswith(".gz"):
         with whole_file(path) as file:
             yield file
@@ -291,26 +293,27 @@ def whole_text(path: str | Path) -> Iterator[IO[str]]:
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Rename a file that is written, so that even after a power cut there is the old one or the whole new one."""
-    for place in (temporary, path.parent):
-        descriptor = os.open(place, os.O_RDONLY)
+    """Flush a written file to disk and rename it, so that even a power cut leaves either the old file or the whole new
+    one."""
+    for target in (temporary, path.parent):
+        descriptor = os.open(target, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        if place is temporary:
+        if target is temporary:
             os.replace(temporary, path)
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write safetensors, whole or not at all. Raises UserError where that fails."""
+    """Write safetensors completely or not at all. Raises UserError if that fails."""
     scratch = path.with_name(f".{path.name}.tmp")  # a folder, as safetensors has temporary files of random names
     temporary = scratch / path.name
     try:
-        shutil.rmtree(scratch, ignore_errors=True)  # what a killed process left
+        shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process
         scratch.mkdir()
         save_file(tensors, temporary, metadata)
-        temporary.chmod(scratch.stat().st_mode & 0o666)  # safetensors lets none but the owner read
+        temporary.chmod(scratch.stat().st_mode & 0o666)  # safetensors lets only the owner read
         put_in_place(temporary, path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be written ({first_line(error)}); {remedy_of(error)}") from None
@@ -319,19 +322,19 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
 
 
 def digest(path: str | Path) -> str:
-    """SHA-256 of a file. Raises UserError where it cannot be read."""
-    result = hashlib.sha256()
+    """SHA-256 of a file, in hexadecimal. Raises UserError if it cannot be read."""
+    sha256 = hashlib.sha256()
     try:
         with Path(path).open("rb") as file:
             while chunk := file.read(2**20):
-                result.update(chunk)
+                sha256.update(chunk)
     except OSError as error:
         raise cannot_read(path, error) from None
-    return result.hexdigest()
+    return sha256.hexdigest()
 
 
 def make_folder(path: str | Path) -> Path:
-    """Create a folder and its parents. Raises UserError where that fails or the folder can't be written to."""
+    """Create a folder and its parents. Raises UserError if that fails or the folder is not writable."""
     path = Path(path)
     if path.is_file():
         raise UserError(f"{path}: is a file, and a folder is wanted here; name another one")

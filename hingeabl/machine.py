@@ -1,4 +1,4 @@
-"""The machine: its GPU and whether torch can use it, and how it reaches the model hub."""
+"""The machine: whether torch can use its GPU, and how it reaches the model hub."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ WHEELS = "see the selector of torch's web page for the build that fits, and inst
 
 
 def ask_nvidia_smi(*fields: str) -> list[list[str]]:
-    """These fields of each GPU that nvidia-smi reports; [] where it is missing, fails or does not know a field."""
+    """These fields of each GPU that nvidia-smi reports; [] if it is missing, fails or does not know a field."""
     program = shutil.which("nvidia-smi")
     if not program:
         return []
     command = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20)
+        completed = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    lines = done.stdout.splitlines() if done.returncode == 0 else []
-    found = [[value.strip() for value in line.split(",")] for line in lines]
-    return [values for values in found if len(values) == len(fields)]
+    lines = completed.stdout.splitlines() if completed.returncode == 0 else []
+    rows = [[value.strip() for value in line.split(",")] for line in lines]
+    return [values for values in rows if len(values) == len(fields)]
 
 
 def nvidia_gpus() -> list[tuple[str, str]]:
-    """(name, driver version) of each GPU that nvidia-smi reports; [] where it is missing or fails."""
+    """(name, driver version) of each GPU that nvidia-smi reports; [] if it is missing or fails."""
     return [(name, driver) for name, driver in ask_nvidia_smi("name", "driver_version")]
 
 
 def gpu_problem() -> str:
-    """Why torch cannot use the GPU that this machine has, with the remedy; "" where it can, or there is none."""
+    """Why torch cannot use this machine's GPU, with the remedy; "" if it can, or if there is no GPU."""
     import torch  # here, since set-up asks for the GPUs before it installs torch
 
     if torch.cuda.is_available():
@@ -57,35 +57,35 @@ def gpu_problem() -> str:
     if hidden is not None and not hidden.strip(" -1"):
         return ""  # hidden on purpose
     name, driver = gpus[0]
-    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build for the CPU alone"
+    build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build for the CPU alone"
     cause = "the driver is too old for it, or does not run" if torch.version.cuda else "it has no GPU code"
     return (
-        f"this machine has a GPU ({name}, driver {driver}), but torch {torch.__version__} ({built}) cannot use it: "
+        f"this machine has a GPU ({name}, driver {driver}), but torch {torch.__version__} ({build}) cannot use it: "
         f"{cause}; update the driver, or {WHEELS}"
     )
 
 
 def check_gpu() -> None:
-    """Raise UserError where there is a GPU that torch cannot use: training beside it would take days."""
+    """Raise UserError if there is a GPU that torch cannot use: training without it would take days."""
     if problem := gpu_problem():
         raise UserError(f"{problem}; or pass --device cpu to work without the GPU")
 
 
 def without_password(address: str) -> str:
-    """An address without the name and password that it may hold."""
+    """A URL without the user name and password that it may hold."""
     return re.sub(r"//[^/@]*@", "//***@", address)
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether an encoder's name is that of a folder rather than of the hub."""
+    """Whether an encoder's name looks like a folder rather than a name on the hub."""
     return (
         name.startswith(("/", ".", "~")) or name.count("/") > 1 or ("/" in name and os.path.isdir(name.split("/")[0]))
     )
 
 
 def why_not_loaded(name: str, error: Exception) -> str:
-    """Why an encoder or its tokenizer cannot be loaded: what is wrong with its folder or weights, or what the error
-    says."""
+    """Why an encoder or its tokenizer cannot be loaded: a problem with its folder or weights, or the error's
+    message."""
     if looks_like_path(name) and not os.path.exists(name):
         return "there is no such folder"
     if os.path.isfile(name):
@@ -98,15 +98,15 @@ def why_not_loaded(name: str, error: Exception) -> str:
 
 
 def hub_hint(name: str) -> str:
-    """What the environment says about the way to the model hub, for the end of a message about an encoder of that name;
-    "" where it says nothing, or the name is a folder here."""
+    """Environment settings that affect access to the model hub, for the end of a message about an encoder of that name;
+    "" if there are none, or if the name is a local folder."""
     if os.path.isdir(name):
         return ""
     proxies = {name: without_password(value) for name, value in os.environ.items() if name.lower() in PROXIES}
     socks = next((f"{name}={value}" for name, value in proxies.items() if value.lower().startswith("socks")), "")
     if socks and find_spec("socksio") is None:
         return f"; the proxy {socks} needs the package socksio: pip install socksio"
-    found = [f"{name}={value}" for name, value in proxies.items() if value]
+    settings = [f"{name}={value}" for name, value in proxies.items() if value]
     names = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    found += [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
-    return f"; set here: {', '.join(found)}" if found else ""
+    settings += [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
+    return f"; set here: {', '.join(settings)}" if settings else ""

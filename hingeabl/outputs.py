@@ -1,4 +1,4 @@
-"""Where a program may write: checked before its work is done."""
+"""Checks of output paths, before the work that would be written there."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from hingeabl.errors import UserError, remedy_of
 
 OF_A_RUN = ("config.json", "scores.json", "model.json", "rel2id.json", "result.json", "result_dev.json")
-Output = tuple[str | None, tuple[str, ...]]  # the path, None or "-" for no file, and the endings that it may have
+Output = tuple[str | None, tuple[str, ...]]  # (path, None or "-" for no file; the endings that it may have)
 
 
 def check_outputs(outputs: Mapping[str, Output], inputs: Mapping[str, str | Path | None]) -> None:
-    """Raise UserError for an output that cannot be written, has an ending that tells another format, or would replace
-    an input, another output or a file of a run; both are given by the options that name them. A folder among the inputs
-    stands for all files in it."""
+    """Raise UserError for an output that cannot be written, has the ending of another format, or would replace an
+    input, another output or a file of a run. Both mappings have the command-line options as keys. A folder among the
+    inputs stands for all files in it."""
     taken = {option: Path(path) for option, path in inputs.items() if path and path != "-"}
     for option, (name, endings) in outputs.items():
         if not name or name == "-":
@@ -36,15 +36,16 @@ def check_outputs(outputs: Mapping[str, Output], inputs: Mapping[str, str | Path
 def check_output_folder(
     option: str, name: str, written: Iterable[Path], inputs: Mapping[str, str | Path | None]
 ) -> None:
-    """Raise UserError if a program that was given an output folder by `option` would write to a place that is one of
-    the inputs; these are given by the options that name them."""
-    for place, (given, path) in itertools.product(written, inputs.items()):
-        if path and place.resolve() == Path(path).resolve():
-            raise UserError(f"{option} {name}: would write to {place}, which {given} names too; name another folder")
+    """Raise UserError if a program would write into its output folder, given by `option`, to a path that is also an
+    input; `inputs` has the command-line options as keys."""
+    for target, (other, path) in itertools.product(written, inputs.items()):
+        if path and target.resolve() == Path(path).resolve():
+            raise UserError(f"{option} {name}: would write to {target}, which {other} names too; name another folder")
 
 
 def check_kind(path: Path, where: str, endings: tuple[str, ...]) -> None:
-    """Raise UserError, opening with `where`, for what is no file, or has none of the endings but another."""
+    """Raise UserError, starting with `where`, if the path is not a file, or has an ending that is not among
+    `endings`."""
     if path.is_dir():
         raise UserError(f"{where}: is a folder; name a file, such as {path / f'found{endings[0]}'}")
     if path.exists() and not path.is_file():
@@ -54,7 +55,7 @@ def check_kind(path: Path, where: str, endings: tuple[str, ...]) -> None:
 
 
 def check_loss(path: Path, where: str, taken: Mapping[str, Path]) -> None:
-    """Raise UserError, opening with `where`, if writing the file would cost one that is still needed."""
+    """Raise UserError, starting with `where`, if writing the file would overwrite one that is still needed."""
     resolved = path.resolve()
     for option, other in taken.items():
         if resolved == other.resolve() or (path.exists() and other.exists() and path.samefile(other)):
@@ -66,7 +67,7 @@ def check_loss(path: Path, where: str, taken: Mapping[str, Path]) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Raise OSError if nothing can be written into the nearest folder on the path that is there."""
+    """Raise OSError if the nearest existing folder above the path is not writable."""
     folder = next(folder for folder in path.resolve().parents if folder.exists())
     with tempfile.TemporaryFile(dir=folder):
         pass

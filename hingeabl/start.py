@@ -1,4 +1,7 @@
-"""How a program starts: what this machine lacks is told in one line, not in a traceback. It needs Python alone."""
+"""How a program starts: a missing requirement is reported in one line, not in a traceback. Needs Python alone, even an
+old one."""
+
+from __future__ import annotations
 
 import functools
 import os
@@ -13,12 +16,12 @@ REQUIREMENTS = ROOT / "requirements.txt"
 INSTALL = "bash scripts/test.sh sets up an environment that fits, or: pip install -r requirements.txt"
 
 
-def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """sys.excepthook: what no program catches, told as always, except for a missing package."""
+def tell(error_type: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """sys.excepthook: a missing package is one line, every other uncaught exception the usual traceback."""
     if isinstance(error, ModuleNotFoundError):
         print(f"error: {error.name} is not installed; pip install -r requirements.txt", file=sys.stderr)
     else:
-        sys.__excepthook__(kind, error, trace)
+        sys.__excepthook__(error_type, error, trace)
 
 
 def requirements() -> dict[str, str]:
@@ -33,27 +36,27 @@ def numbers(version: str) -> list[int]:
 
 
 def too_old() -> list[str]:
-    """Installed packages that are older than requirements.txt asks for, each with both versions."""
-    found = []
+    """A message part for each installed package that is older than requirements.txt asks for."""
+    outdated = []
     for name, lowest in requirements().items():
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            continue  # told when it is imported
+            continue  # reported when it is imported
         if numbers(version) < numbers(lowest):
-            found.append(f"{name} {version} is installed, at least {lowest} is needed")
-    return found
+            outdated.append(f"{name} {version} is installed, at least {lowest} is needed")
+    return outdated
 
 
 def set_allocator() -> None:
-    """Let torch grow pieces of GPU memory instead of cutting up fixed ones, as batches are of many shapes; unless the
-    user has set it up. It must be known before CUDA starts."""
+    """Let torch grow segments of GPU memory instead of splitting fixed ones, as batches have many shapes; unless the
+    user has set it. It must be set before CUDA starts."""
     if not any(name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")):
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def check_machine() -> None:
-    """End the program in one line where it cannot run: on native Windows, with an old Python or old packages."""
+    """End the program with one line where it cannot run: on native Windows, with an old Python or old packages."""
     problem = ""
     if sys.platform == "win32":
         problem = "native Windows is not supported; run this on Linux, macOS or in WSL"
@@ -68,7 +71,7 @@ def check_machine() -> None:
 
 @functools.cache
 def start() -> None:
-    """What a program does first, once: it ends in one line where it cannot run, and tells so of missing packages."""
+    """The first call of a program, which runs once: end with one line if it cannot run here or a package is missing."""
     sys.excepthook = tell
     set_allocator()
     check_machine()

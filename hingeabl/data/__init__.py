@@ -1,5 +1,5 @@
-"""Documents and what is known of them before any model: read, checked, counted, split into word pieces.
+"""Documents before any model: read, checked, counted, split into word pieces.
 
-Read schema.py (one document) and documents.py (a file of them), stream.py and kinds.py (large files, their formats),
+Read schema.py (one document) and documents.py (a file of them), stream.py and kinds.py (large files, file formats),
 tokenizer.py and cache.py (word pieces), then checks.py, statistics.py and predictions.py.
 """

@@ -1,7 +1,7 @@
-"""Word pieces on disk, so that seeds, losses and later runs split a file's tokens once.
+"""Word pieces on disk, so that runs with other seeds and losses do not split a file's tokens again.
 
-A cache file is named after what its content follows from, and made again where it is missing or broken. It is
-safetensors: nothing in it is run when it is read.
+The name of a cache file is a hash of all that its content depends on; a missing or broken file is made again. The
+format is safetensors, so reading it runs no code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from hingeabl.files import digest
 
-VERSION = "3"  # of the word pieces' rules in prepro.py and of this file's format: a new one leaves older files behind
+VERSION = "3"  # of prepro.py's rules for word pieces and of this file format; files of older versions are ignored
 
 # a document's input_ids, entity_pos, pieces_cut and sentence_ends: see featurize
 Encoded = tuple[list[int], list[list[list[int]]], int, list[int]]
@@ -32,9 +32,9 @@ ARRAYS = ("input_ids", "lengths", "pieces_cut", "entity_pos", "sentence_ends")
 def pieces_path(
     folder: Path, path: Path, tokenizer: Any, max_seq_length: int, entity_marker: str = "asterisk"
 ) -> Path | None:
-    """Where the word pieces of a data file belong: named after the file's content, the tokenizer and the settings.
+    """The path of a data file's word pieces: it depends on the file's content, the tokenizer and the settings.
 
-    None for a tokenizer without a description of itself to name them after.
+    None for a tokenizer that cannot be serialized, as there is then nothing to hash.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -48,7 +48,7 @@ def pieces_path(
 
 
 def save_pieces(path: Path, encoded: list[Encoded]) -> None:
-    """Write documents' word pieces, whole or not at all; where that fails, say so on stderr and go on without."""
+    """Write documents' word pieces completely or not at all; if that fails, print a note to stderr and go on."""
     positions = [mention for _, entity_pos, *_ in encoded for entity in entity_pos for mention in entity]
     arrays = {
         "input_ids": np.array([piece for pieces, *_ in encoded for piece in pieces], dtype=np.int32),
@@ -69,12 +69,12 @@ def save_pieces(path: Path, encoded: list[Encoded]) -> None:
 
 
 def load_pieces(path: Path, documents: list[dict[str, Any]]) -> list[Encoded] | None:
-    """The word pieces of `documents` as save_pieces wrote them; None where the file is missing or broken."""
+    """The word pieces of `documents` as save_pieces wrote them; None if the file is missing or broken."""
     try:
         with safe_open(path, "np") as stored:
             arrays = {name: stored.get_tensor(name) for name in ARRAYS}
             intact = (stored.metadata() or {}).get("sha256") == _checksum(arrays)
-    except (OSError, SafetensorError, TypeError):  # the last for a kind of number that numpy does not have
+    except (OSError, SafetensorError, TypeError):  # TypeError: a dtype that numpy does not have
         return None
     mentions = sum(len(entity) for document in documents for entity in document["vertexSet"])
     sentences = sum(len(document["sents"]) for document in documents)

@@ -29,7 +29,7 @@ NOT_SCORED = "not_include"
 RELATION = re.compile(r"\d+:(\w+):\d+")
 NONE = "NR"  # the relation's name of a pair without one
 SCORED_LINE = re.compile(r"[^\t\n]+\t[^\t\n]*\t(not_include|\d+:\w+:\d+)\t")
-LOOKED_AT = 20  # lines that tell the format: a document may have no pairs
+LOOKED_AT = 20  # lines to recognise the format by: a document may have no pairs
 NUMBERS = re.compile(r"\d{1,9}(:\d{1,9})*")
 SIDES = ((5, 7, 8, 9), (11, 13, 14, 15))  # the fields of a pair's first and second entity
 
@@ -45,7 +45,7 @@ class Side(NamedTuple):
 
 
 def is_cdr(text: str) -> bool:
-    """Whether a text begins as files of CDR and GDA do: one of its first lines states a pair."""
+    """Whether a text is in CDR's and GDA's format: one of its first lines states a pair."""
     if text.lstrip()[:1] in ("{", "["):
         return False
     return any(SCORED_LINE.match(line) for line in text.lstrip().split("\n", LOOKED_AT)[:LOOKED_AT])
@@ -56,9 +56,9 @@ def read_cdr(lines: Iterable[str], name: str) -> Iterator[Document]:
     with a relation.
 
     Entities are numbered as they appear in `pairs`, with the mentions that their first pair states. The mentions of
-    pairs that are not scored follow as further entities, one for each identifier: they get entity markers. As in
-    ATLOP's program, later lines with an earlier line's number are left out; in the end, one line on stderr counts them.
-    Raises UserError, which opens with `name`, with line, document, pair, field and remedy.
+    pairs that are not scored follow as further entities, one for each identifier, since they get entity markers. As in
+    ATLOP's program, a line with the number of an earlier line is left out; at the end one line on stderr counts these.
+    Raises UserError, starting with `name`, with line, document, pair, field and remedy.
     """
     seen: set[str] = set()
     repeated = 0
@@ -84,18 +84,18 @@ def _document(line: str, where: str) -> Document:
     if len(fields) < 2:
         raise UserError(f"{where}: has no tab; it must hold a number, a text and {FIELDS} fields for each pair")
     sents = [sentence.split(" ") for sentence in fields[1].split("|")]
-    groups = [fields[place : place + FIELDS] for place in range(2, len(fields), FIELDS)]
+    groups = [fields[index : index + FIELDS] for index in range(2, len(fields), FIELDS)]
     if groups and len(groups[-1]) != FIELDS:
         raise UserError(f"{where}: {_short_group(groups)}; correct the line, or take the original file")
     firsts = list(itertools.accumulate(map(len, sents), initial=0))  # each sentence's first token, and the end
     numbers: dict[str, int] = {}  # of the entities in pairs
     vertices: list[list[dict[str, Any]]] = []
     pairs: dict[tuple[int, int], str] = {}
-    every: dict[tuple[str, str, Span], None] = {}  # the mentions of all pairs, in order
-    for place, group in enumerate(groups):
-        at = f"{where}: pair {place}"
+    all_mentions: dict[tuple[str, str, Span], None] = {}  # the mentions of all pairs, in order
+    for index, group in enumerate(groups):
+        at = f"{where}: pair {index}"
         sides = [_side(group, columns, firsts, at) for columns in SIDES]
-        every |= dict.fromkeys((side.identifier, side.type, span) for side in sides for span in side.spans)
+        all_mentions |= dict.fromkeys((side.identifier, side.type, span) for side in sides for span in side.spans)
         if group[0] == NOT_SCORED:
             continue
         relation = RELATION.fullmatch(group[0])
@@ -118,24 +118,24 @@ def _document(line: str, where: str) -> Document:
     return {
         "title": title,
         "sents": sents,
-        "vertexSet": vertices + _others(every, vertices, sents, firsts),
+        "vertexSet": vertices + _others(all_mentions, vertices, sents, firsts),
         "pairs": [list(pair) for pair in pairs],
         "labels": [{"h": h, "t": t, "r": name, "evidence": []} for (h, t), name in pairs.items() if name != NONE],
     }
 
 
 def _short_group(groups: list[list[str]]) -> str:
-    """Which group of fields is the first that is not whole."""
-    for place, group in enumerate(groups[1:], 1):
+    """Which group of fields is the first incomplete one."""
+    for index, group in enumerate(groups[1:], 1):
         if not (group[0] == NOT_SCORED or RELATION.fullmatch(group[0])):
-            return f"pair {place - 1} has other than {FIELDS} fields, as pair {place} begins with {group[0][:40]!r}"
+            return f"pair {index - 1} has other than {FIELDS} fields, as pair {index} begins with {group[0][:40]!r}"
     return f"pair {len(groups) - 1} has {len(groups[-1])} fields instead of {FIELDS}"
 
 
-def _side(group: list[str], columns: tuple[int, ...], sentences: list[int], where: str) -> Side:
-    """A pair's first or second entity, from its fields for identifier, type, starts and ends; `sentences` are the first
+def _side(group: list[str], columns: tuple[int, ...], borders: list[int], where: str) -> Side:
+    """A pair's first or second entity, from its fields for identifier, type, starts and ends; `borders` are the first
     token of each sentence, and the text's end."""
-    identifier, kind, starts, ends = columns
+    id_column, type_column, starts, ends = columns
     for column in (starts, ends):
         if not NUMBERS.fullmatch(group[column]):
             raise UserError(
@@ -152,34 +152,34 @@ def _side(group: list[str], columns: tuple[int, ...], sentences: list[int], wher
                 f"{where}: fields {starts} and {ends}: a mention starts at token {start} and ends before token {end}; "
                 "the end must be greater; correct it"
             )
-        if end > sentences[-1]:
+        if end > borders[-1]:
             raise UserError(
-                f"{where}: field {ends}: token {end} lies beyond the text, which has {sentences[-1]} tokens; correct it"
+                f"{where}: field {ends}: token {end} lies beyond the text, which has {borders[-1]} tokens; correct it"
             )
-        if any(start < border < end for border in sentences):
+        if any(start < border < end for border in borders):
             raise UserError(
                 f"{where}: fields {starts} and {ends}: the mention of tokens {start} to {end} goes over the end of a "
                 "sentence; take out the | between them"
             )
-    return Side(group[identifier], group[kind], tuple(zip(firsts, lasts, strict=True)))
+    return Side(group[id_column], group[type_column], tuple(zip(firsts, lasts, strict=True)))
 
 
-def _mention(sents: list[list[str]], firsts: list[int], kind: str, span: Span) -> dict[str, Any]:
-    """A mention of DocRED's schema."""
+def _mention(sents: list[list[str]], firsts: list[int], entity_type: str, span: Span) -> dict[str, Any]:
+    """A mention in DocRED's schema."""
     sentence = next(number for number, end in enumerate(firsts[1:]) if span[0] < end)
-    start, end = (place - firsts[sentence] for place in span)
+    start, end = (token - firsts[sentence] for token in span)
     name = " ".join(sents[sentence][start:end])
-    return {"name": name, "sent_id": sentence, "pos": [start, end], "type": kind}
+    return {"name": name, "sent_id": sentence, "pos": [start, end], "type": entity_type}
 
 
 def _others(
-    every: dict[tuple[str, str, Span], None],
+    all_mentions: dict[tuple[str, str, Span], None],
     vertices: list[list[dict[str, Any]]],
     sents: list[list[str]],
     firsts: list[int],
 ) -> list[list[dict[str, Any]]]:
-    """The mentions that no entity of `vertices` has, as one entity for each identifier."""
-    known = {
+    """The mentions that no entity in `vertices` has, as one entity for each identifier."""
+    in_vertices = {
         (
             mention["type"],
             firsts[mention["sent_id"]] + mention["pos"][0],
@@ -188,7 +188,7 @@ def _others(
         for mention in itertools.chain.from_iterable(vertices)
     }
     others: dict[str, list[dict[str, Any]]] = {}
-    for identifier, kind, span in every:
-        if (kind, *span) not in known:
-            others.setdefault(identifier, []).append(_mention(sents, firsts, kind, span))
+    for identifier, entity_type, span in all_mentions:
+        if (entity_type, *span) not in in_vertices:
+            others.setdefault(identifier, []).append(_mention(sents, firsts, entity_type, span))
     return list(others.values())

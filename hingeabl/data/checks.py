@@ -1,4 +1,4 @@
-"""What is doubtful about a set of data files, checked across them: printed before a training and by prepro.py."""
+"""Possible mistakes in a set of data files, found by comparing them: printed before a training and by prepro.py."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 
-FACTS_OF_DOUBT = 1000  # of as many facts some are known from training, where both files are of one data set
+FACTS_OF_DOUBT = 1000  # among so many facts, some are in the training file if both files are of one data set
 Finding = dict[str, Any]  # {"check", "files", "count", "message"}
 
 
 def check_files(files: dict[str, Sequence[Document]], train: str | None = None) -> list[Finding]:
-    """What is doubtful across files, given as {path: documents}; `train` is the training file's path, where there is
-    one among them. [] when all is well."""
-    found = shared_documents(files)
+    """Possible mistakes in files, given as {path: documents}; `train` is the path of the training file, if it is among
+    them. [] if there are none."""
+    findings = shared_documents(files)
     if train is not None:
-        found += unseen_relations(files, train)
-    return found + [empty_labels(path) for path, documents in files.items() if without_gold(documents)]
+        findings += unseen_relations(files, train)
+    return findings + [empty_labels(path) for path, documents in files.items() if without_gold(documents)]
 
 
 def refuse_same_files(paths: Sequence[str]) -> None:
-    """Raise UserError if one file is given twice."""
+    """Raise UserError if a file is given twice."""
     seen: dict[Path, str] = {}
     for path in paths:
         resolved = Path(path).resolve()
@@ -42,27 +42,28 @@ def refuse_empty(path: str | Path, documents: Sequence[Document]) -> None:
 
 
 def training_doubts(
-    files: tuple[str, str], gold: Sequence[Document], train: Sequence[Document], known: int
+    files: tuple[str, str], gold: Sequence[Document], train: Sequence[Document], stated_in_train: int
 ) -> list[Finding]:
-    """What speaks against the training file that a gold file is scored with, both given as paths and documents: the
-    same or shared documents, or another data set. `known` is how many of the gold facts the training file states."""
+    """Why the training file may be the wrong one for scoring a gold file, both given as paths and documents: they share
+    documents, or are of different data sets. `stated_in_train` is how many of the gold facts the training file
+    states."""
     gold_file, train_file = files
     if gold == train:
         message = (
             f"{train_file}: holds the same documents as {gold_file}: Ign F1 ignores every fact; pass the train file"
         )
         return [finding("same documents", list(files), len(gold), message)]
-    found = shared_documents({gold_file: gold, train_file: train})
-    relations, trained = relations_of(gold), relations_of(train)
-    facts, stated = sum(relations.values()), sum(trained.values())
-    if not relations.keys() & trained.keys():
-        what = f"has none of the {len(relations):,} relations of {gold_file}"
-    elif not known and min(facts, stated) >= FACTS_OF_DOUBT:
-        what = f"states none of the {facts:,} facts of {gold_file} among its {stated:,}"
+    findings = shared_documents({gold_file: gold, train_file: train})
+    relations, train_relations = relations_of(gold), relations_of(train)
+    facts, train_facts = sum(relations.values()), sum(train_relations.values())
+    if not relations.keys() & train_relations.keys():
+        problem = f"has none of the {len(relations):,} relations of {gold_file}"
+    elif not stated_in_train and min(facts, train_facts) >= FACTS_OF_DOUBT:
+        problem = f"states none of the {facts:,} facts of {gold_file} among its {train_facts:,}"
     else:
-        return found
-    message = f"{train_file}: {what}: Ign F1 ignores nothing; pass the train file of the same data set"
-    return [*found, finding("another data set", list(files), facts, message)]
+        return findings
+    message = f"{train_file}: {problem}: Ign F1 ignores nothing; pass the train file of the same data set"
+    return [*findings, finding("another data set", list(files), facts, message)]
 
 
 def relations_of(documents: Sequence[Document]) -> Counter[str]:
@@ -71,13 +72,13 @@ def relations_of(documents: Sequence[Document]) -> Counter[str]:
 
 
 def shared_documents(files: dict[str, Sequence[Document]]) -> list[Finding]:
-    """For each two files: how many documents of the second have the title, or the text, of one in the first."""
-    found = []
+    """For each two files: how many documents of the second have the title or the text of one in the first."""
+    findings = []
     titles = {path: {document["title"] for document in documents} for path, documents in files.items()}
     texts = {path: {text_of(document): document["title"] for document in files[path]} for path in files}
     paths = list(files)
-    for place, first in enumerate(paths):
-        for second in paths[place + 1 :]:
+    for index, first in enumerate(paths):
+        for second in paths[index + 1 :]:
             same_title = titles[first] & titles[second]
             same_text = {title for text, title in texts[second].items() if text and text in texts[first]}
             shared = same_title | same_text
@@ -87,34 +88,34 @@ def shared_documents(files: dict[str, Sequence[Document]]) -> list[Finding]:
                     f"{len(same_text):,} by text), such as {min(shared)!r}: scores on one are not independent of the "
                     "other; take them out of one file"
                 )
-                found.append(finding("shared documents", [first, second], len(shared), message))
-    return found
+                findings.append(finding("shared documents", [first, second], len(shared), message))
+    return findings
 
 
 def text_of(document: Document) -> str:
-    """A document's tokens as one text, without case, for comparison."""
+    """A document's tokens as one lower-case text, for comparison."""
     return " ".join(token for sentence in document["sents"] for token in sentence).casefold()
 
 
 def unseen_relations(files: dict[str, Sequence[Document]], train: str) -> list[Finding]:
-    """For each other file: its relations that the training file has no label of, which no training can learn."""
-    known = {label["r"] for document in files[train] for label in document.get("labels", [])}
-    found = []
+    """For each other file: its relations without a label in the training file, which cannot be learned."""
+    trained = {label["r"] for document in files[train] for label in document.get("labels", [])}
+    findings = []
     for path, documents in files.items():
         labels = [label["r"] for document in documents for label in document.get("labels", [])]
-        unseen = sorted(set(labels) - known)
-        if known and unseen:
+        unseen = sorted(set(labels) - trained)
+        if trained and unseen:
             count = sum(label in unseen for label in labels)
             message = (
                 f"{path} has {count:,} of its {len(labels):,} labels in {len(unseen)} relations that {train} never has "
                 f"({', '.join(unseen[:5])}{', ...' if len(unseen) > 5 else ''}): they cannot be learned"
             )
-            found.append(finding("unseen relations", [path, train], count, message))
-    return found
+            findings.append(finding("unseen relations", [path, train], count, message))
+    return findings
 
 
 def without_gold(documents: Sequence[Document]) -> bool:
-    """Whether all documents have labels, and all of these are empty: a test file whose labels are kept back."""
+    """Whether all documents have labels, and all of these are empty: a test file whose labels are withheld."""
     return bool(documents) and all(document.get("labels") == [] for document in documents)
 
 
@@ -125,7 +126,7 @@ def empty_labels(path: str) -> Finding:
 
 
 def check_cuts(path: str, features: Sequence[dict[str, Any]], max_seq_length: int) -> list[Finding]:
-    """How much of a file's documents lies past max_seq_length; features as prepro.featurize makes them."""
+    """How much of a file's documents lies beyond max_seq_length; features as prepro.featurize makes them."""
     documents = mentions = entities = 0
     for feature in features:
         if not feature.get("pieces_cut"):
@@ -150,6 +151,6 @@ def finding(check: str, files: list[str], count: int, message: str) -> Finding:
 
 
 def print_findings(findings: list[Finding]) -> None:
-    """A line for each on stderr; nothing when all is well."""
-    for found in findings:
-        print(f"WARNING: {found['message']}", file=sys.stderr)
+    """Print one line for each to stderr."""
+    for entry in findings:
+        print(f"WARNING: {entry['message']}", file=sys.stderr)

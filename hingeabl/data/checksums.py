@@ -1,5 +1,5 @@
-"""The data files that are known by their checksums: SHA-256, or for what has 40 digits the git blob name, which is the
-SHA-1 of "blob <size>\\0" and the content."""
+"""Checksums of known data files: SHA-256, or, with 40 digits, the git blob name (the SHA-1 of "blob <size>\\0" and the
+content)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SAMPLE = {  # make_sample.py's
 
 
 def has_checksum(path: Path, checksum: str) -> bool:
-    """Whether a file's SHA-256, or its git blob name, is the one given."""
+    """Whether a file has this SHA-256 or git blob name."""
     content = path.read_bytes()
     if len(checksum) == 40:
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == checksum

@@ -1,4 +1,4 @@
-"""Files of documents in DocRED's schema, and the relation inventory: read, and every field checked."""
+"""Files of documents in DocRED's schema, and the relation inventory: read, with every field checked."""
 
 from __future__ import annotations
 
@@ -28,24 +28,25 @@ NAMES_MAY_DIFFER = 0.01  # share of mentions: Re-DocRED's own files have 0.02 to
 def load_rel2id(path: str | Path = DEFAULT_REL2ID) -> dict[str, int]:
     """Read {relation: class}; class 0 is "no relation" and doubles as the threshold class.
 
-    Raises UserError unless the classes are 0, 1, ... without gap or repetition, and 0 is called as "no relation" is.
+    Raises UserError unless the classes are 0, 1, ... without gap or repetition, and class 0 has a name that means no
+    relation.
     """
     rel2id = read_json(path)
     if not isinstance(rel2id, dict) or not all(type(index) is int for index in rel2id.values()):
         raise UserError(f"{path}: must map each relation to its class number, like meta/rel2id.json")
-    found = sorted(rel2id.values())
-    if found and found == list(range(1, len(found) + 1)):
+    classes = sorted(rel2id.values())
+    if classes and classes == list(range(1, len(classes) + 1)):
         none = next((name for name in rel2id if means_no_relation(name)), "Na")
         raise UserError(f"{path}: class 0 is missing; number the classes from 0, with {none!r} as 0")
-    if not found or found[0] != 0:
+    if not classes or classes[0] != 0:
         raise UserError(f'{path}: class 0 is missing; add the no-relation class, "Na": 0')
-    if len(found) < 2:
+    if len(classes) < 2:
         raise UserError(f"{path}: names no relation; add those of the dataset, numbered from 1")
-    if found != list(range(len(found))):
-        repeated = [index for index, count in Counter(found).items() if count > 1]
-        gap = next((index for index in range(len(found)) if index not in set(found)), None)
+    if classes != list(range(len(classes))):
+        repeated = [index for index, count in Counter(classes).items() if count > 1]
+        gap = next((index for index in range(len(classes)) if index not in set(classes)), None)
         wrong = f"class {repeated[0]} appears twice" if repeated else f"class {gap} is missing"
-        raise UserError(f"{path}: {wrong}; number the relations 0 to {len(found) - 1} without gaps")
+        raise UserError(f"{path}: {wrong}; number the relations 0 to {len(classes) - 1} without gaps")
     [first] = [relation for relation, index in rel2id.items() if index == 0]
     if not means_no_relation(first):
         raise UserError(
@@ -55,13 +56,13 @@ def load_rel2id(path: str | Path = DEFAULT_REL2ID) -> dict[str, int]:
 
 
 def means_no_relation(name: str) -> bool:
-    """Whether a class is called as "no relation" is."""
+    """Whether a class name means "no relation"."""
     return re.sub(r"[\W_]+", "", name).lower() in NO_RELATION
 
 
 def read_documents(path: str | Path) -> list[Any]:
-    """What a file holds, unchecked: documents of CDR or GDA, see read_cdr, or JSON, see read_list. Raises UserError for
-    another of FORMATS, with the command that converts it."""
+    """The documents in a file, unchecked: CDR's or GDA's format, see read_cdr, or JSON, see read_list. Raises UserError
+    for another of FORMATS, with the command that converts it."""
     if Path(path).is_dir() and any(Path(path).rglob("*.ann")):
         raise UserError(f"{path}: is a folder of brat's files, and a file is needed here; {conversion(path)}")
     text = read_text(path)
@@ -74,11 +75,11 @@ def read_documents(path: str | Path) -> list[Any]:
 def load_documents(
     path: str | Path, rel2id: dict[str, int] | None = None, unique_titles: bool = False, typed: bool = False
 ) -> list[Document]:
-    """Read and check one file in DocRED's schema; returns its documents as they are there.
+    """Read and check one file in DocRED's schema, and return its documents unchanged but for dropped labels.
 
-    Labels must name relations of `rel2id` where it is given. `unique_titles` is for files that are scored, where the
-    title tells documents apart; `typed` for typed entity markers, which need each mention's type. A label with h = t is
-    dropped, and the number of those is printed. Doubtful mentions are counted on stderr, see MentionCounts. Raises
+    If `rel2id` is given, labels must name its relations. `unique_titles` is for files that are scored, where the title
+    identifies a document; `typed` for typed entity markers, which need each mention's type. A label with h = t is
+    dropped; the number of these is printed. Suspicious mentions are counted on stderr, see MentionCounts. Raises
     UserError with file, document, field and remedy.
     """
     documents = read_documents(path)
@@ -109,25 +110,25 @@ def load_documents(
 
 @dataclass
 class MentionCounts:
-    """What is doubtful about the mentions of documents, which may come in groups: entities without mention, mentions
-    at the place of another one of their entity, and mentions whose name is not the text at their position."""
+    """Counts of suspicious mentions in documents, which may come in groups: entities without a mention, mentions at the
+    same position as another one of their entity, and mentions whose name differs from the text at their position."""
 
     empty: int = 0
     total: int = 0
     twice: int = 0
-    place: str = ""  # of the first one that is there twice
+    twice_at: str = ""
     differ: int = 0
     example: str = ""
 
     def add(self, documents: list[Document]) -> None:
-        """Count those of checked documents."""
+        """Count those in checked documents."""
         for document in documents:
             for entity, mentions in enumerate(document["vertexSet"]):
                 self.empty += not mentions
-                places = {(mention["sent_id"], *mention["pos"]) for mention in mentions}
-                if len(places) < len(mentions):
-                    self.twice += len(mentions) - len(places)
-                    self.place = self.place or f"document {document['title']!r}, vertexSet[{entity}]"
+                spans = {(mention["sent_id"], *mention["pos"]) for mention in mentions}
+                if len(spans) < len(mentions):
+                    self.twice += len(mentions) - len(spans)
+                    self.twice_at = self.twice_at or f"document {document['title']!r}, vertexSet[{entity}]"
                 for number, mention in enumerate(mentions):
                     self.total += 1
                     start, end = mention["pos"]
@@ -143,8 +144,8 @@ class MentionCounts:
                     )
 
     def warn(self, where: str) -> None:
-        """Say it on stderr: entities without mention, mentions that are there twice, and names that differ where they
-        are over NAMES_MAY_DIFFER."""
+        """Print warnings to stderr: entities without a mention, repeated mentions, and names that differ from the text
+        if their share exceeds NAMES_MAY_DIFFER."""
         if self.empty:
             print(
                 f"WARNING: {where}: {self.empty:,} entities have no mention; they keep their number and get a zero "
@@ -154,7 +155,7 @@ class MentionCounts:
         if self.twice:
             print(
                 f"WARNING: {where}: {self.twice:,} of {self.total:,} mentions ({self.twice / self.total:.1%}) are at "
-                f"the place of another one of their entity ({self.place}); they are kept and count again, as in "
+                f"the place of another one of their entity ({self.twice_at}); they are kept and count again, as in "
                 "ATLOP's program",
                 file=sys.stderr,
             )
@@ -174,9 +175,10 @@ def plain_text(text: str) -> str:
 
 @contextlib.contextmanager
 def garbage_collection_paused() -> Iterator[None]:
-    """For reading a corpus: it makes a million objects, none of them garbage, which Python would walk again and again.
+    """For reading a corpus, which makes a million objects that are not garbage: the collector would walk through them
+    again and again.
 
-    What is there at the end stays out of later walks too.
+    Objects that exist at the end are also excluded from later collections.
     """
     running = gc.isenabled()
     gc.disable()

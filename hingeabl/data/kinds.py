@@ -1,4 +1,4 @@
-"""Which format a file has, by how it begins and what it is called."""
+"""Recognises a file's format by its first bytes and its name."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ NAMES = {
     "doccano": "an export of doccano",
     "labelstudio": "an export of Label Studio",
 }
-OF_JSON = ("docred", "spans", "text")  # formats that a text may be taken for which begins as JSON does
+OF_JSON = ("docred", "spans", "text")  # formats that text in brackets may be mistaken for
 JSON_STARTS = ('{"', "{}", "[{", "[]")  # without white space
-OF_TEXT = (".txt", ".text", ".md", ".markdown", ".rst")  # how names of plain text end
+OF_TEXT = (".txt", ".text", ".md", ".markdown", ".rst")  # suffixes of plain text
 OF_MENTIONS = {"entities", "mentions", "spans", "annotations", "sents", "labels", "pairs"}  # keys beside a text
 PUBTATOR = re.compile(r"\s*[^|\s]+\|[ta]\|")
-QUOTE = '"'  # alone, of a string that the text ends in
-VALUE = re.compile(r"\s*:\s*(.)")  # after a key: how its value begins
+QUOTE = '"'  # a token that is only a quote opens a string that the text cuts off
+VALUE = re.compile(r"\s*:\s*(.)")  # after a key: the first character of its value
 JSON_VALUE = re.compile(r"(?:null|true|false|NaN|-?Infinity|-?\d[-+.\deE]*)\s*\Z")
 DOCCANO = re.compile(r'"start_offset"\s*:|"labels?"\s*:\s*\[\s*\[\s*\d+\s*,\s*\d+\s*,\s*"')  # its two layouts
 
 
 def detect(start: bytes, name: str) -> str:
-    """The format of a file, one of FORMATS, by its first bytes and its name; docred for what none can read.
+    """The format of a file, one of FORMATS, by its first bytes and its name; docred if no reader fits.
 
     brat: NAME.ann, or NAME.txt with NAME.ann beside it. spans: the first object has a string `text` and no vertexSet.
-    text: one of OF_TEXT, or such an object without what tells mentions. Raises UserError for other text that begins
-    with a letter or a digit.
+    text: a suffix in OF_TEXT, or such an object without keys for mentions. Raises UserError for other text that
+    begins with a letter or a digit.
     """
     if is_brats(name):
         return "brat"
     try:
         text = decoded(start)
     except zlib.error:
-        return "docred"  # whose reader says what is wrong
-    kind = kind_of(text)
-    if suffix_of(name) in OF_TEXT and (kind is None or (kind in OF_JSON and not starts_as_json(text))):
+        return "docred"  # its reader reports the error
+    file_format = kind_of(text)
+    if suffix_of(name) in OF_TEXT and (file_format is None or (file_format in OF_JSON and not starts_as_json(text))):
         return "text"
-    if kind is not None:
-        return kind
+    if file_format is not None:
+        return file_format
     refuse_foreign(text[:1000], name)
     if text.lstrip()[:1].isalnum():
         raise UserError(f"{name}: its format is not recognised; pass --format, one of {', '.join(FORMATS)}")
@@ -57,25 +57,25 @@ def detect(start: bytes, name: str) -> str:
 
 
 def starts_as_json(text: str) -> bool:
-    """Whether a text begins as an object or a list of objects does; a text in brackets does not."""
+    """Whether a text begins like a JSON object or a list of objects; text in brackets does not."""
     return "".join(text[:1000].split()).startswith(JSON_STARTS)
 
 
 def refuse_other_format(text: str, path: str | Path) -> None:
-    """Raise UserError, which names the format and how to convert it, for a file with this text that is neither in
-    DocRED's schema nor CDR's."""
+    """Raise UserError for a file with this text that is in neither DocRED's schema nor CDR's; the message names the
+    format and how to convert it."""
     start = text[:CHUNK]
-    kind = "brat" if is_brats(str(path)) else kind_of(start)
-    if kind is None and start.strip():
+    file_format = "brat" if is_brats(str(path)) else kind_of(start)
+    if file_format is None and start.strip():
         if suffix_of(str(path)) in OF_TEXT:
-            kind = "text"
+            file_format = "text"
         elif start.lstrip()[:1].isalnum() and not JSON_VALUE.match(start.strip()):
             raise UserError(
                 f"{path}: is not JSON, and DocRED's schema is needed here; if it is plain text, {conversion(path)} "
                 "--format text"
             )
-    if kind in NAMES:
-        raise UserError(f"{path}: is {NAMES[kind]}, and DocRED's schema is needed here; {conversion(path)}")
+    if file_format in NAMES:
+        raise UserError(f"{path}: is {NAMES[file_format]}, and DocRED's schema is needed here; {conversion(path)}")
 
 
 def conversion(path: str | Path) -> str:
@@ -85,25 +85,26 @@ def conversion(path: str | Path) -> str:
 
 
 def is_brats(name: str) -> bool:
-    """Whether a name is one of brat's: NAME.ann, or NAME.txt with NAME.ann beside it."""
+    """Whether a path is one of brat's two files: NAME.ann, or NAME.txt with NAME.ann beside it."""
     path = Path(name.removesuffix(".gz"))
     return path.suffix == ".ann" or (path.suffix == ".txt" and path.with_suffix(".ann").exists())
 
 
 def suffix_of(name: str) -> str:
-    """A file name's suffix in small letters, before that of packing."""
+    """A file name's suffix in lower case, without .gz."""
     return Path(name.lower().removesuffix(".gz")).suffix
 
 
 def decoded(start: bytes) -> str:
-    """The text that a file's first bytes are, unpacked if they are packed. Raises zlib.error where that fails."""
+    """The text of a file's first bytes, unpacked if they are packed. Raises zlib.error if that fails."""
     if start.startswith(GZIP):
         start = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(start, CHUNK)
     return start.decode(encoding_of(start), "ignore")
 
 
 def kind_of(text: str) -> str | None:
-    """The format of a file, one of FORMATS, by its text alone; None for plain text, "text" for JSON with texts."""
+    """The format of a file, one of FORMATS, by its text alone; None for plain text, "text" for JSON objects with text
+    alone."""
     if text.lstrip()[:1] in ("{", "["):
         return _kind_of_json(text)
     if PUBTATOR.match(text):
@@ -127,20 +128,20 @@ def _kind_of_json(text: str) -> str:
 
 
 def _first_keys(text: str) -> tuple[dict[str, str], bool]:
-    """The keys of the first JSON object, as far as the text goes, with the first character of each one's value, and
-    whether these are all."""
+    """The keys of the first JSON object, as far as the text goes, each with the first character of its value; and
+    whether the object is complete."""
     keys: dict[str, str] = {}
     open_brackets = ""
     for token in TOKEN.finditer(text):
-        kind = token[0]
-        if kind in ("{", "["):
-            open_brackets += kind
-        elif kind in ("}", "]"):
+        symbol = token[0]
+        if symbol in ("{", "["):
+            open_brackets += symbol
+        elif symbol in ("}", "]"):
             open_brackets = open_brackets[:-1]
             if "{" not in open_brackets:
                 return keys, True
-        elif kind == QUOTE:  # looking for the end of each one further would take long
+        elif symbol == QUOTE:  # the text ends in this string; to search on would be slow
             break
         elif open_brackets in ("{", "[{") and (value := VALUE.match(text, token.end())):
-            keys[kind[1:-1]] = value[1]
+            keys[symbol[1:-1]] = value[1]
     return keys, False

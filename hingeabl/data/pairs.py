@@ -1,4 +1,4 @@
-"""The pairs of entities that a document's model scores."""
+"""The pairs of entities in a document that are scored."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hingeabl.data.schema import Document
 
 
 class AllPairs(Sequence[list[int]]):
-    """Every ordered pair [h, t] of so many entities, h != t, row by row; for numpy an array int64 [pairs, 2]. There is
-    no list of them: 2,000 entities have four million."""
+    """Every ordered pair [h, t] of this many entities, h != t, row by row; as a numpy array int64 [pairs, 2]. Pairs are
+    computed, not stored: 2,000 entities have four million."""
 
     def __init__(self, entities: int) -> None:
         self.entities = entities
@@ -24,9 +24,9 @@ class AllPairs(Sequence[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         return map(list, itertools.permutations(range(self.entities), 2))
 
-    def __getitem__(self, place: Any) -> Any:
-        found = self.at(np.arange(len(self))[place])
-        return found.tolist()
+    def __getitem__(self, index: Any) -> Any:
+        pairs = self.at(np.arange(len(self))[index])
+        return pairs.tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self.at(np.arange(len(self)))
@@ -36,42 +36,42 @@ class AllPairs(Sequence[list[int]]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def at(self, places: np.ndarray) -> np.ndarray:
-        """The pairs at these places."""
-        head, tail = np.divmod(places, max(self.entities - 1, 1))
+    def at(self, positions: np.ndarray) -> np.ndarray:
+        """The pairs at these positions, int64 [len(positions), 2]."""
+        head, tail = np.divmod(positions, max(self.entities - 1, 1))
         return np.stack([head, tail + (tail >= head)], axis=-1)
 
 
 def near_pairs(document: Document, distance: int) -> list[list[int]]:
-    """The pairs that the document lists, or all ordered pairs, of entities with mentions at most `distance` sentences
-    apart."""
+    """The pairs that the document lists, or all ordered pairs, whose entities have mentions at most `distance`
+    sentences apart."""
     entities, sentences = document["vertexSet"], len(document["sents"])
-    within = np.zeros((len(entities), sentences), dtype=np.float32)
-    around = np.zeros_like(within)
+    mentioned = np.zeros((len(entities), sentences), dtype=np.float32)
+    nearby = np.zeros_like(mentioned)
     for number, mentions in enumerate(entities):
         for mention in mentions:
-            own = mention["sent_id"]
-            within[number, own] = 1
-            around[number, max(own - distance, 0) : own + distance + 1] = 1
-    return chosen_pairs(around @ within.T > 0, document.get("pairs"))
+            sentence = mention["sent_id"]
+            mentioned[number, sentence] = 1
+            nearby[number, max(sentence - distance, 0) : sentence + distance + 1] = 1
+    return chosen_pairs(nearby @ mentioned.T > 0, document.get("pairs"))
 
 
 def met_pairs(feature: dict[str, Any], windows: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Those of a feature's pairs that attend to a token in common, in an encoder's windows [start, stop) of the
-    document: the entities have mentions in one window, or in two that overlap."""
+    """The feature's pairs that attend to a common token, in an encoder's windows [start, stop) of the document: the
+    entities have mentions in one window, or in two that overlap."""
     edges = np.array(windows)
-    holds = np.zeros((len(feature["entity_pos"]), len(edges)), dtype=np.float32)
+    in_window = np.zeros((len(feature["entity_pos"]), len(edges)), dtype=np.float32)
     for number, mentions in enumerate(feature["entity_pos"]):
         for start, _ in mentions:
-            holds[number] += (edges[:, 0] <= start + 1) & (start + 1 < edges[:, 1])
+            in_window[number] += (edges[:, 0] <= start + 1) & (start + 1 < edges[:, 1])
     overlap = (edges[:, :1] < edges[:, 1]) & (edges[:, 0] < edges[:, 1:])
     listed = None if isinstance(feature["hts"], AllPairs) else feature["hts"]
-    return chosen_pairs(holds @ overlap.astype(np.float32) @ holds.T > 0, listed)
+    return chosen_pairs(in_window @ overlap.astype(np.float32) @ in_window.T > 0, listed)
 
 
-def chosen_pairs(wanted: np.ndarray, listed: list[list[int]] | None) -> list[list[int]]:
-    """The listed pairs, or all h != t, for which `wanted` bool [entities, entities] holds."""
+def chosen_pairs(mask: np.ndarray, listed: list[list[int]] | None) -> list[list[int]]:
+    """The listed pairs, or all h != t, for which `mask`, bool [entities, entities], holds."""
     if listed is not None:
-        return [[head, tail] for head, tail in listed if wanted[head, tail]]
-    np.fill_diagonal(wanted, False)
-    return np.argwhere(wanted).tolist()
+        return [[head, tail] for head, tail in listed if mask[head, tail]]
+    np.fill_diagonal(mask, False)
+    return np.argwhere(mask).tolist()

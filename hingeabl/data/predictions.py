@@ -17,13 +17,13 @@ Prediction = dict[str, Any]
 
 
 def read_predictions(path: str | Path) -> list[Any]:
-    """What a file of predictions holds, unchecked: a list of them, or one a line; see read_list."""
+    """The predictions in a file, unchecked: a list of them, or one a line; see read_list."""
     return read_list(path, "prediction", "a list of {title, h_idx, t_idx, r}, or one a line", may_be_empty=True)
 
 
 def check_predictions(predictions: Any, where: str) -> None:
-    """Raise UserError, opening with `where`, at the first entry that is no prediction. A title or an entity that the
-    gold file does not have makes one all the same: see doubts."""
+    """Raise UserError, starting with `where`, at the first entry that is not a prediction. Titles and entities that the
+    gold file lacks are allowed, see doubts."""
     if not isinstance(predictions, list):
         raise UserError(f"{where}: must be a list of {{title, h_idx, t_idx, r}}")
     for index, entry in enumerate(predictions):
@@ -43,7 +43,7 @@ def check_predictions(predictions: Any, where: str) -> None:
 
 
 def hint(entry: Any) -> str:
-    """What an entry that is no prediction seems to be, for the end of a message."""
+    """What an invalid entry seems to be, for the end of a message."""
     if not isinstance(entry, dict):
         return ""
     if "vertexSet" in entry:
@@ -53,51 +53,51 @@ def hint(entry: Any) -> str:
 
 
 def doubts(predictions: list[Prediction], counts: dict[str, int], relations: set[str]) -> list[str]:
-    """What speaks for a wrong file, one line each: no predictions; some that are there twice; predictions of documents
-    and entities that the gold file does not have, given as {title: entities}, and of relations that are none of
-    `relations`. The last three count as wrong, as in the official evaluator."""
+    """Signs of a wrong file, one line each: no predictions; repeated ones; documents and entities that the gold file,
+    given as {title: entities}, does not have; and relations not among `relations`. The last three count as wrong, as in
+    the official evaluator."""
     if not predictions:
         return ["holds no predictions: every score is 0"]
-    titles = [entry for entry in predictions if entry["title"] not in counts]
+    unknown_documents = [entry for entry in predictions if entry["title"] not in counts]
     normal = {unicodedata.normalize("NFC", title) for title in counts}
-    same = sum(unicodedata.normalize("NFC", entry["title"]) in normal for entry in titles)
-    entities = [
+    other_form = sum(unicodedata.normalize("NFC", entry["title"]) in normal for entry in unknown_documents)
+    unknown_entities = [
         entry for entry in predictions if max(entry["h_idx"], entry["t_idx"]) >= counts.get(entry["title"], 2**63)
     ]
-    named = [entry for entry in predictions if entry["r"] not in relations]
+    unknown_relations = [entry for entry in predictions if entry["r"] not in relations]
     ids = {name: relation for relation, name in read_json(RELATION_NAMES).items()}
-    by_name = sum(entry["r"] in ids for entry in named)
-    unicode_form = f"{same:,} of them differ in Unicode form alone: write both files in NFC" if same else ""
+    names_remedy = "give identifiers, not names" if any(entry["r"] in ids for entry in unknown_relations) else ""
+    unicode_form = f"{other_form:,} of them differ in Unicode form alone: write both files in NFC" if other_form else ""
     other_file = "were they made from another file than --gold?"
-    found = repeated(predictions)
-    for what, entries, remedy in (
-        ("a document that --gold does not have", titles, unicode_form),
-        ("an entity that its document in --gold does not have", entities, ""),
-        ("a relation that neither --gold nor --train has", named, "give identifiers, not names" if by_name else ""),
+    warnings = repeated(predictions)
+    for problem, entries, remedy in (
+        ("a document that --gold does not have", unknown_documents, unicode_form),
+        ("an entity that its document in --gold does not have", unknown_entities, ""),
+        ("a relation that neither --gold nor --train has", unknown_relations, names_remedy),
     ):
         if entries:
             example = {field: entries[0][field] for field in ("title", "h_idx", "t_idx", "r")}
-            found.append(
-                f"{len(entries):,} of {len(predictions):,} predictions name {what}, such as {example}; "
+            warnings.append(
+                f"{len(entries):,} of {len(predictions):,} predictions name {problem}, such as {example}; "
                 f"{remedy or other_file}; they count as wrong"
             )
-    return found
+    return warnings
 
 
 def repeated(predictions: list[Prediction]) -> list[str]:
-    """A line about predictions that are there more than once, [] where none is."""
-    counted = Counter((entry["title"], entry["h_idx"], entry["t_idx"], entry["r"]) for entry in predictions)
-    if len(counted) == len(predictions):
+    """A line about repeated predictions, [] if there are none."""
+    counts = Counter((entry["title"], entry["h_idx"], entry["t_idx"], entry["r"]) for entry in predictions)
+    if len(counts) == len(predictions):
         return []
     return [
-        f"{len(predictions) - len(counted):,} of {len(predictions):,} predictions repeat another one, such as "
-        f"{counted.most_common(1)[0][0]}; each counts once, with the evidence of the first"
+        f"{len(predictions) - len(counts):,} of {len(predictions):,} predictions repeat another one, such as "
+        f"{counts.most_common(1)[0][0]}; each counts once, with the evidence of the first"
     ]
 
 
 def write_codalab(path: str, predictions: Any, where: str) -> None:
-    """Write the upload of DocRED's competition: a zip file that holds result.json, a list of {title, h_idx, t_idx, r,
-    evidence}. Raises UserError as check_predictions does, and where the file cannot be written."""
+    """Write the upload for DocRED's competition: a zip file with result.json, a list of {title, h_idx, t_idx, r,
+    evidence}. Raises UserError as check_predictions does, and if the file cannot be written."""
     check_predictions(predictions, where)
     fields = ("title", "h_idx", "t_idx", "r")
     entries = [

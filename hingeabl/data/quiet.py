@@ -1,4 +1,4 @@
-"""transformers and the hub's client, silent while they load something."""
+"""Silences transformers and the hub's client while they load something."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging
 
-IN_BACKGROUND = "DISABLE_SAFETENSORS_CONVERSION"  # set, nothing is asked of a hub while weights are loaded
+IN_BACKGROUND = "DISABLE_SAFETENSORS_CONVERSION"  # if set, no hub is contacted while weights are loaded
 
 
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Within its block there is no progress bar for an encoder's weights, which takes a moment and would break ours,
-    and no warning of each try to reach a hub; afterwards all is as it was."""
-    bars, level, before = logging.is_progress_bar_enabled(), hub_logging.get_verbosity(), os.environ.get(IN_BACKGROUND)
+    """Within the block there is no progress bar for loading weights, which is short and would break ours, and no
+    warning for each attempt to reach a hub. The settings are restored afterwards."""
+    bars, level, value = logging.is_progress_bar_enabled(), hub_logging.get_verbosity(), os.environ.get(IN_BACKGROUND)
     logging.disable_progress_bar()
     hub_logging.set_verbosity_error()
     os.environ.setdefault(IN_BACKGROUND, "1")
@@ -26,5 +26,5 @@ def quiet_loading() -> Iterator[None]:
         if bars:
             logging.enable_progress_bar()
         hub_logging.set_verbosity(level)
-        if before is None:
+        if value is None:
             os.environ.pop(IN_BACKGROUND, None)

@@ -1,4 +1,4 @@
-"""DocRED's schema: the checks of one document, each with one line that names the field and the remedy."""
+"""DocRED's schema: checks of one document, each with a one-line message that names the field and the remedy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ Document = dict[str, Any]
 
 
 class MadeTitle(str):
-    """The title that a reader gives to a document that has none, of its place or its file's name."""
+    """The title that a reader gives to a document without one, made from its position in the file or the file's
+    name."""
 
 
 OTHER_NAMES = {  # what other programs and data sets call the fields
@@ -44,17 +45,18 @@ KINDS: dict[str, Any] = {
 KINDS |= {"sent_id": int, "pos": list, "h": int, "t": int, "r": str, "evidence": list}
 
 
-def misnamed(value: dict[str, Any], field: str, known: tuple[str, ...]) -> str | None:
-    """The key under which an object has a field, of the field's kind, by another name, None where it has none: another
-    case, a slip of a letter or two, or a name of OTHER_NAMES. `known` are the schema's own keys."""
+def misnamed(value: dict[str, Any], field: str, schema_keys: tuple[str, ...]) -> str | None:
+    """The key under which an object has a field, with a value of the field's type, by another name; None if there is
+    none. It may differ in case, by a typo of a letter or two, or be in OTHER_NAMES. `schema_keys` are the schema's own
+    keys."""
     for key in value:
-        if key in known or not isinstance(key, str) or not isinstance(value[key], KINDS.get(field, object)):
+        if key in schema_keys or not isinstance(key, str) or not isinstance(value[key], KINDS.get(field, object)):
             continue
         if field == "pairs" and not (value[key] and all(map(_is_pair, value[key]))):
             continue
-        plain = key.lower().replace("-", "_")
-        alike = len(field) > 2 and difflib.SequenceMatcher(None, plain, field.lower()).ratio() >= 0.75
-        if plain == field.lower() or plain in OTHER_NAMES[field] or alike:
+        normalized = key.lower().replace("-", "_")
+        is_similar = len(field) > 2 and difflib.SequenceMatcher(None, normalized, field.lower()).ratio() >= 0.75
+        if normalized == field.lower() or normalized in OTHER_NAMES[field] or is_similar:
             return key
     return None
 
@@ -64,32 +66,32 @@ MENTION_FIELDS = ("name", "sent_id", "pos", "type")
 LABEL_FIELDS = ("h", "t", "r", "evidence")
 
 
-def missing(value: dict[str, Any], field: str, known: tuple[str, ...]) -> str:
-    """What is wrong with a required field that is not there: "is missing", and what is there instead."""
-    other = misnamed(value, field, known)
+def missing(value: dict[str, Any], field: str, schema_keys: tuple[str, ...]) -> str:
+    """What is wrong with a required field that is absent: "is missing", and which key is there instead."""
+    other = misnamed(value, field, schema_keys)
     return f"is missing; it has {other!r} instead: did you mean {field!r}? Rename it" if other else "is missing"
 
 
-def refuse_misnamed(value: dict[str, Any], field: str, known: tuple[str, ...], where: str) -> None:
-    """Raise UserError where an optional field is not there, but one that looks like it."""
-    if field not in value and (other := misnamed(value, field, known)):
+def refuse_misnamed(value: dict[str, Any], field: str, schema_keys: tuple[str, ...], where: str) -> None:
+    """Raise UserError if an optional field is absent but a similar key is there."""
+    if field not in value and (other := misnamed(value, field, schema_keys)):
         raise UserError(f"{where}: has {other!r}; did you mean {field!r}? Rename it, or remove it")
 
 
 def check_document(document: Any, where: str, rel2id: dict[str, int] | None = None, labels: bool = True) -> None:
-    """Raise UserError, opening with `where`, at the first field that DocRED's schema does not allow. Without `labels`,
-    these are not looked at."""
+    """Raise UserError, starting with `where`, at the first field that DocRED's schema does not allow. With labels=False
+    the labels are not checked."""
     if not isinstance(document, dict):
         raise UserError(f"{where}: is not an object with title, sents and vertexSet")
     if document and not {"title", "sents", "vertexSet"} & document.keys():
-        inside = next((key for key in document if _holds_documents(document[key])), None)
-        inner = f"; take the list under {inside!r} alone" if inside is not None else ""
+        documents_key = next((key for key in document if _holds_documents(document[key])), None)
+        inner = f"; take the list under {documents_key!r} alone" if documents_key is not None else ""
         raise UserError(
             f"{where}: is not a document: it has {', '.join(map(repr, list(document)[:5]))}, but none of title, sents, "
             f"vertexSet{inner}; pass a file in DocRED's schema (docs/data.md)"
         )
-    for field, kind, described in (("title", str, "string"), ("sents", list, "list"), ("vertexSet", list, "list")):
-        if not isinstance(document.get(field), kind):
+    for field, expected, described in (("title", str, "string"), ("sents", list, "list"), ("vertexSet", list, "list")):
+        if not isinstance(document.get(field), expected):
             problem = "has the wrong type" if field in document else missing(document, field, DOCUMENT_FIELDS)
             raise UserError(f"{where}: {field}: {problem}; it must be a {described}")
         if field == "title":
@@ -124,7 +126,7 @@ def _holds_documents(value: Any) -> bool:
 
 
 def check_types(document: Document, where: str) -> None:
-    """Raise UserError, opening with `where`, at the first mention whose type no marker is for."""
+    """Raise UserError, starting with `where`, at the first mention whose type has no marker."""
     for entity, mentions in enumerate(document["vertexSet"]):
         for number, mention in enumerate(mentions):
             entity_type = mention.get("type")
@@ -148,7 +150,7 @@ def _check_mention(mention: Any, lengths: list[int], where: str) -> None:
         raise UserError(
             f"{where}.sent_id: {sentence!r} is not a sentence of this document, which has {len(lengths)}; fix it"
         )
-    if not (isinstance(span, list) and len(span) == 2 and all(type(place) is int for place in span)):
+    if not (isinstance(span, list) and len(span) == 2 and all(type(index) is int for index in span)):
         raise UserError(f"{where}.pos: {span!r} is not [start, end] in tokens; correct it")
     if not 0 <= span[0] < span[1] <= lengths[sentence]:
         problem = "is empty" if span[0] == span[1] else f"lies outside sentence {sentence}"

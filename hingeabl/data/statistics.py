@@ -1,4 +1,4 @@
-"""The figures of the paper's Tables 5 and 6 for files of documents, and the relations that they have."""
+"""The figures of the paper's Tables 5 and 6 for files of documents, and the relations in the files."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from hingeabl.errors import UserError
 
 
 def statistics(documents: Sequence[Document]) -> dict[str, float]:
-    """The figures for one list of documents; pairs are ordered, h != t, or those that documents list."""
+    """The figures for a list of documents; pairs are all ordered pairs h != t, or those that a document lists."""
     count = len(documents)
-    relations_of = Counter(
+    label_counts = Counter(
         (index, label["h"], label["t"], label["r"])
         for index, document in enumerate(documents)
         for label in document.get("labels", [])
     )
-    per_pair = Counter(key[:3] for key in relations_of)
+    per_pair = Counter(key[:3] for key in label_counts)
     entities = [len(document["vertexSet"]) for document in documents]
     pairs = sum(map(count_pairs, documents))
-    in_pairs = [
+    entities_in_pairs = [
         len({entity for pair in document["pairs"] for entity in pair}) if "pairs" in document else number
         for document, number in zip(documents, entities, strict=True)
     ]
@@ -37,10 +37,10 @@ def statistics(documents: Sequence[Document]) -> dict[str, float]:
         "NA %": 100 * (1 - len(per_pair) / pairs) if pairs else 0.0,
         "words / doc": average(sum(len(sentence) for document in documents for sentence in document["sents"])),
         "entities / doc": average(sum(entities)),
-        "entities in pairs": sum(in_pairs),
+        "entities in pairs": sum(entities_in_pairs),
         "triples / doc": average(sum(len(document.get("labels", [])) for document in documents)),
         "sentences / doc": average(sum(len(document["sents"]) for document in documents)),
-        "relations seen": len({key[3] for key in relations_of}),
+        "relations seen": len({key[3] for key in label_counts}),
         "most relations on one pair": max(per_pair.values(), default=0),
     }
 
@@ -48,13 +48,13 @@ def statistics(documents: Sequence[Document]) -> dict[str, float]:
 def relation_rates(documents: Iterable[Document], rel2id: dict[str, int]) -> list[float]:
     """Each relation's share of the pairs of labelled documents, in the order of the classes from 1."""
     pairs = 0
-    stated: Counter[str] = Counter()
+    label_counts: Counter[str] = Counter()
     for document in documents:
         pairs += count_pairs(document)
         labels = document.get("labels", [])
-        stated.update(relation for _, _, relation in {(label["h"], label["t"], label["r"]) for label in labels})
+        label_counts.update(relation for _, _, relation in {(label["h"], label["t"], label["r"]) for label in labels})
     ordered = sorted(rel2id, key=lambda relation: rel2id[relation])
-    return [stated[relation] / max(pairs, 1) for relation in ordered[1:]]
+    return [label_counts[relation] / max(pairs, 1) for relation in ordered[1:]]
 
 
 def count_pairs(document: Document) -> int:
@@ -64,7 +64,7 @@ def count_pairs(document: Document) -> int:
 
 
 def print_statistics(columns: dict[str, dict[str, float]]) -> None:
-    """Statistics by path as a table, one column per file."""
+    """Print statistics by path as a table, one column per file."""
     names = [Path(path).name for path in columns]
     widths = [max(len(name), 12) for name in names]
     print("".ljust(26), *(name.rjust(width) for name, width in zip(names, widths, strict=True)), sep="  ")
@@ -76,7 +76,7 @@ def print_statistics(columns: dict[str, dict[str, float]]) -> None:
 
 def make_rel2id(documents: Iterable[Document], where: str) -> dict[str, int]:
     """A rel2id file for documents: "Na" as class 0, then the relations of their labels in alphabetical order. Raises
-    UserError, which opens with `where`, for documents without labels, and for a relation called as "no relation" is."""
+    UserError, starting with `where`, if there are no labels, or if a relation's name means "no relation"."""
     relations = sorted({label["r"] for document in documents for label in document.get("labels", [])})
     if not relations:
         raise UserError(f"{where}: has no labels, so there are no relations to number; pass the training file")

@@ -1,7 +1,7 @@
-"""Documents from a JSON file as a stream, one at a time, however large the file is.
+"""Documents from a JSON file as a stream, one at a time, so that the file may be of any size.
 
 A file holds a list of documents in DocRED's schema, one document, or documents one after the other (JSON Lines): UTF-8,
-or UTF-16 with its byte order mark, packed by gzip or not.
+or UTF-16 with its byte order mark, with or without gzip.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from hingeabl.errors import UserError, first_line
 from hingeabl.files import GZIP, SPACE, cannot_read, encoding_of, not_text, parse_json, refuse_foreign
 
 CHUNK = 2**20  # bytes read at once
-LARGEST = 2**24  # characters: more of them without an end mean that a quote or a bracket is missing
-TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\]]', re.DOTALL)  # a string, the opening of a cut one, a bracket
+LARGEST = 2**24  # characters of one object or line: if it is longer, a quote or a bracket is probably missing
+TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\]]', re.DOTALL)  # a string, the quote of a cut one, a bracket
 
 
 class JsonText:
-    """A file's text, of which no more is held than the object that is read and the chunk that its end is in."""
+    """A file's text, of which only the current object and the rest of the last chunk are kept in memory."""
 
     def __init__(self, file: BinaryIO, name: str, chunk: int = CHUNK) -> None:
-        """`name` opens messages, `chunk` is how many bytes are read at once."""
+        """`name` starts messages, `chunk` is how many bytes are read at once."""
         self.file, self.name, self.chunk = file, name, chunk
         self.decoder: codecs.IncrementalDecoder | None = None  # known from the first bytes
         self.read = 0  # bytes
         self.text = ""
-        self.place = 0  # of the next character in the text; those before it are dropped when more is read
+        self.position = 0  # of the next character in the text; earlier ones are dropped when more is read
 
     def read_more(self) -> bool:
-        """Add a chunk to the text; False at the file's end. Raises UserError where it can't be read or is not UTF-8."""
+        """Add a chunk to the text; False at the file's end. Raises UserError if it can't be read or is not UTF-8."""
         try:
             data = self.file.read(max(self.chunk, 2))
             if self.decoder is None:
@@ -50,74 +50,74 @@ class JsonText:
             raise UserError(f"{self.name}: cannot be unpacked ({first_line(error)}); download it again") from None
         except OSError as error:
             raise cannot_read(self.name, error) from None
-        self.text = self.text[self.place :] + more
-        self.place = 0
+        self.text = self.text[self.position :] + more
+        self.position = 0
         return bool(data)
 
     def peek(self) -> str:
-        """The next character that is no white space, "" at the file's end."""
+        """The next character that is not white space, "" at the file's end."""
         while True:
-            space = SPACE.match(self.text, self.place)  # also where there is none
-            self.place = space.end() if space else self.place
-            if self.place < len(self.text):
-                return self.text[self.place]
+            space = SPACE.match(self.text, self.position)  # also where there is none
+            self.position = space.end() if space else self.position
+            if self.position < len(self.text):
+                return self.text[self.position]
             if not self.read_more():
                 return ""
 
     def skip(self, character: str) -> bool:
-        """Whether that is the next character, which is then skipped."""
-        found = self.peek() == character
-        self.place += found
-        return found
+        """Skip the next character if it is this one, and say whether it was."""
+        matches = self.peek() == character
+        self.position += matches
+        return matches
 
     def take_object(self, where: str) -> str:
-        """The text from here to the bracket that closes what opens here. Raises UserError, opening with `where`, at the
+        """The text from the bracket here to the one that closes it. Raises UserError, starting with `where`, at the
         file's end."""
-        depth = seen = 0  # `seen` characters are looked through
+        depth = seen = 0  # `seen` characters are searched already
         while True:
-            for token in TOKEN.finditer(self.text, self.place + seen):
-                kind = token[0]
-                if kind == '"':
+            for token in TOKEN.finditer(self.text, self.position + seen):
+                symbol = token[0]
+                if symbol == '"':
                     break
-                seen = token.end() - self.place
-                if kind in "{[":
+                seen = token.end() - self.position
+                if symbol in "{[":
                     depth += 1
-                elif kind in "}]":
+                elif symbol in "}]":
                     depth -= 1
                     if not depth:
-                        found = self.text[self.place : self.place + seen]
-                        self.place += seen
-                        return found
-            if len(self.text) - self.place > LARGEST:
+                        object_text = self.text[self.position : self.position + seen]
+                        self.position += seen
+                        return object_text
+            if len(self.text) - self.position > LARGEST:
                 raise UserError(f"{where}: has no end within {LARGEST:,} characters; is a quote or bracket missing?")
             if not self.read_more():
                 raise UserError(f"{where}: broken JSON (the file ends there); repair the file or download it again")
 
 
 class Rewound:
-    """A file to read whose first bytes were read already."""
+    """A readable file whose first bytes were read already."""
 
     def __init__(self, start: bytes, file: BinaryIO) -> None:
         self.start, self.file = start, file
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes, `size` of them at most."""
+        """The next bytes, at most `size` of them."""
         if not self.start:
             return self.file.read(size)
-        found, self.start = (self.start, b"") if size < 0 else (self.start[:size], self.start[size:])
-        return found
+        data, self.start = (self.start, b"") if size < 0 else (self.start[:size], self.start[size:])
+        return data
 
 
 def read_object_texts(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator[tuple[str, str]]:
-    """The objects of a JSON list, or those that stand one after the other, as they are read: the words that open
-    messages about each, and its text, which is not parsed.
+    """The objects of a JSON list, or those that follow one another, as they are read: for each, the opening words of
+    messages about it, and its text, not parsed.
 
-    `name` opens messages, `chunk` is how many bytes are read at once. Raises UserError for anything else.
+    `name` starts messages, `chunk` is how many bytes are read at once. Raises UserError for anything else.
     """
     text = JsonText(file, name, chunk)
     if not text.peek():
         raise UserError(f"{name}: is empty; it must hold a list of documents, like DocRED's files, or one document")
-    refuse_foreign(text.text[text.place :][:1000], name)
+    refuse_foreign(text.text[text.position :][:1000], name)
     listed, number = text.skip("["), 0
     goes_on = not (listed and text.peek() == "]")
     while goes_on:
@@ -128,8 +128,8 @@ def read_object_texts(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator
         number += 1
         goes_on = text.skip(",") if listed else bool(text.peek())
     if listed and not text.skip("]"):
-        found = repr(text.peek()) if text.peek() else "the file ends"
-        raise UserError(f"{name}: broken JSON ({found} where , or ] must follow document {number - 1}); is it whole?")
+        actual = repr(text.peek()) if text.peek() else "the file ends"
+        raise UserError(f"{name}: broken JSON ({actual} where , or ] must follow document {number - 1}); is it whole?")
     if text.peek():
         raise UserError(f"{name}: broken JSON ({text.peek()!r} after the end of the list); remove it")
 

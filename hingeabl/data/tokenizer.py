@@ -11,7 +11,7 @@ from hingeabl.machine import hub_hint, why_not_loaded
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """An encoder's tokenizer. Raises UserError where it can't be found or loaded."""
+    """An encoder's tokenizer. Raises UserError if it can't be found or loaded."""
     try:
         with quiet_loading():
             return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""Annotated spans and relations between them as a document: brat's files and the exports of label tools."""
+"""Annotated spans and relations between them -> a document: for brat's files and the exports of annotation tools."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COREFERENCE = ("coref", "coreference")
 
 
 class Relation(NamedTuple):
-    """A relation between two mentions, given by their keys; `where` opens messages."""
+    """A relation between two mentions, given by their keys; `where` starts messages."""
 
     where: str
     type: str
@@ -30,28 +30,31 @@ def document_of(
     counts: Counts,
     mark: bool = False,
 ) -> Document:
-    """Each mention is an entity of its own unless a relation of COREFERENCE joins it with others; other relations are
-    labels, but for those of an entity with itself. `mark` is settle's. Raises UserError as settle and align do."""
+    """The document: each mention is an entity of its own unless a relation in COREFERENCE joins it with others; other
+    relations are labels, except those of an entity with itself. `mark` and errors are as in settle and align."""
     joins = [relation for relation in relations if _joins(relation)]
     entities = joined(list(mentions), joins)
     number_of = {key: number for number, keys in enumerate(entities) for key in keys}
-    stated = [
+    all_labels = [
         {"h": number_of[relation.head], "t": number_of[relation.tail], "r": relation.type}
         for relation in relations
         if not _joins(relation)
     ]
-    labels = [label for label in stated if label["h"] != label["t"]]
-    counts["selves"] += len(stated) - len(labels)
-    found, _ = settle(text, [[mentions[key] for key in keys] for keys in entities], where, counts, mark)
-    return align(title, text, found, where, counts, labels)
+    labels = [label for label in all_labels if label["h"] != label["t"]]
+    counts["selves"] += len(all_labels) - len(labels)
+    aligned, _ = settle(text, [[mentions[key] for key in keys] for keys in entities], where, counts, mark)
+    return align(title, text, aligned, where, counts, labels)
 
 
-def check_ends(relations: list[Relation], mentions: dict[str, Mention], kind: str) -> None:
-    """Raise UserError for a relation whose mention is not there; `kind` says what mentions are in the file."""
+def check_ends(relations: list[Relation], mentions: dict[str, Mention], described: str) -> None:
+    """Raise UserError for a relation whose mention does not exist; `described` says what mentions are in this
+    format."""
     for relation in relations:
         for key in (relation.head, relation.tail):
             if key not in mentions:
-                raise UserError(f"{relation.where}: {key} is not a mention ({kind}) of the file; add or correct it")
+                raise UserError(
+                    f"{relation.where}: {key} is not a mention ({described}) of the file; add or correct it"
+                )
 
 
 def _joins(relation: Relation) -> bool:
@@ -59,7 +62,7 @@ def _joins(relation: Relation) -> bool:
 
 
 def joined(keys: list[str], joins: list[Relation]) -> list[list[str]]:
-    """The mentions of each entity, in the order of its first one: those that are joined, directly or through others."""
+    """The mentions of each entity, in the order of its first one: those that are joined directly or through others."""
     group = {key: [key] for key in keys}
     for join in joins:
         kept, moved = group[join.head], group[join.tail]

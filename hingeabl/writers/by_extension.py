@@ -1,4 +1,4 @@
-"""The form that a file's ending tells."""
+"""The output format by the file's ending."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hingeabl.writers.networks import GraphMl, Picture, Png
 from hingeabl.writers.rdf import NTriples, Turtle
 from hingeabl.writers.writer import Writer
 
-ANNOTATED: dict[str, type[Writer]] = {  # with their documents
+ANNOTATED: dict[str, type[Writer]] = {  # formats that hold the documents too
     ".spans.json": SpansList,
     ".spans.jsonl": SpansLines,
     ".spans.json.gz": SpansList,
@@ -32,11 +32,11 @@ FORMS: dict[str, type[Writer]] = {
 
 
 def form_of(name: str) -> type[Writer]:
-    """The form of an output by its ending: a list where that tells nothing."""
+    """The format of an output by its ending; a JSON list for an unknown ending."""
     endings = [ending for ending in FORMS if name.lower().endswith(ending)]
     return FORMS[max(endings, key=len)] if endings else JsonList
 
 
 def check_form(name: str) -> None:
-    """Raise UserError where a package that an output's form needs is not installed."""
+    """Raise UserError if a package that an output's format needs is not installed."""
     form_of(name).need()

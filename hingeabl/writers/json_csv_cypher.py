@@ -14,26 +14,30 @@ from hingeabl.writers.writer import Entity, Entry, Writer, edge_properties
 class JsonList(Writer):
     """The predictions, as a list."""
 
-    first, between, last, none = "[\n", ",\n", "\n]\n", "[]\n"
+    opening, separator, closing, empty = "[\n", ",\n", "\n]\n", "[]\n"
 
     def begin(self) -> None:
-        """Nothing is written yet: what stands before the first prediction depends on whether there is one."""
+        """Write nothing yet: the opening depends on whether there is a prediction."""
         self.count = 0
 
     def relation(self, head: Entity, tail: Entity, entry: Entry) -> None:
         """Write a prediction as it is."""
-        self.output.write((self.between if self.count else self.first) + json.dumps(entry, ensure_ascii=False))
+        self.item(entry)
+
+    def item(self, value: dict[str, Any]) -> None:
+        """Write an item of the list."""
+        self.output.write((self.separator if self.count else self.opening) + json.dumps(value, ensure_ascii=False))
         self.count += 1
 
     def end(self) -> None:
         """Close the list, or the last line."""
-        self.output.write(self.last if self.count else self.none)
+        self.output.write(self.closing if self.count else self.empty)
 
 
 class JsonLines(JsonList):
     """The predictions, one a line."""
 
-    first, between, last, none = "", "\n", "\n", ""
+    opening, separator, closing, empty = "", "\n", "\n", ""
 
 
 class Csv(Writer):
@@ -65,8 +69,7 @@ class Csv(Writer):
 
 
 def escaped(text: str, special: dict[str, str], other: Callable[[int], str]) -> str:
-    """Text with its `special` characters replaced, and all that are not printable by what `other` makes of their code
-    points."""
+    """Text with its `special` characters replaced, and each one that is not printable by `other` of its code point."""
 
     def replaced(match: re.Match[str]) -> str:
         character = match[0]
@@ -78,7 +81,7 @@ def escaped(text: str, special: dict[str, str], other: Callable[[int], str]) -> 
 
 
 def utf16_escape(code: int) -> str:
-    r"""A character as \uXXXX; as it is beyond these."""
+    r"""A character as \uXXXX; unchanged above U+FFFF."""
     return f"\\u{code:04X}" if code < 0x10000 else chr(code)
 
 
@@ -102,16 +105,16 @@ def cypher_name(name: str) -> str:
 
 
 class Cypher(Writer):
-    """Statements that make the graph, one a line; run again, they change nothing."""
+    """Statements that create the graph, one a line; running them again changes nothing."""
 
     def entity(self, entity: Entity) -> None:
-        """Write a statement that makes a node."""
+        """Write a statement that creates a node."""
         properties = entity._asdict()
         key = cypher({"id": properties.pop("id")})
         self.output.write(f"MERGE (n:Entity {key}) SET n += {cypher(properties)};\n")
 
     def relation(self, head: Entity, tail: Entity, entry: Entry) -> None:
-        """Write a statement that makes an edge."""
+        """Write a statement that creates an edge."""
         ends = f"(h:Entity {cypher({'id': head.id})}), (t:Entity {cypher({'id': tail.id})})"
         edge = f"(h)-[e:{cypher_name(entry['r'])}]->(t)"
         self.output.write(f"MATCH {ends} MERGE {edge} SET e += {cypher(edge_properties(entry))};\n")

@@ -1,4 +1,4 @@
-"""Predictions as GraphML and as pictures, which hold the whole graph in memory, by networkx."""
+"""Predictions as GraphML and as pictures, by networkx, with the whole graph in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LARGEST_PICTURE = 300  # entities: the layout's time grows with their square, an
 
 
 class NetworkX(Writer):
-    """What holds the whole graph in memory, as networkx.MultiDiGraph: the nodes are the entities' ids."""
+    """A format that keeps the whole graph in memory, as networkx.MultiDiGraph: the nodes are the entities' ids."""
 
     package = "networkx"
 
@@ -35,10 +35,10 @@ class NetworkX(Writer):
 
 
 class GraphMl(NetworkX):
-    """GraphML. It has no lists, so mentions and types are JSON texts there."""
+    """GraphML. It has no lists, so mentions and types are JSON strings."""
 
     def begin(self) -> None:
-        """Nothing is replaced yet."""
+        """No character has been replaced yet."""
         self.replaced = 0
 
     def allowed(self, value: Any) -> Any:
@@ -71,12 +71,12 @@ class GraphMl(NetworkX):
 
 
 class Picture(NetworkX):
-    """A picture of the graph: an entity is a point with its name, an arrow has the names of its relations."""
+    """A picture of the graph: an entity is a point with its name; an arrow is labelled with its relations."""
 
     form = "svg"
 
     def add(self, documents: Any, entries: Any) -> None:
-        """Keep documents. Raises UserError where they have more entities than a picture can show."""
+        """Keep documents. Raises UserError if they have more entities than a picture can show."""
         super().add(documents, entries)
         if len(self.graph) > LARGEST_PICTURE:
             raise UserError(
@@ -85,13 +85,13 @@ class Picture(NetworkX):
             )
 
     def end(self) -> None:
-        """Draw the graph, the same each time."""
+        """Draw the graph, with the same layout each time."""
         from hingeabl.reporting.graph_picture import draw_graph  # matplotlib is slow to import
 
         draw_graph(self.graph, cast(TextIO, self.output).buffer, self.form)
 
 
 class Png(Picture):
-    """The same in pixels."""
+    """The picture in pixels."""
 
     form = "png"

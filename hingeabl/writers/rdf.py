@@ -17,17 +17,17 @@ SKOS = "http://www.w3.org/2004/02/skos/core#"
 
 
 def urn(*parts: object) -> str:
-    """The IRI of something of ours."""
+    """The IRI of one of our own resources."""
     return f"urn:hingeabl:{':'.join(quote(str(part), safe='') for part in parts)}"
 
 
 def iri_of_relation(relation: str) -> str:
-    """A relation of Wikidata by its own IRI, another one by ours."""
+    """The Wikidata IRI of a Wikidata property, our own IRI for another relation."""
     return WIKIDATA + relation if re.fullmatch("P[0-9]+", relation) else urn("relation", relation)
 
 
 class Turtle(Writer):
-    """RDF: each entity, each relation as a triple, and a statement about that triple, which holds its scores."""
+    """RDF: each entity, each relation as a triple, and a statement about that triple with its scores."""
 
     package = "rdflib"
     form = "turtle"
@@ -55,11 +55,11 @@ class Turtle(Writer):
         self.graph.add((iri(subject), iri(predicate), iri(value) if type(value) is str else value))
 
     def entity(self, entity: Entity) -> None:
-        """Keep an entity's kinds, names and document."""
+        """Keep an entity's types, names and document."""
         rdf, rdfs, literal = self.module.RDF, self.module.RDFS, self.module.Literal
         subject = iri_of_entity(entity)
-        for kind in (TERMS + "Entity", *(urn("type", kind) for kind in entity.types)):
-            self.triple(subject, rdf.type, kind)
+        for entity_type in (TERMS + "Entity", *(urn("type", entity_type) for entity_type in entity.types)):
+            self.triple(subject, rdf.type, entity_type)
         self.triple(subject, rdfs.label, literal(entity.name))
         self.triple(subject, TERMS + "document", literal(entity.document))
         for name in entity.mentions:
@@ -67,7 +67,7 @@ class Turtle(Writer):
                 self.triple(subject, SKOS + "altLabel", literal(name))
 
     def relation(self, head: Entity, tail: Entity, entry: Entry) -> None:
-        """Keep a relation's triple and the statement about it. Numbers are decimals, with all their digits."""
+        """Keep a relation's triple and the statement about it. Numbers are decimals with all their digits."""
         rdf, literal = self.module.RDF, self.module.Literal
         triple = iri_of_entity(head), iri_of_relation(entry["r"]), iri_of_entity(tail)
         self.triple(*triple)

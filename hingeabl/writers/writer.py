@@ -1,7 +1,6 @@
-"""Predictions as a file: the interface of all forms. by_extension.py lists them.
+"""Predictions as a file: the interface of all formats. by_extension.py lists them.
 
-In a graph the entities of each document are the nodes, whether they have a relation or not, and the predictions the
-edges.
+In a graph the entities of each document are the nodes, with or without a relation, and the predictions are the edges.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ Entry = dict[str, Any]  # a prediction: {title, h_idx, t_idx, r, relation, score
 class Entity(NamedTuple):
     """An entity of a document.
 
-    id        "DOCUMENT#NUMBER", the first being key_of its document: of no other entity, whichever file it is in
+    id        "DOCUMENT#NUMBER", DOCUMENT being the document's key_of; unique across files
     place     of the document in the input, from 0
     document  its title
     number    of the entity in the document, from 0
-    name      the longest name of a mention, "" where there is no mention
+    name      the longest name of a mention, "" if there is no mention
     mentions  the mentions' names, each once
     types     the mentions' types, each once
     """
@@ -41,50 +40,53 @@ class Entity(NamedTuple):
 
 
 def key_of(document: Document) -> str:
-    """What tells a checked document from others, wherever it is read from: a digest of its sentences, its mentions, and
-    its title, unless that was made up."""
+    """A key that identifies a checked document in any file: a hash of its sentences, its mentions and its title, unless
+    the title was generated."""
     title = None if isinstance(document["title"], MadeTitle) else document["title"]
-    mentions = [[[type_of(one), *map(one.get, PLACED)] for one in entity] for entity in document["vertexSet"]]
+    mentions = [
+        [[type_of(mention), *map(mention.get, PLACED)] for mention in entity] for entity in document["vertexSet"]
+    ]
     return hashlib.sha256(json.dumps([title, document["sents"], mentions]).encode()).hexdigest()[:16]
 
 
 def type_of(mention: dict[str, Any]) -> str | None:
-    """A mention's type, None where it has none."""
-    return kind if isinstance(kind := mention.get("type"), str) else None
+    """A mention's type, None if it has none."""
+    return entity_type if isinstance(entity_type := mention.get("type"), str) else None
 
 
 def entities_of(document: Document, place: int) -> list[Entity]:
-    """The entities of a checked document, `place` being its place in the input."""
-    key, title, found = key_of(document), document["title"], []
+    """The entities of a checked document; `place` is the document's number in the input."""
+    key, title, entities = key_of(document), document["title"], []
     for number, mentions in enumerate(document["vertexSet"]):
         names = list(dict.fromkeys(mention["name"] for mention in mentions))
-        types = dict.fromkeys(kind for mention in mentions if (kind := type_of(mention)) is not None)
+        types = dict.fromkeys(entity_type for mention in mentions if (entity_type := type_of(mention)) is not None)
         name = max(names, key=len, default="")
-        found.append(Entity(f"{key}#{number}", place, title, number, name, names, list(types)))
-    return found
+        entities.append(Entity(f"{key}#{number}", place, title, number, name, names, list(types)))
+    return entities
 
 
 def edge_properties(entry: Entry) -> Entry:
-    """What an edge holds: {r, relation, score, threshold, margin, document}, and confidence where the entry has it."""
+    """The properties of an edge: {r, relation, score, threshold, margin, document}, and confidence if the entry has
+    it."""
     fields = ("r", "relation", "score", "threshold", "margin", "confidence")
     return {field: entry[field] for field in fields if field in entry} | {"document": entry["title"]}
 
 
 class Writer:
-    """One form of predictions: `begin`, then `add` for each group of documents, then `end`. A form defines what it does
-    with an entity and a relation."""
+    """An output format: `begin`, then `add` for each group of documents, then `end`. A format defines how it writes an
+    entity and a relation."""
 
-    package = ""  # that the form needs, of scripts/requirements/graph.txt
+    package = ""  # a package in scripts/requirements/graph.txt that the format needs
 
     def __init__(self, output: IO[Any]) -> None:
-        """Raises UserError where `package` is not installed."""
+        """Raises UserError if `package` is not installed."""
         self.module = self.need()
         self.output = output
         self.documents = 0
 
     @classmethod
     def need(cls) -> Any:
-        """The module of `package`, None where none is needed. Raises UserError where it is not installed."""
+        """The module of `package`, None if none is needed. Raises UserError if it is not installed."""
         try:
             return importlib.import_module(cls.package) if cls.package else None
         except ImportError:
@@ -95,16 +97,16 @@ class Writer:
 
     def add(self, documents: Sequence[Document], entries: Sequence[Sequence[Entry]]) -> None:
         """Write checked documents; `entries` holds the predictions of each."""
-        for document, found in zip(documents, entries, strict=True):
+        for document, predictions in zip(documents, entries, strict=True):
             entities = entities_of(document, self.documents)
             for entity in entities:
                 self.entity(entity)
-            for entry in found:
+            for entry in predictions:
                 self.relation(entities[entry["h_idx"]], entities[entry["t_idx"]], entry)
             self.documents += 1
 
     def begin(self) -> None:
-        """Write what stands before all documents."""
+        """Write what comes before all documents."""
 
     def entity(self, entity: Entity) -> None:
         """Write or keep an entity."""
@@ -113,7 +115,7 @@ class Writer:
         """Write or keep a prediction."""
 
     def end(self) -> None:
-        """Write what stands after all documents."""
+        """Write what comes after all documents."""
 
     def drop(self) -> None:
-        """Called in place of `end` where an error ends the work and the output is thrown away."""
+        """Called instead of `end` if an error ends the work and the output is discarded."""

@@ -11,7 +11,7 @@ import pytest
 from hingeabl.data.schema import check_document
 from hingeabl.errors import UserError
 from hingeabl.readers import coreference, text
-from hingeabl.readers.coreference import Mention, join_by_clusters, join_by_rules, pronouns_of
+from hingeabl.readers.coreference import Mention, join_by_rules, merge_by_clusters, pronouns_of
 
 PARAGRAPHS = """Marie Curie was born in Warsaw in 1867. She moved to Paris, where she studied at the University of
 Paris. Curie married Pierre Curie in 1895.
@@ -119,9 +119,9 @@ def test_entities_and_their_mentions_are_in_the_texts_order():
 
 def test_clusters_join_mentions_of_one_type():
     mentions = mentions_of("Anna/PER", "Talvik/PER", "Kirona/LOC", "1990/TIME", "1991/TIME")
-    spans = [(mention.start, mention.end) for mention in mentions]
-    assert names(join_by_clusters(mentions, [spans])) == [["Anna", "Talvik"], ["Kirona"], ["1990"], ["1991"]]
-    assert names(join_by_clusters(mentions, [[(0, 3), spans[1]]])) == [[mention.name] for mention in mentions]
+    entities, spans = [[mention] for mention in mentions], [(mention.start, mention.end) for mention in mentions]
+    assert names(merge_by_clusters(entities, [spans])) == [["Anna", "Talvik"], ["Kirona"], ["1990"], ["1991"]]
+    assert names(merge_by_clusters(entities, [[(0, 3), spans[1]]])) == [[mention.name] for mention in mentions]
 
 
 def test_pronouns_become_mentions_only_beside_a_named_entity():

@@ -1,6 +1,7 @@
 """Encoders, checkpoints and machines that differ from what the programs expect: taken, or told with the remedy."""
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -335,6 +336,14 @@ def test_output_of_any_encoding_is_no_traceback(trained, tmp_path, encoding):
     done = subprocess.run([*command, "--train", "x"], capture_output=True, env=environment)
     shown = done.stderr.decode(encoding)
     assert done.returncode == 2 and shown.startswith("error: ") and "both have the title 'Zweites" in shown
+
+
+@pytest.mark.parametrize("name", ["hingeabl/__init__.py", "hingeabl/core/__init__.py", "hingeabl/start.py"])
+def test_the_version_check_is_reached_on_python_3_9(name):
+    tree = ast.parse((ROOT / name).read_text(), feature_version=(3, 9))  # no newer syntax
+    deferred = any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body)
+    unions = [node for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr)]
+    assert deferred or not unions  # such as `str | None`, which Python 3.9 cannot evaluate
 
 
 @pytest.mark.parametrize("name", [None, "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
