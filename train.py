@@ -32,7 +32,7 @@ from hingeabl.modeling.encoder import WINDOW, checkpoint_layers
 from hingeabl.modeling.evidence import attention_loss, evidence_loss
 from hingeabl.training import parallel
 from hingeabl.training.experiment import Experiment, prepare
-from hingeabl.training.fitted import add_test_error, write_fitted
+from hingeabl.training.fitted import add_test_error, write_confidence_and_types
 from hingeabl.training.inference import Predictions, gather, predict
 from hingeabl.training.resume import CheckpointWriter, StopRequest, failure_noted
 from hingeabl.training.runs import finished_scores, print_summary, summarise
@@ -262,7 +262,9 @@ def fit(experiment: Experiment, name: str, found: Predictions, folder: Path) -> 
     if name == "test":
         add_test_error(folder, split.documents, *what)
     else:
-        write_fitted(folder, experiment.splits["train"].documents, split.documents, split.gold, found.entries, *what)
+        write_confidence_and_types(
+            folder, experiment.splits["train"].documents, split.documents, split.gold, found.entries, *what
+        )
 
 
 def score_test(training: Training) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def distill(args: argparse.Namespace) -> None:
     what = ATTENTION if args.attention else SCORES
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
-    run = open_run(args.load_path, device, to_build_on=True)
+    run = open_run(args.load_path, device, require_finished=True)
     typed = run.settings.entity_marker == "typed"
     with garbage_collection_paused():
         documents = load_documents(args.data_file, run.rel2id, typed=typed)

@@ -132,7 +132,7 @@ def fits(types: Types, document: Document, entry: dict[str, Any]) -> bool:
     return not any(seen.issuperset(pair) for pair in own)
 
 
-def write_fitted(
+def write_confidence_and_types(
     folder: Path,
     train: list[Document],
     dev: list[Document],

@@ -103,7 +103,7 @@ def loss_of_run(config: Any, folder: Path, name: str, margin: float | None, rel2
 @dataclass(frozen=True)
 class TrainedRun:
     """A run to score documents with; `name` is what a reader knows it by, its experiment and seed or its name on the
-    hub; `settings` are those it was trained with, as train.py knows them; `unfinished` see how_far."""
+    hub; `settings` are those it was trained with, as train.py knows them; `unfinished` see describe_progress."""
 
     name: str
     folder: Path
@@ -123,7 +123,7 @@ def refuse_file(run: str | Path) -> None:
         raise UserError(f"--load_path {run}: is a file; pass the seed's folder{around}")
 
 
-def how_far(run: str | Path) -> str | None:
+def describe_progress(run: str | Path) -> str | None:
     """How far the training of a seed's folder got, or of the folder around a run's weights; None where it is finished,
     which scores.json tells, and for what is no run."""
     folder = Path(run) if Path(run).is_dir() else Path(run).parent
@@ -144,26 +144,26 @@ def how_far(run: str | Path) -> str | None:
 
 def warn_unfinished(option: str, run: str | Path) -> None:
     """Say on stderr, opening with `option`, where a run that is only looked at is not finished, and how far it got."""
-    if found := how_far(run):
+    if found := describe_progress(run):
         print(f"WARNING: {option} {run}: is not finished ({found})", file=sys.stderr)
 
 
 def refuse_unfinished(option: str, run: str | Path) -> None:
     """Raise UserError, opening with `option`, where a run that something is made of is not finished."""
-    if found := how_far(run):
+    if found := describe_progress(run):
         raise UserError(
             f"{option} {run}: is not finished ({found}); run its training again, which goes on, or copy the whole run"
         )
 
 
-def open_run(folder: str | Path, device: torch.device, to_build_on: bool = False) -> TrainedRun:
-    """A seed's folder or a run on the hub, owner/name[@revision]; its model on `device`. Warns of a run that is not
-    finished; raises UserError for it where something is made of the run (`to_build_on`), and where the run cannot be
-    had, or files are missing or do not fit."""
+def open_run(folder: str | Path, device: torch.device, require_finished: bool = False) -> TrainedRun:
+    """A seed's folder or a run on the hub, owner/name[@revision]; its model on `device`. Warns if the run is not
+    finished, or with `require_finished` raises UserError. Also raises it if the run cannot be downloaded, or files are
+    missing or do not fit."""
     refuse_file(folder)
     given, folder = folder, resolve_run(folder)
     name = str(given) if is_hub_name(given) else "/".join(folder.resolve().parts[-2:])
-    (refuse_unfinished if to_build_on else warn_unfinished)("--load_path", folder)
+    (refuse_unfinished if require_finished else warn_unfinished)("--load_path", folder)
     settings = parse_args([f"--load_path={folder}"])
     rel2id = load_rel2id(folder / "rel2id.json")
     model = load_run(folder).to(device)
@@ -171,7 +171,7 @@ def open_run(folder: str | Path, device: torch.device, to_build_on: bool = False
     loss = loss_of_run(config, folder, settings.loss_type, settings.margin, rel2id)
     check_outputs_of(model, loss, rel2id, folder / "rel2id.json")
     tokenizer = load_tokenizer(str(folder / "encoder"))
-    return TrainedRun(name, folder, settings, rel2id, tokenizer, model, loss, how_far(folder))
+    return TrainedRun(name, folder, settings, rel2id, tokenizer, model, loss, describe_progress(folder))
 
 
 def check_outputs_of(model: DocREModel, loss: Loss, rel2id: dict[str, int], path: str | Path) -> None:
@@ -190,7 +190,7 @@ def weights_of(path: str | Path) -> Path:
 
 def load_weights(model: DocREModel, path: str | Path) -> None:
     """Load a checkpoint's weights into a model: safetensors, or a file that torch.save wrote; names as ours, or as in
-    the checkpoints that the authors of ATLOP, DocuNet and KD-DocRE released (see DocREModel.adopt_names).
+    the checkpoints that the authors of ATLOP, DocuNet and KD-DocRE released (see DocREModel.rename_released_weights).
 
     Raises UserError, naming what is missing, left over or of another shape, and changes nothing then.
     """
@@ -199,7 +199,7 @@ def load_weights(model: DocREModel, path: str | Path) -> None:
 
 def fit_weights(model: DocREModel, weights: dict[str, Tensor], path: str | Path) -> None:
     """load_weights of tensors that were read from `path`."""
-    weights = model.adopt_names(weights)
+    weights = model.rename_released_weights(weights)
     wanted = model.state_dict()
     problems = [f"{name} is missing" for name in wanted if name not in weights]
     problems += [f"{name} is left over" for name in weights if name not in wanted]
