@@ -19,7 +19,7 @@ from hingeabl.core.utils import recurring_size
 from hingeabl.errors import UserError
 from hingeabl.modeling.bilinear import grouped_bilinear
 from hingeabl.modeling.encoder import EncodedBatch, encode, layers_of, load_encoder
-from hingeabl.modeling.entities import Entities, Group, cells, pair_entities, pool_long
+from hingeabl.modeling.entities import Entities, Group, pair_entities, pair_indices, pool_long
 from hingeabl.modeling.evidence import sentence_attention
 from hingeabl.modeling.layers import AxialTransformer, UNet, largest_of_all
 from hingeabl.modeling.long_documents import PAIRS_AT_ONCE, LongDocument
@@ -249,7 +249,7 @@ class DocuNet(DocREModel, backbone="docunet"):
             missing = max(sizes) - size
             features |= zip(numbers, nn.functional.pad(output, (0, missing) * 2) if missing else output, strict=True)
         maps = torch.stack([features[number] for number in range(len(counts))])  # [documents, features, n, n]
-        contexts = maps.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, cells(groups, max(sizes)))
+        contexts = maps.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, pair_indices(groups, max(sizes)))
         return self.combine(*pair_entities(groups), contexts.float(), self.bilinear)
 
     def images(self, group: Group, size: int) -> Tensor:
@@ -294,7 +294,7 @@ class KDDocRE(DocREModel, backbone="kd_docre"):
         """Scores float32 [pairs, classes]."""
         maps, counts = self.pair_maps(groups)
         maps = maps + self.axial_transformer(maps, counts)  # [documents, n, n, hidden]
-        pairs = maps.flatten(0, 2).index_select(0, cells(groups, maps.shape[1]))
+        pairs = maps.flatten(0, 2).index_select(0, pair_indices(groups, maps.shape[1]))
         with torch.autocast(maps.device.type, enabled=False):  # in half precision, scores would tie with the threshold
             return self.classifier(pairs.float())
 

@@ -40,7 +40,7 @@ class Entities:
 
     def of_pairs(self, maps: Tensor) -> Tensor:
         """The pairs' vectors [pairs, size] from a map [documents, entities, entities, size]."""
-        return maps.flatten(0, 2).index_select(0, cells([self], maps.shape[1]))
+        return maps.flatten(0, 2).index_select(0, pair_indices([self], maps.shape[1]))
 
 
 @dataclass
@@ -95,7 +95,7 @@ def pool_long(
     return LongEntities(embeddings, pairs, counts, document, epsilon(heads), evidence)
 
 
-def cells(groups: Sequence[Group], size: int) -> Tensor:
+def pair_indices(groups: Sequence[Group], size: int) -> Tensor:
     """The index of every pair in flattened maps [documents of all groups, size, size]: int64 [pairs]."""
     indices, first = [], 0
     for group in groups:

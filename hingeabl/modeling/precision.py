@@ -65,8 +65,8 @@ def weights_in(parts: list[nn.Module], dtype: torch.dtype) -> Iterator[None]:
                     module._parameters[name] = copy
         yield
     finally:
-        for module, name, weight in replaced:
-            module._parameters[name] = weight
+        for owner, name, weight in replaced:
+            owner._parameters[name] = weight
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype:
