@@ -45,8 +45,8 @@ ESTIMATES = {"cpu": (5, 50), "cuda": (50,)}  # after how many steps the end is e
 @dataclass
 class Training:
     """One seed's training. restore_or_initialise sets the fields from `ddp_model` on: the model as several processes
-    call it, the training's `place`, the step of its last checkpoint, and in rank 0 the log. `counted` is when time was
-    last added to `place.seconds`."""
+    call it, how far the training is (`place`), the step of its last checkpoint (`saved`), and in rank 0 the log.
+    `counted` is when time was last added to `place.seconds`."""
 
     experiment: Experiment
     seed: int
