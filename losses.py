@@ -1,14 +1,12 @@
-"""The losses of the paper and five of other papers, one function each, and the rules by which their scores become
-predictions.
+"""The losses of the paper and five of other papers, one function each, and the rules that turn scores into predictions.
 
-Notation of every function: scores [pairs, classes] float32 or float64, labels [pairs, classes] 0/1 (class 0 is
-1 for a pair without relation); class 0 is the threshold class TH, classes 1.. are the relations R; P and N are a
-pair's positive and negative relations; d_r is Eq. (8). Each returns one value per pair, [pairs]; `Loss` averages
-them over pairs.
+Notation of every function: scores [pairs, classes] float32 or float64, labels [pairs, classes] 0/1 (class 0 is 1 for a
+pair without relation); class 0 is the threshold class TH, classes 1.. are the relations R; P and N are a pair's
+positive and negative relations; d_r is Eq. (8). Each returns one value per pair, [pairs]; `Loss` averages them.
 
-To add a loss, write one such function and put @register above it. Its further arguments, with their defaults, are
-its parameters; one named `margin` is what --margin sets, and one named `priors` gets each relation's rate over the
-training pairs, [relations]. A loss of a whole batch returns a scalar. docs/extend.md shows all of it.
+To add a loss, write one such function and put @register above it. Its further arguments, with their defaults, are its
+parameters: --margin sets `margin`, and `priors` are the relations' rates over the training pairs, [relations]. A loss
+of a whole batch returns a scalar. See docs/extend.md.
 """
 
 from __future__ import annotations
@@ -43,8 +41,8 @@ def zero_threshold(scores: Tensor) -> Tensor:
 
 
 def among_highest(scores: Tensor, threshold: Tensor, max_labels: int) -> Tensor:
-    """A relation is predicted if its score exceeds the threshold and is among the row's `max_labels` highest, all
-    classes counted; ties at the last place are all kept. Bool [pairs, classes], of which column 0 is not read."""
+    """A relation is predicted if its score exceeds the threshold and is among the row's `max_labels` highest, column 0
+    counted; ties for the last place are all kept. Bool [pairs, classes], of which column 0 is not read."""
     lowest_kept = scores.topk(min(max_labels, scores.shape[1]), dim=1).values[:, -1:]
     return (scores > threshold[:, None]) & (scores >= lowest_kept)
 
@@ -66,8 +64,8 @@ class Kind:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss with its parameters, decision rule and, where it needs them, `priors`, float64 [relations]: each
-    relation's rate over the training pairs. `shift` is added to the threshold. What get_loss returns.
+    """A loss with its parameters, decision rule and, if it needs them, `priors`, float64 [relations]: each relation's
+    rate over the training pairs. `shift` is added to the threshold. get_loss makes it.
 
     Most losses take scores [pairs, classes], of which class 0 is the threshold class. One with n threshold outputs has
     the other n - 1 behind the classes: `outputs` columns.
@@ -78,20 +76,20 @@ class Loss:
     parameters: dict[str, Any] = field(default_factory=dict)
     priors: Tensor | None = None
     shift: float = 0.0
-    copies: dict[Any, Tensor] = field(default_factory=dict, repr=False, compare=False)  # of priors, on other devices
+    copies: dict[Any, Tensor] = field(default_factory=dict, repr=False, compare=False)  # of priors, by device and dtype
 
     def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss over pairs, or the value of a loss that is one of the whole batch: a scalar in at least float32; 0
-        (with a gradient of 0) for no pairs. scores [pairs, outputs], labels [pairs, classes]."""
+        """Mean loss over pairs, or the value of a whole batch's loss: a scalar in at least float32; 0 (with a gradient
+        of 0) for no pairs. scores [pairs, outputs], labels [pairs, classes]."""
         if scores.dtype != torch.float64:
             scores = scores.float()
-        known = self.known(self.kind.function, scores)
-        value = self.kind.function(scores, labels.to(scores.dtype), **self.parameters, **known)
+        priors = self.prior_arguments(self.kind.function, scores)
+        value = self.kind.function(scores, labels.to(scores.dtype), **self.parameters, **priors)
         return value.sum() / max(len(value), 1) if value.dim() else value
 
-    def known(self, function: Callable[..., Tensor], scores: Tensor) -> dict[str, Tensor]:
-        """What the loss's function or a rule gets besides scores and labels: {"priors"}, on the scores' device, if it
-        has such an argument. Raises UserError where they are not there."""
+    def prior_arguments(self, function: Callable[..., Tensor], scores: Tensor) -> dict[str, Tensor]:
+        """{"priors": ...}, with the scores' device and dtype, for a loss's function or a rule with such an argument,
+        else {}. Raises UserError if the loss has no priors."""
         if not takes_priors(function):
             return {}
         if self.priors is None:
@@ -111,8 +109,8 @@ class Loss:
         return classes + self.kind.thresholds - 1
 
     def threshold(self, scores: Tensor) -> Tensor:
-        """The score that a relation must exceed: [pairs], or [pairs, relations] where there are several thresholds."""
-        threshold = self.kind.threshold(scores, **self.known(self.kind.threshold, scores))
+        """The score that a relation must exceed: [pairs], or [pairs, relations] if there are several thresholds."""
+        threshold = self.kind.threshold(scores, **self.prior_arguments(self.kind.threshold, scores))
         return threshold + self.shift if self.shift else threshold
 
     def comparable(self, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,12 +129,11 @@ class Loss:
 
     def predict(self, scores: Tensor, max_labels: int = 4) -> Tensor:
         """0/1 in the scores' dtype, [pairs, classes]: the relations that the loss's rule predicts, by default
-        among_highest. Column 0 marks the pairs without a predicted relation. A rule without `priors` sees what
-        `comparable` gives, one with it all outputs and the loss's own thresholds.
-        """
-        known = self.known(self.kind.decide, scores)
-        seen = (scores, self.threshold(scores)) if known else self.comparable(scores)
-        predicted = self.kind.decide(*seen, max_labels, **known)
+        among_highest. Column 0 marks the pairs without a predicted relation. A rule without `priors` gets what
+        `comparable` returns, one with `priors` all outputs and the loss's own thresholds."""
+        priors = self.prior_arguments(self.kind.decide, scores)
+        scores_and_threshold = (scores, self.threshold(scores)) if priors else self.comparable(scores)
+        predicted = self.kind.decide(*scores_and_threshold, max_labels, **priors)
         predicted[:, 0] = ~predicted[:, 1:].any(dim=1)
         return predicted.to(scores.dtype)
 
@@ -152,10 +149,7 @@ _ALIASES: dict[str, str] = {}
 
 
 def register(
-    *aliases: str,
-    threshold: ThresholdRule = threshold_class,
-    decide: DecisionRule = among_highest,
-    thresholds: int = 1,
+    *aliases: str, threshold: ThresholdRule = threshold_class, decide: DecisionRule = among_highest, thresholds: int = 1
 ) -> Callable[[LossFunction], LossFunction]:
     """Register a loss under its function's name and aliases, in any case, with its threshold, its decision rule and its
     number of threshold outputs. A rule with an argument `priors` gets these too."""
@@ -175,10 +169,8 @@ def loss_names() -> list[str]:
 
 def get_loss(name: str, margin: float | None = None, priors: Sequence[float] | None = None) -> Loss:
     """The loss registered under `name` or an alias, in any case; margin None means its own default. `priors`, each
-    relation's rate over the training pairs, is kept where the loss needs it.
-
-    Raises UserError for an unknown name, or a margin where the loss has none.
-    """
+    relation's rate over the training pairs, is kept if the loss needs it. Raises UserError for an unknown name, or a
+    margin if the loss has none."""
     canonical = _ALIASES.get(name.lower())
     if canonical is None:
         raise UserError(f"--loss_type {name}: no such loss; choose from {', '.join(loss_names())}")
@@ -190,9 +182,9 @@ def get_loss(name: str, margin: float | None = None, priors: Sequence[float] | N
             raise UserError(f"--margin {margin}: the loss {canonical} has no margin; leave the flag out")
         parameters["margin"] = float(margin)
     loss = Loss(canonical, kind, parameters)
-    if priors is not None and loss.needs_priors:
-        return replace(loss, priors=torch.tensor(priors, dtype=torch.float64))
-    return loss
+    if priors is None or not loss.needs_priors:
+        return loss
+    return replace(loss, priors=torch.tensor(priors, dtype=torch.float64))
 
 
 def distance(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,10 +218,8 @@ def atl(scores: Tensor, labels: Tensor) -> Tensor:
 
 @register("balance_softmax", threshold=zero_threshold)
 def balanced_softmax(scores: Tensor, labels: Tensor) -> Tensor:
-    """Balanced Softmax: log(1 + sum_N e^s) + log(1 + sum_P e^-s) over all classes; the threshold is 0.
-
-    Class 0 is an ordinary class here, positive for pairs without relation.
-    """
+    """Balanced Softmax: log(1 + sum_N e^s) + log(1 + sum_P e^-s) over all classes; the threshold is 0. Class 0 is an
+    ordinary class here, positive for pairs without relation."""
     positive = labels > 0
     zero = torch.zeros_like(scores[:, :1])
     negatives = scores.masked_fill(positive, float("-inf"))
@@ -299,8 +289,8 @@ def ncrl(scores: Tensor, labels: Tensor, gamma: float = 0.05) -> Tensor:
 def ncrl_terms(scores: Tensor, labels: Tensor, gamma: float) -> Tensor:
     """-log p for a positive class, -log min(1, 1 - p + gamma) for a negative one, [pairs, classes]; p = 1 / (1 + e^-m),
     m = s_r - s_TH for a relation and s_TH minus the relations' mean score for class 0, positive without relation."""
-    none = scores[:, :1] - scores[:, 1:].mean(dim=1, keepdim=True)
-    m = torch.cat([none, scores[:, 1:] - scores[:, :1]], dim=1)
+    none_margin = scores[:, :1] - scores[:, 1:].mean(dim=1, keepdim=True)
+    m = torch.cat([none_margin, scores[:, 1:] - scores[:, :1]], dim=1)
     log_rest = torch.logaddexp(F.logsigmoid(-m), scores.new_full((), gamma).log())  # log(1 - p + gamma)
     return torch.where(labels > 0, F.softplus(-m), -log_rest.clamp_max(0.0))
 
@@ -310,43 +300,42 @@ def pmtl(scores: Tensor, labels: Tensor, lambda_positive: float = 1.0, lambda_ne
     """PMTL (Guo et al., PEMSCL, 2023): SAT, plus the mean entropy of the choice between r and TH over positives and
     over negatives, each with its weight; an empty side adds 0."""
     d, positive = distance(scores, labels)
-    even = torch.ones_like(d)
+    ones = torch.ones_like(d)
     entropy = torch.sigmoid(d) * F.softplus(-d) + torch.sigmoid(-d) * F.softplus(d)
-    of_positives = lambda_positive * sum_of_weighted_means(entropy, even, [positive])
-    of_negatives = lambda_negative * sum_of_weighted_means(entropy, even, [~positive])
-    return F.softplus(-d).sum(dim=1) + of_positives + of_negatives
+    entropy_of_positives = lambda_positive * sum_of_weighted_means(entropy, ones, [positive])
+    entropy_of_negatives = lambda_negative * sum_of_weighted_means(entropy, ones, [~positive])
+    return F.softplus(-d).sum(dim=1) + entropy_of_positives + entropy_of_negatives
 
 
 def frequency_groups(priors: Tensor) -> list[Tensor]:
     """AMTL's four groups of relations, the most frequent in training first: 10, 20, 46 and 20 of every 96, each an
     int64 tensor of columns in ascending order; of equally frequent relations the lower class comes first."""
     order = 1 + priors.argsort(descending=True, stable=True)
-    borders = [round(share * len(priors) / 96) for share in (0, 10, 30, 76, 96)]
+    borders = [round(count * len(priors) / 96) for count in (0, 10, 30, 76, 96)]
     return [order[start:end].sort().values for start, end in itertools.pairwise(borders)]
 
 
-def of_groups(scores: Tensor, priors: Tensor) -> list[tuple[Tensor, Tensor]]:
+def groups_and_thresholds(scores: Tensor, priors: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Each group's relations, and its threshold output [pairs, 1]: class 0's, then those behind the classes."""
-    behind = scores[:, 1 + len(priors) :]
-    thresholds = torch.cat([scores[:, :1], behind], dim=1).split(1, dim=1)
+    thresholds = torch.cat([scores[:, :1], scores[:, 1 + len(priors) :]], dim=1).split(1, dim=1)
     return list(zip(frequency_groups(priors), thresholds, strict=True))
 
 
 def threshold_of_group(scores: Tensor, priors: Tensor) -> Tensor:
     """Decide against the threshold output of the relation's group: [pairs, outputs] -> [pairs, relations]."""
-    found = torch.empty_like(scores[:, : len(priors)])
-    for group, threshold in of_groups(scores, priors):
-        found[:, group - 1] = threshold
-    return found
+    thresholds = torch.empty_like(scores[:, : len(priors)])
+    for group, threshold in groups_and_thresholds(scores, priors):
+        thresholds[:, group - 1] = threshold
+    return thresholds
 
 
 def among_highest_of_group(scores: Tensor, threshold: Tensor, max_labels: int, priors: Tensor) -> Tensor:
     """A relation is predicted if its score exceeds its group's threshold and is among the `max_labels` highest of the
     group, the threshold counted. Bool [pairs, classes], of which column 0 is not read."""
     predicted = torch.zeros_like(scores[:, : 1 + len(priors)], dtype=torch.bool)
-    for group, limit in of_groups(scores, priors):
-        members = torch.cat([limit, scores[:, group]], dim=1)
-        predicted[:, group] = among_highest(members, limit[:, 0], max_labels)[:, 1:]
+    for group, group_threshold in groups_and_thresholds(scores, priors):
+        members = torch.cat([group_threshold, scores[:, group]], dim=1)
+        predicted[:, group] = among_highest(members, group_threshold[:, 0], max_labels)[:, 1:]
     return predicted
 
 
@@ -354,10 +343,10 @@ def among_highest_of_group(scores: Tensor, threshold: Tensor, max_labels: int, p
 def amtl(scores: Tensor, labels: Tensor, priors: Tensor, scale: float = 3.5) -> Tensor:
     """AMTL (Findings of ACL 2025): the mean over four groups of relations of ATL within the group, each against one
     threshold T = (t_0 + t_1 + t_2 + t_3) / scale. It decides against the groups' own t_k, as its program does."""
-    groups = of_groups(scores, priors)
-    threshold = torch.cat([limit for _, limit in groups], dim=1).sum(dim=1, keepdim=True) / scale
-    none = torch.zeros_like(scores[:, :1])
-    terms = [atl(torch.cat([threshold, scores[:, g]], 1), torch.cat([none, labels[:, g]], 1)) for g, _ in groups]
+    groups = groups_and_thresholds(scores, priors)
+    threshold = torch.cat([group_threshold for _, group_threshold in groups], dim=1).sum(dim=1, keepdim=True) / scale
+    zero = torch.zeros_like(scores[:, :1])
+    terms = [atl(torch.cat([threshold, scores[:, g]], 1), torch.cat([zero, labels[:, g]], 1)) for g, _ in groups]
     return torch.stack(terms).mean(dim=0)
 
 
@@ -373,14 +362,12 @@ def pn_risk(scores: Tensor, labels: Tensor, priors: Tensor, margin: float = 0.25
 
 
 def sum_of_weighted_means(values: Tensor, weights: Tensor, groups: list[Tensor]) -> Tensor:
-    """Sum over groups of (sum of w * value) / (sum of w), all [pairs, relations] -> [pairs]; 0 where no weight is left.
-
-    1e-30 is far below the smallest weight that float32 scores can give, and its inverse is finite.
-    """
+    """Sum over groups of (sum of w * value) / (sum of w), all [pairs, relations] -> [pairs]; 0 if all w are 0. 1e-30 is
+    far below the smallest weight that float32 scores can give, and its inverse is finite."""
     total = values.new_zeros(len(values))
     for group in groups:
-        inside = weights * group
-        total = total + (inside * values).sum(dim=1) / inside.sum(dim=1).clamp_min(1e-30)
+        in_group = weights * group
+        total = total + (in_group * values).sum(dim=1) / in_group.sum(dim=1).clamp_min(1e-30)
     return total
 
 

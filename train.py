@@ -28,51 +28,17 @@ from hingeabl.core.utils import autocast, set_seed, to_device
 from hingeabl.errors import naming_batch, run_command_line
 from hingeabl.files import make_folder, write_json
 from hingeabl.modeling.checkpoints import save_weights
-from hingeabl.modeling.encoder import WINDOW, checkpoint_layers
+from hingeabl.modeling.encoder import checkpoint_layers
 from hingeabl.modeling.evidence import attention_loss, evidence_loss
-from hingeabl.training import parallel
-from hingeabl.training.experiment import Experiment, prepare
-from hingeabl.training.fitted import add_test_error, write_fitted
-from hingeabl.training.inference import Predictions, gather, predict
+from hingeabl.training import parallel, saved_run, session, steps
+from hingeabl.training.experiment import Experiment, predict_documents, prepare
+from hingeabl.training.fitted import add_test_error, write_confidence_and_types
+from hingeabl.training.inference import Predictions, gather
 from hingeabl.training.resume import CheckpointWriter, StopRequest, failure_noted
 from hingeabl.training.runs import finished_scores, print_summary, summarise
-from hingeabl.training.saved_run import (
-    check_outputs_of,
-    load_checkpoint_file,
-    load_run,
-    load_weights,
-    warn_unfinished,
-    weights_of,
-)
-from hingeabl.training.session import (
-    ESTIMATES,
-    STEPS_PER_LOG,
-    Recent,
-    StepClock,
-    Training,
-    begin,
-    end_epoch,
-    finish,
-    log_losses,
-    run_config,
-    run_folder,
-    save_if_due,
-    save_predictions,
-)
+from hingeabl.training.session import Recent, StepClock, Training, save_if_due
 from hingeabl.training.settings import parse_args
-from hingeabl.training.steps import (
-    WHOLE,
-    Share,
-    batches_of_epoch,
-    build_optimizer,
-    build_scaler,
-    load_batches,
-    optimizer_step,
-    part_of_step,
-    seed_batch,
-    share_of,
-    steps_per_epoch,
-)
+from hingeabl.training.steps import StepWeight, build_optimizer, build_scaler, optimizer_step
 
 LESS_MEMORY = "lower --train_batch_size and raise --gradient_accumulation_steps, or pass --gradient_checkpointing"
 
@@ -94,13 +60,13 @@ def train_seeds(experiment: Experiment) -> None:
     args = experiment.args
     folders = {seed: Path(str(args.output_dir)) / f"seed_{seed}" for seed in args.seeds}
     results: dict[int, Any] = {
-        seed: finished_scores(folder, run_config(experiment, seed)) for seed, folder in folders.items()
+        seed: finished_scores(folder, session.run_config(experiment, seed)) for seed, folder in folders.items()
     }
     missing = [seed for seed in args.seeds if not results[seed]]
     if len(missing) < len(args.seeds):
         print(f"finished before: seeds {', '.join(str(seed) for seed in args.seeds if results[seed])}")
     if experiment.device.type == "cpu":
-        first, second = ESTIMATES["cpu"]
+        first, second = session.ESTIMATES["cpu"]
         print(f"no GPU: the end is estimated after {first} steps, and more exactly after {second}")
     clock, stop = StepClock(experiment), StopRequest()
     for number, seed in enumerate(missing, 1):
@@ -114,39 +80,39 @@ def train_seeds(experiment: Experiment) -> None:
 
 
 def train_seed(experiment: Experiment, seed: int, clock: StepClock, stop: StopRequest) -> dict[str, Any]:
-    """Train one seed, from its last checkpoint where it was stopped; keep its best epoch by dev F1, score that on test.
+    """Train one seed, from its last checkpoint if it was stopped; keep its best epoch by dev F1, and score it on test.
 
-    Returns the content of scores.json. Raises SystemExit for a request to stop, after a checkpoint.
+    Returns the content of scores.json. Raises SystemExit, after a checkpoint, if the process was asked to stop.
     """
     args = experiment.args
     model = build_model(experiment, seed)  # before anything is written: settings may not fit the encoder
-    with run_folder(str(args.output_dir), seed) as folder:
-        if result := finished_scores(folder, run_config(experiment, seed)):  # by another process, just now
+    with session.run_folder(str(args.output_dir), seed) as folder:
+        if result := finished_scores(folder, session.run_config(experiment, seed)):  # by another process, just now
             return result
         print(f"\nseed {seed}: {folder}")
         with failure_noted(folder), parallel.losses_named(), CheckpointWriter() as writer:
             # AdamW without weight decay, linear warm-up and decay, loss scaling for fp16 (Appendix B)
             optimizer = build_optimizer(model, args)
-            total_steps = steps_per_epoch(experiment) * args.num_train_epochs
+            total_steps = steps.steps_per_epoch(experiment) * args.num_train_epochs
             scheduler = get_linear_schedule_with_warmup(optimizer, int(total_steps * args.warmup_ratio), total_steps)
             scaler = build_scaler(experiment.device, experiment.precision)
             training = Training(experiment, seed, folder, model, optimizer, scheduler, scaler, total_steps, writer)
-            begin(training)  # from the start, or from the last checkpoint
+            session.restore_or_initialise(training)
             while training.place.epoch <= args.num_train_epochs:
                 train_epoch(training, clock, stop)
                 score_epoch(training)
-                end_epoch(training, stop)
+                session.end_epoch(training, stop)
             return score_test(training)
 
 
 def build_model(experiment: Experiment, seed: int) -> DocREModel:
-    """The model before its training. Raises UserError where settings do not fit it."""
+    """The model before its training. Raises UserError if settings do not fit it."""
     args = experiment.args
     set_seed(seed)
     outputs = experiment.loss.outputs(len(experiment.rel2id))
     model = DocREModel(args.model_name_or_path, outputs, args.emb_size, backbone=args.backbone)
     if args.init_from:
-        load_weights(model, weights_of(args.init_from))
+        saved_run.load_weights(model, saved_run.weights_of(args.init_from))
     model.to(experiment.device)
     if args.gradient_checkpointing:
         checkpoint_layers(model.model)
@@ -154,39 +120,39 @@ def build_model(experiment: Experiment, seed: int) -> DocREModel:
 
 
 def train_epoch(training: Training, clock: StepClock, stop: StopRequest) -> None:
-    """Train what is left of an epoch. The loss is the mean over all pairs of a step: of its accumulated batches, of all
-    processes together."""
-    experiment, model, place = training.experiment, training.shared, training.place
+    """Train the rest of an epoch. The loss is the mean over all pairs of a step, in all its accumulated batches and all
+    processes."""
+    experiment, model, progress = training.experiment, training.ddp_model, training.place
     args, features = experiment.args, experiment.splits["train"].features
-    batches = batches_of_epoch(experiment, training.seed, place.epoch)  # [batches][documents], of all processes
-    left = batches[place.batch :]  # all of them, unless the training was stopped within the epoch
-    progress = tqdm(
-        load_batches(experiment, left),
-        desc=f"epoch {place.epoch}/{args.num_train_epochs}",
+    batches = steps.batches_of_epoch(experiment, training.seed, progress.epoch)  # [batches][documents]
+    remaining = batches[progress.batch :]  # all of them, unless the training was stopped within the epoch
+    bar = tqdm(
+        steps.load_batches(experiment, remaining),
+        desc=f"epoch {progress.epoch}/{args.num_train_epochs}",
         total=len(batches),
-        initial=place.batch,
+        initial=progress.batch,
         leave=False,
         unit="batch",
     )
     per_step, recent = args.gradient_accumulation_steps, Recent()
     model.train()
     clock.start()
-    for global_batch, batch in zip(left, progress, strict=True):
-        seed_batch(training.seed, place.epoch, place.batch, parallel.rank())  # the same dropout after a resume
-        local_batch = share_of(global_batch)  # this process's documents
+    for global_batch, batch in zip(remaining, bar, strict=True):
+        steps.seed_batch(training.seed, progress.epoch, progress.batch, parallel.rank())  # as before a resume
+        local_batch = steps.shard_for_rank(global_batch)  # this process's documents
         titles = [features[number]["title"] for number in local_batch]
-        first = place.batch // per_step * per_step
-        in_step = [number for each in batches[first : first + per_step] for number in each]  # the step's documents
-        place.batch += 1
-        step_due = place.batch % per_step == 0 or place.batch == len(batches)
+        first = progress.batch // per_step * per_step
+        step_documents = [number for numbers in batches[first : first + per_step] for number in numbers]
+        progress.batch += 1
+        step_due = progress.batch % per_step == 0 or progress.batch == len(batches)
 
         # forward and backward. Gradients add up over batches and are averaged over processes: a weight by pairs, times
         # the number of processes, makes that the mean over all pairs of the step.
-        share = part_of_step(features, local_batch, in_step)
+        weight = steps.step_weight(features, local_batch, step_documents)
         with parallel.gradients_averaged(model, step_due), naming_batch(batch, titles, LESS_MEMORY):
-            loss = batch_loss(experiment, model, to_device(batch, experiment.device), share)
+            loss = batch_loss(experiment, model, to_device(batch, experiment.device), weight)
             training.scaler.scale(loss * parallel.world_size()).backward()
-        recent.losses.append((place.step + 1, titles, loss.detach()))
+        recent.losses.append((progress.step + 1, titles, loss.detach()))
         if not step_due:
             continue
 
@@ -196,33 +162,35 @@ def train_epoch(training: Training, clock: StepClock, stop: StopRequest) -> None
         )
         if skipped is not None:
             recent.skipped.append(skipped)
-        place.step += 1  # log_losses takes those back that were skipped
-        log_due = place.tried % STEPS_PER_LOG == 0
-        if log_due or place.batch == len(batches):
-            log_losses(training, recent, progress)
+        progress.step += 1  # log_losses subtracts the skipped ones
+        log_due = progress.tried % session.STEPS_PER_LOG == 0
+        if log_due or progress.batch == len(batches):
+            session.log_losses(training, recent, bar)
             recent = Recent()
-        clock.tick(place, training.total_steps)
-        if log_due and place.batch < len(batches):
+        clock.tick(progress, training.total_steps)
+        if log_due and progress.batch < len(batches):
             save_if_due(training, stop)
 
 
-def batch_loss(experiment: Experiment, model: nn.Module, batch: dict[str, Any], share: Share = WHOLE) -> Tensor:
-    """The mean loss over a batch's pairs, with the distillation's where there are a teacher's scores, and with that of
-    the evidence where it has a weight; each mean times the batch's share of the step."""
+def batch_loss(
+    experiment: Experiment, model: nn.Module, batch: dict[str, Any], weight: StepWeight = steps.WHOLE_STEP
+) -> Tensor:
+    """The mean loss over a batch's pairs, plus the distillation loss if there are a teacher's scores, and the evidence
+    loss if it has a weight; each mean times the batch's weight in the step."""
     names = ("labels", "teacher_scores", "teacher_attention", "evidence")
     labels, teacher_scores, teacher_attention, evidence = (batch.pop(name, None) for name in names)
     with autocast(experiment.device, experiment.precision):
-        found = model(**batch)
-    scores, attention = found if isinstance(found, tuple) else (found, None)
-    loss = experiment.loss(scores, labels)  # [pairs of all documents, classes, and a loss's further thresholds]
+        output = model(**batch)
+    scores, attention = output if isinstance(output, tuple) else (output, None)
+    loss = experiment.loss(scores, labels)  # scores [pairs of all documents, classes, and a loss's further thresholds]
     if teacher_scores is not None:
         loss = loss + distillation_loss(scores, teacher_scores)
-    weight = experiment.args.evidence_weight
-    if weight and teacher_attention is not None:
-        loss = loss + weight * attention_loss(attention, teacher_attention)
-    loss = share.pairs * loss
-    if weight and teacher_attention is None:
-        loss = loss + share.related * weight * evidence_loss(attention, evidence, labels)
+    evidence_weight = experiment.args.evidence_weight
+    if evidence_weight and teacher_attention is not None:
+        loss = loss + evidence_weight * attention_loss(attention, teacher_attention)
+    loss = weight.pairs * loss
+    if evidence_weight and teacher_attention is None:
+        loss = loss + weight.related_pairs * evidence_weight * evidence_loss(attention, evidence, labels)
     return loss
 
 
@@ -232,37 +200,38 @@ def distillation_loss(scores: Tensor, teacher_scores: Tensor) -> Tensor:
 
 
 def score_epoch(training: Training) -> None:
-    """Score dev at an epoch's end, and keep the epoch's weights and predictions if none before was better."""
-    place, folder = training.place, training.folder
-    scores, found = score_split(training.experiment, training.model, "dev")
-    if training.log is None:  # not rank 0, which alone has the scores and writes files
+    """Score dev at an epoch's end, and keep the epoch's weights and predictions if its F1 is the highest so far."""
+    progress, folder = training.place, training.folder
+    scores, predictions = score_split(training.experiment, training.model, "dev")
+    if training.log is None:  # only rank 0 has the scores and writes files
         return
     training.writer.wait()  # one large file at a time
-    training.log.write(place.step, {"epoch": place.epoch, "dev": scores})
+    training.log.write(progress.step, {"epoch": progress.epoch, "dev": scores})
     mark = ""
-    if not place.best or scores["f1"] > place.best["dev"]["f1"]:
-        place.best = {"seed": training.seed, "best_epoch": place.epoch, "dev": scores}
-        save_predictions(folder, "dev", found)
-        fit(training.experiment, "dev", found, folder)
+    if not progress.best or scores["f1"] > progress.best["dev"]["f1"]:
+        progress.best = {"seed": training.seed, "best_epoch": progress.epoch, "dev": scores}
+        session.save_predictions(folder, "dev", predictions)
+        write_calibration(training.experiment, "dev", predictions, folder)
         save_weights(folder / "model.safetensors", training.model)
         mark = "  best"
     tqdm.write(
-        f"epoch {place.epoch:>3}  dev F1 {100 * scores['f1']:6.2f}  Ign F1 {100 * scores['ign_f1']:6.2f}  "
+        f"epoch {progress.epoch:>3}  dev F1 {100 * scores['f1']:6.2f}  Ign F1 {100 * scores['ign_f1']:6.2f}  "
         f"P {100 * scores['precision']:6.2f}  R {100 * scores['recall']:6.2f}{mark}"
     )
 
 
-def fit(experiment: Experiment, name: str, found: Predictions, folder: Path) -> None:
-    """Write to a folder how probable predictions are, by dev, and the types that relations join in train; then how far
-    that is off on test."""
+def write_calibration(experiment: Experiment, name: str, predictions: Predictions, folder: Path) -> None:
+    """Write to a folder how probable predictions are, by dev, and the types that relations join in train; then the
+    error of these probabilities on test."""
     split, num_labels = experiment.splits[name], experiment.args.num_labels
     if not split.gold:
         return
-    what = (found.pairs, experiment.loss, experiment.rel2id, num_labels)
+    scored = (predictions.pairs, experiment.loss, experiment.rel2id, num_labels)
     if name == "test":
-        add_test_error(folder, split.documents, *what)
+        add_test_error(folder, split.documents, *scored)
     else:
-        write_fitted(folder, experiment.splits["train"].documents, split.documents, split.gold, found.entries, *what)
+        train = experiment.splits["train"].documents
+        write_confidence_and_types(folder, train, split.documents, split.gold, predictions.entries, *scored)
 
 
 def score_test(training: Training) -> dict[str, Any]:
@@ -272,33 +241,23 @@ def score_test(training: Training) -> dict[str, Any]:
         training.log.close()
         training.writer.wait()
     parallel.wait_for_all()  # the best epoch's weights are on disk now
-    scores, found = score_split(experiment, load_run(folder).to(experiment.device), "test")
+    scores, predictions = score_split(experiment, saved_run.load_run(folder).to(experiment.device), "test")
     result = {**training.place.best, "test": scores}
     if parallel.rank() == 0:
-        save_predictions(folder, "test", found)
-        fit(experiment, "test", found, folder)
-        finish(training, result)
+        session.save_predictions(folder, "test", predictions)
+        write_calibration(experiment, "test", predictions, folder)
+        session.mark_finished(training, result)
     return result
 
 
 def score_split(experiment: Experiment, model: DocREModel, name: str) -> tuple[dict[str, Any], Predictions]:
-    """Predict dev or test, each process its share: (the evaluator's figures and the pattern counts, {} without labels;
-    what was predicted), in rank 0."""
-    args, split = experiment.args, experiment.splits[name]
-    mine = predict(
-        model,
-        split.features[parallel.rank() :: parallel.world_size()],
-        experiment.loss,
-        {index: relation for relation, index in experiment.rel2id.items()},
-        experiment.device,
-        experiment.precision,
-        args.num_labels,
-        args.test_batch_size * WINDOW,  # tokens and pairs at once
-        title=name,
-    )
-    found = gather(mine, split.features, experiment.rel2id, experiment.loss, experiment.device)
-    scores = score_predictions(found.entries, split.gold) | found.patterns if split.gold else {}
-    return scores, found
+    """Predict dev or test, each process a part of it: (the evaluator's figures and the pattern counts, {} without
+    labels; the predictions), in rank 0."""
+    split = experiment.splits[name]
+    local = predict_documents(experiment, model, split.features[parallel.rank() :: parallel.world_size()], title=name)
+    predictions = gather(local, split.features, experiment.rel2id, experiment.loss, experiment.device)
+    scores = score_predictions(predictions.entries, split.gold) | predictions.patterns if split.gold else {}
+    return scores, predictions
 
 
 def score_saved_run(experiment: Experiment) -> None:
@@ -306,25 +265,25 @@ def score_saved_run(experiment: Experiment) -> None:
     there."""
     args = experiment.args
     if parallel.rank() == 0:
-        warn_unfinished("--load_path", str(args.load_path))
+        saved_run.warn_unfinished("--load_path", str(args.load_path))
     if Path(str(args.load_path)).is_dir():
-        model = load_run(str(args.load_path)).to(experiment.device)
+        model = saved_run.load_run(str(args.load_path)).to(experiment.device)
     else:
         outputs = experiment.loss.outputs(len(experiment.rel2id))
-        model = load_checkpoint_file(str(args.load_path), args.model_name_or_path, outputs)
+        model = saved_run.load_checkpoint_file(str(args.load_path), args.model_name_or_path, outputs)
         model.to(experiment.device)
-    check_outputs_of(model, experiment.loss, experiment.rel2id, args.rel2id)
-    output = make_folder(args.output_dir) if args.output_dir and parallel.rank() == 0 else None
+    saved_run.check_outputs_of(model, experiment.loss, experiment.rel2id, args.rel2id)
+    folder = make_folder(args.output_dir) if args.output_dir and parallel.rank() == 0 else None
     results: dict[str, Any] = {}
     for name in ("dev", "test"):
-        results[name], found = score_split(experiment, model, name)
+        results[name], predictions = score_split(experiment, model, name)
         print(f"\n{name}: {experiment.splits[name].path}")
         print(format_scores(results[name]) or "no labels to score against")
-        if output:
-            save_predictions(output, name, found)
-            fit(experiment, name, found, output)
-    if output:
-        write_json(output / "scores.json", results)
+        if folder:
+            session.save_predictions(folder, name, predictions)
+            write_calibration(experiment, name, predictions, folder)
+    if folder:
+        write_json(folder / "scores.json", results)
 
 
 one_module(__name__)

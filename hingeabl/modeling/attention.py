@@ -1,7 +1,8 @@
-"""Attention within windows that lie one after the other, read only where mentions open; and dropout that is cheap.
+"""Attention within windows that lie one after the other, read only at the first token of each mention; and a fast
+dropout.
 
-Localized context pooling reads the last layer's attention at the mentions' opening markers. Those rows are all that is
-handed out; the other layers keep nothing for anyone.
+Localized context pooling reads the last layer's attention at the mentions' opening markers. Only these rows are
+returned, and other layers keep nothing.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from transformers.masking_utils import sdpa_mask
 from hingeabl.modeling.padded import PaddedWindows
 
 ATTENTION = "windows_reading_mentions"  # the name under which transformers finds attend_in_windows
-# cuDNN's attention is not among them: it makes a plan for every new shape, and batches have many
+# not cuDNN's attention: it makes a plan for every new shape, and batches have many shapes
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 MOST_DROPOUT = 255 / 256  # that keep_mask can draw
 
 
 @dataclass(frozen=True)
 class PackedWindow:
-    """A window's place in a packed row: `length` tokens and padding up to `size`, a mask [1, 1, size] of 0 and, where
-    there is padding, -inf (None without), and the rows whose attention is read."""
+    """A window in a packed row: `length` tokens and padding up to `size`, a mask [1, 1, size] of 0 for tokens and -inf
+    for padding (None without padding), and the rows whose attention is read."""
 
     length: int
     size: int
@@ -52,32 +53,33 @@ def attend_in_windows(
     other.
 
     The module that reads mentions appends each window's attention float32 [heads, rows, length] at the rows of its
-    mentions to `mention_attention`, as the encoder used it: after dropout while training; for PaddedWindows all
-    windows', [windows, heads, rows, size]. Gradient checkpointing appends them again, and only the graph holds the list
-    then.
+    mentions to `mention_attention`, as the encoder used it: in training after dropout; for PaddedWindows that of all
+    windows, [windows, heads, rows, size]. Gradient checkpointing calls this again in the backward pass, when the list
+    is no longer read.
     """
     if attention_mask is not None:
         raise ValueError("windows lie one after the other, there is no padding to mask; call encode()")
-    read = mention_attention if getattr(module, "reads_mentions", False) else None
+    if not getattr(module, "reads_mentions", False):
+        mention_attention = None
     if isinstance(windows, PaddedWindows):
-        return attend_padded(query, key, value, windows, scaling, dropout, read), None
+        return attend_padded(query, key, value, windows, scaling, dropout, mention_attention), None
     outputs: list[Tensor] = []
     sizes = [window.size for window in windows]
     packed = zip(windows, *(tensor[0].split(sizes, dim=1) for tensor in (query, key, value)), strict=True)
-    with torch.autocast(query.device.type, enabled=False):  # the rows are computed in float32, the rest as it comes
+    with torch.autocast(query.device.type, enabled=False):  # the rows are computed in float32, the rest in its dtype
         for window, q, k, v in packed:  # [heads, size, head size]
             keep = None
-            if dropout:  # torch's own dropout is slow on the CPU, and shows no rows
+            if dropout:  # torch's own is slow on the CPU, and does not return the rows
                 keep = keep_mask((q.shape[0], window.size, window.size), dropout, q)
                 output = DroppedAttention.apply(q, k, v, window.mask, keep, scaling, dropout)
             else:  # in bfloat16 1.5 times as fast as torch's fused kernel for the CPU
                 output = attention(q, k, window.mask, scaling) @ v
             outputs.append(output)
-            if read is not None:
+            if mention_attention is not None:
                 weights = attention(q.index_select(1, window.rows).float(), k.float(), window.mask, scaling)
                 if keep is not None:
                     weights = weights * keep.index_select(1, window.rows) / (1 - dropout)
-                read.append(weights[:, :, : window.length])
+                mention_attention.append(weights[:, :, : window.length])
     return torch.cat(outputs, dim=1).transpose(0, 1).unsqueeze(0), None
 
 
@@ -88,50 +90,51 @@ def attend_padded(
     windows: PaddedWindows,
     scaling: float,
     dropout: float,
-    read: list[Tensor] | None,
+    mention_attention: list[Tensor] | None,
 ) -> Tensor:
     """attend_in_windows for all windows at once: returns [1, tokens, heads, head size]."""
     heads, tokens, width = query.shape[1:]
-    count, size = windows.place.shape
+    count, size = windows.token.shape
     with torch.autocast(query.device.type, enabled=False):
         rows = [packed.transpose(1, 2).reshape(tokens, heads * width) for packed in (query, key, value)]
         q, k, v = (  # [windows, heads, size, head size]
             padded.unflatten(0, (count, size)).unflatten(2, (heads, width)).transpose(1, 2)
-            for padded in PadRows.apply(*rows, windows.place.flatten(), windows.back)
+            for padded in PadRows.apply(*rows, windows.token.flatten(), windows.slot)
         )
-        if read is None or not dropout:
+        if mention_attention is None or not dropout:
             with sdpa_kernel(KERNELS):
                 output = F.scaled_dot_product_attention(q, k, v, windows.mask[:, None], dropout, scale=scaling)
-        if read is not None:
+        if mention_attention is not None:
             q, k, v = (padded.flatten(0, 1) for padded in (q, k, v))  # [windows * heads, size, head size]
             mask, index = (
-                of_window.repeat_interleave(heads, dim=0, output_size=count * heads)
-                for of_window in (windows.mask, windows.rows[:, :, None])
+                tensor.repeat_interleave(heads, dim=0, output_size=count * heads)
+                for tensor in (windows.mask, windows.rows[:, :, None])
             )
             weights = attention(q.gather(1, index.expand(-1, -1, width)).float(), k.float(), mask, scaling)
             if dropout:
                 keep = keep_mask((count * heads, size, size), dropout, q)
                 output = DroppedAttention.apply(q, k, v, mask, keep, scaling, dropout).unflatten(0, (count, heads))
                 weights = weights * keep.gather(1, index.expand(-1, -1, size)) / (1 - dropout)
-            read.append(weights.unflatten(0, (count, heads)))
+            mention_attention.append(weights.unflatten(0, (count, heads)))
         output = output.transpose(1, 2).reshape(count * size, heads * width)
-        return output.index_select(0, windows.back).view(1, tokens, heads, width)
+        return output.index_select(0, windows.slot).view(1, tokens, heads, width)
 
 
 class PadRows(torch.autograd.Function):
-    """Rows put at the places of padded windows. index_select's own gradient would add up what is nowhere added."""
+    """Tokens' rows put into the slots of padded windows. index_select's own gradient would add up rows, though each
+    token's gradient is that of one slot."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, place: Tensor, back: Tensor) -> tuple[Tensor, ...]:
-        """query, key, value [tokens, n], place int64 [places], back int64 [tokens] -> each [places, n]."""
-        ctx.save_for_backward(back)
-        return torch.cat([query, key, value], dim=1).index_select(0, place).chunk(3, dim=1)
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, token: Tensor, slot: Tensor) -> tuple[Tensor, ...]:
+        """query, key, value [tokens, n], token int64 [slots], slot int64 [tokens] -> each [slots, n]."""
+        ctx.save_for_backward(slot)
+        return torch.cat([query, key, value], dim=1).index_select(0, token).chunk(3, dim=1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients [places, n], 0 at padding since nothing attends to it or reads it -> each [tokens, n]."""
-        [back] = ctx.saved_tensors
-        return *torch.cat(grads, dim=1).index_select(0, back).chunk(3, dim=1), None, None
+        """Gradients [slots, n], 0 for padding since nothing attends to it or reads it -> each [tokens, n]."""
+        [slot] = ctx.saved_tensors
+        return *torch.cat(grads, dim=1).index_select(0, slot).chunk(3, dim=1), None, None
 
 
 def attention(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
@@ -142,7 +145,7 @@ def attention(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -
 
 
 class DroppedAttention(torch.autograd.Function):
-    """Attention with dropout, of a mask that is given, in one window or in several whose heads come in a row. autograd
+    """Attention with a given dropout mask, in one window, or in several with their heads in one dimension. autograd
     would also keep the mask.
 
     With the softmax P, the dropped D = P * keep and v' = v / (1 - dropout), output = D v'. The gradient g of the output
@@ -182,12 +185,12 @@ class DroppedAttention(torch.autograd.Function):
 
 
 def keep_mask(shape: tuple[int, ...], dropout: float, like: Tensor) -> Tensor:
-    """Dropout's mask [..., n] in the dtype and on the device of `like`: 0 with probability `dropout`, else 1; raises
-    ValueError for more than MOST_DROPOUT, where a threshold would not fit into a byte.
+    """Dropout's mask [..., n] in the dtype and on the device of `like`: 0 with probability `dropout`, else 1. Raises
+    ValueError for more than MOST_DROPOUT, whose threshold would not fit into a byte.
 
-    Each entry is a random byte, eight of them from one draw of torch's generator, and kept where it reaches a
-    threshold. `dropout` * 256 is no whole number (25.6 for 0.1), so each row [n] draws its threshold from the two next
-    to it, such that the probability is `dropout` exactly; beyond that the entries are independent. On the CPU this
+    Each entry is a random byte, eight of them from one draw of torch's generator, and kept if it reaches a threshold.
+    `dropout` * 256 is no whole number (25.6 for 0.1), so each row [n] draws its threshold from the two whole numbers
+    next to it, such that the probability is exactly `dropout`; otherwise the entries are independent. On the CPU this
     takes a tenth of bernoulli_'s time.
     """
     if not 0 <= dropout <= MOST_DROPOUT:
@@ -199,17 +202,17 @@ def keep_mask(shape: tuple[int, ...], dropout: float, like: Tensor) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout, its mask on the CPU drawn by keep_mask."""
+    """nn.Dropout, whose mask keep_mask draws on the CPU."""
 
     def forward(self, values: Tensor) -> Tensor:
-        """Values of any shape, some of them zero and the rest scaled up while training."""
+        """Values of any shape; in training, some of them zero and the rest scaled up."""
         if not self.training or not self.p or values.is_cuda:
             return super().forward(values)
         return values * keep_mask(values.shape, self.p, values) / (1 - self.p)
 
 
 def replace_dropout(encoder: nn.Module) -> None:
-    """Put our Dropout in the place of every nn.Dropout."""
+    """Replace every nn.Dropout by our Dropout."""
     for module in list(encoder.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Dropout:

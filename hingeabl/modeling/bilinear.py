@@ -30,16 +30,16 @@ def grouped_bilinear(head: Tensor, tail: Tensor, output: nn.Linear, block_size: 
 
 
 class GroupedBilinear(torch.autograd.Function):
-    """The grouped bilinear product, some groups at a time: of the outer products [pairs, emb_size * block_size], 49,152
-    numbers a pair in the paper's setting, one group's 4,096 are in memory on the CPU, and OUTER_BYTES on a GPU.
+    """The grouped bilinear product, some groups at a time. The outer products [pairs, emb_size * block_size] have
+    49,152 numbers a pair in the paper's setting; one group's 4,096 are in memory on the CPU, and OUTER_BYTES on a GPU.
 
     With group k's outer products x = head_k (x) tail_k [pairs, block * block] and weights W [classes, block * block],
     scores = sum_k x W^T, added up in float32. The gradient g of the scores then gives dW = g^T x and dx = g W, and of
     dx, seen as [pairs, block, block], dhead_i = sum_j dx_ij tail_j and dtail_j = sum_i dx_ij head_i. Backward builds x
     again.
 
-    Groups, not slices of pairs: oneDNN's bfloat16 product of 32 pairs with all 49,152 inputs kills the process on CPUs
-    with AMX, one group's 4,096 do not.
+    The parts are groups, not slices of pairs: oneDNN's bfloat16 product of 32 pairs with all 49,152 inputs kills the
+    process on CPUs with AMX; one group's 4,096 do not.
     """
 
     @staticmethod
@@ -62,7 +62,7 @@ class GroupedBilinear(torch.autograd.Function):
         """grad [pairs, classes] -> gradients of head, tail and weight."""
         heads, tails, weights = ctx.saved_tensors  # [groups, pairs, block] twice, [groups, classes, block * block]
         grad = grad.to(heads.dtype)
-        grad_transposed = grad.T.contiguous()  # which products with many rows on the right take faster
+        grad_transposed = grad.T.contiguous()  # faster in products with many rows on the right
         groups, pairs, block = heads.shape
         grad_heads, grad_tails = (heads.new_empty(pairs, groups, block).transpose(0, 1) for _ in "ht")
         grad_weights = weights.new_empty(weights.shape[1], groups, weights.shape[2]).transpose(0, 1)
@@ -72,7 +72,7 @@ class GroupedBilinear(torch.autograd.Function):
             blocks = (grad @ weights[part]).view(len(head), block, block)
             grad_heads[part] = (blocks @ tail.unsqueeze(2)).view_as(heads[part])
             grad_tails[part] = (head.unsqueeze(1) @ blocks).view_as(heads[part])
-        return *(found.transpose(0, 1).flatten(1) for found in (grad_heads, grad_tails, grad_weights)), None
+        return *(grad.transpose(0, 1).flatten(1) for grad in (grad_heads, grad_tails, grad_weights)), None
 
 
 def parts_of(heads: Tensor) -> list[slice]:

@@ -22,23 +22,22 @@ WRAPPERS = ("checkpoint", "state_dict", "model_state_dict", "model")  # keys und
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a model's state dict as safetensors, whole or not at all. Raises UserError where that fails."""
+    """Write a model's state dict as safetensors, whole or not at all. Raises UserError if that fails."""
     save_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
 
 
-def misfit(found: Tensor, wanted: Tensor) -> str:
-    """Why a tensor is not to be loaded in the place of another; "" where it is."""
-    plain = found.layout == torch.strided and found.device.type == "cpu" and not found.is_quantized
-    if not plain or found.is_floating_point() != wanted.is_floating_point():
-        return f"holds another kind of numbers ({found.dtype})"
-    if found.shape != wanted.shape:
-        return f"has shape {list(found.shape)}, not {list(wanted.shape)}"
-    return "" if found.float().isfinite().all() else "holds numbers that are not finite"
+def misfit(loaded: Tensor, expected: Tensor) -> str:
+    """Why a loaded tensor can't replace the expected one; "" if it can."""
+    plain = loaded.layout == torch.strided and loaded.device.type == "cpu" and not loaded.is_quantized
+    if not plain or loaded.is_floating_point() != expected.is_floating_point():
+        return f"holds another kind of numbers ({loaded.dtype})"
+    if loaded.shape != expected.shape:
+        return f"has shape {list(loaded.shape)}, not {list(expected.shape)}"
+    return "" if loaded.float().isfinite().all() else "holds numbers that are not finite"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A checkpoint's tensors by name, without a wrapper's prefix; of a .pt file, those under a key of WRAPPERS where it
-    has one.
+    """A checkpoint's tensors by name, without a wrapper's prefix; those under a key of WRAPPERS if a .pt file has one.
 
     Raises UserError for a file that is missing or broken, or that holds anything but tensors.
     """
@@ -61,14 +60,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def is_state(value: Any) -> bool:
-    """Whether that can be a state dict."""
+    """Whether the value can be a state dict."""
     return isinstance(value, dict) and bool(value) and all(isinstance(name, str) for name in value)
 
 
 def without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without what a wrapper put before every name, such as DataParallel's "module."."""
-    marks = [name for name in weights if name.endswith("head_extractor.weight")]
-    prefix = marks[0].removesuffix("head_extractor.weight") if len(marks) == 1 else ""
+    """The tensors without a wrapper's prefix before every name, such as DataParallel's "module."."""
+    names = [name for name in weights if name.endswith("head_extractor.weight")]
+    prefix = names[0].removesuffix("head_extractor.weight") if len(names) == 1 else ""
     if not prefix and all(name.startswith("module.") for name in weights):
         prefix = "module."
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
@@ -76,11 +75,11 @@ def without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def why_not_unpickled(message: str, path: Path) -> str:
     """Why torch does not load a .pt file as tensors alone, with the remedy."""
-    found = re.search(r"GLOBAL ([\w.]+)", message)
-    if not found:
+    match = re.search(r"GLOBAL ([\w.]+)", message)
+    if not match:
         return "is broken, or holds something else than tensors; download it again"
     return (
-        f"holds something else than tensors ({found[1]}), and reading that would run code of the file; if you trust "
+        f"holds something else than tensors ({match[1]}), and reading that would run code of the file; if you trust "
         f"it, extract its tensors: python -c \"import torch; c = torch.load('{path.name}', weights_only=False); "
         "c = c.get('state_dict', c.get('model', c)); "
         "torch.save({k: v for k, v in c.items() if torch.is_tensor(v)}, 'tensors.pt')\""

@@ -27,7 +27,7 @@ from hingeabl.files import refuse_foreign_files
 from hingeabl.machine import hub_hint, why_not_loaded
 from hingeabl.modeling.attention import ATTENTION, MOST_DROPOUT, PackedWindow, replace_dropout
 from hingeabl.modeling.long_documents import LongDocument, encode_long
-from hingeabl.modeling.padded import Window, all_at_once, merge_padded, plan, run_padded, send
+from hingeabl.modeling.padded import Window, all_at_once, arrays_to_device, merge_padded, plan_indices, run_padded
 from hingeabl.modeling.precision import as_in_autocast
 
 WINDOW = 512  # tokens an encoder pass covers
@@ -36,8 +36,8 @@ WINDOW = 512  # tokens an encoder pass covers
 def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
     """An encoder from a hub name or a folder, in float32, with or without its weights; no code from a hub is run.
 
-    One that `takes_windows` refuses computes every layer's attention in full, and that is said on stderr. Raises
-    UserError where it can't be found or loaded, lacks weights, or has no attention over all tokens to read.
+    An encoder that `takes_windows` refuses computes every layer's attention in full, with a note on stderr. Raises
+    UserError if it can't be found or loaded, lacks weights, or does not return its attention over all tokens.
     """
     try:
         with quiet_loading():
@@ -69,7 +69,7 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
 
 
 def read_encoder(name_or_path: str, pretrained: bool) -> Any:
-    """transformers' encoder, in float32. Raises ValueError where weights are missing, and what transformers raises."""
+    """transformers' encoder, in float32. Raises ValueError if weights are missing, and what transformers raises."""
     if not pretrained:
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
         return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
@@ -77,7 +77,7 @@ def read_encoder(name_or_path: str, pretrained: bool) -> Any:
         name_or_path,
         dtype=torch.float32,
         output_loading_info=True,
-        weights_only=True,  # of a pytorch_model.bin, where there are no safetensors: tensors alone
+        weights_only=True,  # read only tensors from a pytorch_model.bin, if there are no safetensors
         trust_remote_code=False,
     )
     missing = [name for name in loaded["missing_keys"] if not name.startswith("pooler.")]
@@ -93,7 +93,7 @@ def cast_input(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def takes_windows(encoder: PreTrainedModel) -> bool:
     """Switch an encoder to `attend_in_windows`; False unless it has BERT's layout and a window's embeddings are the
-    same alone, at the places the encoder gives it, as after another window."""
+    same alone, with the encoder's own position ids, as behind another window."""
     if last_self_attention(encoder) is None:
         return False
     encoder.set_attn_implementation(ATTENTION)
@@ -159,12 +159,12 @@ def last_self_attention(encoder: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedBatch:
     """Documents behind the encoder: one, or a whole batch, padded, on a GPU with an encoder on the fast path.
 
     tokens float32 [documents, length, hidden]; attention float32 [documents, heads, mentions, length], the last
-    layer's at the mentions; position, entity int64 [documents, mentions], where each mention opens and which entity it
-    belongs to, -1 for one that is padding. Attention is 0 behind a document's end; tokens are any there.
+    layer's at the mentions; position, entity int64 [documents, mentions], each mention's first token and its entity,
+    -1 for padding. Behind a document's end attention is 0 and tokens are arbitrary.
     """
 
     tokens: Tensor
@@ -174,22 +174,22 @@ class Encoded:
 
 
 def cut(document: int, length: int, window: int, end_tokens: int) -> list[Window]:
-    """Cut a document of `length` tokens into one window, two, or as many as it takes, each at most `window` long.
+    """Cut a document of `length` tokens into as few windows as it takes, each at most `window` long.
 
-    The first holds tokens [0, window - E) with the end token E times behind them, the last the start token with tokens
-    [length - window + 1, length) behind it; each between them the start token, window - 1 - E tokens and E end tokens.
-    Beyond two they lie at equal distances and overlap by a quarter of a window at least. Inserted special tokens are
-    not kept. E is 1 for BERT, 2 for RoBERTa.
+    The first holds tokens [0, window - E) and E end tokens, the last the start token and tokens [length - window + 1,
+    length); each between them the start token, window - 1 - E tokens and E end tokens. More than two windows lie at
+    equal distances and overlap by at least a quarter of a window. Inserted special tokens are not kept. E is 1 for
+    BERT, 2 for RoBERTa.
     """
     if length <= window:
         return [Window(document, 0, length, 0, np.arange(length))]
-    room = window - 1 - end_tokens
-    apart = max(room - -(-window // 4), 1)  # at most
-    steps = 1 if length <= 2 * window else -(-(length - window) // apart)
+    inner = window - 1 - end_tokens  # tokens between the special ones
+    most_apart = max(inner - -(-window // 4), 1)
+    steps = 1 if length <= 2 * window else -(-(length - window) // most_apart)
     windows = []
     for number in range(steps + 1):
         start = 1 + (length - window) * number // steps
-        stop = start + room if number < steps else length
+        stop = start + inner if number < steps else length
         ends = np.full(end_tokens * (number < steps), length - 1)
         tokens = np.concatenate([[0], np.arange(start, stop), ends])
         first = start if number else 0
@@ -198,7 +198,7 @@ def cut(document: int, length: int, window: int, end_tokens: int) -> list[Window
 
 
 def layers_of(encoder: Any) -> list[nn.Module]:
-    """The parts of an encoder, one after the other: its layers where they are known, else the whole."""
+    """The encoder's layers in order; the whole encoder if its layout is unknown."""
     return [encoder] if last_self_attention(encoder) is None else list(encoder.encoder.layer)
 
 
@@ -208,8 +208,8 @@ def is_roberta(encoder: PreTrainedModel) -> bool:
 
 
 def max_window(encoder: PreTrainedModel) -> tuple[int, int]:
-    """(tokens that one pass may hold, number of end tokens E) of an encoder: as many as it has positions, WINDOW where
-    it has no limit. Positions of RoBERTa's and MPNet's types count from after the padding index."""
+    """(tokens that one pass may hold, number of end tokens E) of an encoder: as many as it has positions, WINDOW if it
+    has no limit. Positions of RoBERTa's and MPNet's types count from after the padding index."""
     positions = getattr(encoder.config, "max_position_embeddings", None) or 0
     table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
     if getattr(table, "padding_idx", None) is not None:
@@ -223,33 +223,33 @@ def encode(
     lengths: list[int],
     mention_pos: list[Tensor],
     mention_entity: list[Tensor],
-) -> list[Encoded | LongDocument]:
+) -> list[EncodedBatch | LongDocument]:
     """Run the encoder over a batch of documents.
 
     input_ids int64 [documents, longest] and the lists are as collate_fn gives them. Returns all documents, in order:
-    one that is longer than two windows as a LongDocument, the others each alone or several in one (see Encoded). Where
-    windows overlap, embeddings are averaged; attention is added and each row divided by (its sum + 1e-10).
+    one that is longer than two windows as a LongDocument, the others one or several in an EncodedBatch. Where windows
+    overlap, embeddings are averaged; attention is added and each row divided by (its sum + 1e-10).
     """
     window, end_tokens = max_window(encoder)
-    found: list[Encoded | LongDocument] = []
+    outputs: list[EncodedBatch | LongDocument] = []
     for is_long, group in itertools.groupby(range(len(lengths)), lambda number: lengths[number] > 2 * window):
-        own = list(group)
-        chosen = slice(own[0], own[-1] + 1)
+        numbers = list(group)
+        part = slice(numbers[0], numbers[-1] + 1)
         if not is_long:
-            few = input_ids[chosen, : max(lengths[chosen])]
-            found += encode_short(encoder, few, lengths[chosen], mention_pos[chosen], mention_entity[chosen])
+            short_ids = input_ids[part, : max(lengths[part])]
+            outputs += encode_short(encoder, short_ids, lengths[part], mention_pos[part], mention_entity[part])
             continue
         run = partial(run_packed if takes_many(encoder) else run_each, encoder)
-        for number in own:
+        for number in numbers:
             length = lengths[number]
             windows = cut(0, length, window, end_tokens)
             mentions = (mention_pos[number], mention_entity[number])
-            found.append(encode_long(input_ids[number, :length], windows, *mentions, run))
-    return found
+            outputs.append(encode_long(input_ids[number, :length], windows, *mentions, run))
+    return outputs
 
 
 def takes_many(encoder: PreTrainedModel) -> bool:
-    """Whether one pass of the encoder takes several windows."""
+    """Whether the encoder takes several windows in one pass."""
     return encoder.config._attn_implementation == ATTENTION
 
 
@@ -259,28 +259,28 @@ def encode_short(
     lengths: list[int],
     mention_pos: list[Tensor],
     mention_entity: list[Tensor],
-) -> list[Encoded]:
+) -> list[EncodedBatch]:
     """`encode` for documents of up to two windows each: each alone, or on a GPU all in one."""
-    window, end_tokens = max_window(encoder)
-    windows = [part for document, length in enumerate(lengths) for part in cut(document, length, window, end_tokens)]
+    limit, end_tokens = max_window(encoder)
+    windows = [window for document, length in enumerate(lengths) for window in cut(document, length, limit, end_tokens)]
     if takes_many(encoder) and all_at_once(input_ids.device):
-        at = send(plan(windows, lengths, input_ids.shape[1], [len(own) for own in mention_pos]), input_ids.device)
-        known = at["known"].bool()
-        position, entity = (torch.cat(every)[at["mention"]] for every in (mention_pos, mention_entity))
+        arrays = plan_indices(windows, lengths, input_ids.shape[1], [len(positions) for positions in mention_pos])
+        at = arrays_to_device(arrays, input_ids.device)
+        position, entity = (torch.cat(tensors)[at["mention"]] for tensors in (mention_pos, mention_entity))
         hidden, attention = run_padded(encoder, input_ids, position, at, first_position(encoder))
         tokens, attention = merge_padded(hidden, attention, position, at)
-        return [Encoded(tokens, attention, position, torch.where(known, entity, -1))]
-    pieces = [input_ids[part.document][torch.from_numpy(part.tokens).to(input_ids.device)] for part in windows]
-    rows = [  # of a mention outside its window any row: merge_windows leaves it out
-        (mention_pos[part.document] - part.offset).clamp(0, len(part.tokens) - 1) for part in windows
+        return [EncodedBatch(tokens, attention, position, torch.where(at["is_mention"].bool(), entity, -1))]
+    pieces = [input_ids[window.document][torch.from_numpy(window.tokens).to(input_ids.device)] for window in windows]
+    rows = [  # any row for a mention outside the window: merge_windows leaves it out
+        (mention_pos[window.document] - window.offset).clamp(0, len(window.tokens) - 1) for window in windows
     ]
     run = run_packed if takes_many(encoder) else run_each
     parts: list[list[tuple[Window, Tensor, Tensor]]] = [[] for _ in lengths]
-    for part, hidden, read in zip(windows, *run(encoder, pieces, rows), strict=True):
-        parts[part.document].append((part, hidden.float(), read.float()))
+    for window, hidden, attention in zip(windows, *run(encoder, pieces, rows), strict=True):
+        parts[window.document].append((window, hidden.float(), attention.float()))
     merged = [merge_windows(*document) for document in zip(parts, lengths, mention_pos, strict=True)]
     return [
-        Encoded(tokens[None], attention[None], position[None], entity[None])
+        EncodedBatch(tokens[None], attention[None], position[None], entity[None])
         for (tokens, attention), position, entity in zip(merged, mention_pos, mention_entity, strict=True)
     ]
 
@@ -296,11 +296,11 @@ def pack(windows: list[Tensor], rows: list[Tensor]) -> list[PackedWindow]:
     sizes = [recurring_size(len(window), 32, device) for window in windows]
     sizes[-1] += recurring_size(sum(sizes), 128, device) - sum(sizes)
     packed = []
-    for window, size, wanted in zip(windows, sizes, rows, strict=True):
+    for window, size, rows_of_window in zip(windows, sizes, rows, strict=True):
         mask = None
         if size > len(window):
             mask = F.pad(torch.zeros(1, 1, len(window), device=device), (0, size - len(window)), value=-math.inf)
-        packed.append(PackedWindow(len(window), size, mask, wanted))
+        packed.append(PackedWindow(len(window), size, mask, rows_of_window))
     return packed
 
 
@@ -312,28 +312,28 @@ def run_packed(
     packed = pack(windows, rows)
     first = first_position(encoder)
     ids, positions = [], []
-    for window, place in zip(windows, packed, strict=True):
-        padding = (0, place.size - place.length)
-        ids.append(F.pad(window, padding))
-        positions.append(F.pad(torch.arange(first, first + place.length, device=window.device), padding))
+    for pieces, window in zip(windows, packed, strict=True):
+        padding = (0, window.size - window.length)
+        ids.append(F.pad(pieces, padding))
+        positions.append(F.pad(torch.arange(first, first + window.length, device=pieces.device), padding))
     input_ids = torch.cat(ids)[None]
-    read: list[Tensor] = []
+    attention: list[Tensor] = []
     output = encoder(
         input_ids=input_ids,
         position_ids=torch.cat(positions)[None],
         token_type_ids=torch.zeros_like(input_ids),
         windows=packed,
-        mention_attention=read,
+        mention_attention=attention,
     )
-    hidden = output.last_hidden_state[0].split([place.size for place in packed])
-    return [values[: place.length] for values, place in zip(hidden, packed, strict=True)], read[: len(packed)]
+    hidden = output.last_hidden_state[0].split([window.size for window in packed])
+    return [rows[: window.length] for rows, window in zip(hidden, packed, strict=True)], attention[: len(packed)]
 
 
 def run_each(encoder: PreTrainedModel, windows: list[Tensor], rows: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """run_packed for an encoder that does not take windows: one after the other, with every layer's attention."""
     outputs = [encoder(input_ids=window[None], output_attentions=True) for window in windows]
-    read = [output.attentions[-1][0].index_select(1, wanted) for output, wanted in zip(outputs, rows, strict=True)]
-    return [output.last_hidden_state[0] for output in outputs], read
+    attention = [output.attentions[-1][0].index_select(1, read) for output, read in zip(outputs, rows, strict=True)]
+    return [output.last_hidden_state[0] for output in outputs], attention
 
 
 def merge_windows(
@@ -345,13 +345,13 @@ def merge_windows(
         [(_, hidden, attention)] = parts
         return hidden, attention
     embeddings: Any = 0
-    row_sums: Any = 0
+    summed: Any = 0  # attention
     times: Any = 0
-    for place, hidden, attention in parts:
-        kept = slice(place.start - place.offset, place.stop - place.offset)
-        around = (place.start, length - place.stop)  # columns before and after
-        inside = (mention_pos >= place.start) & (mention_pos < place.stop)
-        embeddings = embeddings + F.pad(hidden[kept], (0, 0, *around))
-        row_sums = row_sums + F.pad(attention[:, :, kept] * inside[:, None], around)
-        times = times + F.pad(hidden.new_ones(place.stop - place.start), around)
-    return embeddings / times.clamp_min(1)[:, None], row_sums / (row_sums.sum(dim=-1, keepdim=True) + 1e-10)
+    for window, hidden, attention in parts:
+        kept = slice(window.start - window.offset, window.stop - window.offset)
+        padding = (window.start, length - window.stop)  # columns before and after
+        inside = (mention_pos >= window.start) & (mention_pos < window.stop)
+        embeddings = embeddings + F.pad(hidden[kept], (0, 0, *padding))
+        summed = summed + F.pad(attention[:, :, kept] * inside[:, None], padding)
+        times = times + F.pad(hidden.new_ones(window.stop - window.start), padding)
+    return embeddings / times.clamp_min(1)[:, None], summed / (summed.sum(dim=-1, keepdim=True) + 1e-10)

@@ -1,4 +1,4 @@
-"""Documents as representation modules see them, and the pairs to be scored out of them."""
+"""Documents as representation modules see them, and their pairs to be scored."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Entities:
 
     embeddings [documents, entities, hidden], context [documents, entities, entities, hidden] of every ordered pair,
     self pairs included, pairs int64 [pairs, 3], the (document, head, tail) to be scored, and `counts`, how many
-    entities each document has; there is room for one at least. `evidence`, where it is asked for, is sentence_attention
-    of every ordered pair [documents, entities, entities, sentences].
+    entities each document has; the size of `entities` is at least 1. `evidence`, if asked for, is the
+    sentence_attention of every ordered pair [documents, entities, entities, sentences].
     """
 
     embeddings: Tensor
@@ -39,14 +39,14 @@ class Entities:
         return self.of_pairs(self.evidence)
 
     def of_pairs(self, maps: Tensor) -> Tensor:
-        """The pairs' vectors [pairs, size] out of a map [documents, entities, entities, size]."""
-        return maps.flatten(0, 2).index_select(0, cells([self], maps.shape[1]))
+        """The pairs' vectors [pairs, size] from a map [documents, entities, entities, size]."""
+        return maps.flatten(0, 2).index_select(0, pair_indices([self], maps.shape[1]))
 
 
 @dataclass
 class LongEntities:
     """Entities of one document longer than two windows, whose pairs' vectors are made when they are asked for.
-    `sentences` are evidence_of's, None where no evidence is wanted."""
+    `sentences` are evidence_of's last arguments, None if no evidence is wanted."""
 
     embeddings: Tensor
     pairs: Tensor
@@ -59,9 +59,9 @@ class LongEntities:
     def context(self) -> Tensor:
         """Entities.context: memory grows with the square of the number of entities."""
         count = self.embeddings.shape[1]
-        every = torch.cartesian_prod(*[torch.arange(count, device=self.pairs.device)] * 2)
-        found = [self.contexts(pairs) for pairs in every.split(PAIRS_AT_ONCE)]
-        return torch.cat(found).view(1, count, count, -1)
+        all_pairs = torch.cartesian_prod(*[torch.arange(count, device=self.pairs.device)] * 2)
+        contexts = [self.contexts(pairs) for pairs in all_pairs.split(PAIRS_AT_ONCE)]
+        return torch.cat(contexts).view(1, count, count, -1)
 
     def contexts(self, pairs: Tensor) -> Tensor:
         """Context vectors of pairs int64 [pairs, 2]: [pairs, hidden]."""
@@ -90,19 +90,19 @@ def pool_long(
     """DocREModel.pool for one document longer than two windows, with its `epsilon`."""
     embeddings = entity_embeddings(document, max(*counts, 1))[None]
     pairs = F.pad(hts[0], (1, 0))  # of document 0
-    added = epsilon(document.segments[0].attention.shape[1])
+    heads = document.segments[0].attention.shape[1]
     evidence = None if sentences is None else (sentences[0][0], sentences[1])
-    return LongEntities(embeddings, pairs, counts, document, added, evidence)
+    return LongEntities(embeddings, pairs, counts, document, epsilon(heads), evidence)
 
 
-def cells(groups: Sequence[Group], size: int) -> Tensor:
-    """The place of every pair in maps [documents of all groups, size, size], seen as one row: int64 [pairs]."""
-    found, first = [], 0
+def pair_indices(groups: Sequence[Group], size: int) -> Tensor:
+    """The index of every pair in flattened maps [documents of all groups, size, size]: int64 [pairs]."""
+    indices, first = [], 0
     for group in groups:
         document, head, tail = group.pairs.unbind(1)
-        found.append(((document + first) * size + head) * size + tail)
+        indices.append(((document + first) * size + head) * size + tail)
         first += len(group.counts)
-    return torch.cat(found)
+    return torch.cat(indices)
 
 
 def pair_entities(groups: Sequence[Group]) -> tuple[Tensor, Tensor]:

@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from opt_einsum import contract
 from torch import Tensor
 
-EPSILON = 1e-30  # of its authors' program; ATLOP's context pooling has 1e-5
+EPSILON = 1e-30  # as in the authors' program; ATLOP's context pooling has 1e-5
 THRESHOLD = 0.2  # a sentence with more of a pair's attention is evidence for its relations
 
 
 def sentence_attention(entity_attention: Tensor, in_sentence: Tensor) -> Tensor:
-    """Every ordered pair's distribution over sentences: the product that localized context pooling weights tokens with,
-    divided by (its sum + EPSILON) and summed over each sentence's tokens.
+    """Every ordered pair's distribution over sentences: the product of both attentions, by which localized context
+    pooling weights tokens, divided by (its sum + EPSILON) and summed over each sentence's tokens.
 
     entity_attention float32 [documents, entities, heads, length], in_sentence float32 [documents, length, sentences],
     1 where a token is of a sentence -> [documents, entities, entities, sentences]. A row sums to 1 less the attention
@@ -24,7 +24,8 @@ def sentence_attention(entity_attention: Tensor, in_sentence: Tensor) -> Tensor:
 
 
 def evidence_loss(attention: Tensor, evidence: Tensor, labels: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of the attention from the evidence, the mean over pairs with a relation; 0 for none.
+    """Kullback-Leibler divergence of the attention from the evidence, averaged over pairs with a relation; 0 if there
+    are none.
 
     attention float32 [pairs, sentences] is sentence_attention's, evidence float32 [pairs, sentences] the distribution
     over the gold evidence sentences of the pair's relations, labels [pairs, classes]. As in the authors' program a
@@ -36,8 +37,8 @@ def evidence_loss(attention: Tensor, evidence: Tensor, labels: Tensor) -> Tensor
 
 
 def attention_loss(attention: Tensor, teacher_attention: Tensor) -> Tensor:
-    """Divergence of the attention from a teacher's, both over all tokens float32 [pairs, tokens]: the mean over all
-    pairs, 0 for none (DREEAM's self-training)."""
+    """Divergence of the attention from a teacher's, both over all tokens float32 [pairs, tokens], averaged over all
+    pairs; 0 if there are none (DREEAM's self-training)."""
     return divergence(attention, teacher_attention).sum() / max(len(attention), 1)
 
 
@@ -48,7 +49,7 @@ def divergence(attention: Tensor, target: Tensor) -> Tensor:
 
 def evidence_sentences(attention: Tensor) -> list[list[int]]:
     """The sentences with more than THRESHOLD of each pair's attention [pairs, sentences]."""
-    found: list[list[int]] = [[] for _ in range(len(attention))]
+    sentences: list[list[int]] = [[] for _ in range(len(attention))]
     for pair, sentence in (attention > THRESHOLD).nonzero().tolist():
-        found[pair].append(sentence)
-    return found
+        sentences[pair].append(sentence)
+    return sentences

@@ -16,7 +16,7 @@ from hingeabl.modeling.precision import as_in_autocast
 
 
 def largest_of_all(number: int, device: torch.device) -> int:
-    """The largest `number` of all processes, which exchange them by way of `device`."""
+    """The largest `number` of all processes, which exchange their numbers on `device`."""
     if not dist.is_initialized():
         return number
     largest = torch.tensor(number, device=device)
@@ -33,7 +33,7 @@ def double_conv(channels: int, out_channels: int) -> nn.ModuleDict:
 
 
 class UNet(nn.Module):
-    """DocuNet's U-Net over maps of entity pairs: two stages down, two up, each up one beside what the way down saw.
+    """DocuNet's U-Net over maps of entity pairs: two stages down, two up, with skip connections.
 
     With d channels: 3 -> d, half the size 2d, a quarter 2d, then half the size d, the full size d/2, and a 1x1
     convolution to the output's channels.
@@ -54,8 +54,8 @@ class UNet(nn.Module):
         full = self.inc["conv"]["double_conv"](maps)
         half = self.down1["maxpool_conv"][1]["double_conv"](F.max_pool2d(full, 2))
         quarter = self.down2["maxpool_conv"][1]["double_conv"](F.max_pool2d(half, 2))
-        half = self.up1["conv"]["double_conv"](beside(half, quarter))
-        full = self.up2["conv"]["double_conv"](beside(full, half))
+        half = self.up1["conv"]["double_conv"](concatenate_skip(half, quarter))
+        full = self.up2["conv"]["double_conv"](concatenate_skip(full, half))
         return self.outc["conv"](full)
 
 
@@ -64,10 +64,10 @@ def down(channels: int, out_channels: int) -> nn.ModuleList:
     return nn.ModuleList([nn.Identity(), double_conv(channels, out_channels)])
 
 
-def beside(skip: Tensor, deeper: Tensor) -> Tensor:
-    """[documents, channels, n, n] and a map of half the size, enlarged to n -> both, one after the other in channels.
+def concatenate_skip(skip: Tensor, deeper: Tensor) -> Tensor:
+    """[documents, channels, n, n] and a map of half the size, enlarged to n -> both, concatenated along channels.
 
-    Enlarged by 2 with aligned corners; where n is odd, a row and a column of zeros is missing at the end.
+    Enlarged by 2 with aligned corners; if n is odd, padded with a row and a column of zeros at the end.
     """
     deeper = F.interpolate(deeper, scale_factor=2, mode="bilinear", align_corners=True)
     deeper = F.pad(deeper, (0, skip.shape[3] - deeper.shape[3], 0, skip.shape[2] - deeper.shape[2]))
@@ -103,7 +103,7 @@ class SelfAttention(nn.Module):
 class AxialTransformer(nn.Module):
     """KD-DocRE's axial attention: each slot of a map attends along its column and along its row, added up.
 
-    A layer is x = norm(linear(x + attention(x))), with no activation and no dropout between.
+    A layer is x = norm(linear(x + attention(x))), without activation or dropout.
     """
 
     def __init__(self, hidden: int, layers: int, heads: int = 8) -> None:
@@ -122,12 +122,12 @@ class AxialTransformer(nn.Module):
         """maps [documents, n, n, hidden], head index first -> the same shape.
 
         counts [documents, n]: how many equal rows (and columns) of the whole map the one at that index stands for.
-        Equal slots stay equal through every layer, so one of them, counted as often in the softmax, does for all.
+        Equal slots stay equal through every layer, so one of them is enough; the softmax counts it that often.
         """
         log_counts = counts.log()
         for attention, linear, norm in zip(self.axial_attns, self.ffns, self.lns, strict=True):
             along_heads, along_tails = (axis["fn"] for axis in attention["axial_attentions"])
-            slots = as_in_autocast(maps)  # once: each query, key and value would cast them
+            slots = as_in_autocast(maps)  # once, instead of for each query, key and value
             attended = along_heads(slots.transpose(1, 2), log_counts).transpose(1, 2) + along_tails(slots, log_counts)
             changed = linear(maps + attended)
             with torch.autocast(maps.device.type, enabled=False):  # as on GPUs, where autocast normalises in float32

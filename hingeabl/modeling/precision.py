@@ -1,4 +1,4 @@
-"""Half-precision copies of layers' weights, made once a step instead of one by one wherever a layer uses them."""
+"""Half-precision copies of layers' weights, made once a step instead of at each use."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ALIGNED = 64  # numbers: each copy begins at a multiple of 128 bytes, as tensor cores want it
+ALIGNED = 64  # numbers: each copy begins at a multiple of 128 bytes, as tensor cores need it
 
 
 class CastTogether(torch.autograd.Function):
-    """Copies of tensors in another dtype, in one buffer and one call; gradients go back to the tensors' own dtype in
-    the same way. The copies are for reading."""
+    """Copies of float32 tensors in another dtype, in one buffer and one call; their gradients are cast back in the same
+    way. The copies are only read."""
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -46,9 +46,9 @@ def weights_in(parts: list[nn.Module], dtype: torch.dtype) -> Iterator[None]:
     """Within the block the float32 weights of linear layers and convolutions in `parts` are copies in `dtype`.
 
     Gradients arrive at the float32 weights. Each part has one buffer, so that a part's gradients are complete when the
-    backward pass has left it. Weights that are in `dtype` already stay as they are.
+    backward pass leaves it. Weights that are already in `dtype` stay as they are.
     """
-    kept: list[tuple[nn.Module, str, nn.Parameter | None]] = []
+    replaced: list[tuple[nn.Module, str, nn.Parameter | None]] = []
     try:
         for part in parts:
             owners = [
@@ -60,21 +60,21 @@ def weights_in(parts: list[nn.Module], dtype: torch.dtype) -> Iterator[None]:
             ]
             if owners:
                 copies = CastTogether.apply(dtype, *(weight for _, _, weight in owners))
-                kept += owners
+                replaced += owners
                 for (module, name, _), copy in zip(owners, copies, strict=True):
                     module._parameters[name] = copy
         yield
     finally:
-        for owner, name, weight in kept:
+        for owner, name, weight in replaced:
             owner._parameters[name] = weight
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype:
-    """The dtype that products have on `device` at present: autocast's, float32 where it is off."""
+    """The dtype of products on `device` at present: autocast's, float32 if it is off."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
 
 
 def as_in_autocast(values: Tensor) -> Tensor:
-    """Values in the dtype that autocast would cast them to for a product; as they are where it is off."""
+    """Values in the dtype that autocast would cast them to for a product; unchanged if it is off."""
     on = torch.is_autocast_enabled(values.device.type)
     return values.to(torch.get_autocast_dtype(values.device.type)) if on else values

@@ -1,8 +1,8 @@
-"""Knowledge distillation: what a teacher says of a distantly labelled file, for a student to match: its scores, as
-KD-DocRE does it, or each pair's attention over all tokens, as DREEAM does it.
+"""Knowledge distillation: a teacher's outputs on a distantly labelled file, for a student to match: its scores, as in
+KD-DocRE, or each pair's attention over all tokens, as in DREEAM.
 
 scripts/distill.py writes them, train.py --teacher_scores or --teacher_attention trains on them. They go into files of
-SHARD documents each, so that memory holds no more than one; a stopped program goes on with the first that is missing.
+SHARD documents each, so that only one is in memory at a time; a stopped program continues with the first missing file.
 """
 
 from __future__ import annotations
@@ -31,41 +31,41 @@ from hingeabl.training.inference import score
 from hingeabl.training.saved_run import open_run
 
 SHARD = 1000  # documents
-SCORES, ATTENTION = "scores", "attention"  # what a teacher may say
-TOKENS = "all tokens"  # what attention is over; before 2026-11-29 it left out the first and the last token
+SCORES, ATTENTION = "scores", "attention"  # the outputs of a teacher that can be stored
+TOKENS = "all tokens"  # over which attention is stored; before 2026-11-29 without the first and the last token
 BUDGET = 8 * WINDOW  # tokens and pairs scored at once
 LESS_MEMORY = "pass --precision bf16 or use a larger machine"
 
 
 def teacher_file(folder: str | Path) -> Path:
-    """What describes a folder of scores; written last."""
+    """The file that describes a folder of scores or attention; written last."""
     return Path(folder) / "teacher.json"
 
 
-def shard_file(folder: str | Path, number: int, what: str = SCORES) -> Path:
-    """Where the scores, or the attention, of documents [SHARD * number, SHARD * (number + 1)) are: a float16 tensor of
-    that name, in the order of those documents' hts: scores [pairs, outputs]; attention in one row, document by
-    document [pairs, tokens]."""
-    return Path(folder) / f"{what}_{number:05}.safetensors"
+def shard_file(folder: str | Path, number: int, target: str = SCORES) -> Path:
+    """The file with the scores or the attention (`target`) of documents [SHARD * number, SHARD * (number + 1)). It has
+    a float16 tensor of that name, in the order of those documents' hts: scores [pairs, outputs]; attention flattened,
+    document by document [pairs, tokens]."""
+    return Path(folder) / f"{target}_{number:05}.safetensors"
 
 
-def shape_of(features: list[Feature], what: str, outputs: int) -> list[int]:
-    """The shape of these documents' tensor."""
-    if what == SCORES:
+def shape_of(features: list[Feature], target: str, outputs: int) -> list[int]:
+    """The shape of these documents' tensor in shard_file."""
+    if target == SCORES:
         return [sum(len(feature["hts"]) for feature in features), outputs]
     return [sum(len(feature["hts"]) * len(feature["input_ids"]) for feature in features)]
 
 
 def by_token(feature: Feature) -> Feature:
-    """The feature whose attention is asked for token by token, [CLS] and [SEP] among them, instead of by sentence. Over
-    all tokens a pair's attention sums to 1, so that the divergence from a teacher's is least where both are equal."""
+    """The feature, changed to give attention by token, including [CLS] and [SEP], instead of by sentence. Over all
+    tokens a pair's attention sums to 1, so the divergence from a teacher's is least if both are equal."""
     kept = {name: value for name, value in feature.items() if name not in ("evidence", "sentence_ends")}
     return {**kept, "each_token": True}
 
 
 class WithTeacher(Dataset):
-    """Features, each with what the teacher says, read when it is needed: `teacher_scores` float16 [pairs, classes], or
-    `teacher_attention` float16 [pairs, tokens] and the features by_token."""
+    """Features, each with the teacher's output, read when needed: `teacher_scores` float16 [pairs, outputs], or
+    `teacher_attention` float16 [pairs, tokens] and the feature by_token."""
 
     def __init__(
         self,
@@ -74,118 +74,117 @@ class WithTeacher(Dataset):
         data_file: Path,
         rel2id: dict[str, int],
         loss: Loss,
-        what: str = SCORES,
+        target: str = SCORES,
     ) -> None:
-        """Raises UserError unless the folder holds that of these features' file, for the loss's outputs."""
-        about = read_json(teacher_file(folder))
-        if not isinstance(about, dict) or about.get("data_file") != digest(data_file):
-            raise UserError(f"{folder}: holds {what} of another file than {data_file}; run distill.py for this one")
-        if about.get("what", SCORES) != what:
-            raise UserError(f"{folder}: holds a teacher's {about.get('what', SCORES)}; --teacher_{what} takes {what}")
-        if what == ATTENTION and about.get("over") != TOKENS:
+        """Raises UserError unless the folder holds the teacher's output for `data_file` and the loss's outputs."""
+        description = read_json(teacher_file(folder))
+        if not isinstance(description, dict) or description.get("data_file") != digest(data_file):
+            raise UserError(f"{folder}: holds {target} of another file than {data_file}; run distill.py for this one")
+        if (stored := description.get("what", SCORES)) != target:
+            raise UserError(f"{folder}: holds a teacher's {stored}; --teacher_{target} takes {target}")
+        if target == ATTENTION and description.get("over") != TOKENS:
             raise UserError(
                 f"{folder}: holds attention that leaves out [CLS] and [SEP], of an older version; remove the folder "
                 "and run distill.py --attention again"
             )
-        if about.get("rel2id") != rel2id:
+        if description.get("rel2id") != rel2id:
             raise UserError(f"{folder}: the teacher's classes are not those of --rel2id; pass its rel2id.json")
-        given, taken = about.get("outputs", len(rel2id)), loss.outputs(len(rel2id))
-        if what == SCORES and given != taken:
+        stored_outputs, outputs = description.get("outputs", len(rel2id)), loss.outputs(len(rel2id))
+        if target == SCORES and stored_outputs != outputs:
             raise UserError(
-                f"{folder}: holds {given} scores a pair, but the loss {loss.name} has {taken}; pass scores of a "
-                "teacher that was trained with it"
+                f"{folder}: holds {stored_outputs} scores a pair, but the loss {loss.name} has {outputs}; pass scores "
+                "of a teacher that was trained with it"
             )
-        if not isinstance(about.get("key"), str):
+        if not isinstance(description.get("key"), str):
             raise UserError(f"{teacher_file(folder)}: lacks its key; run distill.py again")
         self.features = features
-        self.what = what
-        self.places: list[tuple[Path, int, int]] = []  # file, first row, behind the last row
+        self.target = target
+        self.rows: list[tuple[Path, int, int]] = []  # each document's file, first row, and the row behind its last
         for first in range(0, len(features), SHARD):
-            path, start = shard_file(folder, first // SHARD, what), 0
-            chosen = features[first : first + SHARD]
-            for feature in chosen:
-                stop = start + shape_of([feature], what, taken)[0]
-                self.places.append((path, start, stop))
+            path, start = shard_file(folder, first // SHARD, target), 0
+            in_shard = features[first : first + SHARD]
+            for feature in in_shard:
+                stop = start + shape_of([feature], target, outputs)[0]
+                self.rows.append((path, start, stop))
                 start = stop
-            if not is_written(path, about["key"], what, shape_of(chosen, what, taken)):
+            if not is_written(path, description["key"], target, shape_of(in_shard, target, outputs)):
                 raise UserError(f"{path}: is missing; run distill.py again")
 
     def __len__(self) -> int:
         return len(self.features)
 
     def __getitem__(self, index: int) -> Feature:
-        path, start, stop = self.places[index]
+        path, start, stop = self.rows[index]
         feature = self.features[index]
         with safe_open(path, "pt") as file:
-            rows = file.get_slice(self.what)[start:stop]
-        if self.what == SCORES:
+            rows = file.get_slice(self.target)[start:stop]
+        if self.target == SCORES:
             return {**feature, "teacher_scores": rows}
         return {**by_token(feature), "teacher_attention": rows.view(len(feature["hts"]), len(feature["input_ids"]))}
 
 
-def is_written(path: Path, key: str, what: str, shape: list[int]) -> bool:
-    """Whether a file of scores, or attention, is there. Raises UserError for one that is broken or holds others than
-    `key` names."""
+def is_written(path: Path, key: str, target: str, shape: list[int]) -> bool:
+    """Whether a file of scores or attention exists. Raises UserError if it is broken, or has another key or shape."""
     if not path.exists():
         return False
     try:
         with safe_open(path, "pt") as file:
-            stored = file.get_slice(what)
+            stored = file.get_slice(target)
             fits = stored.get_shape() == shape and stored.get_dtype() == "F16"
             if fits and (file.metadata() or {}).get("key") == key:
                 return True
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: is broken ({first_line(error)}); remove it and run distill.py again") from None
-    raise UserError(f"{path}: holds other {what}; remove the folder or pass another one")
+    raise UserError(f"{path}: holds other {target}; remove the folder or pass another one")
 
 
 def distill(args: argparse.Namespace) -> None:
-    """Write what the teacher says of the data file, a shard at a time, and describe the folder when all are there."""
-    what = ATTENTION if args.attention else SCORES
+    """Write the teacher's outputs on the data file, a shard at a time, then the description of the folder."""
+    target = ATTENTION if args.attention else SCORES
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
-    run = open_run(args.load_path, device, to_build_on=True)
+    run = open_run(args.load_path, device, require_finished=True)
     typed = run.settings.entity_marker == "typed"
     with garbage_collection_paused():
         documents = load_documents(args.data_file, run.rel2id, typed=typed)
-    about: dict[str, Any] = {
+    description: dict[str, Any] = {
         "data_file": digest(args.data_file),
         "teacher": digest(run.folder / "model.safetensors"),
         "precision": precision,
         "rel2id": run.rel2id,
     }
     if (outputs := run.loss.outputs(len(run.rel2id))) != len(run.rel2id):
-        about["outputs"] = outputs
-    if what != SCORES:
-        about |= {"what": what, "over": TOKENS}
-    about["key"] = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+        description["outputs"] = outputs
+    if target != SCORES:
+        description |= {"what": target, "over": TOKENS}
+    description["key"] = hashlib.sha256(json.dumps(description).encode()).hexdigest()
     folder = make_folder(args.output_dir)
     settings = (run.settings.max_seq_length, run.settings.entity_marker)
-    for first in tqdm(range(0, len(documents), SHARD), desc=f"files of {what}", unit="file"):
-        path = shard_file(folder, first // SHARD, what)
+    for first in tqdm(range(0, len(documents), SHARD), desc=f"files of {target}", unit="file"):
+        path = shard_file(folder, first // SHARD, target)
         features = featurize(documents[first : first + SHARD], run.tokenizer, run.rel2id, *settings)
-        if is_written(path, about["key"], what, shape_of(features, what, outputs)):
+        if is_written(path, description["key"], target, shape_of(features, target, outputs)):
             continue
-        found = say_of_documents(run.model, features, device, precision, what)
-        if not found.isfinite().all():
-            raise UserError(f"{args.load_path}: gives {what} of {args.data_file} beyond float16; train it again")
-        save_tensors(path, {what: found}, {"key": about["key"]})
-    write_json(teacher_file(folder), about)
-    print(f"{what} of {len(documents):,} documents: {folder}")
+        tensor = say_of_documents(run.model, features, device, precision, target)
+        if not tensor.isfinite().all():
+            raise UserError(f"{args.load_path}: gives {target} of {args.data_file} beyond float16; train it again")
+        save_tensors(path, {target: tensor}, {"key": description["key"]})
+    write_json(teacher_file(folder), description)
+    print(f"{target} of {len(documents):,} documents: {folder}")
 
 
 def say_of_documents(
-    model: DocREModel, features: list[Feature], device: torch.device, precision: str, what: str
+    model: DocREModel, features: list[Feature], device: torch.device, precision: str, target: str
 ) -> Tensor:
-    """The tensor of shard_file, in the documents' order."""
-    found: dict[int, Tensor] = {}
-    given = [{name: value for name, value in feature.items() if name != "labels"} for feature in features]
-    if what == ATTENTION:
-        given = [by_token(feature) for feature in given]
-    batches = score(model, given, device, precision, BUDGET, remedy=LESS_MEMORY, in_parts=False)
+    """The teacher's scores or attention (`target`) for these documents, as shard_file holds them."""
+    by_document: dict[int, Tensor] = {}
+    unlabelled = [{name: value for name, value in feature.items() if name != "labels"} for feature in features]
+    if target == ATTENTION:
+        unlabelled = [by_token(feature) for feature in unlabelled]
+    batches = score(model, unlabelled, device, precision, BUDGET, remedy=LESS_MEMORY, in_parts=False)
     for indices, scores, _, attention, _ in batches:
         rows = scores if attention is None else attention
         parts = rows.half().cpu().split([len(features[index]["hts"]) for index in indices])
         for index, part in zip(indices, parts, strict=True):
-            found[index] = part if attention is None else part[:, : len(features[index]["input_ids"])].flatten()
-    return torch.cat([found[index] for index in range(len(features))])
+            by_document[index] = part if attention is None else part[:, : len(features[index]["input_ids"])].flatten()
+    return torch.cat([by_document[index] for index in range(len(features))])

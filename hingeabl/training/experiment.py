@@ -1,4 +1,4 @@
-"""What all seeds of an experiment share: documents, tokenizer, loss, device; checked before anything is written."""
+"""What the seeds of an experiment share: documents, tokenizer, loss, device; checked before anything is written."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hingeabl.core.evaluation import Gold, prepare_gold, train_facts
 from hingeabl.core.losses import Loss, get_loss
+from hingeabl.core.model import DocREModel
 from hingeabl.core.prepro import Feature, featurize
 from hingeabl.core.utils import describe_device, pick_device, pick_precision
 from hingeabl.data.cache import pieces_path
@@ -23,9 +24,11 @@ from hingeabl.data.statistics import relation_rates
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError
 from hingeabl.files import json_files, listed, read_json
+from hingeabl.modeling.encoder import WINDOW
 from hingeabl.outputs import check_output_folder
 from hingeabl.training import parallel
 from hingeabl.training.distillation import ATTENTION, WithTeacher
+from hingeabl.training.inference import Predictions, predict
 from hingeabl.training.runs import require_wandb
 from hingeabl.training.saved_run import loss_of_run, refuse_unfinished, weights_of
 from hingeabl.training.settings import Settings
@@ -45,14 +48,14 @@ class Split:
 
 @dataclass
 class Experiment:
-    """What all seeds share."""
+    """What the seeds of an experiment share."""
 
     args: Settings
     loss: Loss
     rel2id: dict[str, int]
     tokenizer: PreTrainedTokenizerBase
     splits: dict[str, Split]
-    train_set: Any  # what is trained on: train's features, with a teacher's scores if asked for
+    train_set: Any  # train's features, with a teacher's scores or attention if asked for
     device: torch.device
     precision: str
 
@@ -78,9 +81,25 @@ def prepare(args: Settings) -> Experiment:
     return experiment
 
 
+def predict_documents(experiment: Experiment, model: DocREModel, features: list[Feature], title: str) -> Predictions:
+    """Predictions of documents with the experiment's loss and settings; `title` stands before the progress bar."""
+    args = experiment.args
+    return predict(
+        model,
+        features,
+        experiment.loss,
+        {number: relation for relation, number in experiment.rel2id.items()},
+        experiment.device,
+        experiment.precision,
+        args.num_labels,
+        args.test_batch_size * WINDOW,  # tokens and pairs at once
+        title=title,
+    )
+
+
 def with_teacher(args: Settings, train: Split, rel2id: dict[str, int], loss: Loss) -> Any:
-    """What is trained on: the features, with what a teacher says where it is asked for. Raises UserError for options
-    that do not go together."""
+    """The training features, with a teacher's scores or attention if asked for. Raises UserError for options that do
+    not go together."""
     if not args.teacher_attention:
         folder = args.teacher_scores
         return WithTeacher(train.features, folder, train.path, rel2id, loss) if folder else train.features
@@ -92,8 +111,8 @@ def with_teacher(args: Settings, train: Split, rel2id: dict[str, int], loss: Los
 
 
 def with_priors(loss: Loss, args: Settings, train: list[Document], rel2id: dict[str, int]) -> Loss:
-    """The loss with each relation's rate over the training pairs, where it needs that; a saved run's are those that it
-    was trained with."""
+    """The loss, with each relation's rate over the training pairs if it needs priors; a saved run's loss keeps those of
+    its training."""
     if not loss.needs_priors:
         return loss
     if args.load_path and (folder := Path(args.load_path)).is_dir():
@@ -102,8 +121,8 @@ def with_priors(loss: Loss, args: Settings, train: list[Document], rel2id: dict[
 
 
 def check_inputs(args: Settings, paths: dict[str, Path]) -> None:
-    """Raise UserError for a file that is not there, naming those that are, and for a training on what is scored; a
-    saved run may be scored on its training file, with a warning. So for a training from a run that is not finished."""
+    """Raise UserError for a missing file, naming the others in its folder; for a training file that is also scored (for
+    a saved run, warn); and for --init_from with a run that is not finished."""
     if args.init_from:
         refuse_unfinished("--init_from", args.init_from)
     for name, path in paths.items():
@@ -120,20 +139,20 @@ def check_inputs(args: Settings, paths: dict[str, Path]) -> None:
 
 
 def remedy_of_missing(args: Settings, name: str, folder: Path) -> str:
-    """What to pass where `folder` lacks the file of the split `name`."""
-    given = f"--{name}_file"
+    """What to pass if `folder` lacks the file of the split `name`."""
+    option = f"--{name}_file"
     if not folder.is_dir():
         fetch = ", or download Re-DocRED with python scripts/tools/fetch.py redocred"
-        return f"{folder} is not a folder: check --data_dir and {given}{fetch if folder == DEFAULT_FOLDER else ''}"
-    found = sorted(json_files(folder), key=lambda file: name not in file.lower())
-    if not found:
-        return f"{folder} has no data file: check --data_dir and {given}"
-    above = Path(getattr(args, f"{name}_file")).parent
-    return f"pass {given} NAME; there are {listed([str(above / file) for file in found])}"
+        return f"{folder} is not a folder: check --data_dir and {option}{fetch if folder == DEFAULT_FOLDER else ''}"
+    files = sorted(json_files(folder), key=lambda file: name not in file.lower())
+    if not files:
+        return f"{folder} has no data file: check --data_dir and {option}"
+    parent = Path(getattr(args, f"{name}_file")).parent
+    return f"pass {option} NAME; there are {listed([str(parent / file) for file in files])}"
 
 
 def check_output(args: Settings) -> None:
-    """Raise UserError if --output_dir would write where an input is."""
+    """Raise UserError if --output_dir would overwrite an input."""
     if not args.output_dir:
         return
     output = Path(args.output_dir)
@@ -157,11 +176,11 @@ def read_splits(
     for name in documents:
         check_labels(paths[name], documents[name], required=not args.load_path and name != "test")
     check_evidence(args, paths["train"], documents["train"])
-    found = len(documents["train"])
-    if not (args.load_path or args.keep_last_batch) and found < args.train_batch_size * parallel.world_size():
-        raise UserError(f"{paths['train']}: {found} documents are fewer than one batch; lower --train_batch_size")
-    of_run = args.load_path and Path(args.load_path).is_dir()
-    tokenizer = load_tokenizer(f"{args.load_path}/encoder" if of_run else args.model_name_or_path)
+    count = len(documents["train"])
+    if not (args.load_path or args.keep_last_batch) and count < args.train_batch_size * parallel.world_size():
+        raise UserError(f"{paths['train']}: {count} documents are fewer than one batch; lower --train_batch_size")
+    is_run = args.load_path and Path(args.load_path).is_dir()
+    tokenizer = load_tokenizer(f"{args.load_path}/encoder" if is_run else args.model_name_or_path)
     used = ("dev", "test") if args.load_path else ("train", "dev", "test")
     scored = [name for name in ("dev", "test") if is_labelled(documents[name])]
     facts = train_facts(documents["train"])
@@ -185,7 +204,7 @@ def read_splits(
 
 
 def check_labels(path: Path, documents: list[Document], required: bool) -> None:
-    """Raise UserError for a file without documents, with labels on some documents only, or on none where required."""
+    """Raise UserError for a file without documents, with labels for only some, or without labels if `required`."""
     if not documents:
         raise UserError(f"{path}: holds no documents; check the file")
     missing = [index for index, document in enumerate(documents) if "labels" not in document]
@@ -199,26 +218,25 @@ def check_labels(path: Path, documents: list[Document], required: bool) -> None:
 
 
 def check_evidence(args: Settings, path: Path, documents: list[Document]) -> None:
-    """Raise UserError where evidence shall be trained and no label of the training file names any."""
-    named = any(label.get("evidence") for document in documents for label in document.get("labels", []))
-    if args.evidence_weight and not (named or args.load_path or args.teacher_attention):
+    """Raise UserError if evidence is to be trained, but no label of the training file has any."""
+    has_evidence = any(label.get("evidence") for document in documents for label in document.get("labels", []))
+    if args.evidence_weight and not (has_evidence or args.load_path or args.teacher_attention):
         raise UserError(
             f"--evidence_weight {args.evidence_weight:g}: no label of {path} names evidence; pass another file, or 0"
         )
 
 
 def is_labelled(documents: list[Document]) -> bool:
-    """Whether every document has labels, if only an empty list of them, and some document has one."""
+    """Whether every document has a list of labels, and not all lists are empty."""
     return all("labels" in document for document in documents) and not without_gold(documents)
 
 
 def announce(experiment: Experiment) -> None:
-    """The first lines of every log: what is trained, on what, against what."""
+    """Print the first lines of every log: loss, files, encoder, device."""
     args, loss, splits = experiment.args, experiment.loss, experiment.splits
     parameters = ", ".join(f"{name} {value:g}" for name, value in loss.parameters.items()) or "no parameters"
-    print(
-        f"loss           {loss.name} ({parameters}), decided against {loss.kind.threshold.__name__.replace('_', ' ')}"
-    )
+    threshold_rule = loss.kind.threshold.__name__.replace("_", " ")
+    print(f"loss           {loss.name} ({parameters}), decided against {threshold_rule}")
     for name, split in splits.items():
         print(f"{name:<15}{split.path} ({len(split.documents):,} documents)")
     print(f"encoder        {args.load_path or args.model_name_or_path}, {len(experiment.rel2id)} classes")
@@ -228,8 +246,8 @@ def announce(experiment: Experiment) -> None:
 
 
 def warn_of_docred(splits: dict[str, Split]) -> None:
-    """Warn when the training file looks like the original DocRED while Re-DocRED is scored: Re-DocRED's own training
-    file has 0.8 times as many triples a document as its dev and test files, DocRED's has 0.4 times as many."""
+    """Warn if the training file looks like the original DocRED while Re-DocRED is scored: Re-DocRED's own training file
+    has 0.8 times as many triples a document as its dev and test files, DocRED's 0.4 times as many."""
 
     def density(split: Split) -> float:
         return sum(len(document.get("labels", [])) for document in split.documents) / len(split.documents)

@@ -1,5 +1,5 @@
-"""What a run keeps beside its weights for those who use it: how probable its predictions are, the threshold that is
-best on dev, and which types of entities each relation joins."""
+"""Files beside a run's weights for its use: how probable its predictions are, the threshold that is best on dev, and
+which types of entities each relation joins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hingeabl.files import read_json, write_json
 
 CONFIDENCE, TYPES = "confidence.json", "types.json"
 BINS = 10  # of the expected calibration error
-Types = dict[str, set[tuple[str, str]]]  # the types of (head, tail) that each relation was seen with
+Types = dict[str, set[tuple[str, str]]]  # for each relation the types of (head, tail) in the training labels
 
 
 class Confidence(NamedTuple):
@@ -37,7 +37,7 @@ class Confidence(NamedTuple):
 
 def fit_confidence(margins: np.ndarray, right: np.ndarray) -> Confidence:
     """Platt scaling (1999): logistic regression of `right` bool [n] on `margins` float [n], with his targets, which
-    keep the fit finite where all predictions are right or all are wrong."""
+    keep the fit finite if all predictions are right or all are wrong."""
     from scipy.optimize import minimize  # here: importing it takes half a second
 
     count = int(right.sum())
@@ -54,23 +54,23 @@ def fit_confidence(margins: np.ndarray, right: np.ndarray) -> Confidence:
 
 
 def bin_of(confidence: np.ndarray) -> np.ndarray:
-    """The one of BINS bins of equal width that each probability lies in."""
+    """The number of each probability's bin, of BINS bins of equal width."""
     return np.minimum((confidence * BINS).astype(int), BINS - 1)
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     """The expected calibration error of BINS bins of equal width: the mean distance of a bin's mean confidence from its
     share of right predictions, weighted by the bins' sizes (Naeini et al., 2015)."""
-    place = bin_of(confidence)
-    gaps = [abs(float(confidence[place == bin].sum() - right[place == bin].sum())) for bin in range(BINS)]
+    bins = bin_of(confidence)
+    gaps = [abs(float(confidence[bins == bin].sum() - right[bins == bin].sum())) for bin in range(BINS)]
     return sum(gaps) / max(len(right), 1)
 
 
 def predicted_triples(
     pairs: dict[str, Tensor], loss: Loss, num_labels: int
 ) -> tuple[list[tuple[int, int, int, int]], np.ndarray]:
-    """The predictions of inference.Predictions.pairs: (document, head, tail, class) of each, and their margins
-    float64 [n]."""
+    """The predicted triples (document, head, tail, class) in inference.Predictions.pairs, and their margins float64
+    [n]."""
     if not pairs:
         return [], np.zeros(0)
     scores, threshold = loss.comparable(pairs["scores"])
@@ -78,19 +78,19 @@ def predicted_triples(
     margins = scores[rows, classes + 1] - threshold[rows]
     documents, entities = pairs["document"][rows].tolist(), pairs["entities"][rows].tolist()
     triples = [
-        (document, head, tail, number + 1)
-        for document, (head, tail), number in zip(documents, entities, classes.tolist(), strict=True)
+        (document, head, tail, relation + 1)
+        for document, (head, tail), relation in zip(documents, entities, classes.tolist(), strict=True)
     ]
     return triples, margins.double().numpy()
 
 
 def best_shift(margins: np.ndarray, right: np.ndarray, gold: int) -> tuple[float, float]:
-    """The number, 0 or more, that raises the threshold to the highest F1, and that F1: of predictions with their
-    margins [n], `right` bool [n], of `gold` triples."""
+    """The number, at least 0, that added to the threshold gives the highest F1, and that F1; from predictions with
+    margins [n] and `right` bool [n], and the number of `gold` triples."""
     order = np.argsort(-margins, kind="stable")
     correct = np.cumsum(right[order])
     f1 = 2 * correct / (np.arange(1, len(order) + 1) + gold)
-    last = len(order) - 1 - int(f1[::-1].argmax())  # the lowest threshold of several that are as good
+    last = len(order) - 1 - int(f1[::-1].argmax())  # the lowest of several equally good thresholds
     if last == len(order) - 1:
         return 0.0, float(f1[last])
     return float(margins[order[last : last + 2]].mean()), float(f1[last])
@@ -106,33 +106,33 @@ def gold_triples(documents: Sequence[Document], rel2id: dict[str, int]) -> set[t
 
 
 def types_of_pair(document: Document, head: int, tail: int) -> set[tuple[str, str]]:
-    """The types (head, tail) of two entities: one of each mention; none where mentions have no type."""
-    of_head, of_tail = (
-        {one["type"] for one in document["vertexSet"][entity] if "type" in one} for entity in (head, tail)
+    """The types (head, tail) of two entities, each mention's with each mention's; none if mentions have no types."""
+    head_types, tail_types = (
+        {mention["type"] for mention in document["vertexSet"][entity] if "type" in mention} for entity in (head, tail)
     )
-    return {(first, second) for first in of_head for second in of_tail}
+    return set(itertools.product(head_types, tail_types))
 
 
 def learned_types(documents: Iterable[Document]) -> Types:
     """The types that each relation joins in labelled documents."""
-    found: Types = {}
+    types: Types = {}
     for document in documents:
         for label in document.get("labels", ()):
-            found.setdefault(label["r"], set()).update(types_of_pair(document, label["h"], label["t"]))
-    return found
+            types.setdefault(label["r"], set()).update(types_of_pair(document, label["h"], label["t"]))
+    return types
 
 
 def fits(types: Types, document: Document, entry: dict[str, Any]) -> bool:
-    """Whether a prediction joins types that its relation was seen with; so it does where the entities have none, or
-    none that any relation was seen with."""
-    own = types_of_pair(document, entry["h_idx"], entry["t_idx"])
-    if not own.isdisjoint(types.get(entry["r"], ())):
+    """Whether a prediction joins types that its relation joins in `types`; also true if the entities have no types, or
+    none that occur in `types`."""
+    predicted = types_of_pair(document, entry["h_idx"], entry["t_idx"])
+    if not predicted.isdisjoint(types.get(entry["r"], ())):
         return True
-    seen = set(itertools.chain.from_iterable(itertools.chain.from_iterable(types.values())))
-    return not any(seen.issuperset(pair) for pair in own)
+    all_types = set(itertools.chain.from_iterable(itertools.chain.from_iterable(types.values())))
+    return not any(all_types.issuperset(pair) for pair in predicted)
 
 
-def write_fitted(
+def write_confidence_and_types(
     folder: Path,
     train: list[Document],
     dev: list[Document],
@@ -143,67 +143,66 @@ def write_fitted(
     rel2id: dict[str, int],
     num_labels: int,
 ) -> None:
-    """Fit the confidence and the best shift to what was predicted in dev, `pairs` and `entries`, learn the types from
-    train, and write all to a run's folder. Nothing was predicted: no confidence is written."""
+    """Fit the confidence and the best shift to the predictions in dev, `pairs` and `entries`, learn the types from
+    train, and write them to a run's folder; no confidence if nothing was predicted, no types if train has none."""
     triples, margins = predicted_triples(pairs, loss, num_labels)
     if triples:
-        known = gold_triples(dev, rel2id)
-        right = np.array([triple in known for triple in triples])
-        found = fit_confidence(margins, right)
+        labels = gold_triples(dev, rel2id)
+        right = np.array([triple in labels for triple in triples])
+        confidence = fit_confidence(margins, right)
         counts = {"predictions": len(triples), "right": int(right.sum())}
-        shift, f1 = best_shift(margins, right, len(known))
-        of_shift = {"best_shift": shift, "dev_f1_shifted": f1}
-        write_json(folder / CONFIDENCE, {**found._asdict(), **counts, **of_shift})
+        shift, f1 = best_shift(margins, right, len(labels))
+        shift_figures = {"best_shift": shift, "dev_f1_shifted": f1}
+        write_json(folder / CONFIDENCE, {**confidence._asdict(), **counts, **shift_figures})
     types = learned_types(train)
     if not any(types.values()):
         return
-    of_title = {document["title"]: document for document in dev}
-    kept = [entry for entry in entries if fits(types, of_title[entry["title"]], entry)]
-    f1, f1_learned = (score_predictions(some, gold)["f1"] for some in (entries, kept))
-    listed = {relation: sorted(map(list, pairs)) for relation, pairs in sorted(types.items())}
-    write_json(folder / TYPES, {"dev_f1": f1, "dev_f1_learned": f1_learned, "types": listed}, indent=0)
+    by_title = {document["title"]: document for document in dev}
+    kept = [entry for entry in entries if fits(types, by_title[entry["title"]], entry)]
+    f1, f1_learned = (score_predictions(predictions, gold)["f1"] for predictions in (entries, kept))
+    lists = {relation: sorted(map(list, pairs)) for relation, pairs in sorted(types.items())}
+    write_json(folder / TYPES, {"dev_f1": f1, "dev_f1_learned": f1_learned, "types": lists}, indent=0)
 
 
 def add_test_error(
     folder: Path, test: list[Document], pairs: dict[str, Tensor], loss: Loss, rel2id: dict[str, int], num_labels: int
 ) -> None:
-    """Add to a folder's confidence, if it has one, its calibration_error on what was predicted in test."""
+    """Add to a folder's confidence, if it has one, its calibration_error on the predictions in test."""
     confidence = read_confidence(folder)
     triples, margins = predicted_triples(pairs, loss, num_labels)
     if confidence is None or not triples:
         return
-    known = gold_triples(test, rel2id)
-    right = np.array([triple in known for triple in triples])
+    labels = gold_triples(test, rel2id)
+    right = np.array([triple in labels for triple in triples])
     error = calibration_error(np.array(list(map(confidence.of, margins))), right)
     write_json(folder / CONFIDENCE, read_json(folder / CONFIDENCE) | {"test_ece": error})
 
 
 def read_confidence(folder: Path) -> Confidence | None:
-    """The confidence of a run's folder, None where it holds none. Raises UserError where the file is broken."""
+    """The confidence of a run's folder, None if it has none. Raises UserError if the file is broken."""
     path = folder / CONFIDENCE
     if not path.exists():
         return None
-    found = read_json(path)
-    numbers: list[Any] = [found.get(name) for name in Confidence._fields] if isinstance(found, dict) else []
+    content = read_json(path)
+    numbers: list[Any] = [content.get(name) for name in Confidence._fields] if isinstance(content, dict) else []
     if not numbers or not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
         raise UserError(f"{path}: holds no slope and intercept; copy the run again")
     return Confidence(*numbers)
 
 
 def types_help(folder: Path) -> bool:
-    """Whether a folder has types that each relation was seen with, and dev F1 does not fall with them."""
+    """Whether a folder has learned types, and they do not lower dev F1."""
     path = folder / TYPES
     return path.exists() and read_json(path)["dev_f1_learned"] >= read_json(path)["dev_f1"]
 
 
 def read_types(folder: Path) -> Types | None:
-    """The types that each relation was seen with, of a run's folder; None where it holds none. Raises UserError where
-    the file is broken."""
+    """The learned types of a run's folder, None if it has none. Raises UserError if the file is broken."""
     path = folder / TYPES
     if not path.exists():
         return None
-    found = read_json(path)
+    content = read_json(path)
     try:
-        return {relation: {(head, tail) for head, tail in pairs} for relation, pairs in found["types"].items()}
+        return {relation: {(head, tail) for head, tail in pairs} for relation, pairs in content["types"].items()}
     except (TypeError, KeyError, ValueError, AttributeError):
         raise UserError(f"{path}: holds no types of relations; copy the run again") from None

@@ -1,9 +1,8 @@
 """A second pass over the predicted evidence, fused with the first: inference-stage fusion of DREEAM, after EIDER.
 
-Pairs with the same evidence share a pseudo-document: these sentences alone, with the entities that they mention. Of the
-relations that the loss's rule predicts of a pair there or in the whole document, both margins over the threshold are
-added, and the sum must exceed a number that makes the best F1 on dev. Pairs without a second pass keep the first one's
-relations.
+Pairs with the same evidence share a pseudo-document: only these sentences, with the entities that they mention. If the
+loss's rule predicts a relation there or in the whole document, its margins over the threshold in both are added up, and
+the sum must exceed a number that gives the best F1 on dev. Pairs without a second pass keep the relations of the first.
 """
 
 from __future__ import annotations
@@ -26,21 +25,22 @@ from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 from hingeabl.files import make_folder, read_json, write_json
 from hingeabl.modeling.encoder import WINDOW
-from hingeabl.training.experiment import Experiment, Split, prepare
-from hingeabl.training.inference import Predictions, predict, score
+from hingeabl.training.experiment import Experiment, Split, predict_documents, prepare
+from hingeabl.training.fitted import gold_triples
+from hingeabl.training.inference import Predictions, score
 from hingeabl.training.runs import print_summary, summarise
 from hingeabl.training.saved_run import load_run, refuse_unfinished
 from hingeabl.training.settings import Settings, parse_args
 
-Pair = tuple[int, int, int]  # a document's place, head, tail
+Pair = tuple[int, int, int]  # a document's index, head, tail
 
 
 @dataclass
 class Candidates:
-    """Relations that one of the passes predicts, of pairs that the first one predicted.
+    """Relations that one of the passes predicts, for pairs that have a predicted relation in the first.
 
-    pairs int64 [n, 3]: document, head and tail; relation int64 [n]: class; margin float64 [n]: the sum of both passes',
-    or the first one's alone; twice bool [n]: whether it is a sum. evidence: each pair's sentences.
+    pairs int64 [n, 3]: document, head and tail; relation int64 [n]: class; margin float64 [n]: the sum of both passes'
+    margins, or the first one's; twice bool [n]: whether it is a sum. evidence: each pair's sentences.
     """
 
     pairs: np.ndarray
@@ -53,53 +53,42 @@ class Candidates:
 def pseudo_documents(
     documents: list[Document], evidence: dict[Pair, list[int]]
 ) -> tuple[list[Document], list[list[Pair]]]:
-    """Documents of the evidence, without labels, each with `pairs`; and the pairs of the whole documents that these
-    are. Pairs without evidence, or with an entity that it does not mention, are left out."""
-    together: dict[tuple[int, tuple[int, ...]], list[Pair]] = {}
+    """Documents of the evidence, without labels, each with `pairs`; and the same pairs as in the whole documents. Pairs
+    without evidence, or with an entity that it does not mention, are left out."""
+    by_evidence: dict[tuple[int, tuple[int, ...]], list[Pair]] = {}
     for pair, sentences in evidence.items():
-        together.setdefault((pair[0], tuple(sorted(sentences))), []).append(pair)
-    found, pairs_of_each = [], []
-    for (number, chosen), pairs in together.items():
-        document, new = documents[number], {sentence: place for place, sentence in enumerate(chosen)}
-        mentions = [
-            [mention | {"sent_id": new[mention["sent_id"]]} for mention in entity if mention["sent_id"] in new]
+        by_evidence.setdefault((pair[0], tuple(sorted(sentences))), []).append(pair)
+    pseudo, pairs_of_each = [], []
+    for (number, chosen), pairs in by_evidence.items():
+        document, new_sent = documents[number], {old: new for new, old in enumerate(chosen)}
+        entities = [
+            [
+                mention | {"sent_id": new_sent[mention["sent_id"]]}
+                for mention in entity
+                if mention["sent_id"] in new_sent
+            ]
             for entity in document["vertexSet"]
         ]
-        entity_of = {old: place for place, old in enumerate(n for n, some in enumerate(mentions) if some)}
-        there = [pair for pair in pairs if pair[1] in entity_of and pair[2] in entity_of]
-        if there:
-            pseudo = {
+        mentioned = [entity for entity, mentions in enumerate(entities) if mentions]
+        new_entity = {old: new for new, old in enumerate(mentioned)}
+        kept_pairs = [pair for pair in pairs if pair[1] in new_entity and pair[2] in new_entity]
+        if kept_pairs:
+            pseudo_document = {
                 "title": document["title"],
                 "sents": [document["sents"][sentence] for sentence in chosen],
-                "vertexSet": [some for some in mentions if some],
-                "pairs": [[entity_of[head], entity_of[tail]] for _, head, tail in there],
+                "vertexSet": [entities[entity] for entity in mentioned],
+                "pairs": [[new_entity[head], new_entity[tail]] for _, head, tail in kept_pairs],
             }
-            found.append(pseudo)
-            pairs_of_each.append(there)
-    return found, pairs_of_each
-
-
-def first_pass(experiment: Experiment, model: DocREModel, split: Split, name: str) -> Predictions:
-    """Predictions of the whole documents, with evidence."""
-    args = experiment.args
-    return predict(
-        model,
-        split.features,
-        experiment.loss,
-        {number: relation for relation, number in experiment.rel2id.items()},
-        experiment.device,
-        experiment.precision,
-        args.num_labels,
-        args.test_batch_size * WINDOW,
-        title=name,
-    )
+            pseudo.append(pseudo_document)
+            pairs_of_each.append(kept_pairs)
+    return pseudo, pairs_of_each
 
 
 def judge(experiment: Experiment, scores: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of each pair, from scores [pairs, outputs]: its margins over the threshold float64 [relations], and which
-    relations the loss's rule predicts bool [relations]; of class 1 on."""
-    of_classes, threshold = experiment.loss.comparable(scores)
-    margins = (of_classes[:, 1:] - threshold[:, None]).double()
+    """For each pair, from scores [pairs, outputs]: its margins over the threshold float64 [relations], and whether the
+    loss's rule predicts each relation bool [relations]. Relations begin with class 1."""
+    class_scores, threshold = experiment.loss.comparable(scores)
+    margins = (class_scores[:, 1:] - threshold[:, None]).double()
     predicted = experiment.loss.predict(scores, experiment.args.num_labels)[:, 1:] > 0
     return zip(margins, predicted, strict=True)
 
@@ -107,23 +96,23 @@ def judge(experiment: Experiment, scores: Tensor) -> Iterator[tuple[Tensor, Tens
 def second_pass(
     experiment: Experiment, model: DocREModel, documents: list[Document], evidence: dict[Pair, list[int]]
 ) -> dict[Pair, tuple[Tensor, Tensor]]:
-    """What `judge` says of pairs in their pseudo-documents."""
+    """The results of `judge` for pairs in their pseudo-documents."""
     args = experiment.args
-    found, pairs_of_each = pseudo_documents(documents, evidence)
-    features = featurize(found, experiment.tokenizer, experiment.rel2id, args.max_seq_length, args.entity_marker)
+    pseudo, pairs_of_each = pseudo_documents(documents, evidence)
+    features = featurize(pseudo, experiment.tokenizer, experiment.rel2id, args.max_seq_length, args.entity_marker)
     second: dict[Pair, tuple[Tensor, Tensor]] = {}
     budget = args.test_batch_size * WINDOW
-    where = (experiment.device, experiment.precision)
-    for batch in score(model, features, *where, budget, "evidence", in_parts=False):
+    batches = score(model, features, experiment.device, experiment.precision, budget, "evidence", in_parts=False)
+    for batch in batches:
         pairs = list(itertools.chain.from_iterable(pairs_of_each[index] for index in batch.indices))
         second.update(zip(pairs, judge(experiment, batch.scores), strict=True))
     return second
 
 
 def fuse(experiment: Experiment, model: DocREModel, split: Split, first: Predictions) -> Candidates:
-    """The margins of the pairs that the first pass predicted."""
-    place = {feature["title"]: number for number, feature in enumerate(split.features)}
-    evidence = {(place[e["title"]], e["h_idx"], e["t_idx"]): e["evidence"] for e in first.entries}
+    """The candidates of the pairs that have a predicted relation in the first pass."""
+    number_of = {feature["title"]: number for number, feature in enumerate(split.features)}
+    evidence = {(number_of[e["title"]], e["h_idx"], e["t_idx"]): e["evidence"] for e in first.entries}
     second = second_pass(experiment, model, split.documents, evidence)
     pairs = torch.cat([first.pairs["document"][:, None], first.pairs["entities"]], dim=1).tolist()
     rows: list[tuple[Pair, int, float, bool]] = []
@@ -131,8 +120,8 @@ def fuse(experiment: Experiment, model: DocREModel, split: Split, first: Predict
         if pair not in evidence:
             continue
         if pair in second:
-            again, predicted_again = second[pair]
-            margins, predicted = margins + again, predicted | predicted_again
+            second_margins, second_predicted = second[pair]
+            margins, predicted = margins + second_margins, predicted | second_predicted
         relations = predicted.nonzero().flatten().tolist()
         rows += [(pair, relation + 1, float(margins[relation]), pair in second) for relation in relations]
     return Candidates(
@@ -145,8 +134,8 @@ def fuse(experiment: Experiment, model: DocREModel, split: Split, first: Predict
 
 
 def best_threshold(candidates: Candidates, correct: np.ndarray, gold: int) -> float:
-    """The number that sums must exceed for the best F1 of all: halfway between the two sums that it parts. correct bool
-    [n] says which candidates are among the `gold` triples. 0 where there are no sums."""
+    """The number that sums must exceed for the best F1 over all candidates: halfway between two sums. correct bool [n]
+    is whether each candidate is among the `gold` triples. 0 if there are no sums."""
     alone, twice = kept(candidates, np.inf), candidates.twice
     margin, right = candidates.margin[twice], correct[twice]
     if not len(margin):
@@ -155,7 +144,7 @@ def best_threshold(candidates: Candidates, correct: np.ndarray, gold: int) -> fl
     margin, right = margin[order], np.append(0, right[order].cumsum())  # of the first 0, 1, ... sums
     f1 = 2 * (correct[alone].sum() + right) / (alone.sum() + np.arange(len(right)) + gold)
     around = np.concatenate([[margin[0] + 2], margin, [margin[-1] - 2]])
-    f1[around[:-1] == around[1:]] = -1  # equal sums are not parted
+    f1[around[:-1] == around[1:]] = -1  # no threshold lies between equal sums
     best = int(f1.argmax())
     return float((around[best] + around[best + 1]) / 2)
 
@@ -182,17 +171,6 @@ def entries_of(candidates: Candidates, threshold: float, split: Split, rel2id: d
     ]
 
 
-def are_gold(candidates: Candidates, split: Split, rel2id: dict[str, int]) -> np.ndarray:
-    """Whether each candidate is a gold triple, bool [n]."""
-    gold = {
-        (number, label["h"], label["t"], rel2id[label["r"]])
-        for number, document in enumerate(split.documents)
-        for label in document["labels"]
-    }
-    rows = zip(candidates.pairs.tolist(), candidates.relation.tolist(), strict=True)
-    return np.array([(*pair, relation) in gold for pair, relation in rows], dtype=bool)
-
-
 def fuse_runs(args: argparse.Namespace) -> None:
     """Fuse both passes of every run, and print the summary over all."""
     results = []
@@ -205,23 +183,23 @@ def fuse_runs(args: argparse.Namespace) -> None:
 
 
 def settings_of_runs(args: argparse.Namespace) -> dict[int, Settings]:
-    """Each run's settings, by seed. Raises UserError for a run without evidence or its end, for two of one seed, and
-    where an output would replace a run's files."""
-    found: dict[int, Settings] = {}
+    """Each run's settings, by seed. Raises UserError for a run without evidence or that is not finished, for two runs
+    with the same seed, and if an output would replace a run's files."""
+    settings_of: dict[int, Settings] = {}
     for path in args.load_path:
-        given = ["--load_path", path, *(["--data_dir", args.data_dir] if args.data_dir else [])]
-        settings = parse_args([*given, *(["--device", args.device] if args.device else [])])
+        options = ["--load_path", path, *(["--data_dir", args.data_dir] if args.data_dir else [])]
+        settings = parse_args([*options, *(["--device", args.device] if args.device else [])])
         run = Path(str(settings.load_path))
         if settings.evidence_weight is None or not run.is_dir():
             raise UserError(f"--load_path {path}: predicts no evidence; pass a run with an --evidence_weight")
         refuse_unfinished("--load_path", run)
         seed = read_json(run / "config.json")["seed"]
-        if seed in found:
+        if seed in settings_of:
             raise UserError(f"--load_path {path}: is the second run of seed {seed}; pass one run of each seed")
         if (Path(args.output_dir) / f"seed_{seed}" / "config.json").exists():
             raise UserError(f"--output_dir {args.output_dir}: holds a run in seed_{seed}; choose another folder")
-        found[seed] = settings
-    return found
+        settings_of[seed] = settings
+    return settings_of
 
 
 def fuse_run(experiment: Experiment, folder: Path, seed: int) -> dict[str, Any]:
@@ -231,19 +209,21 @@ def fuse_run(experiment: Experiment, folder: Path, seed: int) -> dict[str, Any]:
     result: dict[str, Any] = {"seed": seed}
     for name in ("dev", "test"):
         split = experiment.splits[name]
-        first = first_pass(experiment, model, split, name)
+        first = predict_documents(experiment, model, split.features, title=name)
         candidates = fuse(experiment, model, split, first)
         if name == "dev":
             if not split.gold:
                 raise UserError(f"{split.path}: has no labels to fit the threshold with; pass a labelled file")
-            correct = are_gold(candidates, split, experiment.rel2id)
+            gold = gold_triples(split.documents, experiment.rel2id)
+            rows = zip(candidates.pairs.tolist(), candidates.relation.tolist(), strict=True)
+            correct = np.array([(*pair, relation) in gold for pair, relation in rows], dtype=bool)
             result["threshold"] = best_threshold(candidates, correct, len(split.gold.triples))
         entries = entries_of(candidates, result["threshold"], split, experiment.rel2id)
         write_json(folder / ("result.json" if name == "test" else "result_dev.json"), entries, indent=0)
         result[name] = {}
         if split.gold:
-            one, result[name] = (score_predictions(found, split.gold) for found in (first.entries, entries))
-            print(f"{name}: F1 {100 * one['f1']:.2f} of one pass, {100 * result[name]['f1']:.2f} of both")
+            one_pass, result[name] = (score_predictions(each, split.gold) for each in (first.entries, entries))
+            print(f"{name}: F1 {100 * one_pass['f1']:.2f} of one pass, {100 * result[name]['f1']:.2f} of both")
     write_json(folder / "scores.json", result)
     print(f"sums of both margins must exceed {result['threshold']:.3f}: {folder}")
     return result

@@ -1,4 +1,4 @@
-"""A run on the model hub: found by its name, downloaded, and what the errors of the hub's client mean."""
+"""A run on the model hub: recognised by its name, downloaded, and the hub client's errors explained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHIPPED = ROOT / "models" / "redocred_minilm"  # the trained model of this repos
 WEIGHTS = "model.safetensors"
 NEEDED = ("config.json", "model.json", "rel2id.json", "encoder/config.json")  # besides the weights
 ENCODER_FILES = ("encoder/*.json", "encoder/*.txt", "encoder/*.model")  # configuration and tokenizer; never a pickle
-ENCODER_NAMES = {  # of them those that any encoder may have; its tokenizer knows the others
+ENCODER_NAMES = {  # the ENCODER_FILES of any encoder; other files depend on its tokenizer
     "config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -33,14 +33,14 @@ MEANINGS = {
 
 
 def is_hub_name(name: str | Path) -> bool:
-    """Whether that is the name of a model on the hub, owner/name or owner/name@revision, and owner no folder here."""
-    found = NAME_AT.fullmatch(str(name))
-    return found is not None and not looks_like_path(found[1])
+    """Whether this names a model on the hub, owner/name or owner/name@revision, and `owner` is no local folder."""
+    match = NAME_AT.fullmatch(str(name))
+    return match is not None and not looks_like_path(match[1])
 
 
 def resolve_run(name: str | Path) -> Path:
-    """A path that exists as it is; of a model on the hub the folder with its files, downloaded unless they are in the
-    cache. Raises UserError where there is neither."""
+    """An existing path unchanged; for the name of a model on the hub the folder with its files, downloaded unless they
+    are in the cache. Raises UserError if there is neither."""
     if is_hub_name(name):
         return download(str(name))
     if not os.path.exists(name):
@@ -49,19 +49,19 @@ def resolve_run(name: str | Path) -> Path:
 
 
 def download(name: str) -> Path:
-    """The folder with the files of the run owner/name or owner/name@revision, and no others. Raises UserError where it
-    cannot be had, or is no run."""
+    """The folder with the files of the run owner/name or owner/name@revision, and no others. Raises UserError if they
+    cannot be downloaded, or are no run."""
     from huggingface_hub import snapshot_download  # here, since it takes a while
 
     repo, _, revision = name.partition("@")
-    where = f"--load_path {name}: no such file or folder, and not to be had from the hub"
+    problem = f"--load_path {name}: no such file or folder, and not to be had from the hub"
     folder = Path()
-    for patterns, needed in ((SMALL_FILES, NEEDED), ([WEIGHTS], [WEIGHTS])):  # no weights of what is no run
-        commit = folder.name or revision or None  # both of one commit, after which the client names the folder
+    for patterns, needed in ((SMALL_FILES, NEEDED), ([WEIGHTS], [WEIGHTS])):  # no weights if it is no run
+        commit = folder.name or revision or None  # both downloads of one commit; the client names the folder after it
         try:
             folder = Path(snapshot_download(repo, revision=commit, allow_patterns=patterns))
-        except Exception as error:  # of the hub's client, of its HTTP client, of the disk
-            refuse(where, error, repo)
+        except Exception as error:  # the hub's client, its HTTP client, the disk
+            refuse(problem, error, repo)
         missing = [file for file in needed if not (folder / file).exists()]
         if missing:
             raise UserError(
@@ -71,23 +71,23 @@ def download(name: str) -> Path:
     return folder
 
 
-def refuse(where: str, error: Exception, repo: str) -> NoReturn:
-    """Raise UserError, opening with `where`, about an error of the hub's client, with what it means."""
+def refuse(problem: str, error: Exception, repo: str) -> NoReturn:
+    """Raise UserError, beginning with `problem`, that explains an error of the hub's client."""
     hint, answer = hub_hint(repo), answer_in(error)
     if answer is None:
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        raise UserError(f"{where} ({without_password(first_line(cause))}); check name and network{hint}") from None
+        raise UserError(f"{problem} ({without_password(first_line(cause))}); check name and network{hint}") from None
     status = answer.response.status_code  # type: ignore[attr-defined]
     if status in MEANINGS:
-        raise UserError(f"{where} ({status}): {MEANINGS[status]}{hint}") from None
-    said = " ".join(re.sub(r"For more information check: \S+", "", str(answer)).split())
+        raise UserError(f"{problem} ({status}): {MEANINGS[status]}{hint}") from None
+    message = " ".join(re.sub(r"For more information check: \S+", "", str(answer)).split())
     raise UserError(
-        f"{where} ({status}): the hub says: {without_password(said)}; mend that, or try later{hint}"
+        f"{problem} ({status}): the hub says: {without_password(message)}; mend that, or try later{hint}"
     ) from None
 
 
 def answer_in(error: BaseException | None) -> BaseException | None:
-    """The error about the hub's answer in an error, or in what it came from; None where the hub gave none."""
+    """The error with the hub's answer: this one or one of its causes; None if the hub did not answer."""
     while error is not None and not hasattr(getattr(error, "response", None), "status_code"):
         error = error.__cause__
     return error

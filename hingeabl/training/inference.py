@@ -1,4 +1,4 @@
-"""Scoring documents: large batches of similar length, without a gradient."""
+"""Scoring documents: large batches of similar length, without gradients."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from hingeabl.training import parallel
 
 class Scored(NamedTuple):
     """A batch, on the CPU: its documents' indices, scores float32 [pairs, outputs], labels [pairs, classes] or None,
-    and where features have their sentences' ends the attention over sentences float32 [pairs, sentences]. Of a document
-    that is scored in parts, the pairs from `first` on."""
+    and the attention over sentences float32 [pairs, sentences] if features have their sentences' ends, else None. For a
+    document that is scored in parts, these are its pairs from `first` on."""
 
     indices: list[int]
     scores: Tensor
@@ -35,12 +35,12 @@ class Scored(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What `predict` finds in documents.
+    """The predictions of `predict`.
 
-    entries   [{title, h_idx, t_idx, r}, ...] in the documents' order; where features have their sentences' ends also
-              `evidence`, a list of sentence numbers
-    patterns  the counts of prediction patterns, {} where a document has no labels
-    pairs     of each pair with a gold or a predicted relation, in the documents' order: "document" int32 [n], its place
+    entries   [{title, h_idx, t_idx, r}, ...] in the documents' order; also `evidence`, a list of sentence numbers, if
+              features have their sentences' ends
+    patterns  the counts of prediction patterns, {} if a document has no labels
+    pairs     for each pair with a gold or predicted relation, in the documents' order: "document" int32 [n], its index
               in the list; "entities" int32 [n, 2], head and tail; "scores" float32 [n, outputs], see Loss
     counts    how many entries each document has; gather leaves them out
     """
@@ -51,7 +51,7 @@ class Predictions(NamedTuple):
     counts: tuple[int, ...] = ()
 
     def of_each_document(self) -> list[list[dict[str, Any]]]:
-        """The entries of each document, also where titles are there twice."""
+        """The entries of each document, even if several documents have the same title."""
         entries = iter(self.entries)
         return [list(itertools.islice(entries, count)) for count in self.counts]
 
@@ -60,15 +60,15 @@ def batches_by_size(features: list[Feature], budget: int) -> list[list[int]]:
     """Indices of documents, the longest first, in batches whose tokens and pairs together stay within `budget`, or of
     a single document that exceeds it."""
     batches: list[list[int]] = []
-    left = 0
+    room = 0
     for index in sorted(range(len(features)), key=lambda index: -len(features[index]["input_ids"])):
         entities = len(features[index]["entity_pos"])
         size = len(features[index]["input_ids"]) + entities * (entities - 1)
-        if not batches or size > left:
+        if not batches or size > room:
             batches.append([])
-            left = budget
+            room = budget
         batches[-1].append(index)
-        left -= size
+        room -= size
     return batches
 
 
@@ -85,9 +85,9 @@ def score(
 ) -> Iterator[Scored]:
     """Score documents in batches.
 
-    `budget` limits the tokens and pairs of a batch (the scores do not depend on it), `title` stands before the progress
-    bar, `remedy` is what to do where a batch does not fit into memory; with `in_parts`, a document longer than two
-    windows that is a batch by itself comes some pairs at a time.
+    `budget` limits the tokens and pairs of a batch (scores do not depend on it), `title` stands before the progress
+    bar, `remedy` is what to do if a batch does not fit into memory. With `in_parts`, a document longer than two windows
+    that is a batch by itself comes some pairs at a time.
     """
     model.eval()
     with autocast(device, precision):
@@ -101,18 +101,18 @@ def score(
             labels, _ = batch.pop("labels", None), batch.pop("evidence", None)
             titles, first = [features[index]["title"] for index in indices], 0
             lone_and_long = len(indices) == 1 and batch["lengths"][0] > 2 * max_window(model.model)[0]
-            there = to_device(batch, device)
-            outputs = model.score_in_parts(**there) if in_parts and lone_and_long else (model(**it) for it in [there])
+            inputs = to_device(batch, device)
+            outputs = model.score_in_parts(**inputs) if in_parts and lone_and_long else (model(**i) for i in [inputs])
             while True:
                 with naming_batch(batch, titles, remedy), autocast(device, precision):
-                    found = next(outputs, None)
-                if found is None:
+                    output = next(outputs, None)
+                if output is None:
                     break
-                scores, attention = found if isinstance(found, tuple) else (found, None)
-                scores = scores.cpu()  # the one wait for a GPU
+                scores, attention = output if isinstance(output, tuple) else (output, None)
+                scores = scores.cpu()  # the only wait for a GPU
                 attention = None if attention is None else attention.cpu()
-                own = None if labels is None else labels[first : first + len(scores)]
-                yield Scored(indices, scores, own, attention, first)
+                labels_of_part = None if labels is None else labels[first : first + len(scores)]
+                yield Scored(indices, scores, labels_of_part, attention, first)
                 first += len(scores)
             progress.update(len(indices))
 
@@ -131,17 +131,17 @@ def predict(
 ) -> Predictions:
     """The relations of documents, and their scores.
 
-    `relations` names the classes, `num_labels` limits the relations of a pair; the rest as in `score`. `with_scores`
-    adds {score, threshold, margin} to each entry, margin being score - threshold; then UserError names a document whose
-    scores are not finite.
+    `relations` names the classes, `num_labels` limits the relations of a pair; other arguments as in `score`.
+    `with_scores` adds {score, threshold, margin} to each entry, margin being score - threshold, and raises UserError
+    naming a document whose scores are not finite.
     """
-    found: list[list[dict[str, Any]]] = [[] for _ in features]
+    entries_of: list[list[dict[str, Any]]] = [[] for _ in features]  # of each document
     patterns: Counter[str] = Counter()
     related: list[tuple[Tensor, Tensor]] = []
     for indices, scores, labels, attention, first in score(model, features, device, precision, budget, title):
-        part = slice(first, first + len(scores))  # of a document that comes in parts
+        part = slice(first, first + len(scores))  # a document may come in parts
         pairs = [(index, head, tail) for index in indices for head, tail in features[index]["hts"][part]]
-        of_classes, threshold = loss.comparable(scores)
+        class_scores, threshold = loss.comparable(scores)
         chosen = loss.predict(scores, num_labels)[:, 1:].nonzero()
         details: list[dict[str, Any]] = [{}] * len(chosen)
         if with_scores:
@@ -149,19 +149,19 @@ def predict(
             details = margins(scores, loss.threshold(scores), chosen)
         if attention is not None:
             evidence = evidence_sentences(attention[chosen[:, 0]])
-            details = [{"evidence": own} | detail for own, detail in zip(evidence, details, strict=True)]
+            details = [{"evidence": numbers} | detail for numbers, detail in zip(evidence, details, strict=True)]
         for (row, column), detail in zip(chosen.tolist(), details, strict=True):
             index, head, tail = pairs[row]
             entry = {"title": features[index]["title"], "h_idx": head, "t_idx": tail, "r": relations[column + 1]}
-            found[index].append(entry | detail)
-        positive = (of_classes[:, 1:] > threshold[:, None]).any(dim=1)
+            entries_of[index].append(entry | detail)
+        positive = (class_scores[:, 1:] > threshold[:, None]).any(dim=1)
         if labels is not None:
-            patterns.update(prediction_patterns(of_classes, labels, threshold))
+            patterns.update(prediction_patterns(class_scores, labels, threshold))
             positive |= labels[:, 1:].any(dim=1)
         related.append((torch.tensor(pairs, dtype=torch.int32).reshape(-1, 3)[positive], scores[positive]))
     labelled = all("labels" in feature for feature in features)
-    entries = [entry for document in found for entry in document]
-    counts = tuple(map(len, found))
+    entries = [entry for document in entries_of for entry in document]
+    counts = tuple(map(len, entries_of))
     return Predictions(entries, dict(patterns) if labelled else {}, in_order(related), counts)
 
 
@@ -180,44 +180,44 @@ def in_order(parts: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
 
 
 def gather(
-    mine: Predictions, features: list[Feature], rel2id: dict[str, int], loss: Loss, device: torch.device
+    local: Predictions, features: list[Feature], rel2id: dict[str, int], loss: Loss, device: torch.device
 ) -> Predictions:
-    """In rank 0 the Predictions of all documents, from those of every process; none in the others.
+    """In rank 0 the Predictions of all documents, from the `local` ones of every process; none in other ranks.
 
-    Of n processes, the first has predicted the first of `features` and every n-th from there, the second those from the
-    second on, ... With several, titles differ. Tensors alone travel between them, by way of `device`.
+    Of n processes, rank r has predicted the documents r, r + n, r + 2n, ... of `features`. With several processes,
+    titles must differ. The processes exchange tensors on `device`.
     """
     count = parallel.world_size()
     if count == 1:
-        return mine
+        return local
     titles, relations = [feature["title"] for feature in features], {number: name for name, number in rel2id.items()}
-    place = {title: number for number, title in enumerate(titles)}
-    rows = [[place[e["title"]], e["h_idx"], e["t_idx"], rel2id[e["r"]]] for e in mine.entries]
+    number_of = {title: number for number, title in enumerate(titles)}
+    rows = [[number_of[e["title"]], e["h_idx"], e["t_idx"], rel2id[e["r"]]] for e in local.entries]
     entries = parallel.gather_rows(torch.tensor(rows, dtype=torch.int64).reshape(-1, 4), device)
-    sentences = [[*row, number] for row, e in zip(rows, mine.entries, strict=True) for number in e.get("evidence", ())]
+    sentences = [[*row, number] for row, e in zip(rows, local.entries, strict=True) for number in e.get("evidence", ())]
     evidence = parallel.gather_rows(torch.tensor(sentences, dtype=torch.int64).reshape(-1, 5), device)
-    patterns = torch.tensor([mine.patterns.get(name, 0) for name in PATTERNS], device=device)
+    patterns = torch.tensor([local.patterns.get(name, 0) for name in PATTERNS], device=device)
     patterns = parallel.add_over_all(patterns)
     pairs, scores = torch.empty(0, 3, dtype=torch.int32), torch.empty(0, loss.outputs(len(rel2id)))
-    if mine.pairs:
-        document = mine.pairs["document"][:, None] * count + parallel.rank()
-        pairs, scores = torch.cat([document, mine.pairs["entities"]], dim=1), mine.pairs["scores"]
+    if local.pairs:
+        document = local.pairs["document"][:, None] * count + parallel.rank()
+        pairs, scores = torch.cat([document, local.pairs["entities"]], dim=1), local.pairs["scores"]
     parts = list(zip(parallel.gather_rows(pairs, device), parallel.gather_rows(scores, device), strict=True))
     if parallel.rank():
         return Predictions([], {}, {})
-    found = sorted((row for part in entries for row in part.tolist()), key=lambda row: row[0])
-    entries_of_all = [
-        {"title": titles[d], "h_idx": head, "t_idx": tail, "r": relations[r]} for d, head, tail, r in found
+    all_rows = sorted((row for part in entries for row in part.tolist()), key=lambda row: row[0])
+    all_entries = [
+        {"title": titles[d], "h_idx": head, "t_idx": tail, "r": relations[r]} for d, head, tail, r in all_rows
     ]
     if "sentence_ends" in features[0]:
         numbers: dict[tuple[int, ...], list[int]] = {}
         for *row, number in (sentence for part in evidence for sentence in part.tolist()):
             numbers.setdefault(tuple(row), []).append(number)
-        for entry, row in zip(entries_of_all, found, strict=True):
+        for entry, row in zip(all_entries, all_rows, strict=True):
             entry["evidence"] = numbers.get(tuple(row), [])
     labelled = all("labels" in feature for feature in features)
     return Predictions(
-        entries_of_all,
+        all_entries,
         dict(zip(PATTERNS, patterns.tolist(), strict=True)) if labelled else {},
         in_order(parts),
     )
@@ -236,5 +236,5 @@ def margins(scores: Tensor, threshold: Tensor, chosen: Tensor) -> list[dict[str,
     class 1. Scores [pairs, outputs], threshold [pairs] or [pairs, relations]; margin is score - threshold."""
     rows, columns = chosen.unbind(1)
     limits = threshold[rows] if threshold.dim() == 1 else threshold[rows, columns]
-    found = zip(scores[rows, columns + 1].tolist(), limits.tolist(), strict=True)
-    return [{"score": score, "threshold": limit, "margin": score - limit} for score, limit in found]
+    scores_and_limits = zip(scores[rows, columns + 1].tolist(), limits.tolist(), strict=True)
+    return [{"score": score, "threshold": limit, "margin": score - limit} for score, limit in scores_and_limits]

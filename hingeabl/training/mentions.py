@@ -1,7 +1,7 @@
 """The training of the mention detector, see hingeabl/readers/mentions.py, and its scores.
 
 Each document is read as text, see join_tokens. The loss is the sum of two cross entropies, of a word's tag and of
-whether a sentence begins at it, both at the word's first piece.
+whether a sentence begins there, both at the word's first piece.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from hingeabl.readers.mentions import (
     words_of,
 )
 
-KINDS, NAMES = ("span", "typed", "sentence"), ("precision", "recall", "f1")  # of scores_of
-NO_LABEL = -100  # of pieces that no loss is taken at
+ITEMS, NAMES = ("span", "typed", "sentence"), ("precision", "recall", "f1")  # of scores_of
+NO_LABEL = -100  # for pieces without a loss
 
 
 @dataclass
@@ -65,8 +65,8 @@ class MentionSettings:
 
 
 class Example(NamedTuple):
-    """One window of a training text: pieces and shapes [n], with the tag [n] and the sentence start [n] of the words
-    that begin there, NO_LABEL elsewhere."""
+    """One window of a training text: pieces and shapes [n], and for the first piece of each word its tag [n] and its
+    sentence start [n], NO_LABEL for other pieces."""
 
     pieces: np.ndarray
     shapes: np.ndarray
@@ -77,33 +77,33 @@ class Example(NamedTuple):
 def word_labels(
     words: Words, mentions: Iterable[tuple[int, int, str]], starts: Iterable[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The tag and the sentence start, 0 or 1, of each word, int64 [w]. Of mentions that overlap the longest has the
-    tags."""
+    """The tag and the sentence start, 0 or 1, of each word, int64 [w]. If mentions overlap, the longest is tagged."""
     tags = np.zeros(len(words.spans), dtype=np.int64)
     taken = np.zeros(len(words.spans), dtype=bool)
-    for start, end, kind in sorted(mentions, key=lambda mention: mention[0] - mention[1]):
-        own = np.flatnonzero((words.spans[:, 0] < end) & (words.spans[:, 1] > start))
-        if len(own) and not taken[own].any():
-            tags[own], tags[own[0]], taken[own] = TAGS.index(f"I-{kind}"), TAGS.index(f"B-{kind}"), True
+    for start, end, entity_type in sorted(mentions, key=lambda mention: mention[0] - mention[1]):
+        inside = np.flatnonzero((words.spans[:, 0] < end) & (words.spans[:, 1] > start))
+        if len(inside) and not taken[inside].any():
+            tags[inside], taken[inside] = TAGS.index(f"I-{entity_type}"), True
+            tags[inside[0]] = TAGS.index(f"B-{entity_type}")
     begins = np.isin(words.spans[:, 0], list(starts)).astype(np.int64)
     return tags, begins
 
 
 def examples_of(documents: Iterable[Document], tokenizer: Tokenizer) -> list[Example]:
     """The windows of some documents' texts, with their labels."""
-    found = []
+    examples = []
     for document in documents:
         text, mentions, starts = gold_of(document)
         words = words_of(tokenizer, text)
         labels = np.full((2, len(words.pieces)), NO_LABEL, dtype=np.int64)
         labels[:, words.first] = word_labels(words, mentions, starts)
         for start, end, _, _ in windows_of(len(words.pieces)):
-            found.append(Example(words.pieces[start:end], words.shapes[start:end], *labels[:, start:end]))
-    return found
+            examples.append(Example(words.pieces[start:end], words.shapes[start:end], *labels[:, start:end]))
+    return examples
 
 
 def new_model(encoder: str) -> BertForTokenClassification:
-    """The encoder with a new classifier; the embedding of each shape begins as that of its first segment. Raises
+    """The encoder with a new classifier; each shape's embedding starts as the encoder's first segment embedding. Raises
     UserError for an encoder that is no BERT."""
     config = read_json(Path(encoder) / "config.json")
     if config.get("model_type") != "bert":
@@ -120,27 +120,28 @@ def new_model(encoder: str) -> BertForTokenClassification:
 
 def loss_of(model: BertForTokenClassification, batch: Sequence[Example], specials: tuple[int, int]) -> Tensor:
     """The loss of a batch of windows, a scalar."""
-    inputs = batch_of([(own.pieces, own.shapes) for own in batch], specials)
+    inputs = batch_of([(example.pieces, example.shapes) for example in batch], specials)
     labels = torch.full((2, *inputs["input_ids"].shape), NO_LABEL)  # [2, b, n]
-    for row, own in enumerate(batch):
-        labels[0, row, 1 : len(own.tags) + 1] = torch.from_numpy(own.tags)
-        labels[1, row, 1 : len(own.tags) + 1] = torch.from_numpy(own.starts)
+    for row, example in enumerate(batch):
+        labels[0, row, 1 : len(example.tags) + 1] = torch.from_numpy(example.tags)
+        labels[1, row, 1 : len(example.tags) + 1] = torch.from_numpy(example.starts)
     logits = model(**inputs).logits.float()  # [b, n, LABELS]
-    at = labels[0] != NO_LABEL
-    tags = functional.cross_entropy(logits[at][:, :SENTENCE], labels[0][at])
-    return tags + functional.binary_cross_entropy_with_logits(logits[at][:, SENTENCE], labels[1][at].float())
+    labelled = labels[0] != NO_LABEL
+    logits, (tags, starts) = logits[labelled], (rows[labelled] for rows in labels)
+    tag_loss = functional.cross_entropy(logits[:, :SENTENCE], tags)
+    return tag_loss + functional.binary_cross_entropy_with_logits(logits[:, SENTENCE], starts.float())
 
 
 def batches_of(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[Example]]:
-    """All windows in an order that `seed` draws; windows of like length share a batch."""
-    drawn = random.Random(seed)
+    """All windows in an order drawn with `seed`; windows of similar length share a batch."""
+    generator = random.Random(seed)
     order = list(range(len(examples)))
-    drawn.shuffle(order)
+    generator.shuffle(order)
     batches = []
     for start in range(0, len(order), 32 * size):
         part = sorted(order[start : start + 32 * size], key=lambda number: len(examples[number].pieces))
-        batches += [part[at : at + size] for at in range(0, len(part), size)]
-    drawn.shuffle(batches)
+        batches += [part[first : first + size] for first in range(0, len(part), size)]
+    generator.shuffle(batches)
     for batch in batches:
         yield [examples[number] for number in batch]
 
@@ -148,8 +149,8 @@ def batches_of(examples: Sequence[Example], size: int, seed: int) -> Iterator[li
 def optimizer_of(model: BertForTokenClassification, settings: MentionSettings, steps: int) -> tuple[Any, Any]:
     """AdamW and its schedule: warm-up, then linearly to 0."""
     new = [*model.classifier.parameters(), *model.bert.embeddings.token_type_embeddings.parameters()]
-    known = {id(own) for own in new}
-    old = [own for own in model.parameters() if id(own) not in known]
+    new_ids = {id(parameter) for parameter in new}
+    old = [parameter for parameter in model.parameters() if id(parameter) not in new_ids]
     groups: list[dict[str, Any]] = [{"params": old}, {"params": new, "lr": settings.head_learning_rate}]
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=0.01)
     warmup = max(1, round(settings.warmup_ratio * steps))
@@ -162,22 +163,22 @@ def optimizer_of(model: BertForTokenClassification, settings: MentionSettings, s
 def scores_of(tagger: MentionTagger, documents: Sequence[Document]) -> dict[str, float]:
     """Precision, recall and F1 of mentions by span and with type, and F1 of sentence starts, over whole texts, in
     percent."""
-    found, gold = [], []
+    predicted, gold = [], []
     for start in range(0, len(documents), 50):
-        golds = [gold_of(document) for document in documents[start : start + 50]]
-        gold += [(mentions, starts) for _, mentions, starts in golds]
-        found += [(own.mentions, own.sentences) for own in tagger([text for text, _, _ in golds])]
+        part = [gold_of(document) for document in documents[start : start + 50]]
+        gold += [(mentions, starts) for _, mentions, starts in part]
+        predicted += [(tagged.mentions, tagged.sentences) for tagged in tagger([text for text, _, _ in part])]
     scores: dict[str, float] = {}
-    picks: dict[str, Callable[[Any], set[Any]]] = {
-        "span": lambda own: {mention[:2] for mention in own[0]},
-        "typed": lambda own: set(own[0]),
-        "sentence": lambda own: set(own[1]),
+    items_of: dict[str, Callable[[Any], set[Any]]] = {  # from (mentions, sentence starts)
+        "span": lambda annotation: {mention[:2] for mention in annotation[0]},
+        "typed": lambda annotation: set(annotation[0]),
+        "sentence": lambda annotation: set(annotation[1]),
     }
-    for name, pick in picks.items():
-        pairs = [(pick(own), pick(true)) for own, true in zip(found, gold, strict=True)]
-        right = sum(len(own & true) for own, true in pairs)
-        precision = 100 * right / max(1, sum(len(own) for own, _ in pairs))
-        recall = 100 * right / max(1, sum(len(true) for _, true in pairs))
+    for name, items in items_of.items():
+        pairs = [(items(guess), items(truth)) for guess, truth in zip(predicted, gold, strict=True)]
+        right = sum(len(guess & truth) for guess, truth in pairs)
+        precision = 100 * right / max(1, sum(len(guess) for guess, _ in pairs))
+        recall = 100 * right / max(1, sum(len(truth) for _, truth in pairs))
         f1 = 2 * precision * recall / (precision + recall) if right else 0.0
         scores |= {f"{name}_precision": precision, f"{name}_recall": recall, f"{name}_f1": f1}
     return scores
@@ -186,20 +187,20 @@ def scores_of(tagger: MentionTagger, documents: Sequence[Document]) -> dict[str,
 def train_mentions(
     train: Sequence[str], dev: str, folder: Path, settings: MentionSettings, test: str | None = None
 ) -> None:
-    """Train the detector and write it to `folder`/detector, with checkpoints in `folder`, from which it goes on.
+    """Train the detector and write it to `folder`/detector, with checkpoints in `folder`, from which it resumes.
 
     Training documents with a title of dev or test are left out, with a warning. Raises UserError if none is left.
     """
-    held = {name: load_documents(path, typed=True) for name, path in (("dev", dev), ("test", test)) if path}
+    held_out = {name: load_documents(path, typed=True) for name, path in (("dev", dev), ("test", test)) if path}
     documents = [document for path in train for document in load_documents(path, typed=True)]
-    kept_out = {document["title"] for own in held.values() for document in own}
-    left_out = [document["title"] for document in documents if document["title"] in kept_out]
+    held_out_titles = {document["title"] for split in held_out.values() for document in split}
+    left_out = [document["title"] for document in documents if document["title"] in held_out_titles]
     if left_out:
         print(
             f"WARNING: {len(left_out):,} training documents are left out, as dev or test has them: {listed(left_out)}",
             file=sys.stderr,
         )
-    documents = [document for document in documents if document["title"] not in kept_out]
+    documents = [document for document in documents if document["title"] not in held_out_titles]
     if not documents:
         raise UserError(f"{listed(list(train))}: have no document that dev and test do not have; name other files")
     torch.manual_seed(settings.seed)
@@ -217,32 +218,32 @@ def train_mentions(
     }
     history, checkpoint = [], folder / "checkpoint.pt"
     if checkpoint.exists():
-        kept = torch.load(checkpoint, weights_only=True)
-        if kept["facts"] != json.dumps(facts):
+        state = torch.load(checkpoint, weights_only=True)
+        if state["facts"] != json.dumps(facts):
             raise UserError(f"{checkpoint}: is of other settings or data; name another folder, or remove it")
-        model.load_state_dict(kept["model"])
-        optimizer.load_state_dict(kept["optimizer"])
-        schedule.load_state_dict(kept["schedule"])
-        history = json.loads(kept["history"])
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        history = json.loads(state["history"])
     print(f"{len(documents):,} documents, {len(examples):,} windows, {steps:,} steps")
     for epoch in range(len(history) + 1, settings.epochs + 1):
         started = time.monotonic()
         loss = train_epoch(model, examples, settings, optimizer, schedule, epoch, tagger.specials)
-        scores = scores_of(tagger, held["dev"])
+        scores = scores_of(tagger, held_out["dev"])
         history.append({"epoch": epoch, "loss": loss, "minutes": (time.monotonic() - started) / 60, "dev": scores})
         print(f"epoch {epoch}: loss {loss:.4f}, dev span F1 {scores['span_f1']:.2f}, typed {scores['typed_f1']:.2f}")
-        if scores["typed_f1"] >= max(own["dev"]["typed_f1"] for own in history):
+        if scores["typed_f1"] >= max(record["dev"]["typed_f1"] for record in history):
             write_detector(folder / "detector", model, settings, facts | {"epoch": epoch, "history": history})
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
         torch.save(state | {"facts": json.dumps(facts), "history": json.dumps(history)}, folder / "checkpoint.tmp")
         (folder / "checkpoint.tmp").replace(checkpoint)
     final = MentionTagger.load(folder / "detector")
-    written = {name: scores_of(final, own) for name, own in held.items()}
+    final_scores = {name: scores_of(final, split) for name, split in held_out.items()}
     record = read_json(folder / "detector" / "training.json")
-    record |= {"history": history, "scores": written}
+    record |= {"history": history, "scores": final_scores}
     write_json(folder / "detector" / "training.json", record)
     (folder / "detector" / "README.md").write_text(card_of(record), encoding="utf-8")
-    for name, scores in written.items():
+    for name, scores in final_scores.items():
         print(
             f"{name}, as written: span F1 {scores['span_f1']:.2f}, typed {scores['typed_f1']:.2f}, "
             f"sentence starts {scores['sentence_f1']:.2f}"
@@ -258,18 +259,20 @@ def train_epoch(
     epoch: int,
     specials: tuple[int, int],
 ) -> float:
-    """One epoch, in bf16 where the processor has it; returns its mean loss. What is drawn depends on the seed and the
-    epoch alone, so that a training goes on as if it had not been stopped."""
+    """One epoch, in bf16 if the processor has it; returns its mean loss. Random numbers depend only on the seed and the
+    epoch, so that a resumed training equals one that was not stopped."""
     model.train()
     seed = 1000 * settings.seed + epoch
     torch.manual_seed(seed)
-    drawn = random.Random(seed)
+    generator = random.Random(seed)
     total, number = 0.0, 0
     count = math.ceil(len(examples) / settings.batch_size)
     bf16 = pick_precision(None, torch.device("cpu")) == "bf16"
     with tqdm(batches_of(examples, settings.batch_size, seed), f"epoch {epoch}", count) as bar:
         for batch in bar:
-            batch = [own._replace(shapes=own.shapes * (drawn.random() >= settings.no_case)) for own in batch]
+            batch = [
+                window._replace(shapes=window.shapes * (generator.random() >= settings.no_case)) for window in batch
+            ]
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss = loss_of(model, batch, specials)
             loss.backward()
@@ -284,7 +287,7 @@ def train_epoch(
 
 
 def write_detector(folder: Path, model: BertForTokenClassification, settings: MentionSettings, facts: Any) -> None:
-    """The detector's files: weights in 8 bits, configuration, tokenizer, and how it was trained."""
+    """Write the detector's files: weights in 8 bits, configuration, tokenizer, and a record of the training."""
     make_folder(folder)
     save_tensors(folder / "model.safetensors", compress(model.state_dict()))
     keys = (
@@ -300,7 +303,7 @@ def write_detector(folder: Path, model: BertForTokenClassification, settings: Me
 def card_of(record: dict[str, Any]) -> str:
     """The model card of a detector, from its training.json."""
     rows = "\n".join(
-        f"| {split} | " + " | ".join(f"{scores[f'{kind}_{name}']:.2f}" for kind in KINDS for name in NAMES) + " |"
+        f"| {split} | " + " | ".join(f"{scores[f'{item}_{name}']:.2f}" for item in ITEMS for name in NAMES) + " |"
         for split, scores in record["scores"].items()
     )
     data = "\n".join(f"- `{name}` (SHA-256 `{checksum}`)" for name, checksum in record["data"].items())

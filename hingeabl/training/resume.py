@@ -1,7 +1,7 @@
-"""A training that was stopped, at any moment, goes on where it was and ends with the same numbers.
+"""Checkpoints: a training that was stopped at any moment resumes there and ends with the same numbers.
 
-A checkpoint is one safetensors file in the run's folder `checkpoints`: weights, optimizer, and as JSON the place in the
-training. Random generators are not in it: they are seeded anew for each batch, by seed, epoch and the batch's number.
+A checkpoint is one safetensors file in the run's folder `checkpoints`: weights, optimizer, and as JSON the training's
+progress. Random generators are not in it: they are seeded anew for each batch, by seed, epoch and the batch's number.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from hingeabl.files import read_json, save_tensors, write_json
 from hingeabl.training import parallel
 
 CHECKPOINTS = "checkpoints"
-EXIT_STOPPED = 75  # what schedulers know as "try again" (sysexits' EX_TEMPFAIL)
+EXIT_STOPPED = 75  # "try again" to schedulers (sysexits' EX_TEMPFAIL)
 
 
 @dataclass
 class Place:
-    """How far a training is.
+    """How far a training is. Checkpoints store these fields.
 
-    epoch           the one under way, from 1
+    epoch           the current one, from 1
     batch           batches of it that are done
     step            optimizer steps that are done
-    skipped         those that fp16's scaler skipped, not among `step`
-    skipped_in_row  the latest of them, with no other step behind
-    seconds         wall time of all that led here, of stopped parts too; None where an older checkpoint does not tell
+    skipped         steps that fp16's scaler skipped, not counted in `step`
+    skipped_in_row  how many of the latest steps were skipped
+    seconds         wall time so far, including that of stopped processes; None if an older checkpoint does not have it
     log_size        bytes of metrics.jsonl
-    best            scores.json so far, {} before the first epoch's end
+    best            scores.json so far, {} before the end of the first epoch
     """
 
     epoch: int = 1
@@ -59,7 +59,7 @@ class Place:
 
 
 class CheckpointWriter:
-    """Writes checkpoints in a thread while the training goes on; to leave its `with` block waits for the last."""
+    """Writes checkpoints in a thread while the training goes on; leaving its `with` block waits for the last one."""
 
     def __init__(self) -> None:
         self.pool = ThreadPoolExecutor(1)
@@ -74,25 +74,25 @@ class CheckpointWriter:
     def write(
         self,
         folder: Path,
-        place: Place,
+        progress: Place,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
     ) -> None:
-        """Copy all that a checkpoint holds, and begin to write it. Raises UserError where the one before could not be
+        """Copy all that a checkpoint holds, and begin to write it. Raises UserError if the one before could not be
         written."""
         self.wait()
-        self.last = self.pool.submit(save_checkpoint, folder, take_checkpoint(place, model, optimizer, scaler))
+        self.last = self.pool.submit(save_checkpoint, folder, take_checkpoint(progress, model, optimizer, scaler))
 
     def wait(self) -> None:
-        """Return once the last checkpoint is written. Raises UserError where it could not be."""
+        """Return once the last checkpoint is written. Raises UserError if it could not be written."""
         last, self.last = self.last, None
         if last:
             last.result()
 
 
 class Checkpoint(NamedTuple):
-    """A file's name, its tensors on the CPU, which no training changes, and the rest as JSON."""
+    """A file's name, copies of all tensors on the CPU, and the rest as JSON."""
 
     name: str
     tensors: dict[str, Tensor]
@@ -100,21 +100,21 @@ class Checkpoint(NamedTuple):
 
 
 def take_checkpoint(
-    place: Place, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    progress: Place, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
 ) -> Checkpoint:
-    """A copy of a training as it is now."""
+    """A copy of a training's current state."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in state.items()}
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    state = json.dumps({"place": asdict(place), "scaler": scaler.state_dict()})
-    return Checkpoint(f"epoch_{place.epoch:04d}_batch_{place.batch:08d}.safetensors", tensors, state)
+    state = json.dumps({"place": asdict(progress), "scaler": scaler.state_dict()})
+    return Checkpoint(f"epoch_{progress.epoch:04d}_batch_{progress.batch:08d}.safetensors", tensors, state)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint into the run's folder, whole or not at all, then remove all but it and the one before it.
 
-    Raises UserError where it cannot be written; those that were there stay.
+    Raises UserError if it cannot be written; older ones stay then.
     """
     name, tensors, state = checkpoint
     checkpoints = folder / CHECKPOINTS
@@ -126,34 +126,35 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 def checksum(tensors: dict[str, Tensor], state: str) -> str:
     """SHA-256 over the tensors' names, types, shapes and bytes, and the state."""
-    found = hashlib.sha256(state.encode())
+    digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
-        found.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
-        found.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def optimizer_state(tensors: dict[str, Tensor], model: nn.Module) -> dict[int, dict[str, Tensor]]:
-    """The optimizer's state by the numbers of the model's parameters. Older versions counted BERT's pooler, which never
-    had a state, behind the encoder."""
+    """The optimizer's state by the numbers of the model's parameters. Older versions also counted BERT's pooler, behind
+    the encoder; it never had a state."""
     pooler = sum(name.startswith("model/model.pooler.") for name in tensors)
     encoder = sum(name.startswith("model.") for name, _ in model.named_parameters())
-    found: dict[int, dict[str, Tensor]] = {}
+    states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer/"):
-            _, number, part = name.split("/")
-            place = int(number) - (pooler if int(number) >= encoder else 0)
-            found.setdefault(place, {})[part] = tensor
-    return found
+            _, stored_number, key = name.split("/")
+            number = int(stored_number) - (pooler if int(stored_number) >= encoder else 0)
+            states.setdefault(number, {})[key] = tensor
+    return states
 
 
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
 ) -> Place:
-    """Bring model, optimizer and scaler to the newest whole checkpoint of the run's folder; returns the place, that of
-    a beginning where there is none. A broken one is named and removed, and the one before it taken.
+    """Restore model, optimizer and scaler from the newest whole checkpoint of the run's folder; returns the training's
+    progress, that of a new training if there is no checkpoint. A broken one is removed with a note, and the one before
+    it used.
 
-    Raises UserError where there were some and none was whole.
+    Raises UserError if there were checkpoints, but none was whole.
     """
     paths = sorted((folder / CHECKPOINTS).glob("*.safetensors"), reverse=True)
     for path in paths:
@@ -173,18 +174,18 @@ def load_checkpoint(
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A checkpoint's tensors and state. Raises ValueError where checksum mismatch, and what safe_open does."""
+    """A checkpoint's tensors and state. Raises ValueError if the checksum does not match, and what safe_open raises."""
     with safe_open(path, "pt") as file:
-        about = file.metadata() or {}
+        metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if checksum(tensors, about["state"]) != about["sha256"]:
+    if checksum(tensors, metadata["state"]) != metadata["sha256"]:
         raise ValueError("checksum mismatch")
-    return tensors, json.loads(about["state"])
+    return tensors, json.loads(metadata["state"])
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run's folder: a second process is refused with a UserError. The lock goes when the process does."""
+    """Lock a run's folder: a second process gets a UserError. The lock ends with the process."""
     with (folder / "metrics.jsonl").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -196,8 +197,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process of this machine, or of the cluster where its files know locks, trains this seed. Needs no right
-    to write there."""
+    """Whether a process of this machine trains this seed, or of the cluster if its file system has locks. Needs no
+    write permission."""
     if not (folder / "metrics.jsonl").exists():
         return False
     with (folder / "metrics.jsonl").open("rb") as file:
@@ -212,8 +213,8 @@ def is_locked(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def failure_noted(folder: Path) -> Iterator[None]:
-    """Leave failed.json with the reason in a run's folder when an exception ends the training, failed_rank_N.json from
-    other processes than the first; remove older ones."""
+    """If an exception ends the training, write its reason to failed.json in the run's folder, or to failed_rank_N.json
+    in processes other than the first; remove older ones."""
     rank = parallel.rank()
     for old in folder.glob("failed*.json") if rank == 0 else ():
         old.unlink(missing_ok=True)
@@ -227,7 +228,8 @@ def failure_noted(folder: Path) -> Iterator[None]:
 
 
 class StopRequest:
-    """Notes SIGTERM and SIGUSR1, by which schedulers announce that they will stop a job; `name` is "" before."""
+    """Notes SIGTERM and SIGUSR1, by which schedulers announce that they will stop a job. `name` is the signal's, ""
+    before."""
 
     def __init__(self) -> None:
         self.name = ""
@@ -235,13 +237,12 @@ class StopRequest:
             signal.signal(number, self.note)
 
     def note(self, number: int, _: object) -> None:
-        """The handler."""
+        """The signal handler."""
         self.name = signal.Signals(number).name
 
 
 def status_of(folder: Path) -> tuple[str, str]:
-    """A seed's folder in two words: finished, running, failed or stopped, or unreadable; and scores, the place, or the
-    reason."""
+    """A seed's status: finished, running, failed, stopped or unreadable; and its scores, progress, or the reason."""
     try:
         return read_status(folder)
     except (UserError, OSError, ValueError, KeyError, TypeError) as error:
@@ -252,15 +253,15 @@ def read_status(folder: Path) -> tuple[str, str]:
     """status_of a folder whose files are a run's."""
     if (folder / "scores.json").exists():
         scores = read_json(folder / "scores.json")
-        found = [f"{split} F1 {100 * scores[split]['f1']:.2f}" for split in ("dev", "test") if scores.get(split)]
-        return "finished", ", ".join(found)
+        figures = [f"{split} F1 {100 * scores[split]['f1']:.2f}" for split in ("dev", "test") if scores.get(split)]
+        return "finished", ", ".join(figures)
     path = folder / "metrics.jsonl"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    lines = text[: text.rfind("\n") + 1].splitlines()  # the last may be on its way
+    lines = text[: text.rfind("\n") + 1].splitlines()  # without a last line that is not whole yet
     epochs = sum('"epoch": ' in line for line in lines)
-    place = f"epochs done: {epochs}" + (f", last line: step {json.loads(lines[-1])['step']:,}" if lines else "")
+    progress = f"epochs done: {epochs}" + (f", last line: step {json.loads(lines[-1])['step']:,}" if lines else "")
     if is_locked(folder):
-        return "running", place
+        return "running", progress
     if failures := sorted(folder.glob("failed*.json")):
-        return "failed", f"{read_json(failures[0])['error']} ({place})"
-    return "stopped", f"{place}; run the same command to resume"
+        return "failed", f"{read_json(failures[0])['error']} ({progress})"
+    return "stopped", f"{progress}; run the same command to resume"

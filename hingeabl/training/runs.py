@@ -1,4 +1,4 @@
-"""A run's folder and what is written there: settings, metrics, scores; and the summary over seeds."""
+"""The files of a run's folder: settings, metrics, scores; and the summary over seeds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "opt_einsum", "ujson
 
 
 def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """The scores of a finished run in `folder`, None where there is none. Raises UserError for other settings."""
+    """The scores of a finished run in `folder`, None if there is none. Raises UserError for other settings."""
     if not (folder / "config.json").exists():
         return None
     old = read_json(folder / "config.json")
@@ -37,15 +37,15 @@ def finished_scores(folder: Path, config: dict[str, Any]) -> dict[str, Any] | No
         raise UserError(
             f"{folder}/config.json: is not from a training run; remove the folder or pass another --output_dir"
         )
-    settings = vars(Settings()) | old["settings"]  # those that were not there yet had their defaults
+    settings = vars(Settings()) | old["settings"]  # settings that an older version lacks had their defaults
     sizes = settings["train_batch_size"], old.get("processes", 1)
     if not all(type(size) is int and size > 0 for size in sizes):
         raise UserError(f"{folder}/config.json: train_batch_size or processes is not a number; remove the folder")
     settings["train_batch_size"] = math.prod(sizes)
-    here = {**config["settings"], "train_batch_size": config["settings"]["train_batch_size"] * config["processes"]}
+    new = {**config["settings"], "train_batch_size": config["settings"]["train_batch_size"] * config["processes"]}
     differences = [
         f"{name} {settings[name]} there, {value} here"
-        for name, value in here.items()
+        for name, value in new.items()
         if settings[name] != value and name not in NOT_COMPARED
     ]
     differences += [
@@ -75,9 +75,9 @@ class RunLog:
     """metrics.jsonl, and the same figures for TensorBoard and, if asked for, Weights & Biases."""
 
     def __init__(self, folder: Path, name: str, wandb_project: str | None, size: int, step: int) -> None:
-        """Continue after the first `size` bytes, written up to optimizer step `step`: what came later is forgotten.
+        """Continue after the first `size` bytes, written up to optimizer step `step`; later lines are removed.
 
-        Raises UserError where metrics.jsonl has not as many.
+        Raises UserError if metrics.jsonl is shorter.
         """
         path = folder / "metrics.jsonl"
         if size > (path.stat().st_size if path.exists() else 0):
@@ -90,9 +90,9 @@ class RunLog:
         self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if size else None)
 
     def write(self, step: int, record: dict[str, Any]) -> None:
-        """One line, {"step": step, **record}; nested figures are named group/figure in the other logs.
+        """Write one line, {"step": step, **record}; nested figures are named group/figure in the other logs.
 
-        Raises UserError where it cannot be written.
+        Raises UserError if it cannot be written.
         """
         try:
             self.file.write(json.dumps({"step": step, **record}) + "\n")
@@ -107,18 +107,18 @@ class RunLog:
         if self.wandb:
             try:
                 self.wandb.log(figures, step=step)
-            except Exception as error:  # of its service, which may have died
+            except Exception as error:  # its service may have died
                 print(f"WARNING: Weights & Biases ({first_line(error)}); the training goes on without", file=sys.stderr)
                 self.wandb = None
 
     def size(self) -> int:
-        """Bytes of metrics.jsonl, all on disk."""
+        """The size of metrics.jsonl in bytes, all of them on disk."""
         self.file.flush()
         os.fsync(self.file.fileno())
         return os.fstat(self.file.fileno()).st_size
 
     def close(self) -> None:
-        """Flush and close all of them."""
+        """Flush and close all logs."""
         self.file.close()
         self.tensorboard.close()
         if self.wandb:
@@ -127,10 +127,10 @@ class RunLog:
 
 def start_wandb(folder: Path, name: str, project: str) -> Any:
     """A run of Weights & Biases: the one whose id an earlier start left in the folder, else a new one. Raises UserError
-    where it cannot be had."""
+    if it cannot be opened."""
     wandb, path = require_wandb(), folder / WANDB_IDS
     ids = read_json(path) if path.exists() else {}
-    if not isinstance(ids, dict) or not all(isinstance(found, str) for found in ids.values()):
+    if not isinstance(ids, dict) or not all(isinstance(run_id, str) for run_id in ids.values()):
         raise UserError(f"{path}: does not hold ids of Weights & Biases; remove it to log to a new run")
     if project not in ids:
         ids[project] = secrets.token_hex(4)
@@ -148,7 +148,7 @@ def start_wandb(folder: Path, name: str, project: str) -> Any:
 
 
 def require_wandb() -> Any:
-    """The package of Weights & Biases. Raises UserError where it is missing."""
+    """The package of Weights & Biases. Raises UserError if it is missing."""
     try:
         import wandb
     except ImportError:
@@ -179,19 +179,19 @@ def print_summary(summary: dict[str, Any]) -> None:
     """One row per seed, then mean ± standard deviation, in percent."""
     columns = [(split, name) for split in ("dev", "test") for name in ("f1", "ign_f1") if summary[split]]
     heads = {"f1": "F1", "ign_f1": "Ign F1"}
-    left = max(14, len(summary["loss"]["name"]) + 2)
+    width = max(14, len(summary["loss"]["name"]) + 2)
     print(
-        f"\n{summary['loss']['name']:<{left}}" + "".join(f"{split + ' ' + heads[name]:>16}" for split, name in columns)
+        f"\n{summary['loss']['name']:<{width}}" + "".join(f"{split + ' ' + heads[name]:>16}" for split, name in columns)
     )
     for run in summary["runs"]:
         print(
-            f"seed {run['seed']}".ljust(left) + "".join(f"{100 * run[split][name]:>16.2f}" for split, name in columns)
+            f"seed {run['seed']}".ljust(width) + "".join(f"{100 * run[split][name]:>16.2f}" for split, name in columns)
         )
     cells = []
     for split, name in columns:
         mean, std = summary[split][name]["mean"], summary[split][name]["std"]
         cells.append(f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if std is not None else ""))
-    print("mean ± std".ljust(left) + "".join(f"{cell:>16}" for cell in cells))
+    print("mean ± std".ljust(width) + "".join(f"{cell:>16}" for cell in cells))
 
 
 def describe_environment() -> dict[str, Any]:

@@ -25,8 +25,8 @@ from hingeabl.training.settings import Settings, parse_args, read_settings
 
 
 def save_run(folder: Path, model: DocREModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write all but the weights that load_run needs: model.json, and encoder/ with its config and tokenizer. Raises
-    UserError where that fails."""
+    """Write the files that load_run needs, except the weights: model.json, and encoder/ with its config and tokenizer.
+    Raises UserError if that fails."""
     try:
         model.model.config.save_pretrained(folder / "encoder")
         tokenizer.save_pretrained(folder / "encoder")
@@ -36,13 +36,13 @@ def save_run(folder: Path, model: DocREModel, tokenizer: PreTrainedTokenizerBase
 
 
 def load_run(folder: str | Path) -> DocREModel:
-    """The model of a run folder, from that folder alone. Raises UserError where files are missing or do not fit."""
+    """The model of a run folder, from that folder alone. Raises UserError if files are missing or do not fit."""
     folder = Path(folder)
     settings, weights = read_json(folder / "model.json"), read_weights(folder / "model.safetensors")
     check_depth(folder, settings, len(weights))
     try:
         model = DocREModel(str(folder / "encoder"), **settings, pretrained=False)
-    except (TypeError, RuntimeError) as error:  # unknown ones, or sizes that no memory holds
+    except (TypeError, RuntimeError) as error:  # unknown settings, or sizes beyond the memory
         raise UserError(
             f"{folder}/model.json: does not hold a model's settings ({first_line(error)}); copy the run again"
         ) from None
@@ -52,10 +52,10 @@ def load_run(folder: str | Path) -> DocREModel:
 
 def load_checkpoint_file(path: str | Path, encoder: str, num_classes: int) -> DocREModel:
     """The model of a checkpoint file, such as the authors of ATLOP, DocuNet and KD-DocRE released, on an encoder: its
-    kind and sizes follow from the tensors. Raises UserError where they do not fit."""
+    backbone and sizes follow from the tensors. Raises UserError if they do not fit."""
     weights = read_weights(Path(path))
     shapes = {name: list(tensor.shape) for name, tensor in weights.items()}
-    kinds = [kind for kind, layer in LAYER_OF.items() if any(name.startswith(layer) for name in shapes)]
+    backbones = [backbone for backbone, layer in LAYER_OF.items() if any(name.startswith(layer) for name in shapes)]
     if not shapes.get("head_extractor.weight"):
         raise UserError(f"{path}: has no head_extractor.weight; pass a checkpoint of ATLOP, DocuNet or KD-DocRE")
     layers = {name.split(".")[2] for name in shapes if name.startswith("axial_transformer.axial_attns.")}
@@ -64,7 +64,7 @@ def load_checkpoint_file(path: str | Path, encoder: str, num_classes: int) -> Do
         encoder,
         num_classes,
         shapes["head_extractor.weight"][0],
-        backbone=kinds[0] if kinds else "atlop",
+        backbone=backbones[0] if backbones else "atlop",
         unet_channels=unet[0],
         axial_layers=len(layers),
         pretrained=False,
@@ -74,23 +74,23 @@ def load_checkpoint_file(path: str | Path, encoder: str, num_classes: int) -> Do
 
 
 def check_depth(folder: Path, settings: Any, tensors: int) -> None:
-    """Raise UserError where a run folder's files ask for more layers than there are tensors: unlike sizes that are too
+    """Raise UserError if a run folder's files ask for more layers than there are tensors: unlike sizes that are too
     large, which fail at once, they would be made one by one until the memory is full."""
-    for name, field, found in (
+    for name, field, content in (
         ("model.json", "axial_layers", settings),
         ("encoder/config.json", "num_hidden_layers", read_json(folder / "encoder" / "config.json")),
     ):
-        depth = found.get(field) if isinstance(found, dict) else None
+        depth = content.get(field) if isinstance(content, dict) else None
         if isinstance(depth, (int, float)) and depth > tensors:
             raise UserError(f"{folder}/{name}: {field}: {depth} layers do not fit the weights; copy the run again")
 
 
-LAYER_OF = {"docunet": "segmentation_net.", "kd_docre": "axial_transformer."}  # what only a checkpoint of it has
+LAYER_OF = {"docunet": "segmentation_net.", "kd_docre": "axial_transformer."}  # a layer that only this backbone has
 
 
 def loss_of_run(config: Any, folder: Path, name: str, margin: float | None, rel2id: dict[str, int]) -> Loss:
-    """The loss of a run, with the priors that its config.json, given as `config`, holds where the loss needs them.
-    Raises UserError where they are not those of its relations."""
+    """The loss of a run, if it needs priors with those in `config`, the content of config.json. Raises UserError unless
+    there is one for each relation."""
     loss = get_loss(name, margin)
     if not loss.needs_priors:
         return loss
@@ -102,8 +102,8 @@ def loss_of_run(config: Any, folder: Path, name: str, margin: float | None, rel2
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run to score documents with; `name` is what a reader knows it by, its experiment and seed or its name on the
-    hub; `settings` are those it was trained with, as train.py knows them; `unfinished` see how_far."""
+    """A run to score documents with. `name` is for the user, its experiment and seed or its name on the hub; `settings`
+    are those of its training; `unfinished` is from describe_progress."""
 
     name: str
     folder: Path
@@ -116,54 +116,56 @@ class TrainedRun:
 
 
 def refuse_file(run: str | Path) -> None:
-    """Raise UserError if a file is given where a seed's folder is wanted, naming the folder that it lies in."""
+    """Raise UserError if a file is given instead of a seed's folder, naming the folder that it lies in."""
     run = Path(run)
     if run.is_file():
-        around = next((f", {folder}" for folder in run.parents[:2] if (folder / "model.json").exists()), "")
-        raise UserError(f"--load_path {run}: is a file; pass the seed's folder{around}")
+        seed_folder = next((f", {folder}" for folder in run.parents[:2] if (folder / "model.json").exists()), "")
+        raise UserError(f"--load_path {run}: is a file; pass the seed's folder{seed_folder}")
 
 
-def how_far(run: str | Path) -> str | None:
-    """How far the training of a seed's folder got, or of the folder around a run's weights; None where it is finished,
-    which scores.json tells, and for what is no run."""
+def describe_progress(run: str | Path) -> str | None:
+    """How far a training got, by its seed's folder or a file in it; None if it is finished, that is, has a scores.json,
+    and for anything but a run."""
     folder = Path(run) if Path(run).is_dir() else Path(run).parent
     is_run = any((folder / name).exists() for name in ("model.json", "metrics.jsonl"))
     if not is_run or (folder / "scores.json").exists():
         return None
     if not (folder / "metrics.jsonl").exists():
         return "it has no scores.json, as a finished run has"
-    done = []
+    scores = []  # dev F1 and epoch
     for line in (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError, TypeError, KeyError):  # the last line may be only half written
             record = json.loads(line)
-            done.append((record["dev"]["f1"], record["epoch"]))
-    found = f"{len(done)} of {read_settings(folder)['num_train_epochs']} epochs are done"
-    best, epoch = max(done, key=lambda pair: (pair[0], -pair[1]), default=(0, 0))
-    return f"{found}; the weights are of epoch {epoch}, dev F1 {100 * best:.2f}" if done else found
+            scores.append((record["dev"]["f1"], record["epoch"]))
+    progress = f"{len(scores)} of {read_settings(folder)['num_train_epochs']} epochs are done"
+    best, epoch = max(scores, key=lambda score: (score[0], -score[1]), default=(0, 0))
+    return f"{progress}; the weights are of epoch {epoch}, dev F1 {100 * best:.2f}" if scores else progress
 
 
 def warn_unfinished(option: str, run: str | Path) -> None:
-    """Say on stderr, opening with `option`, where a run that is only looked at is not finished, and how far it got."""
-    if found := how_far(run):
-        print(f"WARNING: {option} {run}: is not finished ({found})", file=sys.stderr)
+    """Warn on stderr, naming `option`, if a run that is only read is not finished, and how far it got."""
+    if progress := describe_progress(run):
+        print(f"WARNING: {option} {run}: is not finished ({progress})", file=sys.stderr)
 
 
 def refuse_unfinished(option: str, run: str | Path) -> None:
-    """Raise UserError, opening with `option`, where a run that something is made of is not finished."""
-    if found := how_far(run):
+    """Raise UserError, naming `option`, if a run on which something is to be built is not finished."""
+    if progress := describe_progress(run):
         raise UserError(
-            f"{option} {run}: is not finished ({found}); run its training again, which goes on, or copy the whole run"
+            f"{option} {run}: is not finished ({progress}); run its training again, which goes on, or copy the whole "
+            "run"
         )
 
 
-def open_run(folder: str | Path, device: torch.device, to_build_on: bool = False) -> TrainedRun:
-    """A seed's folder or a run on the hub, owner/name[@revision]; its model on `device`. Warns of a run that is not
-    finished; raises UserError for it where something is made of the run (`to_build_on`), and where the run cannot be
-    had, or files are missing or do not fit."""
+def open_run(folder: str | Path, device: torch.device, require_finished: bool = False) -> TrainedRun:
+    """A seed's folder or a run on the hub, owner/name[@revision]; its model on `device`. Warns if the run is not
+    finished, or with `require_finished` raises UserError. Also raises it if the run cannot be downloaded, or files are
+    missing or do not fit."""
     refuse_file(folder)
-    given, folder = folder, resolve_run(folder)
-    name = str(given) if is_hub_name(given) else "/".join(folder.resolve().parts[-2:])
-    (refuse_unfinished if to_build_on else warn_unfinished)("--load_path", folder)
+    hub_name = str(folder) if is_hub_name(folder) else None
+    folder = resolve_run(folder)
+    name = hub_name or "/".join(folder.resolve().parts[-2:])
+    (refuse_unfinished if require_finished else warn_unfinished)("--load_path", folder)
     settings = parse_args([f"--load_path={folder}"])
     rel2id = load_rel2id(folder / "rel2id.json")
     model = load_run(folder).to(device)
@@ -171,15 +173,15 @@ def open_run(folder: str | Path, device: torch.device, to_build_on: bool = False
     loss = loss_of_run(config, folder, settings.loss_type, settings.margin, rel2id)
     check_outputs_of(model, loss, rel2id, folder / "rel2id.json")
     tokenizer = load_tokenizer(str(folder / "encoder"))
-    return TrainedRun(name, folder, settings, rel2id, tokenizer, model, loss, how_far(folder))
+    return TrainedRun(name, folder, settings, rel2id, tokenizer, model, loss, describe_progress(folder))
 
 
 def check_outputs_of(model: DocREModel, loss: Loss, rel2id: dict[str, int], path: str | Path) -> None:
     """Raise UserError, naming the rel2id file, unless the model has an output for each class and threshold."""
-    found, wanted = model.settings["num_classes"], loss.outputs(len(rel2id))
-    if found != wanted:
-        more = f", {wanted} outputs with the loss {loss.name}" if wanted != len(rel2id) else ""
-        raise UserError(f"{path}: has {len(rel2id)} classes{more}, the model {found}")
+    outputs, expected = model.settings["num_classes"], loss.outputs(len(rel2id))
+    if outputs != expected:
+        more = f", {expected} outputs with the loss {loss.name}" if expected != len(rel2id) else ""
+        raise UserError(f"{path}: has {len(rel2id)} classes{more}, the model {outputs}")
 
 
 def weights_of(path: str | Path) -> Path:
@@ -190,20 +192,20 @@ def weights_of(path: str | Path) -> Path:
 
 def load_weights(model: DocREModel, path: str | Path) -> None:
     """Load a checkpoint's weights into a model: safetensors, or a file that torch.save wrote; names as ours, or as in
-    the checkpoints that the authors of ATLOP, DocuNet and KD-DocRE released (see DocREModel.adopt_names).
+    the checkpoints that the authors of ATLOP, DocuNet and KD-DocRE released (see DocREModel.rename_released_weights).
 
-    Raises UserError, naming what is missing, left over or of another shape, and changes nothing then.
+    Raises UserError, naming weights that are missing, left over or of another shape; the model does not change then.
     """
     fit_weights(model, read_weights(Path(path)), path)
 
 
 def fit_weights(model: DocREModel, weights: dict[str, Tensor], path: str | Path) -> None:
-    """load_weights of tensors that were read from `path`."""
-    weights = model.adopt_names(weights)
-    wanted = model.state_dict()
-    problems = [f"{name} is missing" for name in wanted if name not in weights]
-    problems += [f"{name} is left over" for name in weights if name not in wanted]
-    misfits = {name: misfit(weights[name], tensor) for name, tensor in wanted.items() if name in weights}
+    """load_weights for tensors that were read from `path`."""
+    weights = model.rename_released_weights(weights)
+    expected = model.state_dict()
+    problems = [f"{name} is missing" for name in expected if name not in weights]
+    problems += [f"{name} is left over" for name in weights if name not in expected]
+    misfits = {name: misfit(weights[name], tensor) for name, tensor in expected.items() if name in weights}
     problems += [f"{name} {problem}" for name, problem in misfits.items() if problem]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""

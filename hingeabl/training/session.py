@@ -1,4 +1,4 @@
-"""One seed's training from its first file to its last: the run's folder, where it goes on, when it saves and stops."""
+"""One seed's training around its epochs: the run's folder, how it begins or resumes, its log, saving and stopping."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ ESTIMATES = {"cpu": (5, 50), "cuda": (50,)}  # after how many steps the end is e
 
 @dataclass
 class Training:
-    """One seed's training; what it does not begin with, `begin` adds: `place` says how far it is, `saved` at which step
-    it last wrote a checkpoint. `shared` is the model as several processes call it, `log` is rank 0's. `counted` is when
-    its time was last added to `place.seconds`."""
+    """One seed's training. restore_or_initialise sets the fields from `ddp_model` on: the model as several processes
+    call it, how far the training is (`place`), the step of its last checkpoint (`saved`), and in rank 0 the log.
+    `counted` is when time was last added to `place.seconds`."""
 
     experiment: Experiment
     seed: int
@@ -57,7 +57,7 @@ class Training:
     scaler: torch.amp.GradScaler
     total_steps: int
     writer: CheckpointWriter
-    shared: nn.Module = field(init=False)
+    ddp_model: nn.Module = field(init=False)
     place: Place = field(default_factory=Place)
     saved: int = 0
     log: RunLog | None = None
@@ -73,10 +73,10 @@ class Training:
 
 @dataclass
 class Recent:
-    """What happened since the last log.
+    """Losses and skipped steps since the last log.
 
-    losses   each batch's optimizer step, its documents' titles, and its share of the step's loss, on its device
-    skipped  with fp16, of each optimizer step whether it was skipped, on its device
+    losses   for each batch its optimizer step, its documents' titles, and its share of the step's loss, on its device
+    skipped  with fp16, for each optimizer step whether it was skipped, on its device
     """
 
     losses: list[tuple[int, list[str], Tensor]] = field(default_factory=list)
@@ -84,10 +84,10 @@ class Recent:
 
 
 class StepClock:
-    """Times optimizer steps and says, after as many as ESTIMATES names, when all seeds will be done."""
+    """Times optimizer steps, and prints after some of them (ESTIMATES) when all seeds will be done."""
 
     def __init__(self, experiment: Experiment) -> None:
-        """`seeds_left` is the number of seeds to train after the present one."""
+        """`seeds_left` is the number of seeds to train after the current one."""
         self.experiment = experiment
         self.seeds_left = 0
         self.seconds: list[float] = []
@@ -97,8 +97,8 @@ class StepClock:
         """Begin timing; called when an epoch begins, so that scoring between epochs does not count."""
         self.last = time.perf_counter()
 
-    def tick(self, place: Place, total_steps: int) -> None:
-        """One of a seed's `total_steps` steps is done."""
+    def tick(self, progress: Place, total_steps: int) -> None:
+        """Count one of a seed's `total_steps` steps."""
         now = time.perf_counter()
         self.seconds.append(now - self.last)
         self.last = now
@@ -107,35 +107,35 @@ class StepClock:
             return
         args, seeds = self.experiment.args, self.seeds_left + 1
         dev, test = (len(self.experiment.splits[name].documents) for name in ("dev", "test"))
-        scorings = (args.num_train_epochs * seeds - place.epoch + 1) * dev + seeds * test  # documents yet to be scored
-        documents = args.train_batch_size * parallel.world_size() * args.gradient_accumulation_steps  # of a step
-        step = statistics.mean(self.seconds[max(count // 10, 1) :])  # the first few are slower
+        unscored = (args.num_train_epochs * seeds - progress.epoch + 1) * dev + seeds * test  # documents
+        per_step = args.train_batch_size * parallel.world_size() * args.gradient_accumulation_steps  # documents
+        seconds = statistics.mean(self.seconds[max(count // 10, 1) :])  # the first few are slower
         # a forward pass is about a third of a step
-        steps = total_steps * seeds - place.tried + scorings / documents / 3
-        end = datetime.now() + timedelta(seconds=step * steps)
+        steps = total_steps * seeds - progress.tried + unscored / per_step / 3
+        end = datetime.now() + timedelta(seconds=seconds * steps)
         tqdm.write(
-            f"{step:.2f} s a step: all seeds done in about {timedelta(seconds=round(step * steps))}, "
+            f"{seconds:.2f} s a step: all seeds done in about {timedelta(seconds=round(seconds * steps))}, "
             f"{end:%a %d %b %Y, %H:%M}, on {describe_device(self.experiment.device)}"
         )
 
 
 @contextlib.contextmanager
 def run_folder(output_dir: str | Path, seed: int) -> Iterator[Path]:
-    """A seed's folder, which no other process can hold meanwhile. Raises UserError where one does."""
+    """A seed's folder, locked against other processes. Raises UserError if another one holds it."""
     folder = make_folder(Path(output_dir) / f"seed_{seed}")
     with locked(folder) if parallel.rank() == 0 else contextlib.nullcontext():
         yield folder
 
 
 def run_config(experiment: Experiment, seed: int) -> dict[str, Any]:
-    """The content of config.json: all that decides a run's numbers, and where it runs."""
+    """The content of config.json: all that a run's numbers depend on, and where it runs."""
     args = experiment.args
     files = {name: split.path for name, split in experiment.splits.items()} | {"rel2id": Path(args.rel2id)}
     if args.init_from:
         files["initial weights"] = weights_of(args.init_from)
-    for what in (SCORES, ATTENTION):
-        if folder := getattr(args, f"teacher_{what}"):
-            files[f"teacher {what}"] = teacher_file(folder)
+    for target in (SCORES, ATTENTION):
+        if folder := getattr(args, f"teacher_{target}"):
+            files[f"teacher {target}"] = teacher_file(folder)
     return {
         "seed": seed,
         "settings": vars(args),
@@ -149,81 +149,81 @@ def run_config(experiment: Experiment, seed: int) -> dict[str, Any]:
     }
 
 
-def begin(training: Training) -> None:
-    """Bring a training to the last checkpoint of its run's folder, or write the files that a run has from its start."""
+def restore_or_initialise(training: Training) -> None:
+    """Restore a training from the last checkpoint of its run's folder, or write the first files of a new run."""
     experiment, folder, model = training.experiment, training.folder, training.model
-    place = training.place = load_checkpoint(folder, model, training.optimizer, training.scaler)
-    training.saved = place.step
-    move_schedule(training.scheduler, place.step)
+    progress = training.place = load_checkpoint(folder, model, training.optimizer, training.scaler)
+    training.saved = progress.step
+    move_schedule(training.scheduler, progress.step)
     parallel.wait_for_all()  # before any of these files changes
-    if place != Place():
-        print(f"resuming after step {place.step:,}, in epoch {place.epoch}")
+    if progress != Place():
+        print(f"resuming after step {progress.step:,}, in epoch {progress.epoch}")
     elif parallel.rank() == 0:
         write_json(folder / "config.json", run_config(experiment, training.seed))
         write_json(folder / "rel2id.json", experiment.rel2id)
         save_run(folder, model, experiment.tokenizer)
     if parallel.rank() == 0:
         name = f"{Path(str(experiment.args.output_dir)).name} seed {training.seed}"
-        training.log = RunLog(folder, name, experiment.args.wandb_project, place.log_size, place.step)
-    training.shared = parallel.share(model, experiment.device)
+        training.log = RunLog(folder, name, experiment.args.wandb_project, progress.log_size, progress.step)
+    training.ddp_model = parallel.wrap_for_ddp(model, experiment.device)
 
 
-def log_losses(training: Training, recent: Recent, progress: tqdm) -> None:
+def log_losses(training: Training, recent: Recent, bar: tqdm) -> None:
     """Write the mean of the losses since the last log and the learning rates, and show them beside the progress bar.
 
-    This reads losses and flags back from the GPU, so it is called every STEPS_PER_LOG steps only. Steps that fp16's
-    scaler skipped do not count: here place and schedule go back by as many.
+    This reads losses and flags back from the GPU, so it is called only every STEPS_PER_LOG steps. Steps that fp16's
+    scaler skipped do not count: step number and schedule go back by that many.
     """
-    place, scaler = training.place, training.scaler
-    mean = mean_loss(recent, settle_skipped(place, scaler, recent.skipped))
-    move_schedule(training.scheduler, place.step)
+    progress, scaler = training.place, training.scaler
+    mean = mean_loss(recent, settle_skipped(progress, scaler, recent.skipped))
+    move_schedule(training.scheduler, progress.step)
     rates = {group["name"]: group["lr"] for group in training.optimizer.param_groups}
     if training.log:
         loss = {"loss": mean} if math.isfinite(mean) else {}
-        training.log.write(place.step, {**loss, **rates, **scaling_figures(place, scaler)})
-    progress.set_postfix(loss=f"{mean:.4f}", lr=f"{rates['learning_rate']:.1e}")
+        training.log.write(progress.step, {**loss, **rates, **scaling_figures(progress, scaler)})
+    bar.set_postfix(loss=f"{mean:.4f}", lr=f"{rates['learning_rate']:.1e}")
 
 
 def mean_loss(recent: Recent, skipped: list[bool]) -> float:
-    """The mean of the steps' losses, each the sum of its batches' shares, but for those that are not finite in a step
-    that fp16's scaler skipped; NaN if no other is left. `skipped` holds a flag for each step, or nothing without fp16.
+    """The mean of the steps' losses, each the sum of its batches' shares. Losses that are not finite are left out if
+    fp16's scaler skipped the step; NaN if none is left. `skipped` has a flag for each step, or is empty without fp16.
 
-    Raises UserError naming the first batch whose loss is NaN or infinite in another step.
+    Raises UserError naming the first batch whose loss is NaN or infinite in a step that was not skipped.
     """
     values = parallel.add_over_all(torch.stack([loss for _, _, loss in recent.losses])).tolist()
-    of_steps: dict[int, float] = {}
+    step_losses: dict[int, float] = {}
     for (step, titles, _), value in zip(recent.losses, values, strict=True):
         if not math.isfinite(value) and not (skipped and skipped[step - recent.losses[0][0]]):
             raise UserError(
                 f"step {step}: the loss is {value}, on documents {titles}; look at these documents, lower "
                 "--learning_rate, or pass --precision fp32"
             )
-        of_steps[step] = of_steps.get(step, 0.0) + value
-    finite = [value for value in of_steps.values() if math.isfinite(value)]
+        step_losses[step] = step_losses.get(step, 0.0) + value
+    finite = [value for value in step_losses.values() if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan
 
 
 def save_if_due(training: Training, stop: StopRequest) -> None:
-    """Within an epoch: write a checkpoint after every --save_steps steps, and where a signal asked to stop."""
+    """Within an epoch: write a checkpoint after every --save_steps steps, and if a signal asked to stop."""
     name = name_of_stop(training, stop)
     if name or training.place.step - training.saved >= training.experiment.args.save_steps:
         save(training, name)
 
 
 def name_of_stop(training: Training, stop: StopRequest) -> str:
-    """The signal that asked this process to stop, or that another one was asked; "" where none was."""
+    """The signal that asked this process to stop, or a note that another process was asked; "" if none was."""
     asked = parallel.any_of_all(bool(stop.name), training.experiment.device)
     return (stop.name or "another process was asked to stop") if asked else ""
 
 
 def end_epoch(training: Training, stop: StopRequest) -> None:
-    """Move on to the next epoch and write a checkpoint there."""
+    """Move on to the next epoch and write a checkpoint."""
     training.place.epoch, training.place.batch = training.place.epoch + 1, 0
     save(training, name_of_stop(training, stop))
 
 
 def save(training: Training, signal_name: str) -> None:
-    """Begin to write a checkpoint; where a signal asked to stop, raise SystemExit when it is written."""
+    """Begin to write a checkpoint; if a signal asked to stop, wait until it is written and raise SystemExit."""
     training.count_time()
     if training.log:
         training.place.log_size = training.log.size()
@@ -231,26 +231,26 @@ def save(training: Training, signal_name: str) -> None:
     training.saved = training.place.step
     if signal_name:
         training.writer.wait()
-        parallel.wait_for_all()  # what starts the processes ends all when one has left, so not while rank 0 writes
+        parallel.wait_for_all()  # torchrun ends all processes when one has left, so not while rank 0 writes
         parallel.finish()
         tqdm.write(f"{signal_name}: saved after step {training.place.step:,}; run the same command to resume")
         raise SystemExit(EXIT_STOPPED)
 
 
-def save_predictions(folder: Path, name: str, found: Predictions) -> None:
+def save_predictions(folder: Path, name: str, predictions: Predictions) -> None:
     """Write a split's predictions, and the scores of the pairs that have a gold or a predicted relation."""
-    write_json(folder / ("result.json" if name == "test" else "result_dev.json"), found.entries, indent=0)
-    save_tensors(folder / f"pair_scores_{name}.safetensors", found.pairs)
+    write_json(folder / ("result.json" if name == "test" else "result_dev.json"), predictions.entries, indent=0)
+    save_tensors(folder / f"pair_scores_{name}.safetensors", predictions.pairs)
 
 
-def write_timing(folder: Path, place: Place) -> None:
-    """Write a finished run's optimizer steps, and its seconds where they are known."""
-    seconds = {} if place.seconds is None else {"seconds": round(place.seconds, 1)}
-    write_json(folder / TIMING, {"steps": place.step, **seconds})
+def write_timing(folder: Path, progress: Place) -> None:
+    """Write a finished run's optimizer steps, and its seconds if they are known."""
+    seconds = {} if progress.seconds is None else {"seconds": round(progress.seconds, 1)}
+    write_json(folder / TIMING, {"steps": progress.step, **seconds})
 
 
-def finish(training: Training, result: dict[str, Any]) -> None:
-    """Write what says that a run is finished, scores.json last, and remove its checkpoints."""
+def mark_finished(training: Training, result: dict[str, Any]) -> None:
+    """Write a finished run's timing and scores.json, which marks it as finished, and remove its checkpoints."""
     training.count_time()
     write_timing(training.folder, training.place)
     write_json(training.folder / "scores.json", result)

@@ -20,18 +20,18 @@ from hingeabl.files import read_json
 from hingeabl.training.hub import SHIPPED, resolve_run
 
 
-def number_type(kind: type, name: str, fits: Callable[[Any], bool], several: str = "") -> Callable[[str], Any]:
-    """An argparse type: a `kind` that `fits`, called `name` in the error message. `several` is an example of an option
-    that takes several, for the message about some in one word."""
+def number_type(number: type, name: str, is_valid: Callable[[Any], bool], example: str = "") -> Callable[[str], Any]:
+    """An argparse type: an int or float (`number`) that `is_valid`, called `name` in the error message. An option with
+    several values has an `example`, shown if they are given as one word."""
 
     def parse(text: str) -> Any:
         try:
-            value = kind(text)
+            value = number(text)
         except ValueError:
             value = None
-        if value is None or not fits(value):
-            joined = several and re.search(r"[\s,;]", text)
-            remedy = f"; separate several with spaces, without commas and quotes: {several}" if joined else ""
+        if value is None or not is_valid(value):
+            joined = example and re.search(r"[\s,;]", text)
+            remedy = f"; separate several with spaces, without commas and quotes: {example}" if joined else ""
             raise argparse.ArgumentTypeError(f"must be a {name}, got {text}{remedy}")
         return value
 
@@ -42,22 +42,22 @@ positive_int = number_type(int, "whole number above 0", lambda value: value > 0)
 sequence_length = number_type(int, "length (at least 3: [CLS], a word piece, [SEP])", lambda value: value >= 3)
 seed_number = number_type(int, "seed (0 to 2^32 - 1)", lambda value: 0 <= value < 2**32, "--seeds 1 5")
 finite_float = number_type(float, "finite number of at least 0", lambda value: 0 <= value < math.inf)
-share = number_type(float, "share (0 to 1)", lambda value: 0 <= value <= 1)
+fraction = number_type(float, "share (0 to 1)", lambda value: 0 <= value <= 1)
 
 
 def setting(
     default: Any,
     help: str,
-    kind: Callable[[str], Any] = str,
+    parse: Callable[[str], Any] = str,
     choices: Sequence[str] | None = None,
     compared: bool = True,
 ) -> Any:
     """A dataclass field that is an option of the command line. A bool is a flag, a tuple takes several values.
 
-    `compared`: a run goes on, or counts as finished, only with the same value. Not compared is what does not change a
-    run's numbers, and what config.json names in another way: the loss, the precision, the data's checksums.
+    `compared`: a run resumes, or counts as finished, only with the same value. Settings are not compared if they do not
+    change a run's numbers, or config.json names them in another way: the loss, the precision, the data's checksums.
     """
-    metadata = {"help": help, "kind": kind, "choices": choices, "compared": compared}
+    metadata = {"help": help, "parse": parse, "choices": choices, "compared": compared}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -119,7 +119,7 @@ class TrainingSettings:
         finite_float,
     )
     adam_epsilon: float = setting(1e-6, "of AdamW", finite_float)
-    warmup_ratio: float = setting(0.06, "share of the steps with linear warm-up", share)
+    warmup_ratio: float = setting(0.06, "share of the steps with linear warm-up", fraction)
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", finite_float)
     precision: str | None = setting(
         None,
@@ -181,7 +181,7 @@ def build_parser() -> argparse.ArgumentParser:
                 continue
             options.add_argument(
                 *names,
-                type=field.metadata["kind"],
+                type=field.metadata["parse"],
                 choices=field.metadata["choices"],
                 nargs="?" if field.name == "load_path" else "+" if isinstance(field.default, tuple) else None,
                 const=str(SHIPPED) if field.name == "load_path" else None,
@@ -192,9 +192,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:
-    """The settings of a seed's folder, with the defaults of those that were not there yet.
+    """The settings of a seed's folder; those that an older version lacks have their defaults.
 
-    Raises UserError where it holds none, or one that the command line would not take.
+    Raises UserError if it holds none, or one that the command line would not accept.
     """
     if not (Path(folder) / "config.json").exists():
         seeds = sorted(path.parent for path in Path(folder).glob("**/seed_*/config.json"))
@@ -214,7 +214,7 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     arguments = []
     for name, default in vars(parser.parse_args([])).items():
         value = settings.get(name, default)
-        if value is default:  # None and False are no arguments
+        if value is default:  # None and False cannot be passed as arguments
             continue
         if value is None or value is False or isinstance(value, dict):
             refuse(f"--{name} {value} is not a setting")
@@ -226,21 +226,16 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
 
 
 def parse_args(arguments: list[str] | None = None) -> Settings:
-    """Command-line settings; with --load_path RUN, those of the loaded run where the command line gives none. A run on
-    the hub is downloaded, and `load_path` is then its folder."""
+    """Command-line settings; with --load_path RUN, the run's settings replace the defaults. A run on the hub is
+    downloaded, and `load_path` is then its folder."""
     parser = build_parser()
     args = parser.parse_args(arguments)
     loaded = resolve_run(args.load_path) if args.load_path else None
     if loaded and loaded.is_dir():
         settings = read_settings(loaded)
-        own: dict[str, Any] = {
-            "output_dir": None,
-            "device": None,
-            "wandb_project": None,
-        }  # a run's file does not say what is written
-        own["cache_dir"] = parser.get_default("cache_dir")
-        own["rel2id"] = str(loaded / "rel2id.json")
-        parser.set_defaults(**settings | own)
+        not_from_run = ("output_dir", "device", "wandb_project", "cache_dir")
+        settings |= {name: parser.get_default(name) for name in not_from_run}
+        parser.set_defaults(**settings | {"rel2id": str(loaded / "rel2id.json")})
         args = parser.parse_args(arguments)
         args.load_path = str(loaded)
         if args.output_dir and (Path(args.output_dir) / "config.json").exists():

@@ -1,7 +1,7 @@
 """From documents to optimizer steps: an epoch's batches, AdamW with the paper's rates, one step, the schedule.
 
-With fp16 a scaler skips an optimizer step whose gradients overflowed, and halves its scale. Whether it did is known on
-the GPU alone, and to ask waits for it. So flags are kept there, and read every session.STEPS_PER_LOG steps.
+With fp16 a scaler skips an optimizer step whose gradients overflowed, and halves its scale. Whether it did is known
+only on the GPU, and reading it waits for the GPU. So flags are kept there, and read every session.STEPS_PER_LOG steps.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from hingeabl.training.experiment import Experiment
 from hingeabl.training.resume import Place
 from hingeabl.training.settings import Settings
 
-FIRST_SCALE = 2.0**15  # KD-DocRE's gradients overflow at 2^16, which is the scaler's own
+FIRST_SCALE = 2.0**15  # KD-DocRE's gradients overflow at 2^16, the scaler's default
 MOST_SKIPPED = 20  # steps in a row
 REMEDY = "lower --learning_rate, or pass --precision bf16 or fp32"
 
 
 def batches_of_epoch(experiment: Experiment, seed: int, epoch: int) -> list[list[int]]:
-    """The documents' numbers in each batch of an epoch, all processes' together."""
+    """The numbers of the documents in each batch of an epoch, for all processes together."""
     args = experiment.args
     order = np.random.default_rng([seed, epoch]).permutation(len(experiment.splits["train"].features)).tolist()
     size = args.train_batch_size * parallel.world_size()
@@ -44,62 +44,62 @@ def steps_per_epoch(experiment: Experiment) -> int:
     return math.ceil(batches / experiment.args.gradient_accumulation_steps)
 
 
-def share_of(batch: list[int]) -> list[int]:
-    """This process's documents of a batch: none where there are fewer documents than processes before it."""
+def shard_for_rank(batch: list[int]) -> list[int]:
+    """This process's documents of a batch; none if the batch has fewer documents than there are processes before it."""
     return batch[parallel.rank() :: parallel.world_size()]
 
 
 def seed_batch(seed: int, epoch: int, batch: int, rank: int) -> None:
-    """Seed every random generator for a batch: its dropout is the same however often the training was stopped."""
+    """Seed every random generator for a batch, so that its dropout is the same after a training was stopped."""
     set_seed(int(np.random.SeedSequence([seed, epoch, batch, rank]).generate_state(1)[0]))
 
 
 def load_batches(experiment: Experiment, batches: list[list[int]]) -> DataLoader:
-    """This process's share of batches, collated; a document that does not count where the share is empty.
+    """This process's documents of each batch, collated; if it has none, one document that gets weight 0.
 
     Without workers: collating takes a millisecond, and a SIGTERM to all processes of a job would end the workers first,
-    and with them the training before its checkpoint.
+    and so the training before it writes its checkpoint.
     """
     return DataLoader(
         experiment.train_set,
-        batch_sampler=[share_of(batch) or batch[:1] for batch in batches],
+        batch_sampler=[shard_for_rank(batch) or batch[:1] for batch in batches],
         collate_fn=collate_fn,
         pin_memory=experiment.device.type == "cuda",
     )
 
 
-class Share(NamedTuple):
-    """A batch's part of its optimizer step: of the pairs, and of those with a relation. Means over a batch's pairs,
-    weighted by it, add up to the mean over the step's."""
+class StepWeight(NamedTuple):
+    """A batch's share of its optimizer step's pairs, and of those with a relation. The batches' mean losses over pairs,
+    multiplied by these shares, add up to the mean over the step's pairs."""
 
     pairs: float
-    related: float
+    related_pairs: float
 
 
-WHOLE = Share(1.0, 1.0)
+WHOLE_STEP = StepWeight(1.0, 1.0)
 
 
-def part_of_step(features: list[Feature], batch: list[int], step: list[int]) -> Share:
-    """The share of some of a step's documents, by their numbers."""
+def step_weight(features: list[Feature], batch: list[int], step: list[int]) -> StepWeight:
+    """The weight of a batch in a step, both given by the numbers of their documents."""
     (pairs, related), (all_pairs, all_related) = count_pairs(features, batch), count_pairs(features, step)
-    return Share(pairs / max(all_pairs, 1), related / max(all_related, 1))
+    return StepWeight(pairs / max(all_pairs, 1), related / max(all_related, 1))
 
 
 def count_pairs(features: list[Feature], numbers: list[int]) -> tuple[int, int]:
-    """The pairs of some documents, and how many have a relation."""
-    chosen = [features[number] for number in numbers]
-    pairs = sum(len(feature["hts"]) for feature in chosen)
-    return pairs, sum(feature["labels"].related for feature in chosen if "labels" in feature)
+    """The number of pairs of some documents, and of those with a relation."""
+    documents = [features[number] for number in numbers]
+    pairs = sum(len(feature["hts"]) for feature in documents)
+    return pairs, sum(feature["labels"].related for feature in documents if "labels" in feature)
 
 
 def build_optimizer(model: DocREModel, args: Settings) -> torch.optim.AdamW:
-    """AdamW without weight decay: the encoder, the new layers and, where there are any, the representation module's own
-    layers, each at their rate."""
+    """AdamW without weight decay, with a learning rate each for the encoder, the new layers and, if there are any, the
+    representation module's own layers."""
     groups: dict[str, list[torch.nn.Parameter]] = {"learning_rate": [], "classifier_lr": [], "module_lr": []}
     for name, parameter in model.named_parameters():
         layer = name.split(".")[0]
-        own = "module_lr" if layer in model.module_layers else "classifier_lr"
-        groups["learning_rate" if layer == "model" else own].append(parameter)
+        rate_of_new_layer = "module_lr" if layer in model.module_layers else "classifier_lr"
+        groups["learning_rate" if layer == "model" else rate_of_new_layer].append(parameter)
     rates = vars(args) | {"module_lr": args.classifier_lr if args.module_lr is None else args.module_lr}
     parameters = [{"params": group, "lr": rates[name], "name": name} for name, group in groups.items() if group]
     return torch.optim.AdamW(parameters, eps=args.adam_epsilon, weight_decay=0.0, fused=True)
@@ -111,8 +111,8 @@ def optimizer_step(
     """Clip, step, advance the schedule, clear the gradients.
 
     Returns whether the gradients overflowed and the scaler skipped the step, bool [] on the model's device; None
-    without fp16. Weights and AdamW's own count of steps do not change then. The schedule advances all the same, as to
-    ask would wait for the GPU: move_schedule puts it right at the next log.
+    without fp16. A skipped step changes neither weights nor AdamW's count of steps. The schedule still advances, since
+    reading the flag would wait for the GPU; move_schedule corrects it at the next log.
     """
     device = next(model.parameters()).device
     before = scale_of(scaler, device)
@@ -127,7 +127,7 @@ def optimizer_step(
 
 
 def move_schedule(scheduler: Any, step: int) -> None:
-    """Set every group's rate to that of an optimizer step."""
+    """Set every group's learning rate to that of the given optimizer step."""
     scheduler.last_epoch = step
     groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
     for group, rate, factor in groups:
@@ -144,23 +144,23 @@ def scale_of(scaler: torch.amp.GradScaler, device: torch.device) -> Tensor | Non
     return scaler.scale(torch.ones((), device=device)) if scaler.is_enabled() else None
 
 
-def settle_skipped(place: Place, scaler: torch.amp.GradScaler, flags: list[Tensor]) -> list[bool]:
-    """Which of the latest optimizer steps the scaler skipped, from their flags bool []; `place` counted them all as
-    done, and is put right. Says so to the user where there were any.
+def settle_skipped(progress: Place, scaler: torch.amp.GradScaler, flags: list[Tensor]) -> list[bool]:
+    """Which of the latest optimizer steps the scaler skipped, from their flags bool []. `progress`, where they all
+    count as done, is corrected. Prints a note if there were any.
 
-    Raises UserError after MOST_SKIPPED skipped steps in a row, or where the scale has fallen below 1.
+    Raises UserError after MOST_SKIPPED skipped steps in a row, or if the scale has fallen below 1.
     """
     skipped = torch.stack(flags).tolist() if flags else []
     for flag in skipped:
-        place.skipped_in_row = place.skipped_in_row + 1 if flag else 0
-        if place.skipped_in_row == MOST_SKIPPED:
-            raise UserError(f"step {place.step}: fp16 overflowed in {MOST_SKIPPED} steps in a row; {REMEDY}")
+        progress.skipped_in_row = progress.skipped_in_row + 1 if flag else 0
+        if progress.skipped_in_row == MOST_SKIPPED:
+            raise UserError(f"step {progress.step}: fp16 overflowed in {MOST_SKIPPED} steps in a row; {REMEDY}")
     count = sum(skipped)
-    place.step, place.skipped = place.step - count, place.skipped + count
+    progress.step, progress.skipped = progress.step - count, progress.skipped + count
     if count:
         scale = scaler.get_scale()
         if scale < 1:
-            raise UserError(f"step {place.step}: fp16 overflowed until the loss scale fell to {scale:g}; {REMEDY}")
+            raise UserError(f"step {progress.step}: fp16 overflowed until the loss scale fell to {scale:g}; {REMEDY}")
         tqdm.write(
             f"fp16: {count} of the last {len(skipped)} steps overflowed and were skipped, as is normal now and then; "
             f"the loss scale is {scale:g} now"
@@ -168,6 +168,6 @@ def settle_skipped(place: Place, scaler: torch.amp.GradScaler, flags: list[Tenso
     return skipped
 
 
-def scaling_figures(place: Place, scaler: torch.amp.GradScaler) -> dict[str, Any]:
-    """What metrics.jsonl says of fp16: the steps skipped so far and the scale; {} without it."""
-    return {"skipped_steps": place.skipped, "loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}
+def scaling_figures(progress: Place, scaler: torch.amp.GradScaler) -> dict[str, Any]:
+    """The figures of fp16 for metrics.jsonl: the steps skipped so far and the scale; {} without fp16."""
+    return {"skipped_steps": progress.skipped, "loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}
