@@ -130,7 +130,7 @@ def file_size(file: BinaryIO) -> int | None:
 
 
 def open_input(name: str) -> contextlib.AbstractContextManager[BinaryIO | None]:
-    """The file, standard input for "-", None for a folder. Raises UserError where it cannot be opened."""
+    """The file, standard input for "-", None for a folder. Raises UserError if it cannot be opened."""
     if name == "-":
         return contextlib.nullcontext(sys.stdin.buffer)
     return contextlib.nullcontext() if os.path.isdir(name) else open_file(name)
@@ -139,7 +139,7 @@ def open_input(name: str) -> contextlib.AbstractContextManager[BinaryIO | None]:
 @contextlib.contextmanager
 def open_output(name: str) -> Iterator[IO[Any]]:
     """A file written whole or not at all, packed if it ends in .gz; so is standard output, for "-". Raises UserError
-    where that fails."""
+    if that fails."""
     if name != "-":
         with whole_text(name) as file:
             yield file

@@ -32,7 +32,7 @@ def manifest_of(sources: Iterable[Source], load_path: str, settings: dict[str, A
 
 
 def begin(output: Path, manifest: Manifest) -> None:
-    """Make the folder, or take one that was begun with the same manifest. Raises UserError where another one is there,
+    """Make the folder, or take one that was begun with the same manifest. Raises UserError if another one is there,
     or the folder holds something else."""
     make_folder(output)
     place = output / MANIFEST
@@ -45,7 +45,7 @@ def begin(output: Path, manifest: Manifest) -> None:
 
 
 def refuse_other(output: Path, there: Any, wanted: Manifest) -> None:
-    """Raise UserError where a folder was begun with another manifest; it names what differs."""
+    """Raise UserError if a folder was begun with another manifest; it names what differs."""
     for kind, what in (("inputs", "input"), ("run", "model"), ("settings", "setting")):
         old = there.get(kind, {}) if isinstance(there, dict) else {}
         new = json.loads(json.dumps(wanted[kind]))
@@ -70,7 +70,7 @@ def is_finished(output: Path, number: int) -> bool:
 
 
 def write_part(output: Path, number: int, part: Part, form: str) -> None:
-    """Write a part; it is finished only when both of its files are there. Raises UserError where that fails."""
+    """Write a part; it is finished only when both of its files are there. Raises UserError if that fails."""
     with whole_file(output / "parts" / f"{part_name(number)}.{form}", "wb") as file:
         file.write(part.data)
     told = {"documents": part.documents, "predictions": part.predictions}

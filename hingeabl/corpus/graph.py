@@ -68,7 +68,7 @@ CREATE TABLE nodes AS
 
 
 def need_duckdb() -> Any:
-    """The module duckdb. Raises UserError where it is not installed."""
+    """The module duckdb. Raises UserError if it is not installed."""
     try:
         import duckdb
     except ImportError:
@@ -77,7 +77,7 @@ def need_duckdb() -> Any:
 
 
 def parts_of(corpus: str) -> tuple[str, list[str]]:
-    """DuckDB's reader and the files of a folder that predict_corpus.py wrote. Raises UserError where there are none."""
+    """DuckDB's reader and the files of a folder that predict_corpus.py wrote. Raises UserError if there are none."""
     for ending, reader in (("jsonl", "read_json"), ("parquet", "read_parquet")):
         found = sorted(str(path) for path in Path(corpus).glob(f"parts/part-*.{ending}"))
         if found:

@@ -42,7 +42,7 @@ def rows_of(graph: Any, table: str, columns: tuple[str, ...]) -> Iterator[Row]:
 
 
 def write_csv(graph: Any, output: str) -> None:
-    """nodes.csv and relations.csv in a folder. Raises UserError where they cannot be written."""
+    """nodes.csv and relations.csv in a folder. Raises UserError if they cannot be written."""
     folder = make_folder(output)
     for name, query in TABLES.items():
         temporary = folder / f"{name}.tmp"
@@ -85,7 +85,7 @@ def turtle_of_triple(row: Row) -> str:
 
 
 def write_turtle(graph: Any, output: str) -> None:
-    """RDF. Raises UserError where it cannot be written."""
+    """RDF. Raises UserError if it cannot be written."""
     prefixes = {"wdt": WIKIDATA, "term": TERMS, "skos": SKOS}
     prefixes |= {"rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "rdfs": "http://www.w3.org/2000/01/rdf-schema#"}
     with whole_text(output) as file:
@@ -107,7 +107,7 @@ def graphml_of(row: Row, opening: str, closing: str) -> str:
 
 
 def write_graphml(graph: Any, output: str) -> None:
-    """GraphML. Raises UserError where it cannot be written."""
+    """GraphML. Raises UserError if it cannot be written."""
     kinds = {"documents": "long", "highest": "double", "combined": "double"}
     with whole_text(output) as file:
         file.write('<?xml version="1.0" encoding="utf-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n')

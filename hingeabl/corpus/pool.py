@@ -31,7 +31,7 @@ Job = tuple[int, Any]  # its number and what the worker's `part` gets with it
 
 def need_ray(address: str | None) -> Any:
     """The module ray, for the cluster at `address`, or with None for one that is started here. Nothing is reported to
-    its makers. Raises UserError where it is not installed.
+    its makers. Raises UserError if it is not installed.
 
     Ray's ports are open to the network, and who reaches them may run anything. So a cluster that is started here asks
     for a token, which no one else knows. Ray reads it when it is imported.
@@ -51,7 +51,7 @@ def need_ray(address: str | None) -> Any:
 @contextlib.contextmanager
 def joined(address: str | None, cpus: int, gpus: int) -> Iterator[Any]:
     """The module ray, joined to the cluster at `address`, or with None to one that is started here with so many CPUs
-    and GPUs, and stopped at the end. What Ray prints meanwhile is dropped. Raises UserError where that fails."""
+    and GPUs, and stopped at the end. What Ray prints meanwhile is dropped. Raises UserError if that fails."""
     ray = need_ray(address)
     own = {} if address else {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False}
     for left in reversed(range(STARTS)):
@@ -103,7 +103,7 @@ class Pool:
     seen: float = field(default_factory=time.monotonic)  # when a worker was last alive
 
     def results(self) -> Iterator[tuple[int, Any]]:
-        """Each job's number and what it gave, as they come. Raises UserError where no worker starts."""
+        """Each job's number and what it gave, as they come. Raises UserError if no worker starts."""
         while self.give_out() or any(hand.jobs for hand in self.hands):
             self.watch()
             waiting = {hand.loading: hand for hand in self.hands if hand.loading is not None}
@@ -115,7 +115,7 @@ class Pool:
                 yield from self.take(waiting[reference], reference)
 
     def watch(self) -> None:
-        """Raise UserError where there has been no worker for long."""
+        """Raise UserError if there has been no worker for long."""
         if any(hand.loading is None for hand in self.hands):
             self.seen = time.monotonic()
         elif time.monotonic() - self.seen > PATIENCE:
@@ -140,7 +140,7 @@ class Pool:
         return job is not None
 
     def next_job(self) -> Job | None:
-        """A job that nobody has, None where there is none left."""
+        """A job that nobody has, None if there is none left."""
         return self.again.popleft() if self.again else next(self.jobs, None)
 
     def take(self, hand: Hand, reference: Any) -> Iterator[tuple[int, Any]]:

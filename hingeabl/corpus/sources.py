@@ -59,8 +59,8 @@ class Raw(NamedTuple):
 def find_sources(given: str) -> list[Source]:
     """The files that --input names, in order of their names: all in a folder and below it, those of a glob, or one.
 
-    Hidden files do not count; files of other kinds are left out with a warning. Raises UserError where there is none,
-    or where pyarrow is missing or cannot open the place.
+    Hidden files do not count; files of other kinds are left out with a warning. Raises UserError if there is none,
+    or if pyarrow is missing or cannot open the place.
     """
     found = dict(sorted((_remote_files if "://" in given else _local_files)(given)))
     sources = [Source(name, kind, file) for name, file in found.items() if (kind := kind_of_name(name))]

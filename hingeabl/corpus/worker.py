@@ -50,7 +50,7 @@ class Worker:
         self.load_path, self.form, self.threads, self.options = load_path, form, threads, options
 
     def ready(self) -> None:
-        """Load the model. Raises UserError where it cannot be loaded."""
+        """Load the model. Raises UserError if it cannot be loaded."""
         torch.set_num_threads(self.threads)
         self.predictor = Predictor.from_run(self.load_path, **self.options)
 

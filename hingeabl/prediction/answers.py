@@ -108,7 +108,7 @@ def documents_of(
 
 
 def unpacked(body: bytes, max_bytes: int) -> bytes:
-    """The body, unpacked if it is packed. Raises UserError where that fails or gives too much."""
+    """The body, unpacked if it is packed. Raises UserError if that fails or gives too much."""
     if not body.startswith(GZIP):
         return body
     try:
@@ -153,7 +153,7 @@ def memory_of(text_model: str) -> Iterator[None]:
 
 
 def limited(documents: Iterator[Document], limits: Limits) -> list[Document]:
-    """The documents, read no further than the limits allow. Raises UserError where there are more, or none."""
+    """The documents, read no further than the limits allow. Raises UserError if there are more, or none."""
     found: list[Document] = []
     characters = pairs = 0
     for document in documents:

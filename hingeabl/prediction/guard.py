@@ -99,7 +99,7 @@ class Guard:
         await (Refusal(refused) if refused else self.app)(scope, inbox, with_headers)
 
     def refused(self, method: str, headers: Headers) -> Refused | None:
-        """Why a request is not answered, None where it is."""
+        """Why a request is not answered, None if it is."""
         host = headers.get("host", "").lower()
         if not self.is_own(host):
             return Refused(403, f"this server is not called {host[:100]!r}; use its address, or start it with --host")
@@ -120,7 +120,7 @@ class Guard:
 
 
 def urlsplit_or_none(origin: str) -> str | None:
-    """The host and port of an Origin header, None where it has none."""
+    """The host and port of an Origin header, None if it has none."""
     try:
         return urlsplit(origin.lower()).netloc or None
     except ValueError:
@@ -142,7 +142,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def file_of_form(request: Request, body: bytes) -> bytes:
-    """The file, or else the text, of a multipart body; a body of any other kind as it is. Raises Refused where there is
+    """The file, or else the text, of a multipart body; a body of any other kind as it is. Raises Refused if there is
     not one of them."""
     from starlette.formparsers import MultiPartException, MultiPartParser
 

@@ -36,7 +36,7 @@ REMEDY = (
 
 class Relation(NamedTuple):
     """A predicted relation: two entities, the relation's name between them, its name in rel2id, and its scores; margin
-    is score - threshold, above 0; confidence the probability that it is right, None where the run does not tell."""
+    is score - threshold, above 0; confidence the probability that it is right, None if the run does not tell."""
 
     head: Entity
     relation: str
@@ -64,7 +64,7 @@ def plain_document(text: str, text_model: str | None = None) -> Document:
 
 
 def json_or_none(text: str) -> Any:
-    """The list or object that a JSON text holds, None where it is not JSON."""
+    """The list or object that a JSON text holds, None if it is not JSON."""
     try:
         return json.loads(text)
     except ValueError:
@@ -138,7 +138,7 @@ class Predictor:
         **choices: Any,
     ) -> Predictor:
         """The predictor of a finished run: its seed folder, or its name on the hub, owner/name[@revision]; by default
-        the model of this repository. `choices` are fields of Choices. Raises UserError where it cannot be loaded, and
+        the model of this repository. `choices` are fields of Choices. Raises UserError if it cannot be loaded, and
         for options that are none."""
         wanted = Choices(**choices)
         wanted.check()
@@ -151,7 +151,7 @@ class Predictor:
     def __call__(self, text: str | Document) -> list[Relation]:
         """The relations of a plain text, whose entities are found too, or of a document in DocRED's schema.
 
-        Raises UserError where `text_model` cannot be loaded, for what is neither, for a document that breaks the
+        Raises UserError if `text_model` cannot be loaded, for what is neither, for a document that breaks the
         schema, and for scores that are not finite.
         """
         if not isinstance(text, (str, dict)):
@@ -167,7 +167,7 @@ class Predictor:
         return plain_document(text, self.choices.text_model)
 
     def checked(self, document: Document, where: str) -> Document:
-        """The document without its labels. Raises UserError, opening with `where`, where it breaks the schema."""
+        """The document without its labels. Raises UserError, opening with `where`, if it breaks the schema."""
         check_document(document, where, labels=False)
         refuse_halves([document["title"], document["sents"]], where)
         if self.typed:
@@ -251,7 +251,7 @@ class Predictor:
             )
 
     def named(self, entry: dict[str, Any], document: Document) -> Entry | None:
-        """The prediction with its relation's name, after the relation, and its confidence; None where it is not
+        """The prediction with its relation's name, after the relation, and its confidence; None if it is not
         wanted."""
         if self.types is not None and not fits(self.types, document, entry):
             return None

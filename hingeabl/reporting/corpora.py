@@ -19,22 +19,22 @@ class Corpus(NamedTuple):
 
 def corpus_of(run: Run) -> Corpus | None:
     """The run's documents where they are Re-DocRED's, or those of one of the studies here, else None."""
-    found = {split: run.config["data"][split] for split in SPLITS}
-    if found == DOCUMENTS_992:
+    checksums = {split: run.config["data"][split] for split in SPLITS}
+    if checksums == DOCUMENTS_992:
         return Corpus(
             "992 training documents of Re-DocRED",
             "Not the paper's data: trained on 992 of its 3,053 training documents; dev and test are Re-DocRED's.",
         )
-    if found == DOCUMENTS_400:
+    if checksums == DOCUMENTS_400:
         return Corpus(
             "400 training documents of Re-DocRED",
             "Not the paper's data: 400 documents of Re-DocRED's dev split to train, 100 others of it as dev; test is "
             "Re-DocRED's.",
         )
-    if any(found[split] != REDOCRED[split] for split in ("dev", "test")):
+    if any(checksums[split] != REDOCRED[split] for split in ("dev", "test")):
         return None
-    path, there = data_file(run, "train")
-    if not there:
+    path, is_present = data_file(run, "train")
+    if not is_present:
         return Corpus(
             f"Re-DocRED, trained on {Path(path).name}",
             f"{path}, the training file, is not there or has changed, so whether it is Re-DocRED's is not known.",

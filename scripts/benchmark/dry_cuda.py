@@ -41,7 +41,7 @@ def why_not() -> str:
 
 
 def build_device() -> Path:
-    """Compile dry_cuda.cpp, once for each version of it and of torch. Raises SystemExit where that cannot be."""
+    """Compile dry_cuda.cpp, once for each version of it and of torch. Raises SystemExit if that cannot be."""
     if reason := why_not():
         raise SystemExit(reason)
     source, version = HERE / "dry_cuda.cpp", importlib.metadata.version("torch")

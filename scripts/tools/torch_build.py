@@ -42,7 +42,7 @@ GPU_SIGNS = ("/dev/nvidiactl", "/dev/dxg")  # a GPU that a container or WSL show
 
 
 class Gpu(NamedTuple):
-    """A GPU; its compute capability is None where the driver is too old to tell."""
+    """A GPU; its compute capability is None if the driver is too old to tell."""
 
     name: str
     driver: str
