@@ -76,10 +76,10 @@ def check(args: argparse.Namespace, sources: list[Source]) -> None:
     packages that are missing."""
     refuse_file(args.load_path)
     Choices(**choices_of(args)).check()
-    output, given = Path(args.output).resolve(), Path(fixed_part(args.input)).resolve()
+    output, fixed = Path(args.output).resolve(), Path(fixed_part(args.input)).resolve()
     reads_below = Path(args.input).is_dir() or "**" in args.input
-    around = (output, *output.parents) if reads_below else (output,)
-    if "://" not in args.input and (given in around or output in given.parents):
+    forbidden = (output, *output.parents) if reads_below else (output,)
+    if "://" not in args.input and (fixed in forbidden or output in fixed.parents):
         raise UserError(f"--output {args.output}: is in --input {args.input}, or around it; name another folder")
     need_ray(args.address)
     if args.form == "parquet" or any(source.kind == "parquet" for source in sources):
@@ -105,14 +105,14 @@ def predict(args: argparse.Namespace, jobs: Iterator[Job]) -> list[int]:
         options["device"] = "cuda" if on_gpu else "cpu"
         load_path = args.load_path if is_hub_name(args.load_path) else str(Path(args.load_path).resolve())
         needs = {"num_cpus": 0, "num_gpus": 1} if on_gpu else {"num_cpus": args.threads}
-        kind = ray.remote(Worker).options(max_restarts=0, **needs)
+        actor_class = ray.remote(Worker).options(max_restarts=0, **needs)
 
         def make() -> Any:
-            return kind.remote(load_path, args.form, args.threads, options)
+            return actor_class.remote(load_path, args.form, args.threads, options)
 
         def size() -> int:
-            room = places(ray, args.threads, on_gpu)
-            return min(room, args.workers) if args.workers else room
+            capacity = places(ray, args.threads, on_gpu)
+            return min(capacity, args.workers) if args.workers else capacity
 
         pool = Pool(ray, make, size, jobs)
         with tqdm(desc="documents", unit="", leave=False) as progress:
@@ -127,9 +127,9 @@ def predict(args: argparse.Namespace, jobs: Iterator[Job]) -> list[int]:
 def tell(output: Path, given_up: list[int]) -> None:
     """Write what belongs at the end, and say what there is. Raises UserError for parts that were given up."""
     totals = folder.finish(output)
-    for name, what in (("errors", "documents could not be predicted"), ("warnings", "warnings about documents")):
+    for name, description in (("errors", "documents could not be predicted"), ("warnings", "warnings about documents")):
         if totals[name]:
-            print(f"WARNING: {totals[name]:,} {what}; {output / name}.jsonl tells which", file=sys.stderr)
+            print(f"WARNING: {totals[name]:,} {description}; {output / name}.jsonl tells which", file=sys.stderr)
     print(f"{totals['predictions']:,} predictions for {totals['documents']:,} documents: {output / 'parts'}")
     if given_up:
         raise UserError(

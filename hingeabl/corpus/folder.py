@@ -35,26 +35,26 @@ def begin(output: Path, manifest: Manifest) -> None:
     """Make the folder, or take one that was begun with the same manifest. Raises UserError if another one is there,
     or the folder holds something else."""
     make_folder(output)
-    place = output / MANIFEST
-    if place.exists():
-        refuse_other(output, read_json(place), manifest)
+    path = output / MANIFEST
+    if path.exists():
+        refuse_other(output, read_json(path), manifest)
         return
     if any(output.iterdir()):
         raise UserError(f"--output {output}: holds files of something else; name a folder that is empty or not there")
-    write_json(place, manifest)
+    write_json(path, manifest)
 
 
-def refuse_other(output: Path, there: Any, wanted: Manifest) -> None:
+def refuse_other(output: Path, existing: Any, manifest: Manifest) -> None:
     """Raise UserError if a folder was begun with another manifest; it names what differs."""
-    for kind, what in (("inputs", "input"), ("run", "model"), ("settings", "setting")):
-        old = there.get(kind, {}) if isinstance(there, dict) else {}
-        new = json.loads(json.dumps(wanted[kind]))
+    for part, title in (("inputs", "input"), ("run", "model"), ("settings", "setting")):
+        old = existing.get(part, {}) if isinstance(existing, dict) else {}
+        new = json.loads(json.dumps(manifest[part]))
         differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if differing:
-            if kind == "settings":
+            if part == "settings":
                 differing = [f"{key} {old.get(key)} there, {new.get(key)} here" for key in differing]
             raise UserError(
-                f"--output {output}: was begun with another {what} ({listed(differing)}); name another folder, or "
+                f"--output {output}: was begun with another {title} ({listed(differing)}); name another folder, or "
                 "remove this one"
             )
 
@@ -69,13 +69,13 @@ def is_finished(output: Path, number: int) -> bool:
     return (output / "done" / f"{part_name(number)}.json").exists()
 
 
-def write_part(output: Path, number: int, part: Part, form: str) -> None:
+def write_part(output: Path, number: int, part: Part, file_format: str) -> None:
     """Write a part; it is finished only when both of its files are there. Raises UserError if that fails."""
-    with whole_file(output / "parts" / f"{part_name(number)}.{form}", "wb") as file:
+    with whole_file(output / "parts" / f"{part_name(number)}.{file_format}", "wb") as file:
         file.write(part.data)
-    told = {"documents": part.documents, "predictions": part.predictions}
+    counts = {"documents": part.documents, "predictions": part.predictions}
     write_json(
-        output / "done" / f"{part_name(number)}.json", told | {"errors": part.errors, "warnings": part.warnings}, 0
+        output / "done" / f"{part_name(number)}.json", counts | {"errors": part.errors, "warnings": part.warnings}, 0
     )
 
 
@@ -85,16 +85,16 @@ def finish(output: Path) -> dict[str, int]:
     totals = dict.fromkeys(("documents", "predictions", "errors", "warnings"), 0)
     with whole_file(output / "errors.jsonl") as errors, whole_file(output / "warnings.jsonl") as warnings:
         for path in sorted((output / "done").glob("part-*.json")):
-            told = read_json(path)
+            summary = read_json(path)
             for file, key in ((errors, "errors"), (warnings, "warnings")):
-                file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in told[key])
-                totals[key] += len(told[key])
+                file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in summary[key])
+                totals[key] += len(summary[key])
             for key in ("documents", "predictions"):
-                totals[key] += told[key]
+                totals[key] += summary[key]
     for name in ("errors", "warnings"):
         if not totals[name]:
             (output / f"{name}.jsonl").unlink()
     for folder in ("parts", "done"):
-        for left in (output / folder).glob("*.tmp"):  # by a process that was killed
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for leftover in (output / folder).glob("*.tmp"):  # by a process that was killed
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     return totals

@@ -79,9 +79,9 @@ def need_duckdb() -> Any:
 def parts_of(corpus: str) -> tuple[str, list[str]]:
     """DuckDB's reader and the files of a folder that predict_corpus.py wrote. Raises UserError if there are none."""
     for ending, reader in (("jsonl", "read_json"), ("parquet", "read_parquet")):
-        found = sorted(str(path) for path in Path(corpus).glob(f"parts/part-*.{ending}"))
-        if found:
-            return reader, found
+        paths = sorted(str(path) for path in Path(corpus).glob(f"parts/part-*.{ending}"))
+        if paths:
+            return reader, paths
     raise UserError(f"--input {corpus}: has no parts; name a folder that scripts/predict_corpus.py wrote")
 
 
@@ -100,9 +100,9 @@ def joined_graph(
     with tempfile.TemporaryDirectory() as scratch, duckdb.connect(str(Path(scratch) / "graph.duckdb")) as connection:
         connection.execute(f"SET memory_limit='{memory}'; SET preserve_insertion_order=false")
         connection.execute("SET temp_directory=?", [scratch])
-        given = {"columns": COLUMNS, "format": "newline_delimited"} if reader == "read_json" else {}
+        reader_options = {"columns": COLUMNS, "format": "newline_delimited"} if reader == "read_json" else {}
         try:
-            connection.register("part", getattr(connection, reader)(files, **given))
+            connection.register("part", getattr(connection, reader)(files, **reader_options))
             for statement in filter(str.strip, SQL.split(";")):
                 options = {"persons": persons, "documents": documents, "confidence": confidence}
                 connection.execute(statement, {key: value for key, value in options.items() if f"${key}" in statement})

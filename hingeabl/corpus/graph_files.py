@@ -36,8 +36,8 @@ Row = dict[str, Any]
 
 def rows_of(graph: Any, table: str, columns: tuple[str, ...]) -> Iterator[Row]:
     """The rows of a table of joined_graph's connection, by the names of its columns, in their order."""
-    found = graph.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY {', '.join(columns[:3])}")
-    while rows := found.fetchmany(ROWS):
+    result = graph.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY {', '.join(columns[:3])}")
+    while rows := result.fetchmany(ROWS):
         yield from (dict(zip(columns, row, strict=True)) for row in rows)
 
 
@@ -63,25 +63,25 @@ def iri_of_node(node: str) -> str:
 
 def turtle_of_node(row: Row) -> str:
     """A node's kinds, names and number of documents."""
-    kinds = ", ".join(["term:Entity", *([f"<{urn('type', row['type'])}>"] if row["type"] else [])])
+    classes = ", ".join(["term:Entity", *([f"<{urn('type', row['type'])}>"] if row["type"] else [])])
     others = "".join(f" ; skos:altLabel {literal(name)}" for name in row["names"] if name != row["name"])
     label = f"rdfs:label {literal(row['name'])}{others} ; term:documents {row['documents']}"
-    return f"{iri_of_node(row['id'])} a {kinds} ; {label} .\n"
+    return f"{iri_of_node(row['id'])} a {classes} ; {label} .\n"
 
 
 def turtle_of_triple(row: Row) -> str:
     """A triple, and the statement about it with its support."""
     head, relation, tail = iri_of_node(row["head"]), f"<{iri_of_relation(row['r'])}>", iri_of_node(row["tail"])
     key = hashlib.sha256(json.dumps([row["head"], row["r"], row["tail"]]).encode()).hexdigest()[:16]
-    told = [f"rdf:subject {head}", f"rdf:predicate {relation}", f"rdf:object {tail}"]
-    told += [f"term:relation {literal(row['relation'])}", f"term:documents {row['documents']}"]
+    properties = [f"rdf:subject {head}", f"rdf:predicate {relation}", f"rdf:object {tail}"]
+    properties += [f"term:relation {literal(row['relation'])}", f"term:documents {row['documents']}"]
     for name in ("highest", "combined"):
         if row[name] is not None:
-            told.append(f"term:{name} {Decimal(repr(row[name])):f}")
-    for place in row["places"]:
-        about = f"term:file {literal(place['file'])} ; term:number {place['document']}"
-        told.append(f"term:document [ {about} ; term:title {literal(place['title'])} ]")
-    return f"{head} {relation} {tail} .\n<{urn('support', key)}> a rdf:Statement ; {' ; '.join(told)} .\n"
+            properties.append(f"term:{name} {Decimal(repr(row[name])):f}")
+    for source in row["places"]:
+        about = f"term:file {literal(source['file'])} ; term:number {source['document']}"
+        properties.append(f"term:document [ {about} ; term:title {literal(source['title'])} ]")
+    return f"{head} {relation} {tail} .\n<{urn('support', key)}> a rdf:Statement ; {' ; '.join(properties)} .\n"
 
 
 def write_turtle(graph: Any, output: str) -> None:
@@ -108,12 +108,12 @@ def graphml_of(row: Row, opening: str, closing: str) -> str:
 
 def write_graphml(graph: Any, output: str) -> None:
     """GraphML. Raises UserError if it cannot be written."""
-    kinds = {"documents": "long", "highest": "double", "combined": "double"}
+    attribute_types = {"documents": "long", "highest": "double", "combined": "double"}
     with whole_text(output) as file:
         file.write('<?xml version="1.0" encoding="utf-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n')
         for name in dict.fromkeys((*NODE[1:], "r", *TRIPLE[3:])):
-            kind = kinds.get(name, "string")
-            file.write(f'<key id="{name}" for="all" attr.name="{name}" attr.type="{kind}"/>\n')
+            attribute_type = attribute_types.get(name, "string")
+            file.write(f'<key id="{name}" for="all" attr.name="{name}" attr.type="{attribute_type}"/>\n')
         file.write('<graph edgedefault="directed">\n')
         for row in rows_of(graph, "nodes", NODE):
             file.write(graphml_of(row, f'<node id="{xml_of(row.pop("id"))}">', "</node>"))

@@ -53,16 +53,16 @@ def joined(address: str | None, cpus: int, gpus: int) -> Iterator[Any]:
     """The module ray, joined to the cluster at `address`, or with None to one that is started here with so many CPUs
     and GPUs, and stopped at the end. What Ray prints meanwhile is dropped. Raises UserError if that fails."""
     ray = need_ray(address)
-    own = {} if address else {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False}
-    for left in reversed(range(STARTS)):
+    options = {} if address else {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False}
+    for tries_left in reversed(range(STARTS)):
         try:
-            ray.init(address or "local", log_to_driver=False, logging_level="error", **own)
+            ray.init(address or "local", log_to_driver=False, logging_level="error", **options)
             break
         except Exception as error:  # of many kinds, by version and cause
             ray.shutdown()
-            if not left:
-                place = f"--address {address}: no Ray cluster is reached there" if address else "Ray cannot be started"
-                raise UserError(f"{place} ({first_line(error)}); ray status tells more") from None
+            if not tries_left:
+                what = f"--address {address}: no Ray cluster is reached there" if address else "Ray cannot be started"
+                raise UserError(f"{what} ({first_line(error)}); ray status tells more") from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # Ray's own handler prints its stack
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
@@ -74,8 +74,8 @@ def joined(address: str | None, cpus: int, gpus: int) -> Iterator[Any]:
 
 def places(ray: Any, threads: int, on_gpu: bool) -> int:
     """How many workers the cluster has room for now: a GPU each, or as many CPUs as threads."""
-    found = ray.cluster_resources()
-    return int(found.get("GPU", 0) if on_gpu else found.get("CPU", 0) // threads)
+    resources = ray.cluster_resources()
+    return int(resources.get("GPU", 0) if on_gpu else resources.get("CPU", 0) // threads)
 
 
 @dataclass(eq=False)
@@ -146,7 +146,7 @@ class Pool:
     def take(self, hand: Hand, reference: Any) -> Iterator[tuple[int, Any]]:
         """What a reference gave: a job's result, a worker that is ready, or one that died."""
         try:
-            found = self.ray.get(reference)
+            result = self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:  # which the worker raised
             raise error.cause from None
         except self.ray.exceptions.RayError:
@@ -155,7 +155,7 @@ class Pool:
         if reference == hand.loading:
             hand.loading = None
             return
-        yield hand.jobs.pop(reference)[0], found
+        yield hand.jobs.pop(reference)[0], result
 
     def bury(self, hand: Hand) -> None:
         """Take the jobs of a worker that died, or cannot be reached, and forget it."""
@@ -163,8 +163,8 @@ class Pool:
             self.ray.kill(hand.actor)
         self.hands.remove(hand)
         self.deaths += 1
-        for place, job in enumerate(hand.jobs.values()):
-            self.tries[job[0]] += place == 0  # the others waited
+        for position, job in enumerate(hand.jobs.values()):
+            self.tries[job[0]] += position == 0  # the others waited
             if self.tries[job[0]] < TRIES:
                 self.again.append(job)
             else:

@@ -92,7 +92,7 @@ def predicted_rows(predictor: Predictor, read: list[tuple[Raw, Document]], part:
     documents = [document for _, document in read]
     predictor.clear()
     try:
-        found = predictor.predict_group(documents).of_each_document()
+        entries_by_document = predictor.predict_group(documents).of_each_document()
     except (UserError, RuntimeError, MemoryError):  # of some document in it
         predictor.clear()
         for raw, document in read:
@@ -100,7 +100,7 @@ def predicted_rows(predictor: Predictor, read: list[tuple[Raw, Document]], part:
                 [entries] = predictor.predict_group([document]).of_each_document()
                 yield row_of(raw, document, entries)
         return
-    for (raw, document), entries in zip(read, found, strict=True):
+    for (raw, document), entries in zip(read, entries_by_document, strict=True):
         yield row_of(raw, document, entries)
 
 
@@ -112,8 +112,8 @@ def row_of(raw: Raw, document: Document, entries: list[Entry]) -> Row:
         for entity in entities_of(document, raw.number)
     ]
     predictions = [{key: value for key, value in entry.items() if key != "title"} for entry in entries]
-    place = {"file": raw.file, "document": raw.number, "title": str(document["title"])}
-    return place | {"entities": entities, "predictions": predictions}
+    source = {"file": raw.file, "document": raw.number, "title": str(document["title"])}
+    return source | {"entities": entities, "predictions": predictions}
 
 
 def read_document(raw: Raw, typed: bool, text_model: str | None = None) -> Document:
@@ -128,21 +128,21 @@ def read_document(raw: Raw, typed: bool, text_model: str | None = None) -> Docum
         text = raw.data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise not_text(where, error, error.start) from None
-    kind = kind_of(text) or "docred"
+    file_format = kind_of(text) or "docred"
     try:
-        document = one_of(text.encode(), raw.file, kind, typed, text_model)
+        document = one_of(text.encode(), raw.file, file_format, typed, text_model)
     except UserError as error:  # each is the first of a file of its own
         raise UserError(str(error).replace(f"{raw.file}: document 0", where, 1)) from None
     made = isinstance(document["title"], MadeTitle)
     return titled(document, f"document {raw.number}") if made else document
 
 
-def one_of(data: bytes, name: str, kind: str, typed: bool, text_model: str | None) -> Document:
+def one_of(data: bytes, name: str, file_format: str, typed: bool, text_model: str | None) -> Document:
     """The one document of that format in some bytes. Raises UserError, opening with `name`."""
-    found = list(read_format(io.BytesIO(data), name, kind, typed, text_model=text_model))
-    if len(found) != 1:
-        raise UserError(f"{name}: holds {len(found)} documents in the place of one; write one object a line")
-    return found[0]
+    documents = list(read_format(io.BytesIO(data), name, file_format, typed, text_model=text_model))
+    if len(documents) != 1:
+        raise UserError(f"{name}: holds {len(documents)} documents in the place of one; write one object a line")
+    return documents[0]
 
 
 def titled(document: Document, title: str) -> Document:
@@ -167,6 +167,6 @@ def schema() -> Any:
     entity = {"id": text, "name": text, "mentions": texts, "types": texts}
     prediction = {"h_idx": number, "t_idx": number, "r": text, "relation": text}
     prediction |= dict.fromkeys(("score", "threshold", "margin", "confidence"), real) | {"evidence": numbers}
-    lists = {name: arrow.list_(arrow.struct(one)) for name, one in (("entities", entity), ("predictions", prediction))}
-    columns = {"file": text, "document": arrow.int64(), "title": text} | lists
-    return arrow.schema([arrow.field(name, kind) for name, kind in columns.items()])
+    columns = {"file": text, "document": arrow.int64(), "title": text}
+    columns |= {"entities": arrow.list_(arrow.struct(entity)), "predictions": arrow.list_(arrow.struct(prediction))}
+    return arrow.schema([arrow.field(name, column_type) for name, column_type in columns.items()])

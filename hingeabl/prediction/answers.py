@@ -55,7 +55,7 @@ class Answer:
     warnings: list[str]
 
 
-def answer(predictor: Predictor, body: bytes, kind: str | None, form: str | None, limits: Limits) -> Answer:
+def answer(predictor: Predictor, body: bytes, file_format: str | None, extension: str | None, limits: Limits) -> Answer:
     """The answer to a request's body, a text or a file of documents, packed by gzip or not.
 
     `kind` is one of SERVED, None to recognise it. With `form`, an ending of FORMS, the content is such a file, else
@@ -63,13 +63,13 @@ def answer(predictor: Predictor, body: bytes, kind: str | None, form: str | None
     UserError for what cannot be read or is beyond the limits.
     """
     with heard_warnings() as warnings:
-        documents = documents_of(body, kind, predictor.typed, limits, predictor.choices.text_model)
-        found = predictor.predict(documents, NAME)
-        if form:
-            check_picture(documents, found, form, limits)
-            content = written(documents, found, form)
-    if not form:
-        content = as_json(documents, found, warnings)
+        documents = documents_of(body, file_format, predictor.typed, limits, predictor.choices.text_model)
+        predictions = predictor.predict(documents, NAME)
+        if extension:
+            check_picture(documents, predictions, extension, limits)
+            content = written(documents, predictions, extension)
+    if not extension:
+        content = as_json(documents, predictions, warnings)
     return Answer(content, warnings)
 
 
@@ -78,12 +78,12 @@ def heard_warnings() -> Iterator[list[str]]:
     """A list that holds, at the end, the warnings that were printed on stderr. Other lines still go there, but for the
     progress of a bar."""
     warnings: list[str] = []
-    heard = io.StringIO()
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(heard):
+        with contextlib.redirect_stderr(stderr):
             yield warnings
     finally:
-        for line in re.sub(r".*\r", "", heard.getvalue()).split("\n"):
+        for line in re.sub(r".*\r", "", stderr.getvalue()).split("\n"):
             start = next((start for start in SHOWN if line.startswith(start)), None)
             if start:
                 warnings.append(line.removeprefix(start))
@@ -92,19 +92,19 @@ def heard_warnings() -> Iterator[list[str]]:
 
 
 def documents_of(
-    body: bytes, kind: str | None, typed: bool, limits: Limits, text_model: str | None = None
+    body: bytes, file_format: str | None, typed: bool, limits: Limits, text_model: str | None = None
 ) -> list[Document]:
     """The checked documents of a request; `text_model` reads plain text. Raises UserError for what cannot be read or is
     beyond the limits."""
     data = unpacked(body, limits.max_bytes)
-    if kind is None:
-        data, kind = recognised(data)
-    if kind not in SERVED:
-        raise UserError(f"{NAME}: {kind!r} cannot be read here; choose one of {', '.join(SERVED)}")
-    if kind == "text":
+    if file_format is None:
+        data, file_format = recognised(data)
+    if file_format not in SERVED:
+        raise UserError(f"{NAME}: {file_format!r} cannot be read here; choose one of {', '.join(SERVED)}")
+    if file_format == "text":
         check_characters(len(data.decode(encoding_of(data), "ignore")), limits)
-    with memory_of(text_model) if kind == "text" and text_model else contextlib.nullcontext():
-        return limited(read_format(io.BytesIO(data), NAME, kind, typed, text_model=text_model), limits)
+    with memory_of(text_model) if file_format == "text" and text_model else contextlib.nullcontext():
+        return limited(read_format(io.BytesIO(data), NAME, file_format, typed, text_model=text_model), limits)
 
 
 def unpacked(body: bytes, max_bytes: int) -> bytes:
@@ -126,16 +126,16 @@ def unpacked(body: bytes, max_bytes: int) -> bytes:
 def recognised(data: bytes) -> tuple[bytes, str]:
     """The data and its format. What is none of the others is plain text; so is the text of one {"text": ...}, which is
     returned alone."""
-    start = data[:CHUNK].decode(encoding_of(data), "ignore")
-    kind = kind_of(start) or "text"
-    if kind in OF_JSON and not starts_as_json(start):
+    beginning = data[:CHUNK].decode(encoding_of(data), "ignore")
+    file_format = kind_of(beginning) or "text"
+    if file_format in OF_JSON and not starts_as_json(beginning):
         return data, "text"
-    if kind == "text":
+    if file_format == "text":
         with contextlib.suppress(UserError, UnicodeDecodeError):  # which the reader of the format tells with its place
             value = parse_json(data.decode(encoding_of(data)), NAME)
             if isinstance(value, dict) and isinstance(text := value.get("text"), str) and is_plain(text):
                 return text.encode(), "text"
-    return data, kind
+    return data, file_format
 
 
 def is_plain(text: str) -> bool:
@@ -154,11 +154,11 @@ def memory_of(text_model: str) -> Iterator[None]:
 
 def limited(documents: Iterator[Document], limits: Limits) -> list[Document]:
     """The documents, read no further than the limits allow. Raises UserError if there are more, or none."""
-    found: list[Document] = []
+    accepted: list[Document] = []
     characters = pairs = 0
     for document in documents:
-        found.append(document)
-        if len(found) > limits.max_documents:
+        accepted.append(document)
+        if len(accepted) > limits.max_documents:
             raise UserError(f"{NAME}: has more than {limits.max_documents:,} documents, which is the limit; split it")
         characters += sum(len(token) for sentence in document["sents"] for token in sentence)
         check_characters(characters, limits)
@@ -166,13 +166,13 @@ def limited(documents: Iterator[Document], limits: Limits) -> list[Document]:
         pairs += entities * (entities - 1)  # the model makes a context for each, listed or not
         if pairs > limits.max_pairs:
             raise UserError(
-                f"{NAME}: document {len(found) - 1} ({document['title'][:60]!r}) has {len(document['vertexSet']):,} "
+                f"{NAME}: document {len(accepted) - 1} ({document['title'][:60]!r}) has {len(document['vertexSet']):,} "
                 f"entities, and with it there are {pairs:,} pairs of entities; the limit is {limits.max_pairs:,}; "
                 "split it"
             )
-    if not found:
+    if not accepted:
         raise UserError(f"{NAME}: holds no documents, so there is nothing to predict")
-    return found
+    return accepted
 
 
 def check_characters(count: int, limits: Limits) -> None:
@@ -181,29 +181,29 @@ def check_characters(count: int, limits: Limits) -> None:
         raise UserError(f"{NAME}: has {count:,} characters; the limit is {limits.max_characters:,}; split it")
 
 
-def check_picture(documents: list[Document], found: Predictions, form: str, limits: Limits) -> None:
+def check_picture(documents: list[Document], predictions: Predictions, extension: str, limits: Limits) -> None:
     """Raise UserError if the form is a picture, and there is more than it may show."""
-    count = sum(len(document["vertexSet"]) for document in documents) + len(found.entries)
-    if issubclass(FORMS[form], Picture) and count > limits.max_drawn:
+    count = sum(len(document["vertexSet"]) for document in documents) + len(predictions.entries)
+    if issubclass(FORMS[extension], Picture) and count > limits.max_drawn:
         raise UserError(
             f"{NAME}: there are {count:,} entities and relations, and a picture has at most {limits.max_drawn:,} here; "
             "send fewer documents, or take form=graphml"
         )
 
 
-def written(documents: list[Document], found: Predictions, form: str) -> bytes:
+def written(documents: list[Document], predictions: Predictions, extension: str) -> bytes:
     """A file of that form, an ending of FORMS. Raises UserError as the form's writer does."""
     file = io.BytesIO()
     with io.TextIOWrapper(file, encoding="utf-8", newline="") as output:
-        writer = FORMS[form](output)
+        writer = FORMS[extension](output)
         writer.begin()
-        writer.add(documents, found.of_each_document())
+        writer.add(documents, predictions.of_each_document())
         writer.end()
         output.flush()
         return file.getvalue()
 
 
-def as_json(documents: list[Document], found: Predictions, warnings: list[str]) -> bytes:
+def as_json(documents: list[Document], predictions: Predictions, warnings: list[str]) -> bytes:
     """What the page shows, see `answer`."""
     shown: list[dict[str, Any]] = [
         {
@@ -215,6 +215,6 @@ def as_json(documents: list[Document], found: Predictions, warnings: list[str]) 
             ],
             "predictions": entries,
         }
-        for document, entries in zip(documents, found.of_each_document(), strict=True)
+        for document, entries in zip(documents, predictions.of_each_document(), strict=True)
     ]
     return json.dumps({"documents": shown, "warnings": warnings}, ensure_ascii=False, allow_nan=False).encode()

@@ -39,9 +39,9 @@ class Choices(NamedTuple):
         if not math.isfinite(self.shift):
             raise UserError(f"shift {self.shift}: must be a finite number; correct it")
         for name, least in (("max_seq_length", 3), ("max_distance", 0)):
-            given = getattr(self, name)
-            if given is not None and (type(given) is not int or given < least):
-                raise UserError(f"{name} {given}: must be a whole number, {least} or more; correct it")
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < least):
+                raise UserError(f"{name} {value}: must be a whole number, {least} or more; correct it")
 
 
 DEFAULT = Choices()

@@ -60,8 +60,8 @@ def _do(work: Callable[[], Any], future: Future[Any]) -> None:
     if not future.set_running_or_notify_cancel():
         return
     try:
-        found = work()
+        result = work()
     except BaseException as error:  # whatever it is, the thread must go on
         future.set_exception(error)
     else:
-        future.set_result(found)
+        future.set_result(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -108,11 +109,11 @@ class Predictor:
         self.confidence = read_confidence(run.folder)
         if choices.min_confidence and self.confidence is None:
             raise UserError(f"min_confidence: {run.folder} has no {CONFIDENCE}; {REMEDY}")
-        known = read_types(run.folder)
-        if choices.types == "learned" and known is None:
+        learned_types = read_types(run.folder)
+        if choices.types == "learned" and learned_types is None:
             raise UserError(f"types learned: {run.folder} has no {TYPES}; {REMEDY}")
-        wanted = choices.types or read_json(run.folder / "config.json").get("decision", {}).get("types", "any")
-        self.types = known if wanted == "learned" else None
+        types_option = choices.types or read_json(run.folder / "config.json").get("decision", {}).get("types", "any")
+        self.types = learned_types if types_option == "learned" else None
         self.relations = {index: relation for relation, index in run.rel2id.items()}
         self.names: dict[str, str] = read_json(RELATION_NAMES)
         self.device = next(run.model.parameters()).device
@@ -140,13 +141,13 @@ class Predictor:
         """The predictor of a finished run: its seed folder, or its name on the hub, owner/name[@revision]; by default
         the model of this repository. `choices` are fields of Choices. Raises UserError if it cannot be loaded, and
         for options that are none."""
-        wanted = Choices(**choices)
-        wanted.check()
+        options = Choices(**choices)
+        options.check()
         if precision not in PRECISIONS:
             raise UserError(f"precision {precision!r}: is none of {', '.join(map(repr, PRECISIONS))}; correct it")
         if test_batch_size is not None and test_batch_size < 1:
             raise UserError(f"test_batch_size {test_batch_size}: must be a whole number above 0; correct it")
-        return cls(open_run(name, pick_device(device)), precision, test_batch_size, wanted)
+        return cls(open_run(name, pick_device(device)), precision, test_batch_size, options)
 
     def __call__(self, text: str | Document) -> list[Relation]:
         """The relations of a plain text, whose entities are found too, or of a document in DocRED's schema.
@@ -182,9 +183,9 @@ class Predictor:
             raise UserError(f"{where}: are a {type(documents).__name__}; pass a list of documents in DocRED's schema")
         checked = [self.checked(document, f"{where}: document {number}") for number, document in enumerate(documents)]
         self.clear()
-        found = self.predict_group(checked)
+        predictions = self.predict_group(checked)
         self.warn(where)
-        return found
+        return predictions
 
     def predict_group(self, documents: list[Document]) -> Predictions:
         """Predictions of checked documents without labels, which `warn` is called after.
@@ -196,7 +197,7 @@ class Predictor:
         settings = self.run.settings
         near = self.choices.max_distance
         features = featurize(
-            documents if near is None else [own | {"pairs": near_pairs(own, near)} for own in documents],
+            documents if near is None else [document | {"pairs": near_pairs(document, near)} for document in documents],
             self.run.tokenizer,
             self.run.rel2id,
             self.max_seq_length,
@@ -210,7 +211,7 @@ class Predictor:
         self.entities += sum(len(document["vertexSet"]) for document in documents)
         for lost in check_cuts("", features, self.max_seq_length):
             self.cut.update(documents=lost["count"], mentions=lost["mentions"], entities=lost["entities"])
-        found = predict(
+        predictions = predict(
             self.run.model,
             features,
             self.loss,
@@ -224,11 +225,12 @@ class Predictor:
         )
         kept = [
             [named for entry in entries if (named := self.named(entry, document))]
-            for document, entries in zip(documents, found.of_each_document(), strict=True)
+            for document, entries in zip(documents, predictions.of_each_document(), strict=True)
         ]
-        found = found._replace(entries=[entry for own in kept for entry in own], counts=tuple(map(len, kept)))
-        self.predictions += len(found.entries)
-        return found
+        flat = list(itertools.chain.from_iterable(kept))
+        predictions = predictions._replace(entries=flat, counts=tuple(map(len, kept)))
+        self.predictions += len(predictions.entries)
+        return predictions
 
     def leave_out_pairs(self, feature: Feature) -> None:
         """Score no pair whose entities attend to no token in common, in a document longer than those of the training.
@@ -236,7 +238,7 @@ class Predictor:
         length = len(feature["input_ids"])
         if length > self.run.settings.max_seq_length:
             windows = cut(0, length, *max_window(self.run.model.model))
-            feature["hts"] = met_pairs(feature, [(own.start, own.stop) for own in windows])
+            feature["hts"] = met_pairs(feature, [(window.start, window.stop) for window in windows])
 
     def warn(self, where: str) -> None:
         """Say on stderr, opening with `where`, what was doubtful, and what was lost of documents that were cut."""

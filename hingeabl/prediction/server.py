@@ -74,16 +74,16 @@ class Service:
             self.taken -= 1
 
     async def _respond(self, request: Request) -> Response:
-        form, kind = asked_form(request), request.query_params.get("format")
+        extension, file_format = asked_form(request), request.query_params.get("format")
         body = await file_of_form(request, await read_body(request, self.limits.max_bytes))
-        found = await self.done(request, partial(answer, self.predictor, body, kind, form, self.limits))
-        if not form:
-            return Response(found.content, media_type="application/json")
+        answered = await self.done(request, partial(answer, self.predictor, body, file_format, extension, self.limits))
+        if not extension:
+            return Response(answered.content, media_type="application/json")
         headers = {
-            "Content-Disposition": f'attachment; filename="predictions{form}"',
-            "X-Warnings": json.dumps([warning[:500] for warning in found.warnings[:MOST_WARNINGS]]),
+            "Content-Disposition": f'attachment; filename="predictions{extension}"',
+            "X-Warnings": json.dumps([warning[:500] for warning in answered.warnings[:MOST_WARNINGS]]),
         }
-        return Response(found.content, headers=headers, media_type="application/octet-stream")
+        return Response(answered.content, headers=headers, media_type="application/octet-stream")
 
     async def done(self, request: Request, work: partial[Answer]) -> Answer:
         """What the thread makes of a job, which is forgotten if nobody waits for it any more."""
@@ -113,7 +113,7 @@ def asked_form(request: Request) -> str | None:
         return None
     ending = f".{form.lower()}"
     if ending not in GIVEN:
-        forms = ", ".join(known.removeprefix(".") for known in GIVEN)
+        forms = ", ".join(extension.removeprefix(".") for extension in GIVEN)
         raise Refused(400, f"form={form[:40]}: is none of {forms}")
     FORMS[ending].need()
     return ending
@@ -121,12 +121,12 @@ def asked_form(request: Request) -> str | None:
 
 def offered_forms() -> list[str]:
     """The forms whose packages are here, without the dot."""
-    found = []
+    offered = []
     for form in GIVEN:
         with contextlib.suppress(UserError):
             FORMS[form].need()
-            found.append(form.removeprefix("."))
-    return found
+            offered.append(form.removeprefix("."))
+    return offered
 
 
 def about_model(folder: Path) -> str:
@@ -136,9 +136,9 @@ def about_model(folder: Path) -> str:
     scores = read_json(folder / "scores.json") if (folder / "scores.json").exists() else {}
     data, settings = config.get("data", {}), config["settings"]
     names = {split: Path(settings[f"{split}_file"]).name for split in ("train", "dev", "test")}
-    found = [f"{split} F1 {100 * scores[split]['f1']:.2f} ({names[split]})" for split in names if scores.get(split)]
+    f1 = [f"{split} F1 {100 * scores[split]['f1']:.2f} ({names[split]})" for split in names if scores.get(split)]
     encoder = Path(settings["model_name_or_path"]).name
-    text = f"{config['loss']['name']} on {encoder}, trained on {names['train']}; {', '.join(found) or 'no scores'}."
+    text = f"{config['loss']['name']} on {encoder}, trained on {names['train']}; {', '.join(f1) or 'no scores'}."
     if data.get("train") == SAMPLE["train"]:
         text += " A toy: it knows a generated sample of invented stories alone, and errs on any other text."
     return text
@@ -149,8 +149,8 @@ def about_reader(text_model: str | None) -> str:
     if text_model is not None:
         return f"spaCy's pipeline {text_model} finds the entities of a plain text."
     scores = read_json(MODEL / "training.json")["scores"]["test"]
-    found = f"F1 of mentions on Re-DocRED's test: {scores['span_f1']:.1f}, with type {scores['typed_f1']:.1f}"
-    return f"{MODEL.name} finds the entities of a plain text ({found})."
+    score_text = f"F1 of mentions on Re-DocRED's test: {scores['span_f1']:.1f}, with type {scores['typed_f1']:.1f}"
+    return f"{MODEL.name} finds the entities of a plain text ({score_text})."
 
 
 def page_of(predictor: Predictor, limits: Limits) -> str:
@@ -196,8 +196,8 @@ def make_app(predictor: Predictor, limits: Limits, host: str = "127.0.0.1") -> F
     app.state.service = service
     app.add_api_route("/api/predict", service.respond, methods=["POST"], response_model=None)
     contents = {"/": (page_of(predictor, limits), "text/html")}
-    for kind, media_type in KINDS.items():
-        contents[f"/serve.{kind}"] = ((WEB / f"serve.{kind}").read_text(encoding="utf-8"), media_type)
+    for extension, media_type in KINDS.items():
+        contents[f"/serve.{extension}"] = ((WEB / f"serve.{extension}").read_text(encoding="utf-8"), media_type)
     for path, (content, media_type) in contents.items():
         app.add_api_route(path, always(Response(content, media_type=media_type)), response_model=None)
 

@@ -61,16 +61,16 @@ class Component:
         """Documents with their relations, scored `batch_size` at a time."""
         for docs in minibatch(stream, batch_size):
             documents = [document_of_doc(doc, MadeTitle("text")) for doc in docs]
-            found = self.predictor.predict(documents).of_each_document()
-            for doc, document, entries in zip(docs, documents, found, strict=True):
+            predictions = self.predictor.predict(documents).of_each_document()
+            for doc, document, entries in zip(docs, documents, predictions, strict=True):
                 doc.user_data[FOUND] = [list(relation) for relation in relations_of(document, entries)]
                 yield doc
 
 
 def stored_relations(doc: Doc) -> list[Relation]:
     """The relations that a document keeps."""
-    found = doc.user_data.get(FOUND, [])
-    return [Relation(entity(head), name, entity(tail), *scores) for head, name, tail, *scores in found]
+    relations = doc.user_data.get(FOUND, [])
+    return [Relation(entity(head), name, entity(tail), *scores) for head, name, tail, *scores in relations]
 
 
 def entity(stored: Sequence[Any]) -> Entity:

@@ -27,7 +27,7 @@ from hingeabl.reporting.length_figure import figure_length, name_seeds
 from hingeabl.reporting.loss_figures import figure_3, figure_4, figure_losses
 from hingeabl.reporting.names import loss_title, model_title
 from hingeabl.reporting.page import name_and_type
-from hingeabl.reporting.pairs import Pairs, read_pairs
+from hingeabl.reporting.pairs import Pairs, read_pairs, rows_by_pair
 from hingeabl.reporting.records import LOOKED, Run, dev_scores, file_of, gold_of, same_experiment
 from hingeabl.reporting.tables import PAPER, WRONG, pattern_share
 
@@ -108,12 +108,6 @@ def before_and_after(groups: dict[str, list[Run]]) -> tuple[Run, Run]:
     return first, second
 
 
-def rows_by_pair(pairs: Pairs) -> dict[tuple[int, ...], int]:
-    """(place of the document, head, tail) -> row in Pairs."""
-    keys = zip(pairs.document.tolist(), *pairs.entities.T.tolist(), strict=True)
-    return {key: row for row, key in enumerate(keys)}
-
-
 def find_pair(before: Pairs, after: Pairs, pair: tuple[str, int, int], split: str) -> tuple[int, int]:
     """Rows of the pair (title, head, tail) before and after. Raises UserError if it has none."""
     title, head, tail = pair
@@ -122,7 +116,8 @@ def find_pair(before: Pairs, after: Pairs, pair: tuple[str, int, int], split: st
         raise UserError(
             f"--pair: {title!r}: is not the title of a {split} document; pass one that is, or another --split"
         )
-    first, second = (rows_by_pair(pairs).get((number, head, tail)) for pairs in (before, after))
+    key = (number, head, tail)
+    first, second = (rows_by_pair(pairs.document, pairs.entities).get(key) for pairs in (before, after))
     if first is None or second is None:
         raise UserError(
             f"--pair: {title!r} {head} {tail}: runs keep the scores of pairs with a gold or a predicted relation, and "
@@ -136,8 +131,8 @@ def choose_pair(before: Pairs, after: Pairs, problem: str) -> tuple[int, int]:
     rows = (before.pattern == PATTERNS.index("FN_CRK")).nonzero().flatten().tolist()
     if not rows:
         raise UserError(f"{problem} no pair is FN_CRK; pass --pair TITLE HEAD TAIL, or other runs")
-    pair_of_row = {row: pair for pair, row in rows_by_pair(before).items()}
-    row_after = rows_by_pair(after)
+    pair_of_row = {row: pair for pair, row in rows_by_pair(before.document, before.entities).items()}
+    row_after = rows_by_pair(after.document, after.entities)
     after_rows = {row: row_after[pair_of_row[row]] for row in rows}
     fixed = [row for row in rows if PATTERNS[after.pattern[after_rows[row]]] == "correct"]
     best = max(fixed or rows, key=lambda row: (int(before.labels[row].sum()), lead_of_gold(before, row)))

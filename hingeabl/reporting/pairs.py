@@ -130,10 +130,16 @@ def read_pair_scores(path: Path, num_classes: int) -> dict[str, Tensor]:
     return tensors
 
 
+def rows_by_pair(document: Tensor, entities: Tensor) -> dict[tuple[int, ...], int]:
+    """(number of the document, head, tail) -> row, of Pairs.document and Pairs.entities."""
+    keys = zip(document.tolist(), *entities.T.tolist(), strict=True)
+    return {key: row for row, key in enumerate(keys)}
+
+
 def gold_labels(documents: list[Document], rel2id: dict[str, int], document: Tensor, entities: Tensor) -> Tensor:
     """Pairs.labels. Raises KeyError if a gold pair has no row, or a row is no pair of these documents or the second
     of one."""
-    row_of_pair = {key: row for row, key in enumerate(zip(document.tolist(), *entities.T.tolist(), strict=True))}
+    row_of_pair = rows_by_pair(document, entities)
     sizes = [len(document["vertexSet"]) for document in documents]
     for number, head, tail in row_of_pair:
         if not (0 <= number < len(sizes) and 0 <= head < sizes[number] and 0 <= tail < sizes[number] and head != tail):

@@ -49,12 +49,12 @@ def build_device() -> Path:
     if library.exists():
         return library
     library.parent.mkdir(exist_ok=True)
-    own = library.with_suffix(f".{os.getpid()}")  # several processes may build it at once
+    temporary = library.with_suffix(f".{os.getpid()}")  # several processes may build it at once
     headers = (TORCH / "include", TORCH / "include/torch/csrc/api/include", sysconfig.get_paths()["include"])
     command = [COMPILER, "-shared", "-fPIC", "-std=c++20", "-O1", *(f"-I{folder}" for folder in headers), source]
-    command += ["-o", own, f"-L{TORCH}/lib", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{TORCH}/lib"]
+    command += ["-o", temporary, f"-L{TORCH}/lib", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{TORCH}/lib"]
     subprocess.run(command, check=True)
-    own.rename(library)
+    temporary.rename(library)
     return library
 
 

@@ -63,6 +63,8 @@ def thaw(value: Any, device: torch.device) -> Any:
     if value[0] is list:
         return [thaw(item, device) for item in value[1:]]
     _, shape, stride, dtype = value
-    own = [1 if step == 0 else size for size, step in zip(shape, stride, strict=True)]  # without what is expanded
-    tensor = torch.empty_strided(own, stride, dtype=dtype, device=device)
-    return tensor.copy_(torch.randn(own, device=device)).expand(shape)
+    stored_shape = [
+        1 if step == 0 else size for size, step in zip(shape, stride, strict=True)
+    ]  # without what is expanded
+    tensor = torch.empty_strided(stored_shape, stride, dtype=dtype, device=device)
+    return tensor.copy_(torch.randn(stored_shape, device=device)).expand(shape)

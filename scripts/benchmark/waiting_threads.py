@@ -54,7 +54,7 @@ def measure(steps: int, precision: str | None) -> float:
     set_seed(1)
     features = read_docred(ROOT / "dataset/sample/train.json", load_tokenizer(encoder), rel2id)
     model, loss = DocREModel(encoder, len(rel2id), 256).train(), get_loss("atl")
-    found = []
+    seconds = []
     for number in range(WARM_UP + steps):
         batch = collate_fn(features[number % 16 * 4 : number % 16 * 4 + 4])
         labels, start = batch.pop("labels"), time.perf_counter()
@@ -62,8 +62,8 @@ def measure(steps: int, precision: str | None) -> float:
             scores = model(**batch)
         loss(scores, labels).backward()
         model.zero_grad()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found[WARM_UP:])
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[WARM_UP:])
 
 
 def main() -> None:

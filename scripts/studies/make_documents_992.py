@@ -31,8 +31,8 @@ def title_hash(title: str) -> str:
 
 def part_of(documents: list[dict[str, Any]]) -> str:
     """The text of train_part.json: the study's documents among these, sorted by title."""
-    wanted = set(read_json(ROOT / "meta" / "documents_992.json"))
-    chosen = sorted((d for d in documents if title_hash(d["title"]) in wanted), key=lambda d: d["title"])
+    hashes = set(read_json(ROOT / "meta" / "documents_992.json"))
+    chosen = sorted((d for d in documents if title_hash(d["title"]) in hashes), key=lambda d: d["title"])
     return json.dumps(chosen, separators=(",", ":"), ensure_ascii=False)
 
 

@@ -113,10 +113,10 @@ def fetch_encoder() -> None:
 
 def main() -> None:
     """Fetch or check what is asked for."""
-    wanted = {"redocred": fetch_redocred, "cdr": check_cdr, "encoder": fetch_encoder}
-    if len(sys.argv) != 2 or sys.argv[1] not in wanted:
-        raise UserError(f"usage: python scripts/tools/fetch.py {'|'.join(wanted)}")
-    wanted[sys.argv[1]]()
+    commands = {"redocred": fetch_redocred, "cdr": check_cdr, "encoder": fetch_encoder}
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:
+        raise UserError(f"usage: python scripts/tools/fetch.py {'|'.join(commands)}")
+    commands[sys.argv[1]]()
 
 
 if __name__ == "__main__":
