@@ -3,7 +3,7 @@
     python predict.py --load_path runs/quickstart/atl/seed_1 --input docs.json --output predictions.json
     python predict.py --load_path runs/quickstart/atl/seed_1 --input - < document.json
 
---min_confidence, --types and --shift choose among them. The ending of --output tells its form (FORMS in
+--min_confidence, --types and --shift choose among them. The extension of --output sets its form (FORMS in
 hingeabl/writers/by_extension.py). --html FILE also writes a page to look at them. Memory holds GROUP documents and
 their predictions, however large the input is; GraphML and pictures hold the whole graph.
 """
@@ -56,8 +56,8 @@ GROUP = 500  # documents read and scored at a time: as many as Re-DocRED's dev f
 def predict_stream(
     predictor: Predictor, file: BinaryIO | None, name: str, writer: Writer, file_format: str | None = None
 ) -> Iterator[tuple[list[Document], Predictions]]:
-    """Hand a file's documents, or with None those of the folder `name`, and their predictions to `writer`, as they
-    come; yields each group of documents with what was found there. `kind` is the format, None to recognise it."""
+    """Pass a file's documents, or with None those of the folder `name`, and their predictions to `writer`, group by
+    group; yields each group with its predictions. `file_format` None: it is recognised."""
     typed = predictor.typed
     model = predictor.choices.text_model
     documents = (
@@ -80,14 +80,14 @@ def predict_stream(
                 progress.update(len(group))
             elif size:
                 progress.update(file.tell() - progress.n)
-            del group, predictions  # else they would stay while the next ones are read
+            del group, predictions  # else they would stay in memory while the next ones are read
             progress.set_postfix(read=predictor.documents)
     writer.end()
 
 
 @contextlib.contextmanager
 def dropped_on_error(writer: Writer) -> Iterator[None]:
-    """Let go of what the writer holds where its work does not come to an end."""
+    """Drop what the writer holds if an exception ends its work."""
     try:
         yield
     except BaseException:

@@ -138,7 +138,7 @@ def write_html(path: str, runs: list[Run], unfinished: list[Path], split: str) -
     the runs do not go together, or their files are gone."""
     same_experiment(finished(runs, unfinished))
     for run in runs:
-        read_pairs(run, split)  # a broken file is told before the work
+        read_pairs(run, split)  # a broken file fails before the work
     tables = tables_of(runs, unfinished) + tables_of_files(runs[0])
     sections = {"Tables": "\n".join(map(as_html, tables)), "Figures": figures_of(runs, split)}
     names = [f"{model_title(run.backbone)}, {loss_title(run.loss)}, seed {run.seed}" for run in runs]

@@ -121,7 +121,7 @@ def predict(args: argparse.Namespace, jobs: Iterator[Job]) -> list[int]:
                 progress.update(part.documents + len(part.errors))
     if pool.deaths:
         print(f"WARNING: {pool.deaths:,} workers died; their parts were given to others", file=sys.stderr)
-    return pool.lost
+    return pool.abandoned
 
 
 def tell(output: Path, given_up: list[int]) -> None:

@@ -1,8 +1,8 @@
-"""The output of a corpus: a folder of parts, of which each is written once, however often the program is stopped.
+"""The output of a corpus: a folder of parts, each written once, however often the program is stopped.
 
-manifest.json says of which files and settings they are. parts/part-000007.jsonl has the rows of a block of documents;
-done/part-000007.json, written behind it, says that the part is finished, and what was wrong in it. errors.jsonl and
-warnings.jsonl are made of these at the end.
+manifest.json names the input files and settings. parts/part-000007.jsonl has the rows of a block of documents;
+done/part-000007.json, written after it, says that the part is finished, and lists its errors and warnings.
+errors.jsonl and warnings.jsonl are made of these at the end.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def manifest_of(sources: Iterable[Source], load_path: str, settings: dict[str, A
 
 
 def begin(output: Path, manifest: Manifest) -> None:
-    """Make the folder, or take one that was begun with the same manifest. Raises UserError if another one is there,
-    or the folder holds something else."""
+    """Make the folder, or take one that was begun with the same manifest. Raises UserError if it was begun with another
+    manifest, or holds other files."""
     make_folder(output)
     path = output / MANIFEST
     if path.exists():
@@ -65,7 +65,7 @@ def part_name(number: int) -> str:
 
 
 def is_finished(output: Path, number: int) -> bool:
-    """Whether a part needs not be predicted again."""
+    """Whether a part need not be predicted again."""
     return (output / "done" / f"{part_name(number)}.json").exists()
 
 

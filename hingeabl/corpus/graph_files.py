@@ -16,18 +16,19 @@ from hingeabl.writers.rdf import SKOS, TERMS, WIKIDATA, iri_of_relation, urn
 ROWS = 5000  # fetched at once
 NODE = ("id", "type", "name", "names", "documents")
 TRIPLE = ("head", "r", "tail", "relation", "documents", "highest", "combined", "places")
-ONE_LINE = r"regexp_replace({}, '\s+', ' ', 'g')"  # of a column: CSV that is imported has one line a row
+ONE_LINE = r"regexp_replace({}, '\s+', ' ', 'g')"  # white space of a column as one space: a row of CSV is one line
 TABLES = {
     "nodes.csv": f"""
         SELECT id AS "id:ID", concat_ws(chr(9), 'Entity', nullif(type, '')) AS ":LABEL",
             {ONE_LINE.format("name")} AS name,
-            array_to_string(list_transform(names, lambda one: {ONE_LINE.format("one")}), chr(9)) AS "names:string[]",
+            array_to_string(list_transform(names, lambda alias: {ONE_LINE.format("alias")}), chr(9))
+                AS "names:string[]",
             documents AS "documents:int"
         FROM nodes ORDER BY id""",
     "relations.csv": f"""
         SELECT head AS ":START_ID", tail AS ":END_ID", r AS ":TYPE", relation, documents AS "documents:int",
             highest AS "highest:double", combined AS "combined:double",
-            array_to_string(list_transform(places, lambda one: {ONE_LINE.format("one.file || ' ' || one.document")}),
+            array_to_string(list_transform(places, lambda src: {ONE_LINE.format("src.file || ' ' || src.document")}),
                 chr(9)) AS "places:string[]"
         FROM triples ORDER BY head, r, tail""",
 }
@@ -56,13 +57,13 @@ def literal(text: str) -> str:
 
 
 def iri_of_node(node: str) -> str:
-    """The IRI of a joined entity by its type and name, of another one as in predict.py's output."""
+    """The IRI of a node: by type and name if it was joined, else as in predict.py's output."""
     parts = ["joined", *node.split(":", 1)] if ":" in node else ["entity", *node.split("#")]
     return f"<{urn(*parts)}>"
 
 
 def turtle_of_node(row: Row) -> str:
-    """A node's kinds, names and number of documents."""
+    """A node's classes, names and number of documents."""
     classes = ", ".join(["term:Entity", *([f"<{urn('type', row['type'])}>"] if row["type"] else [])])
     others = "".join(f" ; skos:altLabel {literal(name)}" for name in row["names"] if name != row["name"])
     label = f"rdfs:label {literal(row['name'])}{others} ; term:documents {row['documents']}"
@@ -133,5 +134,5 @@ WRITERS: dict[str, Callable[[Any, str], None]] = {
 
 
 def writer_of(output: str) -> Callable[[Any, str], None]:
-    """What writes an output by its name's ending, a folder of CSV where it has none."""
+    """The writer for an output, by its name's ending; a folder of CSV if it has none."""
     return next(write for ending, write in WRITERS.items() if output.lower().endswith(ending))

@@ -1,6 +1,6 @@
-"""The documents of a folder, a glob or a file, as bytes that nobody has parsed yet, always in the same order.
+"""The documents of a folder, a glob or a file, as bytes that are not parsed yet, always in the same order.
 
-Local files need nothing else; Parquet, and places such as s3://bucket/folder, need pyarrow.
+Local files need no further package; Parquet, and addresses such as s3://bucket/folder, need pyarrow.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Source(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """A document that is not parsed yet, or a place where a file could not be read further.
+    """A document that is not parsed yet, or the message that a file could not be read further.
 
     file    the name of its source
     number  of the document in the file, from 0
-    kind    "json": `data` is a JSON object. "text": it is plain text. "problem": it is the message
+    kind    what `data` is: "json", a JSON object; "text", plain text; or "problem", the message
     data    bytes, UTF-8 unless a text file has another encoding
     title   of a text
     """
@@ -57,10 +57,10 @@ class Raw(NamedTuple):
 
 
 def find_sources(pattern: str) -> list[Source]:
-    """The files that --input names, in order of their names: all in a folder and below it, those of a glob, or one.
+    """The files that --input names, sorted by name: all in a folder and below it, those of a glob, or one.
 
     Hidden files do not count; files of other kinds are left out with a warning. Raises UserError if there is none,
-    or if pyarrow is missing or cannot open the place.
+    or if pyarrow is missing or cannot open the address.
     """
     openers = dict(sorted((_remote_files if "://" in pattern else _local_files)(pattern)))
     sources = [Source(name, kind, file) for name, file in openers.items() if (kind := kind_of_name(name))]
@@ -86,13 +86,13 @@ def kind_of_name(name: str) -> str:
 
 
 def fixed_part(pattern: str) -> str:
-    """The folder of a path, as far as it has no sign of a glob."""
+    """The folder of a path, up to the first wildcard of a glob."""
     whole = "".join(itertools.takewhile(lambda character: character not in "*?[", pattern))
     return pattern.rstrip("/") if whole == pattern else whole.rpartition("/")[0]
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name, or that of a folder on its way, begins with a dot; so do not count files being written."""
+    """Whether a name, or that of a folder in its path, begins with a dot, or the file is still being written (.tmp)."""
     return name.endswith(".tmp") or any(part.startswith(".") for part in name.split("/"))
 
 
@@ -162,7 +162,7 @@ def checksums(sources: Iterable[Source]) -> dict[str, str]:
 
 
 def read_sources(sources: Iterable[Source]) -> Iterator[Raw]:
-    """The documents of all files. A file that cannot be read to its end gives a "problem" there, and the next file
+    """The documents of all files. A file that cannot be read to its end ends with a "problem"; the next file
     follows."""
     readers = {"json": _read_json, "text": _read_text, "parquet": _read_parquet}
     for source in sources:
@@ -181,7 +181,7 @@ def _read_text(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, str]]:
 
 
 def _read_json(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, str]]:
-    """The objects of a list, of lines, or one after the other. Broken lines are whole, for whoever parses them."""
+    """The objects of a list, of lines, or one after the other. Broken lines are passed on; parsing them fails later."""
     start = file.read(CHUNK)
     unpacked = cast(BinaryIO, Rewound(start, file))
     if start.startswith(GZIP):

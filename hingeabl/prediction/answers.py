@@ -1,4 +1,4 @@
-"""From the bytes of a request to its answer: documents, predictions and warnings, or a file of one of the forms."""
+"""From the bytes of a request to its answer: documents, predictions and warnings, or a file in a requested format."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ SHOWN = ("WARNING: ", "note: ")  # lines on stderr that are for the user
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may hold, how many of them may wait beside the one that is worked on, and the seconds until one is
-    given up. Pairs of entities are what takes the model's time and memory: n entities have n (n - 1). A picture takes
-    much longer than the model: `max_drawn` is how many entities and relations it may have."""
+    """What a request may hold, how many requests may wait beside the current one, and the seconds until a request is
+    given up. The model's time and memory grow with the pairs of entities: n entities have n (n - 1). A picture takes
+    much longer than the model: `max_drawn` limits its entities and relations."""
 
     max_bytes: int = 2**20
     max_characters: int = 100_000
@@ -49,7 +49,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Answer:
-    """The content, and what was doubtful, a line each."""
+    """The content of an answer, and its warnings, one line each."""
 
     content: bytes
     warnings: list[str]
@@ -58,9 +58,9 @@ class Answer:
 def answer(predictor: Predictor, body: bytes, file_format: str | None, extension: str | None, limits: Limits) -> Answer:
     """The answer to a request's body, a text or a file of documents, packed by gzip or not.
 
-    `kind` is one of SERVED, None to recognise it. With `form`, an ending of FORMS, the content is such a file, else
-    JSON: {documents: [{title, sents, vertexSet, predictions}], warnings}, the predictions being predict.py's. Raises
-    UserError for what cannot be read or is beyond the limits.
+    `file_format` is one of SERVED, None to recognise it. With `extension`, a key of FORMS, the content is such a file,
+    else JSON: {documents: [{title, sents, vertexSet, predictions}], warnings}, the predictions being predict.py's.
+    Raises UserError if the body cannot be read or exceeds the limits.
     """
     with heard_warnings() as warnings:
         documents = documents_of(body, file_format, predictor.typed, limits, predictor.choices.text_model)
@@ -75,8 +75,8 @@ def answer(predictor: Predictor, body: bytes, file_format: str | None, extension
 
 @contextlib.contextmanager
 def heard_warnings() -> Iterator[list[str]]:
-    """A list that holds, at the end, the warnings that were printed on stderr. Other lines still go there, but for the
-    progress of a bar."""
+    """A list that holds, at the end, the warnings that were printed on stderr meanwhile. Other lines are printed to
+    stderr at the end, without progress bars."""
     warnings: list[str] = []
     stderr = io.StringIO()
     try:
@@ -94,8 +94,8 @@ def heard_warnings() -> Iterator[list[str]]:
 def documents_of(
     body: bytes, file_format: str | None, typed: bool, limits: Limits, text_model: str | None = None
 ) -> list[Document]:
-    """The checked documents of a request; `text_model` reads plain text. Raises UserError for what cannot be read or is
-    beyond the limits."""
+    """The checked documents of a request; `text_model` reads plain text. Raises UserError if the body cannot be read or
+    exceeds the limits."""
     data = unpacked(body, limits.max_bytes)
     if file_format is None:
         data, file_format = recognised(data)
@@ -124,8 +124,7 @@ def unpacked(body: bytes, max_bytes: int) -> bytes:
 
 
 def recognised(data: bytes) -> tuple[bytes, str]:
-    """The data and its format. What is none of the others is plain text; so is the text of one {"text": ...}, which is
-    returned alone."""
+    """The data and its format. Data of no other format is plain text; of {"text": ...} only the text is returned."""
     beginning = data[:CHUNK].decode(encoding_of(data), "ignore")
     file_format = kind_of(beginning) or "text"
     if file_format in OF_JSON and not starts_as_json(beginning):
@@ -139,13 +138,13 @@ def recognised(data: bytes) -> tuple[bytes, str]:
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text reads the same as a body of its own."""
+    """Whether a text, sent as a whole body, would be read as plain text."""
     return not text.startswith(MARK) and not starts_as_json(text)
 
 
 @contextlib.contextmanager
 def memory_of(text_model: str) -> Iterator[None]:
-    """What a pipeline of spaCy keeps of a text, the words that it had not seen before, is gone at the end."""
+    """At the end, spaCy's pipeline forgets the words that it had not seen before, so that memory does not grow."""
     from hingeabl.readers.text import load_spacy  # only where there is a text
 
     with load_spacy(text_model).memory_zone():
@@ -153,7 +152,7 @@ def memory_of(text_model: str) -> Iterator[None]:
 
 
 def limited(documents: Iterator[Document], limits: Limits) -> list[Document]:
-    """The documents, read no further than the limits allow. Raises UserError if there are more, or none."""
+    """The documents, read only as far as the limits allow. Raises UserError if there are more, or none."""
     accepted: list[Document] = []
     characters = pairs = 0
     for document in documents:
@@ -182,7 +181,7 @@ def check_characters(count: int, limits: Limits) -> None:
 
 
 def check_picture(documents: list[Document], predictions: Predictions, extension: str, limits: Limits) -> None:
-    """Raise UserError if the form is a picture, and there is more than it may show."""
+    """Raise UserError if the output is a picture and has more entities and relations than the limits allow."""
     count = sum(len(document["vertexSet"]) for document in documents) + len(predictions.entries)
     if issubclass(FORMS[extension], Picture) and count > limits.max_drawn:
         raise UserError(
@@ -192,7 +191,7 @@ def check_picture(documents: list[Document], predictions: Predictions, extension
 
 
 def written(documents: list[Document], predictions: Predictions, extension: str) -> bytes:
-    """A file of that form, an ending of FORMS. Raises UserError as the form's writer does."""
+    """A file with that extension, a key of FORMS. Raises UserError as the writer does."""
     file = io.BytesIO()
     with io.TextIOWrapper(file, encoding="utf-8", newline="") as output:
         writer = FORMS[extension](output)

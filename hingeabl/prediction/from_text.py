@@ -1,7 +1,7 @@
-"""How good relations from raw text are: documents with gold entities are read as text, and what is found is compared.
+"""How good relations from raw text are: documents with gold entities are read as text, and the output is compared.
 
-Three ways show where what is lost: with the gold entities; with the gold mentions, joined by the rules; and from the
-text alone. Mentions are spans of characters in the text of join_tokens.
+Three settings show which step loses how much: with the gold entities; with the gold mentions, joined by the rules; and
+from the text alone. Mentions are spans of characters in the text of join_tokens.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Entity(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What a document holds, or what was found in it: typed mentions, entities, and triples (head, relation, tail) of
-    the entities' numbers."""
+    """A document's gold annotation, or the system's output for it: typed mentions, entities, and triples (head,
+    relation, tail) of the entities' numbers."""
 
     mentions: frozenset[tuple[int, int, str]]
     entities: tuple[Entity, ...]
@@ -39,7 +39,7 @@ class Reading(NamedTuple):
 
 
 def reading_of(text: str, entities: Iterable[Sequence[tuple[int, int, str]]], triples: Iterable[Any]) -> Reading:
-    """The reading of entities' mentions (start, end, type) and triples (head, relation, tail)."""
+    """A Reading, from the entities' mentions (start, end, type) and the triples (head, relation, tail)."""
     entities, typed_entities = list(entities), []
     for mentions in entities:
         entity_type = Counter(entity_type for _, _, entity_type in mentions).most_common(1)[0][0]
@@ -56,7 +56,7 @@ def predicted(predictor: Predictor, documents: list[Document]) -> list[set[tuple
 
 
 def readings_of(documents: Sequence[Document], way: str, predictor: Predictor) -> list[Reading]:
-    """What is found in documents in one of WAYS, by the run and the reader of text of `predictor`."""
+    """The output of `predictor`, its run and its reader of text, for documents in one of WAYS."""
     placed = [join_tokens(document["sents"]) for document in documents]
     texts = [
         Text(text, document["title"], document["title"]) for (text, _), document in zip(placed, documents, strict=True)
@@ -81,7 +81,7 @@ def readings_of(documents: Sequence[Document], way: str, predictor: Predictor) -
 
 
 def gold_reading(document: Document) -> Reading:
-    """What a labelled document holds."""
+    """The gold annotation of a labelled document."""
     text, places = join_tokens(document["sents"])
     triples = {(label["h"], label["r"], label["t"]) for label in document.get("labels", ())}
     return reading_of(text, mention_spans(document, places), triples)
@@ -122,7 +122,7 @@ def compare(predictions: Sequence[Reading], gold: Sequence[Reading]) -> dict[str
 
 
 def rates(right: float, predicted: float, recalled: float, gold: float) -> dict[str, float]:
-    """Precision, right of what was found, and recall, hit of what is gold, with F1, in percent."""
+    """Precision, right / predicted, recall, recalled / gold, and F1, in percent."""
     precision, recall = 100 * right / max(predicted, 1), 100 * recalled / max(gold, 1)
     return {"precision": precision, "recall": recall, "f1": harmonic_mean(precision, recall)}
 
@@ -142,7 +142,7 @@ def b_cubed(pairs: Sequence[tuple[Reading, Reading]]) -> dict[str, float]:
 
 
 def matched(reading: Reading, other: Reading) -> int:
-    """How many triples of one reading the other one has too, where entities are the same if they share a name."""
+    """How many triples of `reading` are in `other` too; entities are the same if they share a name."""
     pairs_by_relation: dict[str, list[tuple[int, int]]] = {}
     for head, relation, tail in other.triples:
         pairs_by_relation.setdefault(relation, []).append((head, tail))

@@ -37,7 +37,8 @@ REMEDY = (
 
 class Relation(NamedTuple):
     """A predicted relation: two entities, the relation's name between them, its name in rel2id, and its scores; margin
-    is score - threshold, above 0; confidence the probability that it is right, None if the run does not tell."""
+    is score - threshold, above 0; confidence the probability that it is right, None if the run has no confidence.json.
+    """
 
     head: Entity
     relation: str
@@ -54,8 +55,8 @@ class Relation(NamedTuple):
 
 
 def plain_document(text: str, text_model: str | None = None) -> Document:
-    """The document of a plain text, see documents_of_texts. Raises UserError for half a character, and for what is
-    plainly no text: the path of a file, or JSON."""
+    """The document of a plain text, see documents_of_texts. Raises UserError for half a character, and for an obvious
+    mistake: the path of a file, or JSON."""
     refuse_halves(text, "text")
     if len(text) < LONGEST_PATH and os.path.isfile(text):
         raise UserError(f"text {text!r}: is the path of a file; pass the file's content")
@@ -88,9 +89,8 @@ def relations_of(document: Document, entries: list[Entry]) -> list[Relation]:
 
 
 class Predictor:
-    """A run, ready to predict. Since `clear`, `documents` and `entities` count what it was given, `mentions` what is
-    doubtful there, `cut` the documents longer than max_seq_length with the mentions and entities lost,
-    `predictions` what it found."""
+    """A run, ready to predict. Its counts start at `clear`: `documents`, `entities` and `predictions`, `mentions` with
+    the doubtful ones, and `cut`, the documents longer than max_seq_length with the mentions and entities lost."""
 
     def __init__(
         self,
@@ -100,12 +100,12 @@ class Predictor:
         choices: Choices = DEFAULT,
     ) -> None:
         """`run` defaults to the model of this repository, `precision` and `test_batch_size` to the run's own, as in
-        train.py --load_path. Raises UserError for choices that the run has no file for."""
+        train.py --load_path. Raises UserError for `choices` that need a file which the run lacks."""
         choices.check()
         self.run = run = run or open_run(SHIPPED, pick_device(None))
         self.choices, self.loss = choices, replace(run.loss, shift=choices.shift)
         if choices.text_model is not None:
-            load_spacy(choices.text_model)  # a wrong name is told before any work
+            load_spacy(choices.text_model)  # a wrong name fails before any work
         self.confidence = read_confidence(run.folder)
         if choices.min_confidence and self.confidence is None:
             raise UserError(f"min_confidence: {run.folder} has no {CONFIDENCE}; {REMEDY}")
@@ -124,7 +124,7 @@ class Predictor:
         self.clear()
 
     def clear(self) -> None:
-        """Count from nothing again."""
+        """Set all counts to 0."""
         self.documents = self.entities = self.predictions = 0
         self.cut: Counter[str] = Counter()
         self.mentions = MentionCounts()
@@ -152,8 +152,8 @@ class Predictor:
     def __call__(self, text: str | Document) -> list[Relation]:
         """The relations of a plain text, whose entities are found too, or of a document in DocRED's schema.
 
-        Raises UserError if `text_model` cannot be loaded, for what is neither, for a document that breaks the
-        schema, and for scores that are not finite.
+        Raises UserError if `text_model` cannot be loaded, for an argument of another type, for a document that breaks
+        the schema, and for scores that are not finite.
         """
         if not isinstance(text, (str, dict)):
             raise UserError(
@@ -176,9 +176,9 @@ class Predictor:
         return {name: value for name, value in document.items() if name != "labels"}
 
     def predict(self, documents: list[Document], where: str = "documents") -> Predictions:
-        """Predictions of documents in DocRED's schema, see predict_group; warns on stderr of what is doubtful or lost,
-        opening with `where`. It counts from nothing. Raises UserError for a document that breaks the schema, and for
-        scores that are not finite."""
+        """Predictions of documents in DocRED's schema, see predict_group; sets all counts to 0 first, and prints the
+        warnings of `warn`. Raises UserError for a document that breaks the schema, and for scores that are not finite.
+        """
         if not isinstance(documents, list):
             raise UserError(f"{where}: are a {type(documents).__name__}; pass a list of documents in DocRED's schema")
         checked = [self.checked(document, f"{where}: document {number}") for number, document in enumerate(documents)]
@@ -188,10 +188,10 @@ class Predictor:
         return predictions
 
     def predict_group(self, documents: list[Document]) -> Predictions:
-        """Predictions of checked documents without labels, which `warn` is called after.
+        """Predictions of checked documents without labels; the caller calls `warn` afterwards.
 
-        The entries {title, h_idx, t_idx, r, relation, score, threshold, margin}, with `evidence` and `confidence` where
-        the run tells them, are in the documents' order: `relation` is r's name, or r where it has none; margin is
+        The entries {title, h_idx, t_idx, r, relation, score, threshold, margin}, with `evidence` and `confidence` if
+        the run predicts them, are in the documents' order: `relation` is r's name, or r if it has none; margin is
         score - threshold, above 0. Raises UserError for scores that are not finite.
         """
         settings = self.run.settings
@@ -233,15 +233,15 @@ class Predictor:
         return predictions
 
     def leave_out_pairs(self, feature: Feature) -> None:
-        """Score no pair whose entities attend to no token in common, in a document longer than those of the training.
-        Its context is 0, which no training pair had."""
+        """In a document longer than those of the training, drop the pairs whose entities attend to no common token:
+        their context is 0, which no training pair had."""
         length = len(feature["input_ids"])
         if length > self.run.settings.max_seq_length:
             windows = cut(0, length, *max_window(self.run.model.model))
             feature["hts"] = met_pairs(feature, [(window.start, window.stop) for window in windows])
 
     def warn(self, where: str) -> None:
-        """Say on stderr, opening with `where`, what was doubtful, and what was lost of documents that were cut."""
+        """Warn on stderr of doubtful mentions and of what cut documents lost; each line opens with `where`."""
         self.mentions.warn(where)
         if self.cut:
             print(
@@ -253,8 +253,8 @@ class Predictor:
             )
 
     def named(self, entry: dict[str, Any], document: Document) -> Entry | None:
-        """The prediction with its relation's name, after the relation, and its confidence; None if it is not
-        wanted."""
+        """The prediction with its relation's name, after the relation, and its confidence; None if `choices` exclude
+        it."""
         if self.types is not None and not fits(self.types, document, entry):
             return None
         scores = {field: entry.pop(field) for field in ("score", "threshold", "margin")}

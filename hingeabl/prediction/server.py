@@ -1,7 +1,7 @@
 """A page and an API that answer texts and files of documents with the predictions of a run.
 
-One thread has the model (see jobs.py). A request takes one of a few places before its body is read, so that memory
-holds no more bodies than there are places; who finds none is told at once.
+One thread has the model (see jobs.py). A request takes one of a few slots before its body is read, so that memory holds
+no more bodies than there are slots; if none is free, the request is refused at once.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ WEB = Path(__file__).parent / "web"
 KINDS = {"css": "text/css", "js": "text/javascript"}
 GIVEN = [ending for ending in FORMS if not ending.endswith(".gz")]
 PARAMETERS = ("form", "format")
-LOOK = 0.25  # seconds between looks whether a waiting client is still there
-FAREWELL = 5.0  # seconds that a job which has begun gets when the server ends
+LOOK = 0.25  # between two checks whether a waiting client is still connected
+FAREWELL = 5.0  # for a job that has begun when the server ends
 MOST_WARNINGS = 8  # in the header of a file
 
 
 class Service:
-    """The requests of one server: the places that they take, and the thread that answers them."""
+    """The requests of one server: the slots that they take, and the thread that answers them."""
 
     def __init__(self, predictor: Predictor, limits: Limits) -> None:
         self.predictor, self.limits = predictor, limits
         self.worker = Worker()
-        self.taken = 0  # places, of max_waiting + 1
+        self.taken = 0  # slots, of max_waiting + 1
 
     async def respond(self, request: Request) -> Response:
-        """The response to a POST: an answer, or why there is none."""
+        """The response to a POST: an answer, or an error."""
         if self.taken > self.limits.max_waiting:
             message = f"busy: {self.limits.max_waiting:,} other requests are waiting; try again in a few seconds"
             return Refusal(Refused(503, message, {"Retry-After": "5"}))
@@ -86,7 +86,7 @@ class Service:
         return Response(answered.content, headers=headers, media_type="application/octet-stream")
 
     async def done(self, request: Request, work: partial[Answer]) -> Answer:
-        """What the thread makes of a job, which is forgotten if nobody waits for it any more."""
+        """The thread's result for a job, which is dropped if the client disconnects."""
         future = self.worker.submit(work)
         waited = asyncio.wrap_future(future)
         try:
@@ -101,8 +101,8 @@ class Service:
 
 
 def asked_form(request: Request) -> str | None:
-    """The ending of the file that a request asks for, None for JSON with the documents. Raises Refused for what is no
-    form, and for parameters that are unknown or there twice, UserError where a package that it needs is missing."""
+    """The extension of the file that a request asks for, None for JSON with the documents. Raises Refused for an
+    unknown form, and for parameters that are unknown or repeated, UserError if a package for that form is missing."""
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
         if name not in PARAMETERS or names.count(name) > 1:
@@ -120,7 +120,7 @@ def asked_form(request: Request) -> str | None:
 
 
 def offered_forms() -> list[str]:
-    """The forms whose packages are here, without the dot."""
+    """The forms whose packages are installed, without the dot."""
     offered = []
     for form in GIVEN:
         with contextlib.suppress(UserError):
@@ -130,8 +130,8 @@ def offered_forms() -> list[str]:
 
 
 def about_model(folder: Path) -> str:
-    """A sentence on the model of a run's folder: its training file and its own scores; and one more where it knows
-    nothing but the sample corpus."""
+    """A sentence on the model of a run's folder: its training file and its scores; and a second one if it was trained
+    on the sample corpus."""
     config = read_json(folder / "config.json")
     scores = read_json(folder / "scores.json") if (folder / "scores.json").exists() else {}
     data, settings = config.get("data", {}), config["settings"]
@@ -154,7 +154,7 @@ def about_reader(text_model: str | None) -> str:
 
 
 def page_of(predictor: Predictor, limits: Limits) -> str:
-    """The page, with what it is about: the run, the limits, the forms."""
+    """The page, with the data that it shows: the run, the limits, the forms."""
     run = "/".join(predictor.run.folder.resolve().parts[-2:])
     if predictor.run.unfinished:
         run = f"{run} is not finished ({predictor.run.unfinished})"
@@ -171,18 +171,18 @@ def page_of(predictor: Predictor, limits: Limits) -> str:
 def always(response: Response) -> Callable[[], Awaitable[Response]]:
     """An endpoint that always gives this response."""
 
-    async def given() -> Response:
+    async def endpoint() -> Response:
         return response
 
-    return given
+    return endpoint
 
 
 def make_app(predictor: Predictor, limits: Limits, host: str = "127.0.0.1") -> FastAPI:
     """The application: GET / is the page, POST /api/predict answers a text or a file.
 
-    `?form=` asks for a file of one of FORMS, `?format=` tells the format, which is else recognised. `host` is the name
-    or address that it is served under, beside this machine's own. What a request names is never opened. Its thread
-    ends with the application's lifespan.
+    `?form=` asks for a file of one of FORMS, `?format=` gives the input's format, which is otherwise recognised. `host`
+    is the name or address that it is served under, besides this machine's own. Files and addresses that a request names
+    are never opened. Its thread ends with the application's lifespan.
     """
     service = Service(predictor, limits)
 
@@ -202,7 +202,7 @@ def make_app(predictor: Predictor, limits: Limits, host: str = "127.0.0.1") -> F
         app.add_api_route(path, always(Response(content, media_type=media_type)), response_model=None)
 
     @app.exception_handler(HTTPException)
-    async def told(request: Request, error: HTTPException) -> JSONResponse:
+    async def as_error(request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
     return app

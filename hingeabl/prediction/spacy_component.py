@@ -25,7 +25,7 @@ from hingeabl.writers.writer import Entity
 FOUND = "hingeabl"  # under this name a document keeps its relations as plain lists, which spaCy can store
 
 
-DEFAULTS = {name: value for name, value in DEFAULT._asdict().items() if name != "text_model"}  # which is the pipeline
+DEFAULTS = {name: value for name, value in DEFAULT._asdict().items() if name != "text_model"}  # it is this pipeline
 
 
 @Language.factory("hingeabl", default_config={"run": None, "device": None, **DEFAULTS})
@@ -74,6 +74,6 @@ def stored_relations(doc: Doc) -> list[Relation]:
 
 
 def entity(stored: Sequence[Any]) -> Entity:
-    """An entity of its stored fields, in which lists may have become tuples."""
+    """An entity from its stored fields, in which lists may have become tuples."""
     *fields, mentions, types = stored
     return Entity._make([*fields, list(mentions), list(types)])
