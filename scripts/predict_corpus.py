@@ -3,7 +3,7 @@
     python scripts/predict_corpus.py --input articles/ --output found/
     python scripts/predict_corpus.py --input 's3://bucket/new/*.parquet' --output found/ --form parquet --address auto
 
-Stopped at any moment, the same command goes on. Documents that cannot be predicted are in errors.jsonl, with the why.
+Stopped at any moment, the same command goes on. Documents that cannot be predicted are in errors.jsonl, with the cause.
 Needs scripts/requirements/ray.txt. docs/scale.md says more; scripts/corpus_graph.py makes one graph of the output.
 """
 
@@ -72,14 +72,14 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def check(args: argparse.Namespace, sources: list[Source]) -> None:
-    """Raise UserError for what can be told before any work: an output among the inputs, options that are none, and
-    packages that are missing."""
+    """Raise UserError for errors that show before any work: an output among the inputs, invalid options, and missing
+    packages."""
     refuse_file(args.load_path)
     Choices(**choices_of(args)).check()
-    output, fixed = Path(args.output).resolve(), Path(fixed_part(args.input)).resolve()
+    output, input_folder = Path(args.output).resolve(), Path(fixed_part(args.input)).resolve()
     reads_below = Path(args.input).is_dir() or "**" in args.input
     forbidden = (output, *output.parents) if reads_below else (output,)
-    if "://" not in args.input and (fixed in forbidden or output in fixed.parents):
+    if "://" not in args.input and (input_folder in forbidden or output in input_folder.parents):
         raise UserError(f"--output {args.output}: is in --input {args.input}, or around it; name another folder")
     need_ray(args.address)
     if args.form == "parquet" or any(source.kind == "parquet" for source in sources):
@@ -90,13 +90,13 @@ def check(args: argparse.Namespace, sources: list[Source]) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What the output depends on, of the options."""
+    """The options that the output depends on."""
     chosen = {name: getattr(args, name) for name in ("form", "part_size", "test_batch_size", "precision")}
     return chosen | choices_of(args)
 
 
 def predict(args: argparse.Namespace, jobs: Iterator[Job]) -> list[int]:
-    """Predict the blocks and write their parts; returns the numbers of those that no worker survived."""
+    """Predict the blocks and write their parts; returns the numbers of those that were given up."""
     on_gpu = args.device == "cuda" or (args.device is None and torch.cuda.is_available())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus = torch.cuda.device_count() if on_gpu else 0
@@ -125,7 +125,7 @@ def predict(args: argparse.Namespace, jobs: Iterator[Job]) -> list[int]:
 
 
 def tell(output: Path, given_up: list[int]) -> None:
-    """Write what belongs at the end, and say what there is. Raises UserError for parts that were given up."""
+    """Write the files of errors and warnings, and print a summary. Raises UserError for parts that were given up."""
     totals = folder.finish(output)
     for name, description in (("errors", "documents could not be predicted"), ("warnings", "warnings about documents")):
         if totals[name]:

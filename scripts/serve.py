@@ -51,7 +51,7 @@ def need_packages() -> None:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0 is any free one. Raises UserError if that fails."""
+    """A socket that listens on `host` and `port`; port 0 is any free one. Raises UserError if that fails."""
     try:
         family, socket_type, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket_type)

@@ -258,7 +258,7 @@ def serve(connection: Connection, side: str, args: argparse.Namespace, encoder: 
 
 
 def take_turns(ask: Callable[..., Any], turn: int, task: str, *arguments: object) -> dict[str, Any]:
-    """Have both sides do a task, who goes first changing from turn to turn: {side: what it returned}."""
+    """Have both sides do a task, alternating who goes first: {side: what it returned}."""
     return {side: ask(side, task, *arguments) for side in (SIDES if turn % 2 else SIDES[::-1])}
 
 
@@ -301,7 +301,7 @@ def training_rows(
 def measure(
     ask: Callable[..., Any], args: argparse.Namespace, precision: str, before: dict[str, float]
 ) -> Iterator[tuple[str, Sides]]:
-    """All rows, (what, what each side took), as soon as they are measured."""
+    """All rows, (title, what each side took), as soon as they are measured."""
     yield from training_rows(ask, args, precision, before)
     yield repeated(ask, args.repeats, "evaluation pass", "evaluate", precision)
     if args.device == "cpu":
@@ -312,25 +312,20 @@ def measure(
 
 
 def print_row(title: str, timings: dict[str, Sides], rows_left: int) -> None:
-    """Medians of both sides and their ratio, and how many rows are left; behind products, how much longer than these
-    the whole took."""
+    """Print the medians of both sides, their ratio, and how many rows are left; after a row of products, how much
+    longer than these the whole took."""
     baseline, ours = (statistics.median(timings[title][side]) for side in SIDES)
-    format_value = (
-        (lambda value: f"{value / 2**20:,.0f} MiB") if "memory" in title else (lambda value: f"{value:.4g} s")
-    )
-    left_text = f"    {rows_left} left" if rows_left else ""
-    print(
-        f"{title:<26}{format_value(baseline):>12}{format_value(ours):>12}{baseline / ours:>8.1f}x{left_text}",
-        flush=True,
-    )
+    text = (lambda value: f"{value / 2**20:,.0f} MiB") if "memory" in title else (lambda value: f"{value:.4g} s")
+    remaining = f"    {rows_left} left" if rows_left else ""
+    print(f"{title:<26}{text(baseline):>12}{text(ours):>12}{baseline / ours:>8.1f}x{remaining}", flush=True)
     if whole := {OF_STEP: "training step", OF_PASS: "evaluation pass"}.get(title):
         shares = [statistics.median(timings[whole][side]) / statistics.median(timings[title][side]) for side in SIDES]
         print(f"{whole + ' / its products':<30}" + "".join(f"{share:>7.2f}x    " for share in shares))
 
 
 def run(args: argparse.Namespace, encoder: str) -> Iterator[tuple[str, str, Sides]]:
-    """Start both sides and measure: (precision, what, what each side took), with the same weights and optimizer one
-    precision after the other."""
+    """Start both sides and measure: (precision, title, what each side took), one precision after the other, with the
+    same weights and optimizer."""
     context = multiprocessing.get_context("spawn")
     connections: dict[str, Connection] = {}
     for side in SIDES:

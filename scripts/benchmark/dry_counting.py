@@ -47,7 +47,7 @@ class Phase:
 
 
 def place() -> str:
-    """The line of the program that runs now: the innermost of the repository beside the dry run's own."""
+    """The running line of the repository: the innermost one outside the dry run's own files."""
     frame = sys._getframe(2)
     while frame:
         path = Path(frame.f_code.co_filename)
@@ -68,8 +68,8 @@ def bytes_of(tensor: Tensor) -> int:
 
 
 class Counting(TorchDispatchMode):
-    """Counts what passes into `phases[phase]`; answers what only a real GPU could, so that a wait is noted and does
-    not end the run."""
+    """Counts operators into `phases[phase]`; gives results that only a real GPU could compute, so that a wait is noted
+    and does not end the run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class Counting(TorchDispatchMode):
         if not outputs:  # foreach and fused operators return nothing
             arguments = zip(func._schema.arguments, args, strict=False)
             outputs = tensors_of(
-                [value for argument, value in arguments if argument.alias_info and argument.alias_info.is_write]
+                [x for argument, x in arguments if argument.alias_info and argument.alias_info.is_write]
             )
         if not outputs:
             return

@@ -131,7 +131,7 @@ def read_list(tensor: FakeTensor) -> Any:
 
 
 def pretend() -> None:
-    """Replace what asks a real GPU, or does not know fake tensors."""
+    """Replace functions that ask a real GPU, or cannot handle fake tensors."""
     torch.cuda.is_available = lambda: True
     torch.cuda.is_bf16_supported = lambda *_, **__: True
     torch.nn.utils.clip_grad._has_foreach_support = lambda *_: True

@@ -1,4 +1,4 @@
-"""The floor of a step's time: its matrix products and convolutions alone, of the same shapes, one after the other."""
+"""The lower bound of a step's time: only its matrix products and convolutions, of the same shapes, one by one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backwar
 
 
 class Products(TorchDispatchMode):
-    """Within its block, counts the products that are computed: their arguments, of tensors their shapes."""
+    """Within its block, counts the products that are computed, by their arguments; for tensors, by their shapes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,8 +63,6 @@ def thaw(value: Any, device: torch.device) -> Any:
     if value[0] is list:
         return [thaw(item, device) for item in value[1:]]
     _, shape, stride, dtype = value
-    stored_shape = [
-        1 if step == 0 else size for size, step in zip(shape, stride, strict=True)
-    ]  # without what is expanded
-    tensor = torch.empty_strided(stored_shape, stride, dtype=dtype, device=device)
-    return tensor.copy_(torch.randn(stored_shape, device=device)).expand(shape)
+    stored = [1 if step == 0 else size for size, step in zip(shape, stride, strict=True)]  # the shape before expand
+    tensor = torch.empty_strided(stored, stride, dtype=dtype, device=device)
+    return tensor.copy_(torch.randn(stored, device=device)).expand(shape)

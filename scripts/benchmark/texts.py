@@ -42,7 +42,7 @@ def main() -> None:
         mentions = tagger([text.text for text in measured])
         tagged = time.perf_counter()
         documents = [
-            document_of_found(text, text_mentions) for text, text_mentions in zip(measured, mentions, strict=True)
+            document_of_found(*text_and_mentions) for text_and_mentions in zip(measured, mentions, strict=True)
         ]
         joined = time.perf_counter()
         predictor.predict(documents)

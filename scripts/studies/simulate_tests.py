@@ -46,8 +46,8 @@ def find_effect(base: Counts, chance: np.random.Generator) -> float:
 
 
 def rates(base: Counts, effect: float, seeds: int, chance: np.random.Generator) -> list[float]:
-    """The shares of cases in which each test finds a difference: p over documents, the bootstrap's interval, that over
-    seeds, and what the tables say."""
+    """The shares of cases, in percent, in which each test finds a difference: p over documents, the bootstrap's
+    interval, the interval over seeds, and the verdict of the tables."""
     verdicts = []
     for _ in tqdm(range(CASES), desc=f"{seeds} seeds", leave=False):
         comparison = compare(draw(base, effect, seeds, chance), draw(base, effect, seeds, chance))

@@ -1,5 +1,5 @@
-"""Print what this machine has and what it lacks, a line each: ok, BAD, or -- for what is not there or not known, which
-is no fault; exit code 1 where something is BAD.
+"""Print what this machine has and lacks, a line each: ok, BAD, or -- for something missing or unknown that is not
+needed; exit code 1 if something is BAD.
 
     bash scripts/doctor.sh                 the whole report
     python scripts/tools/doctor.py --gpu   only a GPU that torch cannot use, as set-up asks
@@ -34,7 +34,7 @@ from hingeabl.start import numbers, requirements
 SECONDS = 10  # to wait for the hub, or for an address
 NETWORK = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE")
 NETWORK += ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy")
-Line = tuple[str, str, bool | None]  # what, what was found, whether it is well, None for what is not there or unknown
+Line = tuple[str, str, bool | None]  # title, status, whether that is ok (None: missing or unknown, but not needed)
 MARKS = {True: "ok ", False: "BAD", None: "-- "}
 
 
@@ -53,7 +53,7 @@ def system() -> Iterator[Line]:
 
 
 def host() -> Iterator[Line]:
-    """Whether the name of this machine leads to an address, which torchrun looks up."""
+    """Whether this machine's name resolves to an address, as torchrun needs."""
     name = socket.gethostname()
     addresses: list[Any] = []
 

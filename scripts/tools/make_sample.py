@@ -210,7 +210,7 @@ def make_sample(seed: int = 0) -> dict[str, list[dict[str, Any]]]:
 
 
 def thin_labels(documents: list[dict[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
-    """Documents with about half of their labels left out: what stands for distantly labelled ones."""
+    """Documents with about half of their labels left out: they stand for distantly labelled ones."""
     rng = random.Random(seed)
     return [
         {**document, "labels": [label for label in document["labels"] if rng.random() < 0.5]} for document in documents
@@ -218,7 +218,7 @@ def thin_labels(documents: list[dict[str, Any]], seed: int = 0) -> list[dict[str
 
 
 def check_folder(folder: Path) -> None:
-    """Raise UserError for a place that is no folder, or that holds data files of another corpus."""
+    """Raise UserError if the path is not a folder, or holds data files of another corpus."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is not a folder; name one")
     for path in (folder / f"{split}.json" for split in (*SPLITS, "train_distant")):

@@ -126,7 +126,7 @@ def warning(installed: list[Gpu], fits: list[str]) -> str:
 
 
 def main() -> None:
-    """Install torch where it must not be pip's own choice."""
+    """Install torch if it must not be pip's own choice."""
     if url := os.environ.get("TORCH_INDEX_URL"):
         if pip("install", "--quiet", "--index-url", url, f"torch=={TORCH}").returncode:
             sys.exit(f"error: torch {TORCH} could not be installed from TORCH_INDEX_URL={without_password(url)}")
