@@ -36,7 +36,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from baseline import Baseline, plain_features, plain_scores
 from dry_report import print_dry
 from encoders import CONFIGS, save_encoder
-from products import Products
 
 from hingeabl.core.evaluation import prepare_gold, score_predictions, train_facts
 from hingeabl.core.losses import get_loss
@@ -56,8 +55,7 @@ from hingeabl.training.steps import build_optimizer, build_scaler, optimizer_ste
 SIDES = ("baseline", "ours")
 RANDOM = "random:"
 SIZES = {"cpu": (2, 8, 40), "cuda": (40, 30, None)}  # steps before, steps timed, documents: minutes on two slow cores
-ROWS = 10  # and two more on the CPU, the products
-OF_STEP, OF_PASS = "products of a step", "products of a pass"
+ROWS = 10  # of each precision
 Sides = dict[str, list[float]]  # seconds (or bytes) of each turn, by side
 
 
@@ -231,21 +229,14 @@ def build_tasks(side: str, args: argparse.Namespace, encoder: str) -> dict[str, 
         clock.mark()
         return sum(clock.seconds())
 
-    def products(task: str, *arguments: Any) -> float:
-        with Products() as counted:
-            tasks[task](*arguments)
-        return counted.seconds(device)
-
-    tasks: dict[str, Callable[..., Any]] = {
+    return {
         "memory": partial(memory, device),
         "preprocess": preprocess,
         "train_step": train_step,
         "evaluate": evaluate,
         "score": score,
         "documents": lambda: len(documents),
-        "products": products,
     }
-    return tasks
 
 
 def serve(connection: Connection, side: str, args: argparse.Namespace, encoder: str) -> None:
@@ -258,14 +249,14 @@ def serve(connection: Connection, side: str, args: argparse.Namespace, encoder: 
 
 
 def take_turns(ask: Callable[..., Any], turn: int, task: str, *arguments: object) -> dict[str, Any]:
-    """Have both sides do a task, alternating who goes first: {side: what it returned}."""
+    """Have both sides do a task, who goes first changing from turn to turn: {side: what it returned}."""
     return {side: ask(side, task, *arguments) for side in (SIDES if turn % 2 else SIDES[::-1])}
 
 
-def repeated(ask: Callable[..., Any], turns: int, title: str, *task: object) -> tuple[str, Sides]:
+def repeated(ask: Callable[..., Any], turns: int, what: str, *task: object) -> tuple[str, Sides]:
     """A row: both sides do a task so many times."""
-    results = [take_turns(ask, turn, *task) for turn in tqdm(range(turns), desc=title, leave=False)]
-    return title, {side: [result[side] for result in results] for side in SIDES}
+    results = [take_turns(ask, turn, *task) for turn in tqdm(range(turns), desc=what, leave=False)]
+    return what, {side: [result[side] for result in results] for side in SIDES}
 
 
 def training_rows(
@@ -290,42 +281,30 @@ def training_rows(
     yield "training step", {side: [sum(step[side]) for step in steps] for side in SIDES}
     yield "peak memory of training", {side: [peak[side] - before[side]] for side in SIDES}
     yield "memory in all", {side: [peak[side]] for side in SIDES}
-    if args.device == "cpu":  # on a GPU attention is one operator, and no product among them
-        results = [
-            take_turns(ask, turn, "products", "train_step", precision, chosen)
-            for turn, chosen in enumerate(tqdm(batches[args.warmup :], desc=OF_STEP, leave=False))
-        ]
-        yield OF_STEP, {side: [result[side] for result in results] for side in SIDES}
 
 
 def measure(
     ask: Callable[..., Any], args: argparse.Namespace, precision: str, before: dict[str, float]
 ) -> Iterator[tuple[str, Sides]]:
-    """All rows, (title, what each side took), as soon as they are measured."""
+    """All rows, (what, what each side took), as soon as they are measured."""
     yield from training_rows(ask, args, precision, before)
     yield repeated(ask, args.repeats, "evaluation pass", "evaluate", precision)
-    if args.device == "cpu":
-        yield repeated(ask, 1, OF_PASS, "products", "evaluate", precision)
     yield repeated(ask, args.repeats, "preprocessing", "preprocess", False)
     yield repeated(ask, args.repeats, "preprocessing, cached", "preprocess", True)
     yield repeated(ask, args.repeats, "evaluator", "score")
 
 
-def print_row(title: str, timings: dict[str, Sides], rows_left: int) -> None:
-    """Print the medians of both sides, their ratio, and how many rows are left; after a row of products, how much
-    longer than these the whole took."""
-    baseline, ours = (statistics.median(timings[title][side]) for side in SIDES)
-    text = (lambda value: f"{value / 2**20:,.0f} MiB") if "memory" in title else (lambda value: f"{value:.4g} s")
-    remaining = f"    {rows_left} left" if rows_left else ""
-    print(f"{title:<26}{text(baseline):>12}{text(ours):>12}{baseline / ours:>8.1f}x{remaining}", flush=True)
-    if whole := {OF_STEP: "training step", OF_PASS: "evaluation pass"}.get(title):
-        shares = [statistics.median(timings[whole][side]) / statistics.median(timings[title][side]) for side in SIDES]
-        print(f"{whole + ' / its products':<30}" + "".join(f"{share:>7.2f}x    " for share in shares))
+def print_row(what: str, timings: dict[str, Sides], left: int) -> None:
+    """Medians of both sides and their ratio, and how many rows are left."""
+    baseline, ours = (statistics.median(timings[what][side]) for side in SIDES)
+    form = (lambda value: f"{value / 2**20:,.0f} MiB") if "memory" in what else (lambda value: f"{value:.4g} s")
+    told = f"    {left} left" if left else ""
+    print(f"{what:<26}{form(baseline):>12}{form(ours):>12}{baseline / ours:>8.1f}x{told}", flush=True)
 
 
 def run(args: argparse.Namespace, encoder: str) -> Iterator[tuple[str, str, Sides]]:
-    """Start both sides and measure: (precision, title, what each side took), one precision after the other, with the
-    same weights and optimizer."""
+    """Start both sides and measure: (precision, what, what each side took), with the same weights and optimizer one
+    precision after the other."""
     context = multiprocessing.get_context("spawn")
     connections: dict[str, Connection] = {}
     for side in SIDES:
@@ -341,8 +320,8 @@ def run(args: argparse.Namespace, encoder: str) -> Iterator[tuple[str, str, Side
         connection.recv()
     before = {side: ask(side, "memory")[0] for side in SIDES}
     for precision in args.precision:
-        for title, sides in measure(ask, args, precision, before):
-            yield precision, title, sides
+        for what, sides in measure(ask, args, precision, before):
+            yield precision, what, sides
     for connection in connections.values():
         connection.send(None)
 
@@ -360,7 +339,7 @@ def main() -> None:
     print(f"{args.steps} steps, {args.loss_type}")
     timings: dict[str, dict[str, Sides]] = {}
     result = {"machine": machine, "settings": vars(args), "environment": describe_environment(), "timings": timings}
-    rows_left = len(args.precision) * (ROWS + 2 * (args.device == "cpu"))
+    left = len(args.precision) * ROWS
     with tempfile.TemporaryDirectory() as folder:
         encoder = args.model_name_or_path
         if encoder.startswith(RANDOM):
@@ -368,14 +347,14 @@ def main() -> None:
             encoder = folder
         data = f"{folder}/documents.json"
         write_json(data, documents)
-        for precision, title, sides in run(argparse.Namespace(**vars(args) | {"data": data}), encoder):
+        for precision, what, sides in run(argparse.Namespace(**vars(args) | {"data": data}), encoder):
             if precision not in timings:
                 print(
                     f"\n{args.model_name_or_path}, {precision}\n{'median':<26}{'baseline':>12}{'ours':>12}{'ratio':>9}"
                 )
-            timings.setdefault(precision, {})[title] = sides
-            rows_left -= 1
-            print_row(title, timings[precision], rows_left)
+            timings.setdefault(precision, {})[what] = sides
+            left -= 1
+            print_row(what, timings[precision], left)
             write_json(args.output, result)
     print(f"\nwritten: {args.output}")
 

@@ -168,5 +168,5 @@ def test_the_benchmark_prints_and_stores_each_row_when_it_is_measured(sample, tm
         bench.main()
     assert list(json.loads((tmp_path / "bench.json").read_text())["timings"]["fp32"]) == ["forward", "backward"]
     forward, backward = (line.split() for line in capsys.readouterr().out.splitlines()[-2:])
-    assert forward == ["forward", "3", "s", "1", "s", "3.0x", "11", "left"]
-    assert backward == ["backward", "3", "s", "2", "s", "1.5x", "10", "left"]
+    assert forward == ["forward", "3", "s", "1", "s", "3.0x", "9", "left"]
+    assert backward == ["backward", "3", "s", "2", "s", "1.5x", "8", "left"]
