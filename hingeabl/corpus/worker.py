@@ -160,7 +160,7 @@ def encoded(rows: list[Row], form: str) -> bytes:
 
 
 def schema() -> Any:
-    """The columns of Parquet, see row_of; confidence and evidence are null where the run does not tell them."""
+    """The columns of Parquet, see row_of; confidence and evidence are null if the run does not predict them."""
     arrow: Any = need_pyarrow("lib")
     text, number, real = arrow.string(), arrow.int32(), arrow.float64()
     texts, numbers = arrow.list_(text), arrow.list_(number)

@@ -49,7 +49,7 @@ def reading_of(text: str, entities: Iterable[Sequence[tuple[int, int, str]]], tr
     return Reading(all_mentions, tuple(typed_entities), frozenset(triples))
 
 
-def predicted(predictor: Predictor, documents: list[Document]) -> list[set[tuple[int, str, int]]]:
+def predicted_triples(predictor: Predictor, documents: list[Document]) -> list[set[tuple[int, str, int]]]:
     """The triples that the model predicts for each document."""
     entries_by_document = predictor.predict(documents).of_each_document()
     return [{(entry["h_idx"], entry["r"], entry["t_idx"]) for entry in entries} for entries in entries_by_document]
@@ -76,7 +76,7 @@ def readings_of(documents: Sequence[Document], way: str, predictor: Predictor) -
             [[(m["start"], m["end"], m["type"]) for m in mentions] for mentions in document["vertexSet"]]
             for document in inputs
         ]
-    triples = predicted(predictor, inputs)
+    triples = predicted_triples(predictor, inputs)
     return [reading_of(text.text, *rest) for text, rest in zip(texts, zip(spans, triples, strict=True), strict=True)]
 
 

@@ -169,7 +169,7 @@ def page_of(predictor: Predictor, limits: Limits) -> str:
 
 
 def always(response: Response) -> Callable[[], Awaitable[Response]]:
-    """An endpoint that always gives this response."""
+    """An endpoint that returns this response each time."""
 
     async def endpoint() -> Response:
         return response

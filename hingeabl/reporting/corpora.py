@@ -1,4 +1,4 @@
-"""Which documents runs are made of, by their files' checksums: the paper's figures stand beside Re-DocRED's alone."""
+"""Which documents runs use, by their files' checksums: the paper's figures are shown beside Re-DocRED's only."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from hingeabl.reporting.records import SPLITS, Run, data_file
 
 
 class Corpus(NamedTuple):
-    """Documents that the paper's figures may stand beside: a few words on them, and in which way they are not the
-    paper's ("" where they are)."""
+    """Documents beside which the paper's figures are shown: their name, and a note on how they differ from the paper's
+    ("" if they do not)."""
 
     name: str
     note: str = ""
 
 
 def corpus_of(run: Run) -> Corpus | None:
-    """The run's documents where they are Re-DocRED's, or those of one of the studies here, else None."""
+    """The run's documents if they are Re-DocRED's, or those of one of the studies here, else None."""
     checksums = {split: run.config["data"][split] for split in SPLITS}
     if checksums == DOCUMENTS_992:
         return Corpus(

@@ -44,9 +44,9 @@ Counted = tuple[np.ndarray, np.ndarray, np.ndarray]  # int64 [documents] each
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, backbone, loss, seed, settings and scores. One read from a record has the record's
-    path as `folder`, and what a folder's other files tell: dev scores by epoch, counts on test, numbers of documents.
-    `other_labels` a record alone has."""
+    """A finished run: its folder, backbone, loss, seed, settings and scores. A run that was read from a record has the
+    record's path as `folder`, and the contents of a folder's other files: dev scores by epoch, counts on test, numbers
+    of documents. Only a record has `other_labels`."""
 
     folder: Path
     backbone: str

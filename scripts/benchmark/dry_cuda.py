@@ -33,7 +33,7 @@ COMPILER = shutil.which("c++") or shutil.which("g++")
 
 
 def why_not() -> str:
-    """Why a dry run cannot be had here, "" where it can."""
+    """Why a dry run is not possible here, "" if it is."""
     if not COMPILER:
         return "no C++ compiler: c++ or g++ is needed"
     built = any(TORCH.glob("lib/*torch_cuda.*"))

@@ -106,7 +106,7 @@ def install_by_uv(builds: list[str]) -> str:
 
 
 def warning(installed: list[Gpu], fits: list[str]) -> str:
-    """What is wrong with the build that pip takes, and the remedy; "" where nothing is."""
+    """What is wrong with the build that pip takes, and the remedy; "" if it is right."""
     gpu = next((gpu for gpu in installed if not runs(BUILDS[0], gpu)), None)
     if not gpu:
         return ""
