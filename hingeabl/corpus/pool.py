@@ -123,8 +123,8 @@ class Pool:
             self.last_alive = time.monotonic()
         elif time.monotonic() - self.last_alive > PATIENCE:
             raise UserError(
-                f"no worker could start in {PATIENCE:.0f} seconds; ray status tells what the cluster lacks. The same "
-                "command goes on where this stopped"
+                f"no worker could start in {PATIENCE:.0f} seconds; ray status tells what the cluster lacks. "
+                "The same command goes on where this stopped"
             )
 
     def dispatch(self) -> bool:

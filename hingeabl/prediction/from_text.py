@@ -39,7 +39,7 @@ class Reading(NamedTuple):
 
 
 def reading_of(text: str, entities: Iterable[Sequence[tuple[int, int, str]]], triples: Iterable[Any]) -> Reading:
-    """A Reading, from the entities' mentions (start, end, type) and the triples (head, relation, tail)."""
+    """From the entities' mentions (start, end, type) and the triples (head, relation, tail)."""
     entities, typed_entities = list(entities), []
     for mentions in entities:
         entity_type = Counter(entity_type for _, _, entity_type in mentions).most_common(1)[0][0]
@@ -77,7 +77,8 @@ def readings_of(documents: Sequence[Document], way: str, predictor: Predictor) -
             for document in inputs
         ]
     triples = predicted_triples(predictor, inputs)
-    return [reading_of(text.text, *rest) for text, rest in zip(texts, zip(spans, triples, strict=True), strict=True)]
+    parts = zip(texts, spans, triples, strict=True)
+    return [reading_of(text.text, mentions, predicted) for text, mentions, predicted in parts]
 
 
 def gold_reading(document: Document) -> Reading:

@@ -35,8 +35,8 @@ class Refused(Exception):
 
 
 class Refusal(JSONResponse):
-    """The response {error: message}. A client that still sends gets LINGER seconds to stop: were the connection closed
-    at once, many clients would see a broken connection instead of the message."""
+    """The response {error: message}. A client that still sends gets LINGER seconds to stop: were the connection
+    closed at once, many clients would see a broken connection instead of the message."""
 
     def __init__(self, refused: Refused) -> None:
         super().__init__({"error": refused.message}, refused.status, refused.headers)
@@ -128,7 +128,7 @@ def urlsplit_or_none(origin: str) -> str | None:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """A request's body. Raises Refused as soon as it turns out to be longer than `limit` bytes."""
+    """A request's body. Raises Refused as soon as it exceeds `limit` bytes."""
     message = f"the request has more than {limit:,} bytes, which is the limit; split it"
     if int(request.headers.get("content-length", 0)) > limit:
         raise Refused(413, message)
@@ -142,8 +142,8 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def file_of_form(request: Request, body: bytes) -> bytes:
-    """The file, or else the text, of a multipart body; a body of any other kind as it is. Raises Refused if there is
-    not one of them."""
+    """The file, or else the text, of a multipart body; another body unchanged. Raises Refused unless there is exactly
+    one."""
     from starlette.formparsers import MultiPartException, MultiPartParser
 
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):

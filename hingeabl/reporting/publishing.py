@@ -43,8 +43,8 @@ class Small:
 
 
 def publish(folder: str | Path, repo: str, private: bool, license: str | None, small: Small | None = None) -> str:
-    """Upload a finished run to the hub's model `repo`, made if it is not there, compressed if `small` is given; returns
-    its address.
+    """Upload a finished run to the hub's model `repo`, which is made if needed; compressed if `small` is given.
+    Returns its address.
 
     Raises UserError for an unfinished run, an invalid name, a public model where a private one is wanted, and if the
     hub cannot be reached or refuses.
@@ -97,9 +97,9 @@ def write_folder(folder: str | Path, output: str | Path, license: str | None, sm
 
 
 def files_of(folder: Path, name: str, license: str | None, small: Small | None = None) -> Files:
-    """What is published of a finished run: the files that load it, its weights compressed where `small` is given, else
-    as they are, config.json without the machine's paths, and a card README.md for the model `name`. Raises UserError
-    if the run is not whole, or the compressed one was not scored."""
+    """What is published of a finished run: the files that load it, its weights, compressed if `small` is given,
+    config.json without the machine's paths, and a card README.md for the model `name`. Raises UserError if the run is
+    not whole, or the compressed one was not scored."""
     if not folder.is_dir():
         raise UserError(f"{folder}: is no folder; pass the folder of a finished run's seed")
     if license and not re.fullmatch(r"[a-z0-9.-]+", license):

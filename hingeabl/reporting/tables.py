@@ -22,8 +22,8 @@ from hingeabl.reporting.records import OTHER_SCORES, Run, same_experiment
 PAPER = META / "paper_results.json"
 LATER_RESULTS = META / "later_results.json"
 OF_OTHERS = read_json(LATER_RESULTS)["tables"]["3_later"]["rows"]
-LATER = tuple(loss for loss in loss_names() if loss in OF_OTHERS)  # losses of other papers: not in this one's tables
-MORE_TABLES = ("3_later", "precision", "other_labels", "inter", "thresholds", "shift")  # not the paper's; with LATER
+LATER = tuple(loss for loss in loss_names() if loss in OF_OTHERS)  # losses of other papers, not in this one's
+MORE_TABLES = ("3_later", "precision", "other_labels", "inter", "thresholds", "shift")  # not the paper's
 EVERY_BACKBONE = (2, "thresholds", "shift")  # tables that take runs of every backbone; the others take ATLOP's
 
 
