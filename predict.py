@@ -4,8 +4,8 @@
     python predict.py --load_path runs/quickstart/atl/seed_1 --input - < document.json
 
 --min_confidence, --types and --shift choose among them. The extension of --output sets its form (FORMS in
-hingeabl/writers/by_extension.py). --html FILE also writes a page to look at them. Memory holds GROUP documents and
-their predictions, however large the input is; GraphML and pictures hold the whole graph.
+hingeabl/writers/by_extension.py). --html FILE also writes a page to look at them. Memory holds GROUP documents
+and their predictions, however large the input is; GraphML and pictures hold the whole graph.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from hingeabl.training.settings import positive_int
 from hingeabl.writers.by_extension import FORMS, check_form, form_of
 from hingeabl.writers.writer import Writer
 
-GROUP = 500  # documents read and scored at a time: as many as Re-DocRED's dev file has, so batched as in its evaluation
+GROUP = 500  # documents read and scored at a time: as many as Re-DocRED's dev file has, so batched as there
 
 
 def predict_stream(

@@ -142,8 +142,8 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def file_of_form(request: Request, body: bytes) -> bytes:
-    """The file, or else the text, of a multipart body; another body unchanged. Raises Refused unless there is exactly
-    one."""
+    """The file, or else the text, of a multipart body; another body unchanged. Raises Refused if it cannot be
+    read, or has not exactly one part."""
     from starlette.formparsers import MultiPartException, MultiPartParser
 
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
