@@ -3,9 +3,9 @@
     python predict.py --load_path runs/quickstart/atl/seed_1 --input docs.json --output predictions.json
     python predict.py --load_path runs/quickstart/atl/seed_1 --input - < document.json
 
---min_confidence, --types and --shift choose among them. The ending of --output tells its form (FORMS in
-hingeabl/writers/by_extension.py). --html FILE also writes a page to look at them. Memory holds GROUP documents and
-their predictions, however large the input is; GraphML and pictures hold the whole graph.
+--min_confidence, --types and --shift choose among them. The extension of --output sets its form (FORMS in
+hingeabl/writers/by_extension.py). --html FILE also writes a page to look at them. Memory holds GROUP documents
+and their predictions, however large the input is; GraphML and pictures hold the whole graph.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from hingeabl.prediction.choices import add_choices, choices_of
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.any_format import open_file, read_format, read_paths
 from hingeabl.reporting.page import about_block, documents_block, pairs_block, write_page
-from hingeabl.reporting.pairs import evidence_of, judge
+from hingeabl.reporting.pairs import evidence_of, judge, rows_by_pair
 from hingeabl.training.hub import SHIPPED
 from hingeabl.training.inference import Predictions
 from hingeabl.training.saved_run import refuse_file
@@ -50,20 +50,20 @@ from hingeabl.training.settings import positive_int
 from hingeabl.writers.by_extension import FORMS, check_form, form_of
 from hingeabl.writers.writer import Writer
 
-GROUP = 500  # documents read and scored at a time: as many as Re-DocRED's dev file has, so batched as in its evaluation
+GROUP = 500  # documents read and scored at a time: as many as Re-DocRED's dev file has, so batched as there
 
 
 def predict_stream(
-    predictor: Predictor, file: BinaryIO | None, name: str, writer: Writer, kind: str | None = None
+    predictor: Predictor, file: BinaryIO | None, name: str, writer: Writer, file_format: str | None = None
 ) -> Iterator[tuple[list[Document], Predictions]]:
-    """Hand a file's documents, or with None those of the folder `name`, and their predictions to `writer`, as they
-    come; yields each group of documents with what was found there. `kind` is the format, None to recognise it."""
+    """Pass a file's documents, or with None those of the folder `name`, and their predictions to `writer`, group by
+    group; yields each group with its predictions. `file_format` None: it is recognised."""
     typed = predictor.typed
     model = predictor.choices.text_model
     documents = (
-        read_format(file, name, kind, typed, text_model=model)
+        read_format(file, name, file_format, typed, text_model=model)
         if file
-        else read_paths([name], kind, typed, text_model=model)
+        else read_paths([name], file_format, typed, text_model=model)
     )
     size = file_size(file) if file else sum(suffix_of(path.name) in OF_TEXT for path in Path(name).rglob("*"))
     writer.begin()
@@ -73,21 +73,21 @@ def predict_stream(
         dropped_on_error(writer),
     ):
         while group := list(itertools.islice(documents, GROUP)):
-            found = predictor.predict_group(group)
-            writer.add(group, found.of_each_document())
-            yield group, found
+            predictions = predictor.predict_group(group)
+            writer.add(group, predictions.of_each_document())
+            yield group, predictions
             if not file:
                 progress.update(len(group))
             elif size:
                 progress.update(file.tell() - progress.n)
-            del group, found  # else they would stay while the next ones are read
+            del group, predictions  # else they would stay in memory while the next ones are read
             progress.set_postfix(read=predictor.documents)
     writer.end()
 
 
 @contextlib.contextmanager
 def dropped_on_error(writer: Writer) -> Iterator[None]:
-    """Let go of what the writer holds where its work does not come to an end."""
+    """Drop what the writer holds if an exception ends its work."""
     try:
         yield
     except BaseException:
@@ -100,21 +100,19 @@ def page_blocks(predictor: Predictor, groups: Iterator[tuple[list[Document], Pre
     run, first = predictor.run, 0
     classes = run.rel2id
     yield about_block(run.rel2id, [run.name], gold=False)
-    for documents, found in groups:
-        labels = torch.zeros(len(found.pairs["scores"]), len(run.rel2id), dtype=torch.bool)
-        pairs = judge(documents, run.rel2id, found.pairs, labels, predictor.loss, run.settings.num_labels)
+    for documents, predictions in groups:
+        labels = torch.zeros(len(predictions.pairs["scores"]), len(run.rel2id), dtype=torch.bool)
+        pairs = judge(documents, run.rel2id, predictions.pairs, labels, predictor.loss, run.settings.num_labels)
         yield documents_block(documents, run.rel2id)
-        rows = {
-            key: row for row, key in enumerate(zip(pairs.document.tolist(), *pairs.entities.T.tolist(), strict=True))
-        }
+        rows = rows_by_pair(pairs.document, pairs.entities)
         predicted = torch.zeros_like(pairs.predicted)  # without what the predictor left out
-        for number, own in enumerate(found.of_each_document()):
-            for entry in own:
+        for number, entries in enumerate(predictions.of_each_document()):
+            for entry in entries:
                 predicted[rows[number, entry["h_idx"], entry["t_idx"]], classes[entry["r"]]] = True
         evidence = None
         if run.settings.evidence_weight is not None:
-            entries = enumerate(found.of_each_document())
-            evidence = evidence_of((number, entry) for number, own in entries for entry in own)
+            entries_by_document = enumerate(predictions.of_each_document())
+            evidence = evidence_of((number, entry) for number, entries in entries_by_document for entry in entries)
         pairs = replace(pairs, predicted=predicted, pattern=torch.zeros_like(pairs.pattern), evidence=evidence)
         yield pairs_block(0, pairs, first)
         first += len(documents)
@@ -123,14 +121,14 @@ def page_blocks(predictor: Predictor, groups: Iterator[tuple[list[Document], Pre
 def file_size(file: BinaryIO) -> int | None:
     """Bytes of a regular file, None for a pipe or a terminal."""
     try:
-        found = os.fstat(file.fileno())
+        status = os.fstat(file.fileno())
     except OSError:  # a file in memory has no number
         return None
-    return found.st_size if stat.S_ISREG(found.st_mode) else None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def open_input(name: str) -> contextlib.AbstractContextManager[BinaryIO | None]:
-    """The file, standard input for "-", None for a folder. Raises UserError where it cannot be opened."""
+    """The file, standard input for "-", None for a folder. Raises UserError if it cannot be opened."""
     if name == "-":
         return contextlib.nullcontext(sys.stdin.buffer)
     return contextlib.nullcontext() if os.path.isdir(name) else open_file(name)
@@ -139,7 +137,7 @@ def open_input(name: str) -> contextlib.AbstractContextManager[BinaryIO | None]:
 @contextlib.contextmanager
 def open_output(name: str) -> Iterator[IO[Any]]:
     """A file written whole or not at all, packed if it ends in .gz; so is standard output, for "-". Raises UserError
-    where that fails."""
+    if that fails."""
     if name != "-":
         with whole_text(name) as file:
             yield file

@@ -67,8 +67,8 @@ GOES_WITH = {  # an option, and what it belongs to
 
 
 def threshold_of(run: Run) -> dict[str, float]:
-    """Where the threshold lies among a run's test scores; {} for one with a single relation, which has no others beside
-    the gold ones. Raises UserError as read_pairs does, and where no pair tells."""
+    """evaluation.threshold_diagnostics of a run's test scores; {} for a run with a single relation. Raises UserError as
+    that and read_pairs do, and if the test file has no labels."""
     if not run.scores["test"]:
         raise UserError(f"{run.folder}: its test file has no labels; train it with one that has")
     pairs = read_pairs(run, "test")
@@ -94,18 +94,18 @@ def table_with_thresholds(number: int | str, runs: list[Run], unfinished: list[P
 
 
 def finished(runs: list[Run], unfinished: list[Path]) -> list[Run]:
-    """The runs. Raises UserError where there is none."""
+    """The runs. Raises UserError if there is none."""
     if not runs:
         raise UserError(f"{', '.join(map(str, unfinished))}: not finished; the training's command goes on with it")
     return runs
 
 
 def tables_of(runs: list[Run], unfinished: list[Path]) -> list[Table]:
-    """Every table that the runs make; Table 2 where there are runs of several backbones, 3_later where there are some
-    of losses that the paper lacks."""
+    """Every table that these runs fill; Table 2 if there are runs of other backbones than ATLOP, 3_later if there are
+    some of losses that the paper lacks."""
     runs = [with_threshold(run) if run.scores["test"] else run for run in runs]
     wanted: dict[int | str, bool] = {
-        2: len({run.backbone for run in runs}) > 1,
+        2: any(run.backbone != "atlop" for run in runs),
         "3_later": any(run.loss in LATER for run in runs),
         "inter": False,  # these two are asked for by their names
         "shift": False,
@@ -116,29 +116,29 @@ def tables_of(runs: list[Run], unfinished: list[Path]) -> list[Table]:
 
 
 def tables_of_files(run: Run) -> list[Table]:
-    """Tables 5 and 6 of those of a run's data files that are still there."""
-    there = [path for path, found in (data_file(run, split) for split in SPLITS) if found]
-    return [table_of_data(5, there), table_of_data(6, there)] if there else []
+    """Tables 5 and 6 of a run's data files, as far as these are still there."""
+    paths = [path for path, is_present in (data_file(run, split) for split in SPLITS) if is_present]
+    return [table_of_data(5, paths), table_of_data(6, paths)] if paths else []
 
 
 def figures_of(runs: list[Run], split: str) -> str:
-    """Every figure as HTML, with a note in place of one that these runs do not make."""
-    found = []
+    """Every figure as HTML, with a note in place of one that cannot be drawn from these runs."""
+    parts = []
     for name, draw in tqdm(FIGURES.items(), desc="figures", unit="figure", leave=False):
         try:
             figure = draw(runs, split=split) if "split" in inspect.signature(draw).parameters else draw(runs)
-            found.append(image(png_of(figure), CAPTIONS[name]))
+            parts.append(image(png_of(figure), CAPTIONS[name]))
         except UserError as error:
-            found.append(f'<p class="note">{html.escape(f"{CAPTIONS[name]}: not drawn. {error}")}</p>')
-    return "\n".join(found)
+            parts.append(f'<p class="note">{html.escape(f"{CAPTIONS[name]}: not drawn. {error}")}</p>')
+    return "\n".join(parts)
 
 
 def write_html(path: str, runs: list[Run], unfinished: list[Path], split: str) -> None:
-    """Write one self-contained page: tables, figures, and what each run said of a split's pairs. Raises UserError where
+    """Write one self-contained page: tables, figures, and what each run said of a split's pairs. Raises UserError if
     the runs do not go together, or their files are gone."""
     same_experiment(finished(runs, unfinished))
     for run in runs:
-        read_pairs(run, split)  # a broken file is told before the work
+        read_pairs(run, split)  # a broken file fails before the work
     tables = tables_of(runs, unfinished) + tables_of_files(runs[0])
     sections = {"Tables": "\n".join(map(as_html, tables)), "Figures": figures_of(runs, split)}
     names = [f"{model_title(run.backbone)}, {loss_title(run.loss)}, seed {run.seed}" for run in runs]
@@ -162,12 +162,12 @@ def check_page(path: str, runs: list[str]) -> None:
             f"--html {path}: is a folder; name the page's file first, then the runs: --html page.html {path}"
         )
     inputs = [Path(name) for name in runs if Path(name).is_file()] + seed_folders(runs, needed=False)
-    taken = {f"PATH {number}": given for number, given in enumerate(inputs, 1)}
-    check_outputs({"--html": (path, (".html", ".htm"))}, taken)
+    inputs_by_name = {f"PATH {number}": input_path for number, input_path in enumerate(inputs, 1)}
+    check_outputs({"--html": (path, (".html", ".htm"))}, inputs_by_name)
 
 
 def write_figure(args: argparse.Namespace) -> None:
-    """Write the figure asked for and print its files. Raises UserError where options or runs do not fit it."""
+    """Write the figure asked for and print its files. Raises UserError if options or runs do not fit it."""
     draw = FIGURES[args.figure]
     options = {name: getattr(args, name) for name in ("pair", "split") if getattr(args, name) is not None}
     for name in options.keys() - inspect.signature(draw).parameters.keys():
@@ -191,8 +191,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "paths", nargs="*", metavar="PATH", help="folders of runs, or their records; for tables 5 and 6, data files"
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument(
         "--table",
         type=lambda name: int(name) if name.isdecimal() else name,
         choices=[*range(1, 8), *MORE_TABLES, "runs", "all"],
@@ -200,15 +200,17 @@ def main(arguments: list[str] | None = None) -> None:
         "papers; precision; other_labels: scores of --also; thresholds: where they lie; shift: the best on dev; "
         "inter: pairs within and across sentences; runs: steps, time, machine and commit), or all but these three",
     )
-    what.add_argument("--figure", choices=list(FIGURES), help="draw the paper's 1 to 4, or one of losses or of runs")
-    what.add_argument(
+    group.add_argument("--figure", choices=list(FIGURES), help="draw the paper's 1 to 4, or one of losses or of runs")
+    group.add_argument(
         "--html", metavar="FILE", help="write a page with all tables and figures, and the errors to browse"
     )
-    what.add_argument("--record", metavar="FOLDER", help="write each finished run there as one small JSON, to be kept")
+    group.add_argument("--record", metavar="FOLDER", help="write each finished run there as one small JSON, to be kept")
     parser.add_argument(
         "--also", metavar="FILE", help="with --record: other labels of the test documents, to score with"
     )
-    what.add_argument("--status", action="store_true", help="print which runs are finished, running, failed or stopped")
+    group.add_argument(
+        "--status", action="store_true", help="print which runs are finished, running, failed or stopped"
+    )
     parser.add_argument("--format", choices=list(WRITERS), help="of a table (text)")
     parser.add_argument("--output", metavar="FOLDER", help="where a figure's PNG and PDF go (runs/figures)")
     parser.add_argument("--pair", nargs=3, metavar=("TITLE", "HEAD", "TAIL"), help="which pair figure 1 shows")

@@ -3,7 +3,7 @@
     python scripts/predict_corpus.py --input articles/ --output found/
     python scripts/predict_corpus.py --input 's3://bucket/new/*.parquet' --output found/ --form parquet --address auto
 
-Stopped at any moment, the same command goes on. Documents that cannot be predicted are in errors.jsonl, with the why.
+Stopped at any moment, the same command goes on. Documents that cannot be predicted are in errors.jsonl, with the cause.
 Needs scripts/requirements/ray.txt. docs/scale.md says more; scripts/corpus_graph.py makes one graph of the output.
 """
 
@@ -72,14 +72,14 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def check(args: argparse.Namespace, sources: list[Source]) -> None:
-    """Raise UserError for what can be told before any work: an output among the inputs, options that are none, and
-    packages that are missing."""
+    """Raise UserError for errors that show before any work: an output among the inputs, invalid options, and missing
+    packages."""
     refuse_file(args.load_path)
     Choices(**choices_of(args)).check()
-    output, given = Path(args.output).resolve(), Path(fixed_part(args.input)).resolve()
+    output, input_folder = Path(args.output).resolve(), Path(fixed_part(args.input)).resolve()
     reads_below = Path(args.input).is_dir() or "**" in args.input
-    around = (output, *output.parents) if reads_below else (output,)
-    if "://" not in args.input and (given in around or output in given.parents):
+    forbidden = (output, *output.parents) if reads_below else (output,)
+    if "://" not in args.input and (input_folder in forbidden or output in input_folder.parents):
         raise UserError(f"--output {args.output}: is in --input {args.input}, or around it; name another folder")
     need_ray(args.address)
     if args.form == "parquet" or any(source.kind == "parquet" for source in sources):
@@ -90,13 +90,13 @@ def check(args: argparse.Namespace, sources: list[Source]) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What the output depends on, of the options."""
+    """The options that the output depends on."""
     chosen = {name: getattr(args, name) for name in ("form", "part_size", "test_batch_size", "precision")}
     return chosen | choices_of(args)
 
 
 def predict(args: argparse.Namespace, jobs: Iterator[Job]) -> list[int]:
-    """Predict the blocks and write their parts; returns the numbers of those that no worker survived."""
+    """Predict the blocks and write their parts; returns the numbers of those that were given up."""
     on_gpu = args.device == "cuda" or (args.device is None and torch.cuda.is_available())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus = torch.cuda.device_count() if on_gpu else 0
@@ -105,14 +105,14 @@ def predict(args: argparse.Namespace, jobs: Iterator[Job]) -> list[int]:
         options["device"] = "cuda" if on_gpu else "cpu"
         load_path = args.load_path if is_hub_name(args.load_path) else str(Path(args.load_path).resolve())
         needs = {"num_cpus": 0, "num_gpus": 1} if on_gpu else {"num_cpus": args.threads}
-        kind = ray.remote(Worker).options(max_restarts=0, **needs)
+        actor_class = ray.remote(Worker).options(max_restarts=0, **needs)
 
         def make() -> Any:
-            return kind.remote(load_path, args.form, args.threads, options)
+            return actor_class.remote(load_path, args.form, args.threads, options)
 
         def size() -> int:
-            room = places(ray, args.threads, on_gpu)
-            return min(room, args.workers) if args.workers else room
+            capacity = places(ray, args.threads, on_gpu)
+            return min(capacity, args.workers) if args.workers else capacity
 
         pool = Pool(ray, make, size, jobs)
         with tqdm(desc="documents", unit="", leave=False) as progress:
@@ -121,15 +121,15 @@ def predict(args: argparse.Namespace, jobs: Iterator[Job]) -> list[int]:
                 progress.update(part.documents + len(part.errors))
     if pool.deaths:
         print(f"WARNING: {pool.deaths:,} workers died; their parts were given to others", file=sys.stderr)
-    return pool.lost
+    return pool.abandoned
 
 
 def tell(output: Path, given_up: list[int]) -> None:
-    """Write what belongs at the end, and say what there is. Raises UserError for parts that were given up."""
+    """Write the files of errors and warnings, and print a summary. Raises UserError for parts that were given up."""
     totals = folder.finish(output)
-    for name, what in (("errors", "documents could not be predicted"), ("warnings", "warnings about documents")):
+    for name, description in (("errors", "documents could not be predicted"), ("warnings", "warnings about documents")):
         if totals[name]:
-            print(f"WARNING: {totals[name]:,} {what}; {output / name}.jsonl tells which", file=sys.stderr)
+            print(f"WARNING: {totals[name]:,} {description}; {output / name}.jsonl tells which", file=sys.stderr)
     print(f"{totals['predictions']:,} predictions for {totals['documents']:,} documents: {output / 'parts'}")
     if given_up:
         raise UserError(

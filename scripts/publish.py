@@ -28,9 +28,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Publish; `arguments` default to the command line's."""
     parser = argparse.ArgumentParser(description="Publish a finished run on the model hub.")
     parser.add_argument("run", help="a finished run's seed folder; the other seeds beside it give the spread")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--repo", metavar="OWNER/NAME", help="the model on the hub; made if it is not there")
-    where.add_argument("--folder", metavar="OUT", help="only write the files, to a new folder; no network")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--repo", metavar="OWNER/NAME", help="the model on the hub; made if it is not there")
+    target.add_argument("--folder", metavar="OUT", help="only write the files, to a new folder; no network")
     parser.add_argument("--private", action="store_true", help="with --repo: only you may see it")
     parser.add_argument("--compress", action="store_true", help="matrices in 8 bits: a quarter of the size")
     parser.add_argument("--scored", metavar="FOLDER", help="with --compress: what train.py --load_path wrote of it")
@@ -41,14 +41,14 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("--scored, --shift: go with --compress; a run that is not compressed has its own scores")
     if not math.isfinite(args.shift):
         raise UserError(f"--shift {args.shift}: pass a finite number")
-    small = Small(args.scored, args.shift) if args.compress else None
+    compression = Small(args.scored, args.shift) if args.compress else None
     if args.folder is not None:
         if args.private:
             raise UserError("--private: is of the hub; leave it out, or pass --repo")
-        write_folder(args.run, args.folder, args.license, small)
+        write_folder(args.run, args.folder, args.license, compression)
         print(f"written: {args.folder}")
     else:
-        print(f"published: {publish(args.run, args.repo, args.private, args.license, small)}")
+        print(f"published: {publish(args.run, args.repo, args.private, args.license, compression)}")
 
 
 if __name__ == "__main__":

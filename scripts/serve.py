@@ -51,19 +51,19 @@ def need_packages() -> None:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0 is any free one. Raises UserError where that fails."""
+    """A socket that listens on `host` and `port`; port 0 is any free one. Raises UserError if that fails."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-        found.listen(CONNECTIONS)
+        family, socket_type, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket_type)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(CONNECTIONS)
     except (OSError, UnicodeError) as error:
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise UserError(f"--port {port}: is in use; name another one") from None
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--host {host} --port {port}: cannot be listened on ({reason}); name another one") from None
-    return found
+    return listener
 
 
 def port_number(text: str) -> int:
@@ -85,12 +85,12 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", type=port_number, default=8000, help="default: 8000; 0 is any free one")
     parser.add_argument("--device", help="default: CUDA where there is one")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the run's, as in train.py")
-    for name, value, what in (
+    for name, value, description in (
         ("max_bytes", default.max_bytes, "bytes of a request"),
         ("max_waiting", default.max_waiting, "requests that wait while one is worked on"),
         ("timeout", int(default.timeout), "seconds until a request is given up"),
     ):
-        parser.add_argument(f"--{name}", type=positive_int, default=value, help=f"{what}; default: {value:,}")
+        parser.add_argument(f"--{name}", type=positive_int, default=value, help=f"{description}; default: {value:,}")
     add_choices(parser)
     return parser.parse_args(arguments)
 
@@ -104,8 +104,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     from hingeabl.prediction.server import make_app
 
-    with listening(args.host, args.port) as place:
-        address, port = place.getsockname()[:2]
+    with listening(args.host, args.port) as listener:
+        address, port = listener.getsockname()[:2]
         predictor = Predictor.from_run(args.load_path, args.device, args.precision, **choices_of(args))
         predictor.read("Anna.")  # loads what reads text
         limits = Limits(max_bytes=args.max_bytes, max_waiting=args.max_waiting, timeout=args.timeout)
@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
         logging.getLogger("uvicorn.error").addFilter(lambda record: not record.getMessage().startswith("Cancel "))
         with contextlib.suppress(KeyboardInterrupt):  # after which nothing needs to be said
-            uvicorn.Server(config).run(sockets=[place])
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":

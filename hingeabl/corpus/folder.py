@@ -1,8 +1,8 @@
-"""The output of a corpus: a folder of parts, of which each is written once, however often the program is stopped.
+"""The output of a corpus: a folder of parts, each written once, however often the program is stopped.
 
-manifest.json says of which files and settings they are. parts/part-000007.jsonl has the rows of a block of documents;
-done/part-000007.json, written behind it, says that the part is finished, and what was wrong in it. errors.jsonl and
-warnings.jsonl are made of these at the end.
+manifest.json names the input files and settings. parts/part-000007.jsonl has the rows of a block of documents;
+done/part-000007.json, written after it, says that the part is finished, and lists its errors and warnings.
+errors.jsonl and warnings.jsonl are made of these at the end.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ def manifest_of(sources: Iterable[Source], load_path: str, settings: dict[str, A
 
 
 def begin(output: Path, manifest: Manifest) -> None:
-    """Make the folder, or take one that was begun with the same manifest. Raises UserError where another one is there,
-    or the folder holds something else."""
+    """Make the folder, or take one that was begun with the same manifest. Raises UserError if it was begun with another
+    manifest, or holds other files."""
     make_folder(output)
-    place = output / MANIFEST
-    if place.exists():
-        refuse_other(output, read_json(place), manifest)
+    path = output / MANIFEST
+    if path.exists():
+        refuse_other(output, read_json(path), manifest)
         return
     if any(output.iterdir()):
         raise UserError(f"--output {output}: holds files of something else; name a folder that is empty or not there")
-    write_json(place, manifest)
+    write_json(path, manifest)
 
 
-def refuse_other(output: Path, there: Any, wanted: Manifest) -> None:
-    """Raise UserError where a folder was begun with another manifest; it names what differs."""
-    for kind, what in (("inputs", "input"), ("run", "model"), ("settings", "setting")):
-        old = there.get(kind, {}) if isinstance(there, dict) else {}
-        new = json.loads(json.dumps(wanted[kind]))
+def refuse_other(output: Path, existing: Any, manifest: Manifest) -> None:
+    """Raise UserError if a folder was begun with another manifest; it names what differs."""
+    for part, title in (("inputs", "input"), ("run", "model"), ("settings", "setting")):
+        old = existing.get(part, {}) if isinstance(existing, dict) else {}
+        new = json.loads(json.dumps(manifest[part]))
         differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if differing:
-            if kind == "settings":
+            if part == "settings":
                 differing = [f"{key} {old.get(key)} there, {new.get(key)} here" for key in differing]
             raise UserError(
-                f"--output {output}: was begun with another {what} ({listed(differing)}); name another folder, or "
+                f"--output {output}: was begun with another {title} ({listed(differing)}); name another folder, or "
                 "remove this one"
             )
 
@@ -65,17 +65,17 @@ def part_name(number: int) -> str:
 
 
 def is_finished(output: Path, number: int) -> bool:
-    """Whether a part needs not be predicted again."""
+    """Whether a part need not be predicted again."""
     return (output / "done" / f"{part_name(number)}.json").exists()
 
 
-def write_part(output: Path, number: int, part: Part, form: str) -> None:
-    """Write a part; it is finished only when both of its files are there. Raises UserError where that fails."""
-    with whole_file(output / "parts" / f"{part_name(number)}.{form}", "wb") as file:
+def write_part(output: Path, number: int, part: Part, file_format: str) -> None:
+    """Write a part; it is finished only when both of its files are there. Raises UserError if that fails."""
+    with whole_file(output / "parts" / f"{part_name(number)}.{file_format}", "wb") as file:
         file.write(part.data)
-    told = {"documents": part.documents, "predictions": part.predictions}
+    counts = {"documents": part.documents, "predictions": part.predictions}
     write_json(
-        output / "done" / f"{part_name(number)}.json", told | {"errors": part.errors, "warnings": part.warnings}, 0
+        output / "done" / f"{part_name(number)}.json", counts | {"errors": part.errors, "warnings": part.warnings}, 0
     )
 
 
@@ -85,16 +85,16 @@ def finish(output: Path) -> dict[str, int]:
     totals = dict.fromkeys(("documents", "predictions", "errors", "warnings"), 0)
     with whole_file(output / "errors.jsonl") as errors, whole_file(output / "warnings.jsonl") as warnings:
         for path in sorted((output / "done").glob("part-*.json")):
-            told = read_json(path)
+            summary = read_json(path)
             for file, key in ((errors, "errors"), (warnings, "warnings")):
-                file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in told[key])
-                totals[key] += len(told[key])
+                file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in summary[key])
+                totals[key] += len(summary[key])
             for key in ("documents", "predictions"):
-                totals[key] += told[key]
+                totals[key] += summary[key]
     for name in ("errors", "warnings"):
         if not totals[name]:
             (output / f"{name}.jsonl").unlink()
     for folder in ("parts", "done"):
-        for left in (output / folder).glob("*.tmp"):  # by a process that was killed
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for leftover in (output / folder).glob("*.tmp"):  # by a process that was killed
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     return totals

@@ -1,6 +1,6 @@
-"""The documents of a folder, a glob or a file, as bytes that nobody has parsed yet, always in the same order.
+"""The documents of a folder, a glob or a file, as bytes that are not parsed yet, always in the same order.
 
-Local files need nothing else; Parquet, and places such as s3://bucket/folder, need pyarrow.
+Local files need no further package; Parquet, and addresses such as s3://bucket/folder, need pyarrow.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Source(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """A document that is not parsed yet, or a place where a file could not be read further.
+    """A document that is not parsed yet, or the message that a file could not be read further.
 
     file    the name of its source
     number  of the document in the file, from 0
-    kind    "json": `data` is a JSON object. "text": it is plain text. "problem": it is the message
+    kind    what `data` is: "json", a JSON object; "text", plain text; or "problem", the message
     data    bytes, UTF-8 unless a text file has another encoding
     title   of a text
     """
@@ -56,23 +56,23 @@ class Raw(NamedTuple):
     title: str = ""
 
 
-def find_sources(given: str) -> list[Source]:
-    """The files that --input names, in order of their names: all in a folder and below it, those of a glob, or one.
+def find_sources(pattern: str) -> list[Source]:
+    """The files that --input names, sorted by name: all in a folder and below it, those of a glob, or one.
 
-    Hidden files do not count; files of other kinds are left out with a warning. Raises UserError where there is none,
-    or where pyarrow is missing or cannot open the place.
+    Hidden files do not count; files of other kinds are left out with a warning. Raises UserError if there is none,
+    or if pyarrow is missing or cannot open the address.
     """
-    found = dict(sorted((_remote_files if "://" in given else _local_files)(given)))
-    sources = [Source(name, kind, file) for name, file in found.items() if (kind := kind_of_name(name))]
-    others = sorted(found.keys() - {source.name for source in sources})
+    openers = dict(sorted((_remote_files if "://" in pattern else _local_files)(pattern)))
+    sources = [Source(name, kind, file) for name, file in openers.items() if (kind := kind_of_name(name))]
+    others = sorted(openers.keys() - {source.name for source in sources})
     readable = f"{', '.join((*OF_JSON, *OF_PARQUET, *OF_TEXT))}, packed by gzip or not"
     if not sources:
         more = f"; it has {listed(others)}" if others else ""
-        raise UserError(f"--input {given}: no file is there that ends in one of {readable}{more}; check the path")
+        raise UserError(f"--input {pattern}: no file is there that ends in one of {readable}{more}; check the path")
     if others:
         print(
-            f"WARNING: --input {given}: {len(others):,} files are left out, such as {others[0]}; read are {readable}; "
-            "prepro.py --convert makes documents of other formats",
+            f"WARNING: --input {pattern}: {len(others):,} files are left out, such as {others[0]}; read are "
+            f"{readable}; prepro.py --convert makes documents of other formats",
             file=sys.stderr,
         )
     return sources
@@ -86,26 +86,26 @@ def kind_of_name(name: str) -> str:
 
 
 def fixed_part(pattern: str) -> str:
-    """The folder of a path, as far as it has no sign of a glob."""
+    """The folder of a path, up to the first wildcard of a glob."""
     whole = "".join(itertools.takewhile(lambda character: character not in "*?[", pattern))
     return pattern.rstrip("/") if whole == pattern else whole.rpartition("/")[0]
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name, or that of a folder on its way, begins with a dot; so do not count files being written."""
+    """Whether a name, or that of a folder in its path, begins with a dot, or the file is still being written (.tmp)."""
     return name.endswith(".tmp") or any(part.startswith(".") for part in name.split("/"))
 
 
-def _local_files(given: str) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
-    path = Path(given)
+def _local_files(pattern: str) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
+    path = Path(pattern)
     if path.is_dir():
-        base, found = path, [file for file in path.rglob("*") if file.is_file()]
+        base, paths = path, [file for file in path.rglob("*") if file.is_file()]
     elif path.exists():
-        base, found = path.parent, [path]
+        base, paths = path.parent, [path]
     else:
-        base = Path(fixed_part(given) if glob.has_magic(given) else path.parent)
-        found = [Path(name) for name in glob.glob(given, recursive=True) if Path(name).is_file()]
-    for file in found:
+        base = Path(fixed_part(pattern) if glob.has_magic(pattern) else path.parent)
+        paths = [Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]
+    for file in paths:
         name = file.relative_to(base).as_posix()
         if not is_hidden(name):
             yield name, _opener(file)
@@ -123,22 +123,22 @@ def need_pyarrow(module: str) -> Any:
         raise UserError(f"pyarrow is not installed, which Parquet and places such as s3:// need; {INSTALL}") from None
 
 
-def _remote_files(given: str) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
+def _remote_files(location: str) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
     fs = need_pyarrow("fs")
     try:
-        system, base = fs.FileSystem.from_uri(fixed_part(given))
-        pattern = base + given.removeprefix(fixed_part(given)).rstrip("/")
+        system, base = fs.FileSystem.from_uri(fixed_part(location))
+        pattern = base + location.removeprefix(fixed_part(location)).rstrip("/")
         [info] = system.get_file_info([base])
         if info.type == fs.FileType.File:
-            base, found = posixpath.dirname(base), [info]
+            base, infos = posixpath.dirname(base), [info]
         else:
-            found = system.get_file_info(fs.FileSelector(base, recursive=True, allow_not_found=True))
+            infos = system.get_file_info(fs.FileSelector(base, recursive=True, allow_not_found=True))
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        raise UserError(f"--input {given}: cannot be opened ({first_line(error)}); check the address") from None
-    for info in found:
+        raise UserError(f"--input {location}: cannot be opened ({first_line(error)}); check the address") from None
+    for info in infos:
         name = posixpath.relpath(info.path, base)
-        wanted = pattern in (base, info.path) or fnmatch.fnmatchcase(info.path, pattern)
-        if info.type == fs.FileType.File and wanted and not is_hidden(name):
+        is_wanted = pattern in (base, info.path) or fnmatch.fnmatchcase(info.path, pattern)
+        if info.type == fs.FileType.File and is_wanted and not is_hidden(name):
             yield name, _remote_opener(system, info.path)
 
 
@@ -148,7 +148,7 @@ def _remote_opener(system: Any, path: str) -> Callable[[], BinaryIO]:
 
 def checksums(sources: Iterable[Source]) -> dict[str, str]:
     """SHA-256 of each file, by its name. Raises UserError for one that cannot be read."""
-    found = {}
+    digests = {}
     for source in sources:
         result = hashlib.sha256()
         try:
@@ -157,12 +157,12 @@ def checksums(sources: Iterable[Source]) -> dict[str, str]:
                     result.update(chunk)
         except OSError as error:
             raise cannot_read(source.name, error) from None
-        found[source.name] = result.hexdigest()
-    return found
+        digests[source.name] = result.hexdigest()
+    return digests
 
 
 def read_sources(sources: Iterable[Source]) -> Iterator[Raw]:
-    """The documents of all files. A file that cannot be read to its end gives a "problem" there, and the next file
+    """The documents of all files. A file that cannot be read to its end ends with a "problem"; the next file
     follows."""
     readers = {"json": _read_json, "text": _read_text, "parquet": _read_parquet}
     for source in sources:
@@ -181,7 +181,7 @@ def _read_text(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, str]]:
 
 
 def _read_json(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, str]]:
-    """The objects of a list, of lines, or one after the other. Broken lines are whole, for whoever parses them."""
+    """The objects of a list, of lines, or one after the other. Broken lines are passed on; parsing them fails later."""
     start = file.read(CHUNK)
     unpacked = cast(BinaryIO, Rewound(start, file))
     if start.startswith(GZIP):
@@ -222,8 +222,8 @@ def _read_parquet(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, str]]
     table = need_pyarrow("parquet").ParquetFile(file)
     for batch in table.iter_batches(ROWS):
         for row in batch.to_pylist():
-            given = {key: value for key, value in row.items() if value is not None}
-            yield "json", json.dumps(given, ensure_ascii=False, default=str).encode(), ""
+            values = {key: value for key, value in row.items() if value is not None}
+            yield "json", json.dumps(values, ensure_ascii=False, default=str).encode(), ""
 
 
 def blocks_of(documents: Iterable[Raw], size: int) -> Iterator[tuple[int, list[Raw]]]:

@@ -1,4 +1,4 @@
-"""One worker of a corpus: it has the model, and makes of a block of documents the part of the output."""
+"""A worker: it holds the model and turns a block of documents into a part of the output."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Row = dict[str, Any]
 
 @dataclass
 class Part:
-    """What a block of documents gave.
+    """The output for a block of documents.
 
     data         the rows, as a file of the output's form
-    documents    how many were predicted
-    predictions  how many there are
+    documents    number of predicted documents
+    predictions  number of predictions
     errors       {file, document, message} of each document that could not be predicted
-    warnings     what was doubtful, a line each
+    warnings     one line each
     """
 
     data: bytes = b""
@@ -43,34 +43,34 @@ class Part:
 
 
 class Worker:
-    """What Ray makes an actor of. Nothing is loaded before `ready`."""
+    """The class of Ray's actors. Nothing is loaded before `ready`."""
 
     def __init__(self, load_path: str, form: str, threads: int, options: dict[str, Any]) -> None:
         """`form` is "jsonl" or "parquet"; `options` are those of Predictor.from_run."""
         self.load_path, self.form, self.threads, self.options = load_path, form, threads, options
 
     def ready(self) -> None:
-        """Load the model. Raises UserError where it cannot be loaded."""
+        """Load the model. Raises UserError if it cannot be loaded."""
         torch.set_num_threads(self.threads)
         self.predictor = Predictor.from_run(self.load_path, **self.options)
 
     def part(self, number: int, block: list[Raw]) -> Part:
-        """The part of that number, of a block of documents. Documents that cannot be read or predicted are among its
-        errors, and no reason to raise anything."""
+        """The part of that number, from a block of documents. Documents that cannot be read or predicted go into its
+        errors; nothing is raised."""
         return part_of(self.predictor, f"part {number}", block, self.form)
 
 
 def part_of(predictor: Predictor, name: str, block: list[Raw], form: str) -> Part:
-    """The part that a block of documents gives; `name` opens warnings."""
+    """The part for a block of documents; its warnings begin with `name`."""
     part = Part()
     with heard_warnings() as part.warnings:
-        read: list[tuple[Raw, Document]] = []
+        documents: list[tuple[Raw, Document]] = []
         model = predictor.choices.text_model
         with memory_of(model) if model else contextlib.nullcontext():
             for raw in block:
                 with noting(part, raw):
-                    read.append((raw, read_document(raw, predictor.typed, model)))
-        rows = list(predicted_rows(predictor, read, part))
+                    documents.append((raw, read_document(raw, predictor.typed, model)))
+        rows = list(predicted_rows(predictor, documents, part))
         predictor.warn(name)
     part.documents, part.predictions = len(rows), sum(len(row["predictions"]) for row in rows)
     part.data = encoded(rows, form)
@@ -79,7 +79,7 @@ def part_of(predictor: Predictor, name: str, block: list[Raw], form: str) -> Par
 
 @contextlib.contextmanager
 def noting(part: Part, raw: Raw) -> Iterator[None]:
-    """What is raised within is an error of that document. It is no matter what: the other documents go on."""
+    """Record any exception raised within as an error of that document, so that the other documents go on."""
     try:
         yield
     except Exception as error:
@@ -87,33 +87,33 @@ def noting(part: Part, raw: Raw) -> Iterator[None]:
         part.errors.append({"file": raw.file, "document": raw.number, "message": " ".join(message.split())})
 
 
-def predicted_rows(predictor: Predictor, read: list[tuple[Raw, Document]], part: Part) -> Iterator[Row]:
-    """The row of each document. Where a group cannot be predicted, its documents are, one at a time."""
-    documents = [document for _, document in read]
+def predicted_rows(predictor: Predictor, read_documents: list[tuple[Raw, Document]], part: Part) -> Iterator[Row]:
+    """The row of each document. If the group cannot be predicted at once, its documents are predicted one by one."""
+    documents = [document for _, document in read_documents]
     predictor.clear()
     try:
-        found = predictor.predict_group(documents).of_each_document()
+        entries_by_document = predictor.predict_group(documents).of_each_document()
     except (UserError, RuntimeError, MemoryError):  # of some document in it
         predictor.clear()
-        for raw, document in read:
+        for raw, document in read_documents:
             with noting(part, raw):
                 [entries] = predictor.predict_group([document]).of_each_document()
                 yield row_of(raw, document, entries)
         return
-    for (raw, document), entries in zip(read, found, strict=True):
+    for (raw, document), entries in zip(read_documents, entries_by_document, strict=True):
         yield row_of(raw, document, entries)
 
 
 def row_of(raw: Raw, document: Document, entries: list[Entry]) -> Row:
-    """What the output holds of a document: {file, document, title, entities: [{id, name, mentions, types}],
-    predictions}, these as in predict.py's output but for the title."""
+    """The output for a document: {file, document, title, entities: [{id, name, mentions, types}], predictions}, these
+    as in predict.py's output without the title."""
     entities = [
         {"id": entity.id, "name": entity.name, "mentions": entity.mentions, "types": entity.types}
         for entity in entities_of(document, raw.number)
     ]
     predictions = [{key: value for key, value in entry.items() if key != "title"} for entry in entries]
-    place = {"file": raw.file, "document": raw.number, "title": str(document["title"])}
-    return place | {"entities": entities, "predictions": predictions}
+    source = {"file": raw.file, "document": raw.number, "title": str(document["title"])}
+    return source | {"entities": entities, "predictions": predictions}
 
 
 def read_document(raw: Raw, typed: bool, text_model: str | None = None) -> Document:
@@ -128,21 +128,21 @@ def read_document(raw: Raw, typed: bool, text_model: str | None = None) -> Docum
         text = raw.data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise not_text(where, error, error.start) from None
-    kind = kind_of(text) or "docred"
+    file_format = kind_of(text) or "docred"
     try:
-        document = one_of(text.encode(), raw.file, kind, typed, text_model)
-    except UserError as error:  # each is the first of a file of its own
+        document = one_of(text.encode(), raw.file, file_format, typed, text_model)
+    except UserError as error:  # to the reader it is the first document of a file
         raise UserError(str(error).replace(f"{raw.file}: document 0", where, 1)) from None
     made = isinstance(document["title"], MadeTitle)
     return titled(document, f"document {raw.number}") if made else document
 
 
-def one_of(data: bytes, name: str, kind: str, typed: bool, text_model: str | None) -> Document:
+def one_of(data: bytes, name: str, file_format: str, typed: bool, text_model: str | None) -> Document:
     """The one document of that format in some bytes. Raises UserError, opening with `name`."""
-    found = list(read_format(io.BytesIO(data), name, kind, typed, text_model=text_model))
-    if len(found) != 1:
-        raise UserError(f"{name}: holds {len(found)} documents in the place of one; write one object a line")
-    return found[0]
+    documents = list(read_format(io.BytesIO(data), name, file_format, typed, text_model=text_model))
+    if len(documents) != 1:
+        raise UserError(f"{name}: holds {len(documents)} documents in the place of one; write one object a line")
+    return documents[0]
 
 
 def titled(document: Document, title: str) -> Document:
@@ -160,13 +160,13 @@ def encoded(rows: list[Row], form: str) -> bytes:
 
 
 def schema() -> Any:
-    """The columns of Parquet, see row_of; confidence and evidence are null where the run does not tell them."""
+    """The columns of Parquet, see row_of; confidence and evidence are null if the run does not predict them."""
     arrow: Any = need_pyarrow("lib")
     text, number, real = arrow.string(), arrow.int32(), arrow.float64()
     texts, numbers = arrow.list_(text), arrow.list_(number)
     entity = {"id": text, "name": text, "mentions": texts, "types": texts}
     prediction = {"h_idx": number, "t_idx": number, "r": text, "relation": text}
     prediction |= dict.fromkeys(("score", "threshold", "margin", "confidence"), real) | {"evidence": numbers}
-    lists = {name: arrow.list_(arrow.struct(one)) for name, one in (("entities", entity), ("predictions", prediction))}
-    columns = {"file": text, "document": arrow.int64(), "title": text} | lists
-    return arrow.schema([arrow.field(name, kind) for name, kind in columns.items()])
+    columns = {"file": text, "document": arrow.int64(), "title": text}
+    columns |= {"entities": arrow.list_(arrow.struct(entity)), "predictions": arrow.list_(arrow.struct(prediction))}
+    return arrow.schema([arrow.field(name, column_type) for name, column_type in columns.items()])

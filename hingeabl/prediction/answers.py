@@ -1,4 +1,4 @@
-"""From the bytes of a request to its answer: documents, predictions and warnings, or a file of one of the forms."""
+"""From the bytes of a request to its answer: documents, predictions and warnings, or a file in a requested format."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ SHOWN = ("WARNING: ", "note: ")  # lines on stderr that are for the user
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may hold, how many of them may wait beside the one that is worked on, and the seconds until one is
-    given up. Pairs of entities are what takes the model's time and memory: n entities have n (n - 1). A picture takes
-    much longer than the model: `max_drawn` is how many entities and relations it may have."""
+    """What a request may hold, how many requests may wait beside the current one, and the seconds until a request is
+    given up. The model's time and memory grow with the pairs of entities: n entities have n (n - 1). A picture takes
+    much longer than the model: `max_drawn` limits its entities and relations."""
 
     max_bytes: int = 2**20
     max_characters: int = 100_000
@@ -49,41 +49,41 @@ class Limits:
 
 @dataclass(frozen=True)
 class Answer:
-    """The content, and what was doubtful, a line each."""
+    """The content of an answer, and its warnings, one line each."""
 
     content: bytes
     warnings: list[str]
 
 
-def answer(predictor: Predictor, body: bytes, kind: str | None, form: str | None, limits: Limits) -> Answer:
+def answer(predictor: Predictor, body: bytes, file_format: str | None, extension: str | None, limits: Limits) -> Answer:
     """The answer to a request's body, a text or a file of documents, packed by gzip or not.
 
-    `kind` is one of SERVED, None to recognise it. With `form`, an ending of FORMS, the content is such a file, else
-    JSON: {documents: [{title, sents, vertexSet, predictions}], warnings}, the predictions being predict.py's. Raises
-    UserError for what cannot be read or is beyond the limits.
+    `file_format` is one of SERVED, None to recognise it. With `extension`, a key of FORMS, the content is such a file,
+    else JSON: {documents: [{title, sents, vertexSet, predictions}], warnings}, the predictions being predict.py's.
+    Raises UserError if the body cannot be read or exceeds the limits.
     """
     with heard_warnings() as warnings:
-        documents = documents_of(body, kind, predictor.typed, limits, predictor.choices.text_model)
-        found = predictor.predict(documents, NAME)
-        if form:
-            check_picture(documents, found, form, limits)
-            content = written(documents, found, form)
-    if not form:
-        content = as_json(documents, found, warnings)
+        documents = documents_of(body, file_format, predictor.typed, limits, predictor.choices.text_model)
+        predictions = predictor.predict(documents, NAME)
+        if extension:
+            check_picture(documents, predictions, extension, limits)
+            content = written(documents, predictions, extension)
+    if not extension:
+        content = as_json(documents, predictions, warnings)
     return Answer(content, warnings)
 
 
 @contextlib.contextmanager
 def heard_warnings() -> Iterator[list[str]]:
-    """A list that holds, at the end, the warnings that were printed on stderr. Other lines still go there, but for the
-    progress of a bar."""
+    """A list that holds, at the end, the warnings that were printed on stderr meanwhile. Other lines are printed to
+    stderr at the end, without progress bars."""
     warnings: list[str] = []
-    heard = io.StringIO()
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(heard):
+        with contextlib.redirect_stderr(stderr):
             yield warnings
     finally:
-        for line in re.sub(r".*\r", "", heard.getvalue()).split("\n"):
+        for line in re.sub(r".*\r", "", stderr.getvalue()).split("\n"):
             start = next((start for start in SHOWN if line.startswith(start)), None)
             if start:
                 warnings.append(line.removeprefix(start))
@@ -92,23 +92,23 @@ def heard_warnings() -> Iterator[list[str]]:
 
 
 def documents_of(
-    body: bytes, kind: str | None, typed: bool, limits: Limits, text_model: str | None = None
+    body: bytes, file_format: str | None, typed: bool, limits: Limits, text_model: str | None = None
 ) -> list[Document]:
-    """The checked documents of a request; `text_model` reads plain text. Raises UserError for what cannot be read or is
-    beyond the limits."""
+    """The checked documents of a request; `text_model` reads plain text. Raises UserError if the body cannot be read or
+    exceeds the limits."""
     data = unpacked(body, limits.max_bytes)
-    if kind is None:
-        data, kind = recognised(data)
-    if kind not in SERVED:
-        raise UserError(f"{NAME}: {kind!r} cannot be read here; choose one of {', '.join(SERVED)}")
-    if kind == "text":
+    if file_format is None:
+        data, file_format = recognised(data)
+    if file_format not in SERVED:
+        raise UserError(f"{NAME}: {file_format!r} cannot be read here; choose one of {', '.join(SERVED)}")
+    if file_format == "text":
         check_characters(len(data.decode(encoding_of(data), "ignore")), limits)
-    with memory_of(text_model) if kind == "text" and text_model else contextlib.nullcontext():
-        return limited(read_format(io.BytesIO(data), NAME, kind, typed, text_model=text_model), limits)
+    with memory_of(text_model) if file_format == "text" and text_model else contextlib.nullcontext():
+        return limited(read_format(io.BytesIO(data), NAME, file_format, typed, text_model=text_model), limits)
 
 
 def unpacked(body: bytes, max_bytes: int) -> bytes:
-    """The body, unpacked if it is packed. Raises UserError where that fails or gives too much."""
+    """The body, unpacked if it is packed. Raises UserError if that fails or gives too much."""
     if not body.startswith(GZIP):
         return body
     try:
@@ -124,28 +124,27 @@ def unpacked(body: bytes, max_bytes: int) -> bytes:
 
 
 def recognised(data: bytes) -> tuple[bytes, str]:
-    """The data and its format. What is none of the others is plain text; so is the text of one {"text": ...}, which is
-    returned alone."""
-    start = data[:CHUNK].decode(encoding_of(data), "ignore")
-    kind = kind_of(start) or "text"
-    if kind in OF_JSON and not starts_as_json(start):
+    """The data and its format. Data of no other format is plain text; of {"text": ...} only the text is returned."""
+    beginning = data[:CHUNK].decode(encoding_of(data), "ignore")
+    file_format = kind_of(beginning) or "text"
+    if file_format in OF_JSON and not starts_as_json(beginning):
         return data, "text"
-    if kind == "text":
+    if file_format == "text":
         with contextlib.suppress(UserError, UnicodeDecodeError):  # which the reader of the format tells with its place
             value = parse_json(data.decode(encoding_of(data)), NAME)
             if isinstance(value, dict) and isinstance(text := value.get("text"), str) and is_plain(text):
                 return text.encode(), "text"
-    return data, kind
+    return data, file_format
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text reads the same as a body of its own."""
+    """Whether a text, sent as a whole body, would be read as plain text."""
     return not text.startswith(MARK) and not starts_as_json(text)
 
 
 @contextlib.contextmanager
 def memory_of(text_model: str) -> Iterator[None]:
-    """What a pipeline of spaCy keeps of a text, the words that it had not seen before, is gone at the end."""
+    """At the end, spaCy's pipeline forgets the words that it had not seen before, so that memory does not grow."""
     from hingeabl.readers.text import load_spacy  # only where there is a text
 
     with load_spacy(text_model).memory_zone():
@@ -153,12 +152,12 @@ def memory_of(text_model: str) -> Iterator[None]:
 
 
 def limited(documents: Iterator[Document], limits: Limits) -> list[Document]:
-    """The documents, read no further than the limits allow. Raises UserError where there are more, or none."""
-    found: list[Document] = []
+    """The documents, read only as far as the limits allow. Raises UserError if there are more, or none."""
+    accepted: list[Document] = []
     characters = pairs = 0
     for document in documents:
-        found.append(document)
-        if len(found) > limits.max_documents:
+        accepted.append(document)
+        if len(accepted) > limits.max_documents:
             raise UserError(f"{NAME}: has more than {limits.max_documents:,} documents, which is the limit; split it")
         characters += sum(len(token) for sentence in document["sents"] for token in sentence)
         check_characters(characters, limits)
@@ -166,13 +165,13 @@ def limited(documents: Iterator[Document], limits: Limits) -> list[Document]:
         pairs += entities * (entities - 1)  # the model makes a context for each, listed or not
         if pairs > limits.max_pairs:
             raise UserError(
-                f"{NAME}: document {len(found) - 1} ({document['title'][:60]!r}) has {len(document['vertexSet']):,} "
+                f"{NAME}: document {len(accepted) - 1} ({document['title'][:60]!r}) has {len(document['vertexSet']):,} "
                 f"entities, and with it there are {pairs:,} pairs of entities; the limit is {limits.max_pairs:,}; "
                 "split it"
             )
-    if not found:
+    if not accepted:
         raise UserError(f"{NAME}: holds no documents, so there is nothing to predict")
-    return found
+    return accepted
 
 
 def check_characters(count: int, limits: Limits) -> None:
@@ -181,29 +180,29 @@ def check_characters(count: int, limits: Limits) -> None:
         raise UserError(f"{NAME}: has {count:,} characters; the limit is {limits.max_characters:,}; split it")
 
 
-def check_picture(documents: list[Document], found: Predictions, form: str, limits: Limits) -> None:
-    """Raise UserError if the form is a picture, and there is more than it may show."""
-    count = sum(len(document["vertexSet"]) for document in documents) + len(found.entries)
-    if issubclass(FORMS[form], Picture) and count > limits.max_drawn:
+def check_picture(documents: list[Document], predictions: Predictions, extension: str, limits: Limits) -> None:
+    """Raise UserError if the output is a picture and has more entities and relations than the limits allow."""
+    count = sum(len(document["vertexSet"]) for document in documents) + len(predictions.entries)
+    if issubclass(FORMS[extension], Picture) and count > limits.max_drawn:
         raise UserError(
             f"{NAME}: there are {count:,} entities and relations, and a picture has at most {limits.max_drawn:,} here; "
             "send fewer documents, or take form=graphml"
         )
 
 
-def written(documents: list[Document], found: Predictions, form: str) -> bytes:
-    """A file of that form, an ending of FORMS. Raises UserError as the form's writer does."""
+def written(documents: list[Document], predictions: Predictions, extension: str) -> bytes:
+    """A file with that extension, a key of FORMS. Raises UserError as the writer does."""
     file = io.BytesIO()
     with io.TextIOWrapper(file, encoding="utf-8", newline="") as output:
-        writer = FORMS[form](output)
+        writer = FORMS[extension](output)
         writer.begin()
-        writer.add(documents, found.of_each_document())
+        writer.add(documents, predictions.of_each_document())
         writer.end()
         output.flush()
         return file.getvalue()
 
 
-def as_json(documents: list[Document], found: Predictions, warnings: list[str]) -> bytes:
+def as_json(documents: list[Document], predictions: Predictions, warnings: list[str]) -> bytes:
     """What the page shows, see `answer`."""
     shown: list[dict[str, Any]] = [
         {
@@ -215,6 +214,6 @@ def as_json(documents: list[Document], found: Predictions, warnings: list[str]) 
             ],
             "predictions": entries,
         }
-        for document, entries in zip(documents, found.of_each_document(), strict=True)
+        for document, entries in zip(documents, predictions.of_each_document(), strict=True)
     ]
     return json.dumps({"documents": shown, "warnings": warnings}, ensure_ascii=False, allow_nan=False).encode()

@@ -1,4 +1,4 @@
-"""What is read of documents and which of the relations predicted are wanted, as options of programs, Python, spaCy."""
+"""Options of a prediction, for programs, Python and spaCy: how documents are read, and which relations are kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hingeabl.errors import UserError
 
 
 class Choices(NamedTuple):
-    """Which of the relations that the run predicts are wanted.
+    """How documents are read, and which of the predicted relations are kept.
 
     min_confidence  only those that are right with at least this probability
     types           "learned" drops those whose entities' types the relation was never seen with in training, "any"
@@ -29,7 +29,7 @@ class Choices(NamedTuple):
     text_model: str | None = None
 
     def check(self) -> None:
-        """Raise UserError for choices that are none."""
+        """Raise UserError for an invalid value."""
         if not 0 <= self.min_confidence <= 1:
             raise UserError(f"min_confidence {self.min_confidence:g}: must be from 0 to 1; correct it")
         if self.types not in (None, "learned", "any"):
@@ -39,9 +39,9 @@ class Choices(NamedTuple):
         if not math.isfinite(self.shift):
             raise UserError(f"shift {self.shift}: must be a finite number; correct it")
         for name, least in (("max_seq_length", 3), ("max_distance", 0)):
-            given = getattr(self, name)
-            if given is not None and (type(given) is not int or given < least):
-                raise UserError(f"{name} {given}: must be a whole number, {least} or more; correct it")
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < least):
+                raise UserError(f"{name} {value}: must be a whole number, {least} or more; correct it")
 
 
 DEFAULT = Choices()
@@ -67,5 +67,5 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
 
 
 def choices_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What add_choices' options say, for Predictor.from_run."""
+    """The values of add_choices' options, for Predictor.from_run."""
     return {name: getattr(args, name) for name in Choices._fields}

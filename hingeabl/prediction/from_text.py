@@ -1,7 +1,7 @@
-"""How good relations from raw text are: documents with gold entities are read as text, and what is found is compared.
+"""How good relations from raw text are: documents with gold entities are read as text, and the output is compared.
 
-Three ways show where what is lost: with the gold entities; with the gold mentions, joined by the rules; and from the
-text alone. Mentions are spans of characters in the text of join_tokens.
+Three settings show which step loses how much: with the gold entities; with the gold mentions, joined by the rules; and
+from the text alone. Mentions are spans of characters in the text of join_tokens.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Entity(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What a document holds, or what was found in it: typed mentions, entities, and triples (head, relation, tail) of
-    the entities' numbers."""
+    """A document's gold annotation, or the system's output for it: typed mentions, entities, and triples (head,
+    relation, tail) of the entities' numbers."""
 
     mentions: frozenset[tuple[int, int, str]]
     entities: tuple[Entity, ...]
@@ -39,54 +39,56 @@ class Reading(NamedTuple):
 
 
 def reading_of(text: str, entities: Iterable[Sequence[tuple[int, int, str]]], triples: Iterable[Any]) -> Reading:
-    """The reading of entities' mentions (start, end, type) and triples (head, relation, tail)."""
-    entities, found = list(entities), []
+    """From the entities' mentions (start, end, type) and the triples (head, relation, tail)."""
+    entities, typed_entities = list(entities), []
     for mentions in entities:
-        kind = Counter(kind for _, _, kind in mentions).most_common(1)[0][0]
+        entity_type = Counter(entity_type for _, _, entity_type in mentions).most_common(1)[0][0]
         names = frozenset(" ".join(text[start:end].casefold().split()) for start, end, _ in mentions)
-        found.append(Entity(frozenset((start, end) for start, end, _ in mentions), kind, names))
-    return Reading(frozenset(one for own in entities for one in own), tuple(found), frozenset(triples))
+        typed_entities.append(Entity(frozenset((start, end) for start, end, _ in mentions), entity_type, names))
+    all_mentions = frozenset(mention for mentions in entities for mention in mentions)
+    return Reading(all_mentions, tuple(typed_entities), frozenset(triples))
 
 
-def predicted(predictor: Predictor, documents: list[Document]) -> list[set[tuple[int, str, int]]]:
+def predicted_triples(predictor: Predictor, documents: list[Document]) -> list[set[tuple[int, str, int]]]:
     """The triples that the model predicts for each document."""
-    entries = predictor.predict(documents).of_each_document()
-    return [{(entry["h_idx"], entry["r"], entry["t_idx"]) for entry in own} for own in entries]
+    entries_by_document = predictor.predict(documents).of_each_document()
+    return [{(entry["h_idx"], entry["r"], entry["t_idx"]) for entry in entries} for entries in entries_by_document]
 
 
 def readings_of(documents: Sequence[Document], way: str, predictor: Predictor) -> list[Reading]:
-    """What is found in documents in one of WAYS, by the run and the reader of text of `predictor`."""
+    """The output of `predictor`, its run and its reader of text, for documents in one of WAYS."""
     placed = [join_tokens(document["sents"]) for document in documents]
     texts = [
         Text(text, document["title"], document["title"]) for (text, _), document in zip(placed, documents, strict=True)
     ]
     if way == "gold entities":
         spans = [mention_spans(document, places) for document, (_, places) in zip(documents, placed, strict=True)]
-        given = [{key: value for key, value in document.items() if key != "labels"} for document in documents]
+        inputs = [{key: value for key, value in document.items() if key != "labels"} for document in documents]
     else:
         if way == "gold mentions":
-            given = [
+            inputs = [
                 document_of_found(text, Found(*gold_of(document)[1:]))
                 for text, document in zip(texts, documents, strict=True)
             ]
         else:
-            given = list(documents_of_texts(texts, predictor.choices.text_model))
+            inputs = list(documents_of_texts(texts, predictor.choices.text_model))
         spans = [
-            [[(one["start"], one["end"], one["type"]) for one in entity] for entity in document["vertexSet"]]
-            for document in given
+            [[(m["start"], m["end"], m["type"]) for m in mentions] for mentions in document["vertexSet"]]
+            for document in inputs
         ]
-    triples = predicted(predictor, given)
-    return [reading_of(text.text, own, found) for text, own, found in zip(texts, spans, triples, strict=True)]
+    triples = predicted_triples(predictor, inputs)
+    parts = zip(texts, spans, triples, strict=True)
+    return [reading_of(text.text, mentions, predicted) for text, mentions, predicted in parts]
 
 
 def gold_reading(document: Document) -> Reading:
-    """What a labelled document holds."""
+    """The gold annotation of a labelled document."""
     text, places = join_tokens(document["sents"])
     triples = {(label["h"], label["r"], label["t"]) for label in document.get("labels", ())}
     return reading_of(text, mention_spans(document, places), triples)
 
 
-def compare(found: Sequence[Reading], gold: Sequence[Reading]) -> dict[str, dict[str, float]]:
+def compare(predictions: Sequence[Reading], gold: Sequence[Reading]) -> dict[str, dict[str, float]]:
     """Precision, recall and F1 in percent over all documents, of
 
     mention span, mention typed    mentions at the same characters, and of the same type
@@ -95,34 +97,34 @@ def compare(found: Sequence[Reading], gold: Sequence[Reading]) -> dict[str, dict
     triple strict                  relation, and head and tail with exactly the gold mentions
     triple by name                 relation, and head and tail each with a name of the gold entity
     """
-    pairs = list(zip(found, gold, strict=True))
-    kinds: dict[str, Any] = {
-        "mention span": lambda one: {mention[:2] for mention in one.mentions},
-        "mention typed": lambda one: one.mentions,
-        "entity": lambda one: {entity.spans for entity in one.entities},
-        "entity typed": lambda one: {entity[:2] for entity in one.entities},
-        "triple strict": lambda one: {
-            (one.entities[head].spans, relation, one.entities[tail].spans) for head, relation, tail in one.triples
+    pairs = list(zip(predictions, gold, strict=True))
+    keys_of: dict[str, Any] = {
+        "mention span": lambda doc: {mention[:2] for mention in doc.mentions},
+        "mention typed": lambda doc: doc.mentions,
+        "entity": lambda doc: {entity.spans for entity in doc.entities},
+        "entity typed": lambda doc: {entity[:2] for entity in doc.entities},
+        "triple strict": lambda doc: {
+            (doc.entities[head].spans, relation, doc.entities[tail].spans) for head, relation, tail in doc.triples
         },
     }
     scores = {}
-    for name, keys in kinds.items():
-        own = [(keys(one), keys(true)) for one, true in pairs]
-        right = sum(len(one & true) for one, true in own)
-        scores[name] = rates(right, sum(len(one) for one, _ in own), right, sum(len(true) for _, true in own))
+    for name, keys in keys_of.items():
+        key_sets = [(keys(predicted), keys(labelled)) for predicted, labelled in pairs]
+        right = sum(len(ours & theirs) for ours, theirs in key_sets)
+        scores[name] = rates(right, sum(len(x) for x, _ in key_sets), right, sum(len(x) for _, x in key_sets))
     scores["b-cubed"] = b_cubed(pairs)
     scores["triple by name"] = rates(
-        sum(matched(one, true) for one, true in pairs),
-        sum(len(one.triples) for one, _ in pairs),
-        sum(matched(true, one) for one, true in pairs),
-        sum(len(true.triples) for _, true in pairs),
+        sum(matched(predicted, labelled) for predicted, labelled in pairs),
+        sum(len(predicted.triples) for predicted, _ in pairs),
+        sum(matched(labelled, predicted) for predicted, labelled in pairs),
+        sum(len(labelled.triples) for _, labelled in pairs),
     )
     return scores
 
 
-def rates(right: float, found: float, hit: float, gold: float) -> dict[str, float]:
-    """Precision, right of what was found, and recall, hit of what is gold, with F1, in percent."""
-    precision, recall = 100 * right / max(found, 1), 100 * hit / max(gold, 1)
+def rates(right: float, predicted: float, recalled: float, gold: float) -> dict[str, float]:
+    """Precision, right / predicted, recall, recalled / gold, and F1, in percent."""
+    precision, recall = 100 * right / max(predicted, 1), 100 * recalled / max(gold, 1)
     return {"precision": precision, "recall": recall, "f1": harmonic_mean(precision, recall)}
 
 
@@ -130,27 +132,28 @@ def b_cubed(pairs: Sequence[tuple[Reading, Reading]]) -> dict[str, float]:
     """B-cubed precision and recall; a mention that the other side does not have counts 0."""
     sums = [[0.0, 0] for _ in range(2)]
     for pair in pairs:
-        for side, (one, other) in enumerate((pair, pair[::-1])):
-            there = {span: entity.spans for entity in other.entities for span in entity.spans}
-            for entity in one.entities:
-                shared = sum(len(entity.spans & there.get(span, frozenset())) for span in entity.spans)
+        for side, (reading, other) in enumerate((pair, pair[::-1])):
+            spans_in_other = {span: entity.spans for entity in other.entities for span in entity.spans}
+            for entity in reading.entities:
+                shared = sum(len(entity.spans & spans_in_other.get(span, frozenset())) for span in entity.spans)
                 sums[side][0] += shared / len(entity.spans)
                 sums[side][1] += len(entity.spans)
-    (right, found), (hit, gold) = sums
-    return rates(right, found, hit, gold)
+    (right, predicted), (recalled, gold) = sums
+    return rates(right, predicted, recalled, gold)
 
 
-def matched(one: Reading, other: Reading) -> int:
-    """How many triples of one reading the other one has too, where entities are the same if they share a name."""
-    there: dict[str, list[tuple[int, int]]] = {}
+def matched(reading: Reading, other: Reading) -> int:
+    """How many triples of `reading` are in `other` too; entities are the same if they share a name."""
+    pairs_by_relation: dict[str, list[tuple[int, int]]] = {}
     for head, relation, tail in other.triples:
-        there.setdefault(relation, []).append((head, tail))
+        pairs_by_relation.setdefault(relation, []).append((head, tail))
 
-    def same(own: int, its: int) -> bool:
-        return bool(one.entities[own].names & other.entities[its].names)
+    def share_a_name(entity: int, other_entity: int) -> bool:
+        return bool(reading.entities[entity].names & other.entities[other_entity].names)
 
     return sum(
-        any(same(head, h) and same(tail, t) for h, t in there.get(relation, ())) for head, relation, tail in one.triples
+        any(share_a_name(head, h) and share_a_name(tail, t) for h, t in pairs_by_relation.get(relation, ()))
+        for head, relation, tail in reading.triples
     )
 
 

@@ -1,4 +1,4 @@
-"""What stands between a server and the network: who may ask, how much is read, and how a request is refused."""
+"""Protects the server from the network: who may send requests, how much is read, and how a request is refused."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LINGER = 2.0  # seconds for which what a refused request still sends is read and thrown away
-HEADERS = {  # of every answer: a page that asks for nothing elsewhere, is in no frame, and is kept nowhere
+LINGER = 2.0  # for so long the rest of a refused request is read and thrown away
+HEADERS = {  # of every answer: the page loads nothing from elsewhere, is in no frame, and is not stored
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -27,7 +27,7 @@ HEADERS = {  # of every answer: a page that asks for nothing elsewhere, is in no
 
 
 class Refused(Exception):
-    """A request that is not answered: the HTTP status, a line that says why, further headers."""
+    """A request is refused: the HTTP status, a message of one line, further headers."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -35,8 +35,8 @@ class Refused(Exception):
 
 
 class Refusal(JSONResponse):
-    """{error: the line}. A client that still sends gets LINGER seconds to stop: were the connection closed at once,
-    many would see a broken connection in place of the line."""
+    """The response {error: message}. A client that still sends gets LINGER seconds to stop: were the connection
+    closed at once, many clients would see a broken connection instead of the message."""
 
     def __init__(self, refused: Refused) -> None:
         super().__init__({"error": refused.message}, refused.status, refused.headers)
@@ -65,17 +65,17 @@ class Inbox:
         return message
 
     async def rest(self) -> None:
-        """Throw away what is left of the body."""
+        """Read the rest of the body and throw it away."""
         while not self.ended:
             await self()
 
 
 class Guard:
-    """An ASGI application around another: refuses requests under a foreign name or from a foreign page, and adds
+    """An ASGI application around another: refuses requests for a foreign host name or from a foreign page, and adds
     HEADERS to every answer.
 
-    A page of another site can make its own name lead to this server; then the browser gives that name as Host. It
-    cannot do so with an address in numbers.
+    Another site can make its own name resolve to this server (DNS rebinding); then the browser sends that name as Host.
+    It cannot do so with a numeric address.
     """
 
     def __init__(self, app: ASGIApp, host: str) -> None:
@@ -99,7 +99,7 @@ class Guard:
         await (Refusal(refused) if refused else self.app)(scope, inbox, with_headers)
 
     def refused(self, method: str, headers: Headers) -> Refused | None:
-        """Why a request is not answered, None where it is."""
+        """Why a request is not answered, None if it is."""
         host = headers.get("host", "").lower()
         if not self.is_own(host):
             return Refused(403, f"this server is not called {host[:100]!r}; use its address, or start it with --host")
@@ -109,7 +109,7 @@ class Guard:
         return Refused(403, f"a page of {origin[:100]!r} may not ask this server; open the server's own page")
 
     def is_own(self, host: str) -> bool:
-        """Whether a Host header is one of this server's names, or an address in numbers."""
+        """Whether a Host header is one of this server's names, or a numeric address."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
@@ -120,7 +120,7 @@ class Guard:
 
 
 def urlsplit_or_none(origin: str) -> str | None:
-    """The host and port of an Origin header, None where it has none."""
+    """The host and port of an Origin header, None if it has none."""
     try:
         return urlsplit(origin.lower()).netloc or None
     except ValueError:
@@ -128,7 +128,7 @@ def urlsplit_or_none(origin: str) -> str | None:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """A request's body. Raises Refused as soon as it is known to be longer than `limit` bytes."""
+    """A request's body. Raises Refused as soon as it exceeds `limit` bytes."""
     message = f"the request has more than {limit:,} bytes, which is the limit; split it"
     if int(request.headers.get("content-length", 0)) > limit:
         raise Refused(413, message)
@@ -142,8 +142,8 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def file_of_form(request: Request, body: bytes) -> bytes:
-    """The file, or else the text, of a multipart body; a body of any other kind as it is. Raises Refused where there is
-    not one of them."""
+    """The file, or else the text, of a multipart body; another body unchanged. Raises Refused if it cannot be
+    read, or has not exactly one part."""
     from starlette.formparsers import MultiPartException, MultiPartParser
 
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):

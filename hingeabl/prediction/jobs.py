@@ -12,7 +12,7 @@ Job = tuple[Callable[[], Any], "Future[Any]"]
 
 
 class Worker:
-    """The thread and the jobs that wait for it, in their order. Whoever submits them bounds how many there are."""
+    """The thread and its queue of jobs. The caller limits the length of the queue."""
 
     def __init__(self) -> None:
         self.waiting: deque[Job] = deque()
@@ -22,7 +22,7 @@ class Worker:
         self.thread.start()
 
     def submit(self, work: Callable[[], Any]) -> Future[Any]:
-        """Put a job behind those that wait; the future will hold what it returns or raises."""
+        """Append a job to the queue; the future will hold its result or exception."""
         future: Future[Any] = Future()
         with self.changed:
             self.waiting.append((work, future))
@@ -30,13 +30,13 @@ class Worker:
         return future
 
     def drop(self, future: Future[Any]) -> None:
-        """Forget a job that has not begun, and all that it holds; one that has begun goes on."""
+        """Remove a job that has not begun, and free its data; one that has begun goes on."""
         future.cancel()
         with self.changed:
             self.waiting = deque(job for job in self.waiting if job[1] is not future)
 
     def close(self, timeout: float) -> None:
-        """Forget what waits, and wait so many seconds for the job that has begun."""
+        """Empty the queue, and wait up to `timeout` seconds for the job that has begun."""
         with self.changed:
             self.closed = True
             for _, future in self.waiting:
@@ -60,8 +60,8 @@ def _do(work: Callable[[], Any], future: Future[Any]) -> None:
     if not future.set_running_or_notify_cancel():
         return
     try:
-        found = work()
+        result = work()
     except BaseException as error:  # whatever it is, the thread must go on
         future.set_exception(error)
     else:
-        future.set_result(found)
+        future.set_result(result)

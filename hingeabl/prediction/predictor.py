@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -36,7 +37,8 @@ REMEDY = (
 
 class Relation(NamedTuple):
     """A predicted relation: two entities, the relation's name between them, its name in rel2id, and its scores; margin
-    is score - threshold, above 0; confidence the probability that it is right, None where the run does not tell."""
+    is score - threshold, above 0; confidence the probability that it is right, None if the run has no confidence.json.
+    """
 
     head: Entity
     relation: str
@@ -53,8 +55,8 @@ class Relation(NamedTuple):
 
 
 def plain_document(text: str, text_model: str | None = None) -> Document:
-    """The document of a plain text, see documents_of_texts. Raises UserError for half a character, and for what is
-    plainly no text: the path of a file, or JSON."""
+    """The document of a plain text, see documents_of_texts. Raises UserError for half a character, and for an obvious
+    mistake: the path of a file, or JSON."""
     refuse_halves(text, "text")
     if len(text) < LONGEST_PATH and os.path.isfile(text):
         raise UserError(f"text {text!r}: is the path of a file; pass the file's content")
@@ -64,7 +66,7 @@ def plain_document(text: str, text_model: str | None = None) -> Document:
 
 
 def json_or_none(text: str) -> Any:
-    """The list or object that a JSON text holds, None where it is not JSON."""
+    """The list or object that a JSON text holds, None if it is not JSON."""
     try:
         return json.loads(text)
     except ValueError:
@@ -87,9 +89,8 @@ def relations_of(document: Document, entries: list[Entry]) -> list[Relation]:
 
 
 class Predictor:
-    """A run, ready to predict. Since `clear`, `documents` and `entities` count what it was given, `mentions` what is
-    doubtful there, `cut` the documents longer than max_seq_length with the mentions and entities lost,
-    `predictions` what it found."""
+    """A run, ready to predict. Its counts start at `clear`: `documents`, `entities` and `predictions`, `mentions` with
+    the doubtful ones, and `cut`, the documents longer than max_seq_length with the mentions and entities lost."""
 
     def __init__(
         self,
@@ -99,20 +100,20 @@ class Predictor:
         choices: Choices = DEFAULT,
     ) -> None:
         """`run` defaults to the model of this repository, `precision` and `test_batch_size` to the run's own, as in
-        train.py --load_path. Raises UserError for choices that the run has no file for."""
+        train.py --load_path. Raises UserError for `choices` that need a file which the run lacks."""
         choices.check()
         self.run = run = run or open_run(SHIPPED, pick_device(None))
         self.choices, self.loss = choices, replace(run.loss, shift=choices.shift)
         if choices.text_model is not None:
-            load_spacy(choices.text_model)  # a wrong name is told before any work
+            load_spacy(choices.text_model)  # a wrong name fails before any work
         self.confidence = read_confidence(run.folder)
         if choices.min_confidence and self.confidence is None:
             raise UserError(f"min_confidence: {run.folder} has no {CONFIDENCE}; {REMEDY}")
-        known = read_types(run.folder)
-        if choices.types == "learned" and known is None:
+        learned_types = read_types(run.folder)
+        if choices.types == "learned" and learned_types is None:
             raise UserError(f"types learned: {run.folder} has no {TYPES}; {REMEDY}")
-        wanted = choices.types or read_json(run.folder / "config.json").get("decision", {}).get("types", "any")
-        self.types = known if wanted == "learned" else None
+        types_option = choices.types or read_json(run.folder / "config.json").get("decision", {}).get("types", "any")
+        self.types = learned_types if types_option == "learned" else None
         self.relations = {index: relation for relation, index in run.rel2id.items()}
         self.names: dict[str, str] = read_json(RELATION_NAMES)
         self.device = next(run.model.parameters()).device
@@ -123,7 +124,7 @@ class Predictor:
         self.clear()
 
     def clear(self) -> None:
-        """Count from nothing again."""
+        """Set all counts to 0."""
         self.documents = self.entities = self.predictions = 0
         self.cut: Counter[str] = Counter()
         self.mentions = MentionCounts()
@@ -138,21 +139,21 @@ class Predictor:
         **choices: Any,
     ) -> Predictor:
         """The predictor of a finished run: its seed folder, or its name on the hub, owner/name[@revision]; by default
-        the model of this repository. `choices` are fields of Choices. Raises UserError where it cannot be loaded, and
-        for options that are none."""
-        wanted = Choices(**choices)
-        wanted.check()
+        the model of this repository. `choices` are fields of Choices. Raises UserError for invalid options, and if
+        the run cannot be loaded."""
+        options = Choices(**choices)
+        options.check()
         if precision not in PRECISIONS:
             raise UserError(f"precision {precision!r}: is none of {', '.join(map(repr, PRECISIONS))}; correct it")
         if test_batch_size is not None and test_batch_size < 1:
             raise UserError(f"test_batch_size {test_batch_size}: must be a whole number above 0; correct it")
-        return cls(open_run(name, pick_device(device)), precision, test_batch_size, wanted)
+        return cls(open_run(name, pick_device(device)), precision, test_batch_size, options)
 
     def __call__(self, text: str | Document) -> list[Relation]:
         """The relations of a plain text, whose entities are found too, or of a document in DocRED's schema.
 
-        Raises UserError where `text_model` cannot be loaded, for what is neither, for a document that breaks the
-        schema, and for scores that are not finite.
+        Raises UserError if `text_model` cannot be loaded, for an argument of another type, for a document that breaks
+        the schema, and for scores that are not finite.
         """
         if not isinstance(text, (str, dict)):
             raise UserError(
@@ -167,7 +168,7 @@ class Predictor:
         return plain_document(text, self.choices.text_model)
 
     def checked(self, document: Document, where: str) -> Document:
-        """The document without its labels. Raises UserError, opening with `where`, where it breaks the schema."""
+        """The document without its labels. Raises UserError, opening with `where`, if it breaks the schema."""
         check_document(document, where, labels=False)
         refuse_halves([document["title"], document["sents"]], where)
         if self.typed:
@@ -175,28 +176,28 @@ class Predictor:
         return {name: value for name, value in document.items() if name != "labels"}
 
     def predict(self, documents: list[Document], where: str = "documents") -> Predictions:
-        """Predictions of documents in DocRED's schema, see predict_group; warns on stderr of what is doubtful or lost,
-        opening with `where`. It counts from nothing. Raises UserError for a document that breaks the schema, and for
-        scores that are not finite."""
+        """Predictions of documents in DocRED's schema, see predict_group; sets all counts to 0 first, and prints the
+        warnings of `warn`. Raises UserError for a document that breaks the schema, and for scores that are not finite.
+        """
         if not isinstance(documents, list):
             raise UserError(f"{where}: are a {type(documents).__name__}; pass a list of documents in DocRED's schema")
         checked = [self.checked(document, f"{where}: document {number}") for number, document in enumerate(documents)]
         self.clear()
-        found = self.predict_group(checked)
+        predictions = self.predict_group(checked)
         self.warn(where)
-        return found
+        return predictions
 
     def predict_group(self, documents: list[Document]) -> Predictions:
-        """Predictions of checked documents without labels, which `warn` is called after.
+        """Predictions of checked documents without labels; the caller calls `warn` afterwards.
 
-        The entries {title, h_idx, t_idx, r, relation, score, threshold, margin}, with `evidence` and `confidence` where
-        the run tells them, are in the documents' order: `relation` is r's name, or r where it has none; margin is
+        The entries {title, h_idx, t_idx, r, relation, score, threshold, margin}, with `evidence` and `confidence` if
+        the run predicts them, are in the documents' order: `relation` is r's name, or r if it has none; margin is
         score - threshold, above 0. Raises UserError for scores that are not finite.
         """
         settings = self.run.settings
         near = self.choices.max_distance
         features = featurize(
-            documents if near is None else [own | {"pairs": near_pairs(own, near)} for own in documents],
+            documents if near is None else [document | {"pairs": near_pairs(document, near)} for document in documents],
             self.run.tokenizer,
             self.run.rel2id,
             self.max_seq_length,
@@ -210,7 +211,7 @@ class Predictor:
         self.entities += sum(len(document["vertexSet"]) for document in documents)
         for lost in check_cuts("", features, self.max_seq_length):
             self.cut.update(documents=lost["count"], mentions=lost["mentions"], entities=lost["entities"])
-        found = predict(
+        predictions = predict(
             self.run.model,
             features,
             self.loss,
@@ -224,22 +225,23 @@ class Predictor:
         )
         kept = [
             [named for entry in entries if (named := self.named(entry, document))]
-            for document, entries in zip(documents, found.of_each_document(), strict=True)
+            for document, entries in zip(documents, predictions.of_each_document(), strict=True)
         ]
-        found = found._replace(entries=[entry for own in kept for entry in own], counts=tuple(map(len, kept)))
-        self.predictions += len(found.entries)
-        return found
+        flat = list(itertools.chain.from_iterable(kept))
+        predictions = predictions._replace(entries=flat, counts=tuple(map(len, kept)))
+        self.predictions += len(predictions.entries)
+        return predictions
 
     def leave_out_pairs(self, feature: Feature) -> None:
-        """Score no pair whose entities attend to no token in common, in a document longer than those of the training.
-        Its context is 0, which no training pair had."""
+        """In a document longer than those of the training, drop the pairs whose entities attend to no common token:
+        their context is 0, which no training pair had."""
         length = len(feature["input_ids"])
         if length > self.run.settings.max_seq_length:
             windows = cut(0, length, *max_window(self.run.model.model))
-            feature["hts"] = met_pairs(feature, [(own.start, own.stop) for own in windows])
+            feature["hts"] = met_pairs(feature, [(window.start, window.stop) for window in windows])
 
     def warn(self, where: str) -> None:
-        """Say on stderr, opening with `where`, what was doubtful, and what was lost of documents that were cut."""
+        """Warn on stderr of doubtful mentions and of what cut documents lost; each line opens with `where`."""
         self.mentions.warn(where)
         if self.cut:
             print(
@@ -251,8 +253,8 @@ class Predictor:
             )
 
     def named(self, entry: dict[str, Any], document: Document) -> Entry | None:
-        """The prediction with its relation's name, after the relation, and its confidence; None where it is not
-        wanted."""
+        """The prediction with its relation's name, after the relation, and its confidence; None if `choices` exclude
+        it."""
         if self.types is not None and not fits(self.types, document, entry):
             return None
         scores = {field: entry.pop(field) for field in ("score", "threshold", "margin")}

@@ -1,7 +1,7 @@
 """A page and an API that answer texts and files of documents with the predictions of a run.
 
-One thread has the model (see jobs.py). A request takes one of a few places before its body is read, so that memory
-holds no more bodies than there are places; who finds none is told at once.
+One thread has the model (see jobs.py). A request takes one of a few slots before its body is read, so that memory holds
+no more bodies than there are slots; if none is free, the request is refused at once.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ WEB = Path(__file__).parent / "web"
 KINDS = {"css": "text/css", "js": "text/javascript"}
 GIVEN = [ending for ending in FORMS if not ending.endswith(".gz")]
 PARAMETERS = ("form", "format")
-LOOK = 0.25  # seconds between looks whether a waiting client is still there
-FAREWELL = 5.0  # seconds that a job which has begun gets when the server ends
+LOOK = 0.25  # between two checks whether a waiting client is still connected
+FAREWELL = 5.0  # for a job that has begun when the server ends
 MOST_WARNINGS = 8  # in the header of a file
 
 
 class Service:
-    """The requests of one server: the places that they take, and the thread that answers them."""
+    """The requests of one server: the slots that they take, and the thread that answers them."""
 
     def __init__(self, predictor: Predictor, limits: Limits) -> None:
         self.predictor, self.limits = predictor, limits
         self.worker = Worker()
-        self.taken = 0  # places, of max_waiting + 1
+        self.taken = 0  # slots, of max_waiting + 1
 
     async def respond(self, request: Request) -> Response:
-        """The response to a POST: an answer, or why there is none."""
+        """The response to a POST: an answer, or an error."""
         if self.taken > self.limits.max_waiting:
             message = f"busy: {self.limits.max_waiting:,} other requests are waiting; try again in a few seconds"
             return Refusal(Refused(503, message, {"Retry-After": "5"}))
@@ -74,19 +74,19 @@ class Service:
             self.taken -= 1
 
     async def _respond(self, request: Request) -> Response:
-        form, kind = asked_form(request), request.query_params.get("format")
+        extension, file_format = asked_form(request), request.query_params.get("format")
         body = await file_of_form(request, await read_body(request, self.limits.max_bytes))
-        found = await self.done(request, partial(answer, self.predictor, body, kind, form, self.limits))
-        if not form:
-            return Response(found.content, media_type="application/json")
+        answered = await self.done(request, partial(answer, self.predictor, body, file_format, extension, self.limits))
+        if not extension:
+            return Response(answered.content, media_type="application/json")
         headers = {
-            "Content-Disposition": f'attachment; filename="predictions{form}"',
-            "X-Warnings": json.dumps([warning[:500] for warning in found.warnings[:MOST_WARNINGS]]),
+            "Content-Disposition": f'attachment; filename="predictions{extension}"',
+            "X-Warnings": json.dumps([warning[:500] for warning in answered.warnings[:MOST_WARNINGS]]),
         }
-        return Response(found.content, headers=headers, media_type="application/octet-stream")
+        return Response(answered.content, headers=headers, media_type="application/octet-stream")
 
     async def done(self, request: Request, work: partial[Answer]) -> Answer:
-        """What the thread makes of a job, which is forgotten if nobody waits for it any more."""
+        """The thread's result for a job, which is dropped if the client disconnects."""
         future = self.worker.submit(work)
         waited = asyncio.wrap_future(future)
         try:
@@ -101,8 +101,8 @@ class Service:
 
 
 def asked_form(request: Request) -> str | None:
-    """The ending of the file that a request asks for, None for JSON with the documents. Raises Refused for what is no
-    form, and for parameters that are unknown or there twice, UserError where a package that it needs is missing."""
+    """The extension of the file that a request asks for, None for JSON with the documents. Raises Refused for an
+    unknown form, and for parameters that are unknown or repeated, UserError if a package for that form is missing."""
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
         if name not in PARAMETERS or names.count(name) > 1:
@@ -113,32 +113,32 @@ def asked_form(request: Request) -> str | None:
         return None
     ending = f".{form.lower()}"
     if ending not in GIVEN:
-        forms = ", ".join(known.removeprefix(".") for known in GIVEN)
+        forms = ", ".join(extension.removeprefix(".") for extension in GIVEN)
         raise Refused(400, f"form={form[:40]}: is none of {forms}")
     FORMS[ending].need()
     return ending
 
 
 def offered_forms() -> list[str]:
-    """The forms whose packages are here, without the dot."""
-    found = []
+    """The forms whose packages are installed, without the dot."""
+    offered = []
     for form in GIVEN:
         with contextlib.suppress(UserError):
             FORMS[form].need()
-            found.append(form.removeprefix("."))
-    return found
+            offered.append(form.removeprefix("."))
+    return offered
 
 
 def about_model(folder: Path) -> str:
-    """A sentence on the model of a run's folder: its training file and its own scores; and one more where it knows
-    nothing but the sample corpus."""
+    """A sentence on the model of a run's folder: its training file and its scores; and a second one if it was trained
+    on the sample corpus."""
     config = read_json(folder / "config.json")
     scores = read_json(folder / "scores.json") if (folder / "scores.json").exists() else {}
     data, settings = config.get("data", {}), config["settings"]
     names = {split: Path(settings[f"{split}_file"]).name for split in ("train", "dev", "test")}
-    found = [f"{split} F1 {100 * scores[split]['f1']:.2f} ({names[split]})" for split in names if scores.get(split)]
+    f1 = [f"{split} F1 {100 * scores[split]['f1']:.2f} ({names[split]})" for split in names if scores.get(split)]
     encoder = Path(settings["model_name_or_path"]).name
-    text = f"{config['loss']['name']} on {encoder}, trained on {names['train']}; {', '.join(found) or 'no scores'}."
+    text = f"{config['loss']['name']} on {encoder}, trained on {names['train']}; {', '.join(f1) or 'no scores'}."
     if data.get("train") == SAMPLE["train"]:
         text += " A toy: it knows a generated sample of invented stories alone, and errs on any other text."
     return text
@@ -149,12 +149,12 @@ def about_reader(text_model: str | None) -> str:
     if text_model is not None:
         return f"spaCy's pipeline {text_model} finds the entities of a plain text."
     scores = read_json(MODEL / "training.json")["scores"]["test"]
-    found = f"F1 of mentions on Re-DocRED's test: {scores['span_f1']:.1f}, with type {scores['typed_f1']:.1f}"
-    return f"{MODEL.name} finds the entities of a plain text ({found})."
+    score_text = f"F1 of mentions on Re-DocRED's test: {scores['span_f1']:.1f}, with type {scores['typed_f1']:.1f}"
+    return f"{MODEL.name} finds the entities of a plain text ({score_text})."
 
 
 def page_of(predictor: Predictor, limits: Limits) -> str:
-    """The page, with what it is about: the run, the limits, the forms."""
+    """The page, with the data that it shows: the run, the limits, the forms."""
     run = "/".join(predictor.run.folder.resolve().parts[-2:])
     if predictor.run.unfinished:
         run = f"{run} is not finished ({predictor.run.unfinished})"
@@ -169,20 +169,20 @@ def page_of(predictor: Predictor, limits: Limits) -> str:
 
 
 def always(response: Response) -> Callable[[], Awaitable[Response]]:
-    """An endpoint that always gives this response."""
+    """An endpoint that returns this response each time."""
 
-    async def given() -> Response:
+    async def endpoint() -> Response:
         return response
 
-    return given
+    return endpoint
 
 
 def make_app(predictor: Predictor, limits: Limits, host: str = "127.0.0.1") -> FastAPI:
     """The application: GET / is the page, POST /api/predict answers a text or a file.
 
-    `?form=` asks for a file of one of FORMS, `?format=` tells the format, which is else recognised. `host` is the name
-    or address that it is served under, beside this machine's own. What a request names is never opened. Its thread
-    ends with the application's lifespan.
+    `?form=` asks for a file of one of FORMS, `?format=` gives the input's format, which is otherwise recognised. `host`
+    is the name or address that it is served under, besides this machine's own. Files and addresses that a request names
+    are never opened. Its thread ends with the application's lifespan.
     """
     service = Service(predictor, limits)
 
@@ -196,13 +196,13 @@ def make_app(predictor: Predictor, limits: Limits, host: str = "127.0.0.1") -> F
     app.state.service = service
     app.add_api_route("/api/predict", service.respond, methods=["POST"], response_model=None)
     contents = {"/": (page_of(predictor, limits), "text/html")}
-    for kind, media_type in KINDS.items():
-        contents[f"/serve.{kind}"] = ((WEB / f"serve.{kind}").read_text(encoding="utf-8"), media_type)
+    for extension, media_type in KINDS.items():
+        contents[f"/serve.{extension}"] = ((WEB / f"serve.{extension}").read_text(encoding="utf-8"), media_type)
     for path, (content, media_type) in contents.items():
         app.add_api_route(path, always(Response(content, media_type=media_type)), response_model=None)
 
     @app.exception_handler(HTTPException)
-    async def told(request: Request, error: HTTPException) -> JSONResponse:
+    async def as_error(request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
     return app

@@ -25,7 +25,7 @@ from hingeabl.writers.writer import Entity
 FOUND = "hingeabl"  # under this name a document keeps its relations as plain lists, which spaCy can store
 
 
-DEFAULTS = {name: value for name, value in DEFAULT._asdict().items() if name != "text_model"}  # which is the pipeline
+DEFAULTS = {name: value for name, value in DEFAULT._asdict().items() if name != "text_model"}  # it is this pipeline
 
 
 @Language.factory("hingeabl", default_config={"run": None, "device": None, **DEFAULTS})
@@ -41,7 +41,7 @@ def make_component(
     max_distance: int | None,
 ) -> Component:
     """The component of the finished run `run` (default: the model of this repository), on `device` (default: CUDA where
-    there is one); the others are fields of Choices. Raises UserError where the run cannot be loaded."""
+    there is one); the others are fields of Choices. Raises UserError if the run cannot be loaded."""
     choices = Choices(min_confidence, types, shift, max_seq_length, max_distance)
     return Component(Predictor.from_run(SHIPPED if run is None else run, device, **choices._asdict()))
 
@@ -61,19 +61,19 @@ class Component:
         """Documents with their relations, scored `batch_size` at a time."""
         for docs in minibatch(stream, batch_size):
             documents = [document_of_doc(doc, MadeTitle("text")) for doc in docs]
-            found = self.predictor.predict(documents).of_each_document()
-            for doc, document, entries in zip(docs, documents, found, strict=True):
+            predictions = self.predictor.predict(documents).of_each_document()
+            for doc, document, entries in zip(docs, documents, predictions, strict=True):
                 doc.user_data[FOUND] = [list(relation) for relation in relations_of(document, entries)]
                 yield doc
 
 
 def stored_relations(doc: Doc) -> list[Relation]:
     """The relations that a document keeps."""
-    found = doc.user_data.get(FOUND, [])
-    return [Relation(entity(head), name, entity(tail), *scores) for head, name, tail, *scores in found]
+    relations = doc.user_data.get(FOUND, [])
+    return [Relation(entity(head), name, entity(tail), *scores) for head, name, tail, *scores in relations]
 
 
 def entity(stored: Sequence[Any]) -> Entity:
-    """An entity of its stored fields, in which lists may have become tuples."""
+    """An entity from its stored fields, in which lists may have become tuples."""
     *fields, mentions, types = stored
     return Entity._make([*fields, list(mentions), list(types)])

@@ -1,4 +1,4 @@
-"""How probable predictions are by their margin, and what another threshold gives: fitted to dev, told of test."""
+"""How probable predictions are by their margin, and what another threshold gives: fitted to dev, reported on test."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def margins_of(run: Run, split: str) -> tuple[np.ndarray, np.ndarray, int]:
 def calibration_of(run: Run) -> dict[str, Any]:
     """Of a run's folder:
 
-    shift, dev_f1_shifted     the number, 0 or more, whose addition to the threshold gives the highest F1 on dev, and it
-    precision_shifted, recall_shifted, f1_shifted  with it on test
+    shift, dev_f1_shifted     0 or more: added to the threshold, it gives the highest F1 on dev; and that F1
+    precision_shifted, recall_shifted, f1_shifted  on test, with that shift
     ece                       fitted.calibration_error on test of the confidence that is fitted to dev
     bins                      on test, of each tenth of confidence: [predictions, their mean confidence, right ones]
 
-    {} where dev or test has no labels or no stored scores of pairs, or nothing is predicted. Raises UserError where a
-    file is broken or the documents are not there.
+    {} if dev or test has no labels or no stored scores of pairs, or nothing is predicted. Raises UserError if a file is
+    broken or the documents are missing.
     """
     stored = {split: run.folder / f"pair_scores_{split}.safetensors" for split in ("dev", "test")}
     if not all(run.scores[split] and path.exists() for split, path in stored.items()):
@@ -48,7 +48,7 @@ def calibration_of(run: Run) -> dict[str, Any]:
     margins, right, gold = margins_of(run, "test")
     kept = right[margins > shift]
     confidence = np.array([fitted.of(margin) for margin in margins])
-    place = bin_of(confidence)
+    bins = bin_of(confidence)
     return {
         "shift": shift,
         "dev_f1_shifted": dev_f1,
@@ -57,27 +57,29 @@ def calibration_of(run: Run) -> dict[str, Any]:
         "f1_shifted": 2 * int(kept.sum()) / max(len(kept) + gold, 1),
         "ece": calibration_error(confidence, right),
         "bins": [
-            [int(own.sum()), float(confidence[own].mean()) if own.any() else 0.0, int(right[own].sum())]
-            for own in (place == number for number in range(BINS))
+            [int(in_bin.sum()), float(confidence[in_bin].mean()) if in_bin.any() else 0.0, int(right[in_bin].sum())]
+            for in_bin in (bins == number for number in range(BINS))
         ],
     }
 
 
 def with_calibration(run: Run) -> Run:
     """The run, with its calibration, also among its test scores. Raises UserError as calibration_of does."""
-    found = run.calibration or (calibration_of(run) if run.test_documents is None else {})
-    scores = {name: found[name] for name in CALIBRATION if name in found}
-    return replace(run, calibration=found, scores={**run.scores, "test": {**run.scores["test"], **scores}})
+    calibration = run.calibration or (calibration_of(run) if run.test_documents is None else {})
+    scores = {name: calibration[name] for name in CALIBRATION if name in calibration}
+    return replace(run, calibration=calibration, scores={**run.scores, "test": {**run.scores["test"], **scores}})
 
 
 def figure_reliability(runs: list[Run]) -> Figure:
-    """How many of the predictions of each confidence are right, on test. Raises UserError where no run tells."""
-    known = [own for own in map(with_calibration, runs) if own.calibration]
-    if not known:
+    """How many of the predictions of each confidence are right, on test. Raises UserError if no run has a
+    calibration."""
+    registered = [run for run in runs if run.loss in loss_names()]
+    calibrated = [run for run in map(with_calibration, registered) if run.calibration]
+    if not calibrated:
         raise UserError("figure reliability: no run has a calibration; pass folders of finished runs, or their records")
     figure, [[axes]] = new_figure(4.6, 4.2)
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.9)
-    for run in sorted(known, key=lambda run: (loss_names().index(run.loss), run.seed)):
+    for run in sorted(calibrated, key=lambda run: (loss_names().index(run.loss), run.seed)):
         bins = [(confidence, right / count) for count, confidence, right in run.calibration["bins"] if count]
         label = f"{loss_title(run.loss)}, seed {run.seed}: ECE {run.calibration['ece']:.3f}"
         axes.plot(*zip(*bins, strict=True), **loss_style(run.loss) | {"label": label, "linestyle": "-"})

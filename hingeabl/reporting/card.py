@@ -107,8 +107,8 @@ def score_table(run: Run, seeds: list[Run]) -> str:
     text = f"In percent, of the best epoch by dev F1 (epoch {shown(run.scores.get('best_epoch'))})."
     heads = ["split", "score", f"seed {run.seed}"]
     if len(seeds) > 1:
-        numbers = ", ".join(map(str, sorted(seed.seed for seed in seeds)))
-        text += f" Mean and sample standard deviation are over the seeds {numbers}."
+        seed_numbers = ", ".join(map(str, sorted(seed.seed for seed in seeds)))
+        text += f" Mean and sample standard deviation are over the seeds {seed_numbers}."
         heads.append("mean ± standard deviation")
     else:
         text += " They are of one seed alone, so nothing is known of their spread."
@@ -120,9 +120,9 @@ def score_table(run: Run, seeds: list[Run]) -> str:
                 values = [100 * seed.scores[split][key] for seed in seeds]
                 row.append(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}")
             rows.append(row)
-    found = {title: run.scores["test"][key] for key, title in MORE_SCORES.items() if key in run.scores["test"]}
-    more = ", ".join(f"{title} {100 * score:.2f}" for title, score in found.items())
-    return f"{text}\n\n{table(heads, rows)}" + (f"\n\nOn test, this seed: {more}." if more else "")
+    more_scores = {title: run.scores["test"][key] for key, title in MORE_SCORES.items() if key in run.scores["test"]}
+    more_text = ", ".join(f"{title} {100 * score:.2f}" for title, score in more_scores.items())
+    return f"{text}\n\n{table(heads, rows)}" + (f"\n\nOn test, this seed: {more_text}." if more_text else "")
 
 
 def confidence_text(confidence: dict[str, Any]) -> str:
@@ -162,7 +162,7 @@ python train.py --load_path {name} --data_dir FOLDER --train_file TRAIN --dev_fi
 ```
 
 ```python
-from hingeabl.core.predict import Predictor
+from hingeabl.prediction.predictor import Predictor
 
 model = Predictor.from_run("{name}")
 ```

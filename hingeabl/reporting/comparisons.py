@@ -29,7 +29,7 @@ class Difference(NamedTuple):
     first: str
     second: str
     seeds: tuple[list[int], list[int]]
-    found: Comparison
+    comparison: Comparison
     p: float
 
 
@@ -44,22 +44,22 @@ def compare_groups(number: int | str, groups: Groups) -> tuple[list[Difference],
     if not pairs:
         return [], []
     for run in itertools.chain.from_iterable(groups.values()):
-        path, there = data_file(run, "test")
-        if run.test_documents is None and not there:
+        path, is_present = data_file(run, "test")
+        if run.test_documents is None and not is_present:
             return [], [f"differences not tested: {path}, the runs' test file, is not there or has changed"]
     chosen = [shared_seeds(groups[first], groups[second]) for first, second in pairs]
-    found = [compare(counts_of(first), counts_of(second)) for first, second in chosen]
+    comparisons = [compare(counts_of(first), counts_of(second)) for first, second in chosen]
     spread = spread_of_seeds(map(counts_of, groups.values()))
     if spread:
-        found = [
+        comparisons = [
             comparison if comparison.seed_noise else with_seed_noise(comparison, spread, (len(first), len(second)))
-            for comparison, (first, second) in zip(found, chosen, strict=True)
+            for comparison, (first, second) in zip(comparisons, chosen, strict=True)
         ]
-    corrected = holm([comparison.p_value for comparison in found])
+    corrected = holm([comparison.p_value for comparison in comparisons])
     seeds = [([run.seed for run in first], [run.seed for run in second]) for first, second in chosen]
     results = [
         Difference(first, second, of_both, comparison, p)
-        for (first, second), of_both, comparison, p in zip(pairs, seeds, found, corrected, strict=True)
+        for (first, second), of_both, comparison, p in zip(pairs, seeds, comparisons, corrected, strict=True)
     ]
     return results, notes_on(results, spread, [name for name, runs in groups.items() if len(runs) > 1])
 

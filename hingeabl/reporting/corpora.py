@@ -1,4 +1,4 @@
-"""Which documents runs are made of, by their files' checksums: the paper's figures stand beside Re-DocRED's alone."""
+"""Which documents runs use, by their files' checksums: the paper's figures are shown beside Re-DocRED's only."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from hingeabl.reporting.records import SPLITS, Run, data_file
 
 
 class Corpus(NamedTuple):
-    """Documents that the paper's figures may stand beside: a few words on them, and in which way they are not the
-    paper's ("" where they are)."""
+    """Documents beside which the paper's figures are shown: their name, and a note on how they differ from the paper's
+    ("" if they do not)."""
 
     name: str
     note: str = ""
 
 
 def corpus_of(run: Run) -> Corpus | None:
-    """The run's documents where they are Re-DocRED's, or those of one of the studies here, else None."""
-    found = {split: run.config["data"][split] for split in SPLITS}
-    if found == DOCUMENTS_992:
+    """The run's documents if they are Re-DocRED's, or those of one of the studies here, else None."""
+    checksums = {split: run.config["data"][split] for split in SPLITS}
+    if checksums == DOCUMENTS_992:
         return Corpus(
             "992 training documents of Re-DocRED",
             "Not the paper's data: trained on 992 of its 3,053 training documents; dev and test are Re-DocRED's.",
         )
-    if found == DOCUMENTS_400:
+    if checksums == DOCUMENTS_400:
         return Corpus(
             "400 training documents of Re-DocRED",
             "Not the paper's data: 400 documents of Re-DocRED's dev split to train, 100 others of it as dev; test is "
             "Re-DocRED's.",
         )
-    if any(found[split] != REDOCRED[split] for split in ("dev", "test")):
+    if any(checksums[split] != REDOCRED[split] for split in ("dev", "test")):
         return None
-    path, there = data_file(run, "train")
-    if not there:
+    path, is_present = data_file(run, "train")
+    if not is_present:
         return Corpus(
             f"Re-DocRED, trained on {Path(path).name}",
             f"{path}, the training file, is not there or has changed, so whether it is Re-DocRED's is not known.",

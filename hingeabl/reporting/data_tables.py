@@ -16,14 +16,14 @@ from hingeabl.reporting.records import SPLITS
 from hingeabl.reporting.tables import PAPER, Cell, Figure, Row, Table
 
 DATA_FIGURES = {  # row of tables 5 and 6: its name, the digits the paper prints, and how it follows from the statistics
-    "documents": ("# Documents", 0, lambda found: found["documents"]),
-    "relations": ("# Relations", 0, lambda found: found["relations seen"]),
-    "words": ("Avg. # Words", 1, lambda found: found["words / doc"]),
-    "entities": ("Avg. # Entities", 1, lambda found: found["entities / doc"]),
-    "pairs": ("Avg. # Entity Pairs", 1, lambda found: found["ordered pairs"] / max(found["documents"], 1)),
-    "na": ("NA %", 0, lambda found: found["NA %"]),
-    "triples": ("Avg. # Triples", 1, lambda found: found["triples / doc"]),
-    "sentences": ("Avg. # Sentences", 1, lambda found: found["sentences / doc"]),
+    "documents": ("# Documents", 0, lambda stats: stats["documents"]),
+    "relations": ("# Relations", 0, lambda stats: stats["relations seen"]),
+    "words": ("Avg. # Words", 1, lambda stats: stats["words / doc"]),
+    "entities": ("Avg. # Entities", 1, lambda stats: stats["entities / doc"]),
+    "pairs": ("Avg. # Entity Pairs", 1, lambda stats: stats["ordered pairs"] / max(stats["documents"], 1)),
+    "na": ("NA %", 0, lambda stats: stats["NA %"]),
+    "triples": ("Avg. # Triples", 1, lambda stats: stats["triples / doc"]),
+    "sentences": ("Avg. # Sentences", 1, lambda stats: stats["sentences / doc"]),
 }
 
 
@@ -35,28 +35,28 @@ def table_of_data(number: int, paths: list[str]) -> Table:
     """
     paper = read_json(PAPER)["tables"][str(number)]
     keys = list(next(iter(paper["columns"].values())))
-    figures = tuple(Figure(key, DATA_FIGURES[key][0], DATA_FIGURES[key][1], None, DATA_FIGURES[key][2]) for key in keys)
+    columns = tuple(Figure(key, DATA_FIGURES[key][0], DATA_FIGURES[key][1], None, DATA_FIGURES[key][2]) for key in keys)
     documents = {Path(path).name: load_documents(path) for path in paths}
     if len(documents) < len(paths):
         raise UserError(f"table {number}: two files have the same name; pass files of different names")
     splits = []
-    for path, found in zip(paths, documents.values(), strict=True):
-        refuse_empty(path, found)
+    for path, contents in zip(paths, documents.values(), strict=True):
+        refuse_empty(path, contents)
         splits.append(official_split(path))
     rows = [
-        data_row(name, found, figures, paper["columns"].get(split, {}))
-        for (name, found), split in zip(documents.items(), splits, strict=True)
+        data_row(name, contents, columns, paper["columns"].get(split, {}))
+        for (name, contents), split in zip(documents.items(), splits, strict=True)
     ]
-    whole = sorted(splits) == sorted(SPLITS)
+    is_redocred = sorted(splits) == sorted(SPLITS)
     if number == 5:
-        together = list(itertools.chain.from_iterable(documents.values()))
-        rows.append(data_row("all of these", together, figures, paper["columns"]["all"] if whole else {}))
-    title = paper["title"] if whole else "Statistics of data files"
-    shown = any(cell.paper is not None for row in rows for cell in row.cells.values())
-    return Table(number, title, ", ".join(documents), figures, rows, [], [], "paper" if shown else "")
+        all_documents = list(itertools.chain.from_iterable(documents.values()))
+        rows.append(data_row("all of these", all_documents, columns, paper["columns"]["all"] if is_redocred else {}))
+    title = paper["title"] if is_redocred else "Statistics of data files"
+    has_paper_values = any(cell.paper is not None for row in rows for cell in row.cells.values())
+    return Table(number, title, ", ".join(documents), columns, rows, [], [], "paper" if has_paper_values else "")
 
 
-def data_row(name: str, documents: list[Any], figures: tuple[Figure, ...], paper: dict[str, float]) -> Row:
+def data_row(name: str, documents: list[Any], columns: tuple[Figure, ...], paper: dict[str, float]) -> Row:
     """Statistics of documents as a row."""
-    found = data_statistics(documents)
-    return Row(name, [], {figure.key: Cell(figure.value(found), None, paper.get(figure.key)) for figure in figures})
+    stats = data_statistics(documents)
+    return Row(name, [], {column.key: Cell(column.value(stats), None, paper.get(column.key)) for column in columns})

@@ -68,8 +68,8 @@ def drawable() -> frozenset[int]:
 
 
 def plain(text: str, longest: int) -> str:
-    """Text of a document for a figure: on one line, at most `longest` characters, "□" for what the font lacks, and "$"
-    escaped, which else opens a formula."""
+    """Text of a document for a figure: on one line, at most `longest` characters, "□" for characters that the font
+    lacks, and "$" escaped, since it would start a formula."""
     text = " ".join(text.split())
     if len(text) > longest:
         text = text[: longest - 1].rstrip() + "…"
@@ -78,10 +78,10 @@ def plain(text: str, longest: int) -> str:
 
 @styled
 def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
-    """Write figure_<name>.png and .pdf into a folder, made where it is not there: both whole or not at all, and the
-    same bytes each time. Returns their paths. Raises UserError where that fails."""
+    """Write figure_<name>.png and .pdf into a folder, which is made if needed: both whole or not at all, and the same
+    bytes each time. Returns their paths. Raises UserError if that fails."""
     folder = make_folder(folder)
-    paths = [folder / f"figure_{name}.{kind}" for kind in ("png", "pdf")]
+    paths = [folder / f"figure_{name}.{extension}" for extension in ("png", "pdf")]
     with whole_file(paths[0], "wb") as png, whole_file(paths[1], "wb") as pdf:
         figure.savefig(png, format="png", dpi=200)
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})

@@ -27,7 +27,7 @@ from hingeabl.reporting.length_figure import figure_length, name_seeds
 from hingeabl.reporting.loss_figures import figure_3, figure_4, figure_losses
 from hingeabl.reporting.names import loss_title, model_title
 from hingeabl.reporting.page import name_and_type
-from hingeabl.reporting.pairs import Pairs, read_pairs
+from hingeabl.reporting.pairs import Pairs, read_pairs, rows_by_pair
 from hingeabl.reporting.records import LOOKED, Run, dev_scores, file_of, gold_of, same_experiment
 from hingeabl.reporting.tables import PAPER, WRONG, pattern_share
 
@@ -40,14 +40,14 @@ BINS = (0, 1, 10, 30, 100, 300, 1000, 3000)  # training triples of a relation: w
 def by_loss(name: str, runs: list[Run]) -> dict[str, list[Run]]:
     """The runs of each loss, by seed, in the order of losses.py. Raises UserError, opening with the figure's name,
     where there are none or they cannot be compared."""
-    known = [run for run in runs if run.loss in loss_names()]
-    if not known:
+    registered = [run for run in runs if run.loss in loss_names()]
+    if not registered:
         raise UserError(f"figure {name}: needs finished runs; pass the --output_dir of train.py, or a folder of such")
-    backbones = sorted({run.backbone for run in known})
+    backbones = sorted({run.backbone for run in registered})
     if len(backbones) > 1:
         raise UserError(f"figure {name}: the runs are of {' and '.join(backbones)}; pass those of one backbone")
-    same_experiment(known)
-    order = sorted(known, key=lambda run: (loss_names().index(run.loss), run.seed))
+    same_experiment(registered)
+    order = sorted(registered, key=lambda run: (loss_names().index(run.loss), run.seed))
     return {loss: list(group) for loss, group in itertools.groupby(order, key=lambda run: run.loss)}
 
 
@@ -63,7 +63,7 @@ def describe(groups: dict[str, list[Run]], of_several: str) -> str:
 
 
 def with_seeds(loss: str, runs: list[Run]) -> str:
-    """A loss's name for a legend with the seeds that stand behind it."""
+    """A loss's name and its seeds, for a legend."""
     return f"{loss_title(loss)}, {name_seeds(runs)}"
 
 
@@ -75,7 +75,7 @@ def figure_1(runs: list[Run], pair: tuple[str, int, int] | None = None, split: s
     hingeabl; each with the lowest seed that both have, else its lowest. `pair` (title, head, tail) chooses the pair.
     Without it: of the pairs that are FN_CRK before and right after (of all that are FN_CRK before where there are
     none), those with the most gold relations, and of them the one whose lowest gold score before exceeds the others
-    most. Raises UserError where there are no such runs or no such pair.
+    most. Raises UserError if there are no such runs or no such pair.
     """
     before, after = before_and_after(by_loss("1", runs))
     sides = read_pairs(before, split), read_pairs(after, split)
@@ -95,7 +95,7 @@ def figure_1(runs: list[Run], pair: tuple[str, int, int] | None = None, split: s
 
 
 def before_and_after(groups: dict[str, list[Run]]) -> tuple[Run, Run]:
-    """The two runs of Figure 1. Raises UserError where one is missing."""
+    """The two runs of Figure 1. Raises UserError if one is missing."""
     after = next((loss for loss in ("hingeabl_released", "hingeabl") if loss in groups), None)
     before = "atl" if "atl" in groups else next((loss for loss in groups if loss != after), None)
     if before is None or after is None:
@@ -108,21 +108,16 @@ def before_and_after(groups: dict[str, list[Run]]) -> tuple[Run, Run]:
     return first, second
 
 
-def rows_by_pair(pairs: Pairs) -> dict[tuple[int, ...], int]:
-    """(place of the document, head, tail) -> row in Pairs."""
-    keys = zip(pairs.document.tolist(), *pairs.entities.T.tolist(), strict=True)
-    return {key: row for row, key in enumerate(keys)}
-
-
 def find_pair(before: Pairs, after: Pairs, pair: tuple[str, int, int], split: str) -> tuple[int, int]:
-    """Rows of the pair (title, head, tail) before and after. Raises UserError where it has none."""
+    """Rows of the pair (title, head, tail) before and after. Raises UserError if it has none."""
     title, head, tail = pair
     number = next((n for n, document in enumerate(before.documents) if document["title"] == title), None)
     if number is None:
         raise UserError(
             f"--pair: {title!r}: is not the title of a {split} document; pass one that is, or another --split"
         )
-    first, second = (rows_by_pair(pairs).get((number, head, tail)) for pairs in (before, after))
+    key = (number, head, tail)
+    first, second = (rows_by_pair(pairs.document, pairs.entities).get(key) for pairs in (before, after))
     if first is None or second is None:
         raise UserError(
             f"--pair: {title!r} {head} {tail}: runs keep the scores of pairs with a gold or a predicted relation, and "
@@ -136,12 +131,12 @@ def choose_pair(before: Pairs, after: Pairs, problem: str) -> tuple[int, int]:
     rows = (before.pattern == PATTERNS.index("FN_CRK")).nonzero().flatten().tolist()
     if not rows:
         raise UserError(f"{problem} no pair is FN_CRK; pass --pair TITLE HEAD TAIL, or other runs")
-    place_before = {row: pair for pair, row in rows_by_pair(before).items()}
-    place_after = rows_by_pair(after)
-    later = {row: place_after[place_before[row]] for row in rows}
-    mended = [row for row in rows if PATTERNS[after.pattern[later[row]]] == "correct"]
-    best = max(mended or rows, key=lambda row: (int(before.labels[row].sum()), lead_of_gold(before, row)))
-    return best, later[best]
+    pair_of_row = {row: pair for pair, row in rows_by_pair(before.document, before.entities).items()}
+    row_after = rows_by_pair(after.document, after.entities)
+    after_rows = {row: row_after[pair_of_row[row]] for row in rows}
+    fixed = [row for row in rows if PATTERNS[after.pattern[after_rows[row]]] == "correct"]
+    best = max(fixed or rows, key=lambda row: (int(before.labels[row].sum()), lead_of_gold(before, row)))
+    return best, after_rows[best]
 
 
 def lead_of_gold(pairs: Pairs, row: int) -> float:
@@ -154,7 +149,7 @@ def lead_of_gold(pairs: Pairs, row: int) -> float:
 def figure_2(runs: list[Run], split: str = "dev") -> Figure:
     """The paper's Figure 2: an example of each wrong prediction pattern, from the first run, by seed, of ATL (of the
     first loss where ATL is missing) that shows all three. An example is the pair with the most gold relations, the
-    first of several. Raises UserError where no run shows all three."""
+    first of several. Raises UserError if no run shows all three."""
     groups = by_loss("2", runs)
     candidates = groups.get("atl") or next(iter(groups.values()))
     for run in candidates:
@@ -204,8 +199,8 @@ def draw_scores(axes: Axes, pairs: Pairs, row: int) -> None:
     axes.set_yticks(range(len(shown)), [plain(names.get(relation, relation), 48) for relation in relations], fontsize=8)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
-    for place, score in enumerate(scores):
-        axes.text(1.02, place, signed(score), transform=axes.get_yaxis_transform(), va="center_baseline", fontsize=8)
+    for position, score in enumerate(scores):
+        axes.text(1.02, position, signed(score), transform=axes.get_yaxis_transform(), va="center_baseline", fontsize=8)
 
 
 def signed(score: float) -> str:
@@ -222,7 +217,7 @@ def score_legend(figure: Figure) -> None:
 @styled
 def figure_epochs(runs: list[Run]) -> Figure:
     """Dev F1 in percent over epochs: each loss's mean over its seeds, with a band of one standard deviation (n - 1)
-    where there are several. Raises UserError where a run's metrics.jsonl holds no dev scores."""
+    where there are several. Raises UserError if a run's metrics.jsonl holds no dev scores."""
     groups = by_loss("epochs", runs)
     figure, [[axes]] = new_figure(6.5, 4.2)
     for loss, group in groups.items():
@@ -244,7 +239,7 @@ def figure_epochs(runs: list[Run]) -> Figure:
 @styled
 def figure_patterns(runs: list[Run]) -> Figure:
     """Shares of FP, FN_CRK and FN_IRK among the wrong dev pairs, in percent: each loss's mean over its seeds, and
-    below, where the documents are Re-DocRED's, the paper's ATL (Table 1). Raises UserError where runs have no dev
+    below, where the documents are Re-DocRED's, the paper's ATL (Table 1). Raises UserError if runs have no dev
     patterns."""
     groups = by_loss("patterns", runs)
     for run in itertools.chain.from_iterable(groups.values()):
@@ -253,20 +248,20 @@ def figure_patterns(runs: list[Run]) -> Figure:
                 f"{run.folder}/scores.json: has no dev patterns; train the run again with a labelled dev file"
             )
     bars = {with_seeds(loss, group): [run.scores["dev"] for run in group] for loss, group in groups.items()}
-    places: list[float] = [*range(len(groups))]
+    positions: list[float] = [*range(len(groups))]
     if corpus_of(next(iter(groups.values()))[0]):
         paper = read_json(PAPER)["tables"]["1"]
         bars[f"ATL, paper ({paper['encoder']})"] = [paper["rows"]["atl"]]
-        places.append(len(groups) + 0.3)
-    left = np.zeros(len(bars))
+        positions.append(len(groups) + 0.3)
+    bar_starts = np.zeros(len(bars))
     figure, [[axes]] = new_figure(6.5, 1.5 + 0.36 * len(bars))
     for pattern in WRONG:
         share = pattern_share((pattern,), WRONG)
         widths = np.array([np.mean([share(scores) for scores in seeds]) for seeds in bars.values()])
-        drawn = axes.barh(places, widths, 0.72, left, color=PATTERN_COLOURS[pattern], label=pattern)
-        axes.bar_label(drawn, [f"{width:.1f}" if width >= 6 else "" for width in widths], label_type="center")
-        left += widths
-    axes.set_yticks(places, list(bars))
+        bars_of_pattern = axes.barh(positions, widths, 0.72, bar_starts, color=PATTERN_COLOURS[pattern], label=pattern)
+        axes.bar_label(bars_of_pattern, [f"{width:.1f}" if width >= 6 else "" for width in widths], label_type="center")
+        bar_starts += widths
+    axes.set_yticks(positions, list(bars))
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     axes.set(xlabel="share of the wrong dev pairs (%)", xlim=(0, 100))
@@ -279,17 +274,17 @@ def figure_patterns(runs: list[Run]) -> Figure:
 def figure_frequency(runs: list[Run]) -> Figure:
     """Micro F1 on test, in percent, of the relations with so many training triples (BINS): each loss's mean over seeds,
     with bars of one standard deviation (n - 1) where it has several. Bins without a gold test triple are left out.
-    Raises UserError where the runs' train or test file is gone or has changed."""
+    Raises UserError if the runs' train or test file is gone or has changed."""
     groups = by_loss("frequency", runs)
     counts = {loss: [frequency_counts(run) for run in group] for loss, group in groups.items()}
     gold = next(iter(counts.values()))[0][:, 2].tolist()  # the same for every run
     bins = [number for number, total in enumerate(gold) if total]
     figure, [[axes]] = new_figure(6.5, 4.2)
     for number, (loss, seeds) in enumerate(counts.items()):
-        places = np.arange(len(bins)) + 0.6 * ((number + 0.5) / len(counts) - 0.5)
-        mean, std = mean_and_std([[100 * precision_recall_f1(*found[row])[2] for row in bins] for found in seeds])
+        positions = np.arange(len(bins)) + 0.6 * ((number + 0.5) / len(counts) - 0.5)
+        mean, std = mean_and_std([[100 * precision_recall_f1(*table[row])[2] for row in bins] for table in seeds])
         style = loss_style(loss) | {"linestyle": "", "label": with_seeds(loss, groups[loss]), "clip_on": False}
-        axes.errorbar(places, mean, std if len(seeds) > 1 else None, capsize=2, elinewidth=0.9, **style)
+        axes.errorbar(positions, mean, std if len(seeds) > 1 else None, capsize=2, elinewidth=0.9, **style)
     axes.set_xticks(range(len(bins)), [f"{bin_name(number)}\n({gold[number]:,} test)" for number in bins])
     axes.set(xlabel="training triples of the relation (test triples of the bin)", ylabel="test F1 (%)")
     axes.set_ylim(0)
@@ -324,35 +319,25 @@ def frequency_counts(run: Run) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def training_triples(path: str, wanted: str) -> Counter[str]:
-    """How many triples of each relation a training file has. Raises UserError where it is gone, or its SHA-256 is not
-    `wanted`."""
-    if not Path(path).exists() or digest(path) != wanted:
+def training_triples(path: str, checksum: str) -> Counter[str]:
+    """How many triples of each relation a training file has. Raises UserError if it is gone, or its SHA-256 is not
+    `checksum`."""
+    if not Path(path).exists() or digest(path) != checksum:
         raise UserError(f"{path}: the file that the run was trained on is gone or has changed; put it back{LOOKED}")
     return Counter(label["r"] for document in load_documents(path) for label in document.get("labels", []))
 
 
-CAPTIONS = {
-    "1": "Figure 1. A pair's scores against the threshold, without and with HingeABL",
-    "2": "Figure 2. An example of each wrong prediction pattern",
-    "3": "Figure 3. The hinge weight over the distance",
-    "4": "Figure 4. The decision boundary and the margin",
-    "losses": "The paper's losses with first and second derivative; Appendix E's comparison",
-    "epochs": "Dev F1 over epochs",
-    "patterns": "Prediction patterns among the wrong pairs",
-    "frequency": "F1 by the relations' frequency in the training file",
-    "length": "Test scores by the length of the training",
-    "reliability": "How many predictions are right, by their confidence",
+FIGURES_WITH_CAPTIONS: dict[str, tuple[Callable[..., Figure], str]] = {
+    "1": (figure_1, "Figure 1. A pair's scores against the threshold, without and with HingeABL"),
+    "2": (figure_2, "Figure 2. An example of each wrong prediction pattern"),
+    "3": (figure_3, "Figure 3. The hinge weight over the distance"),
+    "4": (figure_4, "Figure 4. The decision boundary and the margin"),
+    "losses": (figure_losses, "The paper's losses with first and second derivative; Appendix E's comparison"),
+    "epochs": (figure_epochs, "Dev F1 over epochs"),
+    "patterns": (figure_patterns, "Prediction patterns among the wrong pairs"),
+    "frequency": (figure_frequency, "F1 by the relations' frequency in the training file"),
+    "length": (figure_length, "Test scores by the length of the training"),
+    "reliability": (figure_reliability, "How many predictions are right, by their confidence"),
 }
-FIGURES: dict[str, Callable[..., Figure]] = {
-    "1": figure_1,
-    "2": figure_2,
-    "3": figure_3,
-    "4": figure_4,
-    "losses": figure_losses,
-    "epochs": figure_epochs,
-    "patterns": figure_patterns,
-    "frequency": figure_frequency,
-    "length": figure_length,
-    "reliability": figure_reliability,
-}
+FIGURES = {name: draw for name, (draw, _) in FIGURES_WITH_CAPTIONS.items()}
+CAPTIONS = {name: caption for name, (_, caption) in FIGURES_WITH_CAPTIONS.items()}

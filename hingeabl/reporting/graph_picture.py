@@ -43,7 +43,7 @@ class Label(NamedTuple):
 @dataclass
 class Drawing:
     """What is drawn where: points, arrows (from, to), labels, and a colour for each type in the graph. `boxes` are
-    those of points and labels, of which no two labels cover each other."""
+    those of points and labels; no two labels overlap."""
 
     points: dict[str, Place]
     arrows: list[tuple[Place, Place]] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Drawing:
 
 @functools.cache
 def renderer_of_texts() -> Any:
-    """What knows how wide texts are, one pixel being a point."""
+    """The renderer that measures texts, one pixel being a point."""
     return FigureCanvasAgg(Figure(dpi=72)).get_renderer()
 
 
@@ -71,19 +71,19 @@ def text_size(text: str, size: int) -> tuple[float, float]:
 
 def around(place: Place, step: float) -> Iterator[np.ndarray]:
     """Places [places, 2], the nearest first: the place itself, then wider and wider rings around it, five at once."""
-    turns = math.pi * (0.5 + np.arange(12) / 6)
-    circle = np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    angles = math.pi * (0.5 + np.arange(12) / 6)
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     yield np.array([place])
     for first in itertools.count(1, 5):
         rings = np.arange(first, first + 5)[:, None, None] * step * circle  # [rings, turns, 2]
         yield np.array(place) + rings.reshape(-1, 2)
 
 
-def put_label(drawing: Drawing, text: str, size: int, wanted: Place) -> None:
-    """Add a label as near to the place wanted as no other box is."""
+def put_label(drawing: Drawing, text: str, size: int, target: Place) -> None:
+    """Add a label at the free place that is nearest to `target`."""
     half = np.array(text_size(text, size)) / 2
     others = np.array(drawing.boxes)
-    for places in around(wanted, size / 2):
+    for places in around(target, size / 2):
         low, high = (places - half)[:, None], (places + half)[:, None]  # [places, 1, 2]
         beside = np.any((others[:, :2] >= high) | (others[:, 2:] <= low), axis=2)  # [places, boxes]
         free = np.all(beside, axis=1).nonzero()[0]
@@ -101,29 +101,30 @@ def middle_of_arrow(start: Place, end: Place) -> Place:
 
 
 def places_of(graph: Any, pairs: Iterable[tuple[str, str]]) -> dict[str, Place]:
-    """A place for each node; those that few arrows part are near each other."""
+    """A place for each node; nodes that few arrows separate are near each other."""
     import networkx  # an optional package
 
     simple = networkx.DiGraph()
     simple.add_nodes_from(graph)
     simple.add_edges_from(pairs)
-    apart = dict.fromkeys(graph, 2.0)  # of what no path joins
-    steps = {
-        node: apart | dict(found) for node, found in networkx.all_pairs_shortest_path_length(simple.to_undirected())
-    }
+    unreachable = dict.fromkeys(graph, 2.0)  # the distance of nodes that no path joins
+    lengths = networkx.all_pairs_shortest_path_length(simple.to_undirected())
+    steps = {node: unreachable | dict(reachable) for node, reachable in lengths}
     side = max(420.0, min(2800.0, 150 * len(graph) ** 0.5))
-    found = networkx.kamada_kawai_layout(simple, dist=steps)
-    return {node: ((1 + x) / 2 * side, (1 + y) / 2 * 0.8 * side) for node, (x, y) in found.items()}
+    layout = networkx.kamada_kawai_layout(simple, dist=steps)
+    return {node: ((1 + x) / 2 * side, (1 + y) / 2 * 0.8 * side) for node, (x, y) in layout.items()}
 
 
 def colours_of(types: Iterable[str]) -> dict[str, str]:
-    """A colour for each type: the known ones have their own, others what is left, and what is left over is grey."""
-    wanted = sorted(set(types))
-    free = [BLACK, *(colour for kind, colour in COLOUR_OF_TYPE.items() if kind not in wanted)]
-    found = {}
-    for kind in wanted:
-        found[kind] = COLOUR_OF_TYPE.get(kind) or (free.pop(0) if free and kind != NO_TYPE else GREY)
-    return found
+    """A colour for each type: those of COLOUR_OF_TYPE have their own, others take unused ones, the rest are grey."""
+    sorted_types = sorted(set(types))
+    free = [BLACK, *(colour for entity_type, colour in COLOUR_OF_TYPE.items() if entity_type not in sorted_types)]
+    colours = {}
+    for entity_type in sorted_types:
+        colours[entity_type] = COLOUR_OF_TYPE.get(entity_type) or (
+            free.pop(0) if free and entity_type != NO_TYPE else GREY
+        )
+    return colours
 
 
 def type_of(types: list[str] | None) -> str:
@@ -143,10 +144,10 @@ def drawing_of(graph: Any) -> Drawing:
         x, y = drawing.points[node]
         if name:
             put_label(drawing, plain(name, 30), NAME_SIZE, (x, y + RADIUS + LINE * NAME_SIZE / 2))
-    for (head, tail), found in relations.items():
+    for (head, tail), names in relations.items():
         start, end = drawing.points[head], drawing.points[tail]
         drawing.arrows.append((start, end))
-        text = "\n".join(plain(relation, 64) for relation in found)
+        text = "\n".join(plain(relation, 64) for relation in names)
         put_label(drawing, text, RELATION_SIZE, middle_of_arrow(start, end))
     return drawing
 
@@ -181,12 +182,14 @@ def bounds_of(drawing: Drawing) -> Box:
     boxes = drawing.boxes or [(0.0, 0.0, 420.0, 336.0)]
     left, bottom = (min(box[side] for box in boxes) - MARGIN for side in (0, 1))
     right, top = (max(box[side] for box in boxes) + MARGIN for side in (2, 3))
-    wide = max((text_size(plain(kind, 20), LEGEND_SIZE)[0] for kind in drawing.colours), default=0)
-    return left, min(bottom, top - 336), max(right, left + 420, left + wide + 4 * MARGIN), top
+    legend_width = max(
+        (text_size(plain(entity_type, 20), LEGEND_SIZE)[0] for entity_type in drawing.colours), default=0
+    )
+    return left, min(bottom, top - 336), max(right, left + 420, left + legend_width + 4 * MARGIN), top
 
 
 def legend_height(drawing: Drawing) -> float:
-    """Of a line for each type."""
+    """The legend's height: a line for each type."""
     return LINE * LEGEND_SIZE * len(drawing.colours) + MARGIN * bool(drawing.colours)
 
 
@@ -202,9 +205,9 @@ def draw_arrow(axes: Axes, start: Place, end: Place) -> None:
         axes.add_patch(FancyArrowPatch(start, end, shrinkA=RADIUS, shrinkB=RADIUS, linewidth=0.8, zorder=1, **style))
 
 
-def draw_legend(axes: Axes, colours: dict[str, str], place: Place) -> None:
+def draw_legend(axes: Axes, colours: dict[str, str], corner: Place) -> None:
     """The types and their colours, one below the other."""
-    for number, (kind, colour) in enumerate(colours.items()):
-        x, y = place[0], place[1] - LINE * LEGEND_SIZE * (number + 0.5)
+    for number, (entity_type, colour) in enumerate(colours.items()):
+        x, y = corner[0], corner[1] - LINE * LEGEND_SIZE * (number + 0.5)
         axes.add_patch(Circle((x + 4, y), 4, color=colour, linewidth=0))
-        axes.text(x + 14, y, plain(kind, 20), fontsize=LEGEND_SIZE, va="center")
+        axes.text(x + 14, y, plain(entity_type, 20), fontsize=LEGEND_SIZE, va="center")

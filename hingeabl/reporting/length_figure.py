@@ -32,10 +32,10 @@ def figure_length(runs: list[Run]) -> Figure:
     whole trainings: a line for each loss and training file, whose points are means over the seeds that all of them
     have, with bars of one standard deviation (n - 1) where these are several. Points that share no seed are not joined.
     Raises UserError as check_lengths does."""
-    known = [run for run in runs if run.loss in loss_names()]
-    check_lengths(known)
-    names = names_of_files(known)
-    lines = lines_of(known)
+    registered = [run for run in runs if run.loss in loss_names()]
+    check_lengths(registered)
+    names = names_of_files(registered)
+    lines = lines_of(registered)
     figure, axes = new_figure(7.5, 6.2, rows=2, columns=2)
     for panel, (title, value) in zip(axes.flat, PANELS.items(), strict=True):
         for (loss, file), points in lines.items():
@@ -43,18 +43,18 @@ def figure_length(runs: list[Run]) -> Figure:
             if len({name_seeds(runs) for runs in points.values()}) > 1:
                 style["linestyle"] = ""
             style["label"] = f"{loss_title(loss)}, {names[file]}, {name_seeds_of_line(points)}"
-            found = [mean_and_std([[value(run.scores["test"])] for run in runs]) for runs in points.values()]
-            mean = [float(means[0]) for means, _ in found]
+            statistics = [mean_and_std([[value(run.scores["test"])] for run in runs]) for runs in points.values()]
+            mean = [float(means[0]) for means, _ in statistics]
             bars = [
                 float(std[0]) if len(runs) > 1 else math.nan  # no bar
-                for (_, std), runs in zip(found, points.values(), strict=True)
+                for (_, std), runs in zip(statistics, points.values(), strict=True)
             ]
             panel.errorbar(list(points), mean, bars, capsize=2, elinewidth=0.9, **style)
         panel.set(title=title, xlabel="optimizer steps", ylabel="test (%)", xlim=(0, None))
         panel.grid(True)
-    encoder = Path(known[0].config["settings"]["model_name_or_path"]).name
+    encoder = Path(registered[0].config["settings"]["model_name_or_path"]).name
     several = any(len(runs) > 1 for points in lines.values() for runs in points.values())
-    title = f"{model_title(known[0].backbone)} on {encoder}" + "; mean ± standard deviation over seeds" * several
+    title = f"{model_title(registered[0].backbone)} on {encoder}" + "; mean ± standard deviation over seeds" * several
     figure.suptitle(plain(title, 90), fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=1)
     return figure
@@ -71,11 +71,11 @@ def name_seeds_of_line(points: dict[float, list[Run]]) -> str:
     seeds = {steps: name_seeds(runs) for steps, runs in points.items()}
     if len(set(seeds.values())) == 1:
         return next(iter(seeds.values()))
-    return "; ".join(f"{steps:,.0f} steps: {found}" for steps, found in seeds.items())
+    return "; ".join(f"{steps:,.0f} steps: {names}" for steps, names in seeds.items())
 
 
 def check_lengths(runs: list[Run]) -> None:
-    """Raise UserError where there are no runs; for one without test scores or a number of steps; for two of one loss,
+    """Raise UserError if there are no runs; for one without test scores or a number of steps; for two of one loss,
     seed, number of steps and training file; and for runs of several models, encoders or test documents."""
     if not runs:
         raise UserError("figure length: needs finished runs; pass the --output_dir of train.py, or a folder of records")
@@ -85,19 +85,21 @@ def check_lengths(runs: list[Run]) -> None:
         if "steps" not in run.timing:
             raise UserError(f"{run.folder}: does not say after how many steps it ended; leave it out or train it again")
     refuse_twice(runs, lambda run: f", {run.timing['steps']:g} steps, training file {run.config['data']['train'][:8]}")
-    for what, of in (
+    for quality, quality_of in (
         ("models", lambda run: run.backbone),
         ("encoders", lambda run: Path(run.config["settings"]["model_name_or_path"]).name),
         ("test documents", lambda run: count_by_document(run)[2].tobytes()),  # known by their numbers of gold triples
     ):
-        other = next((run for run in runs if of(run) != of(runs[0])), None)
+        other = next((run for run in runs if quality_of(run) != quality_of(runs[0])), None)
         if other:
-            raise UserError(f"figure length: {runs[0].folder} and {other.folder} have different {what}; pass one kind")
+            raise UserError(
+                f"figure length: {runs[0].folder} and {other.folder} have different {quality}; pass one kind"
+            )
 
 
 def names_of_files(runs: list[Run]) -> dict[str, str]:
-    """What each training file, given by its SHA-256, is called: by its number of documents where a run tells it, and
-    by the beginning of its SHA-256 where none does or two have as many. The files with most documents come first."""
+    """A name for each training file, by its SHA-256: its number of documents, or the beginning of its SHA-256 if no run
+    tells that number or two files have the same. The files with most documents come first."""
     sizes: dict[str, int] = {}
     for run in runs:
         file = run.config["data"]["train"]

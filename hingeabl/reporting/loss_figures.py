@@ -69,10 +69,10 @@ def figure_4(runs: list[Run]) -> Figure:
     return figure
 
 
-def mark(axes: Axes, place: float, text: str) -> None:
+def mark(axes: Axes, x: float, text: str) -> None:
     """A dotted vertical line with a text above the axes."""
-    axes.axvline(place, color="#666666", linewidth=0.9, linestyle=":")
-    axes.annotate(text, (place, 1), (0, 3), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center")
+    axes.axvline(x, color="#666666", linewidth=0.9, linestyle=":")
+    axes.annotate(text, (x, 1), (0, 3), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center")
 
 
 @styled

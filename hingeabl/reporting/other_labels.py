@@ -15,8 +15,8 @@ from hingeabl.reporting.records import OTHER_SCORES, Run, documents_of, file_of
 
 def scores_with(run: Run, path: str) -> dict[str, dict[str, Any]]:
     """{the file's name: {"sha256", "precision", "recall", "f1"}} of a run's test predictions, scored as fractions with
-    the labels of the file at `path`. Raises UserError where it has no labels or other documents than the run's test
-    file, and where a file of the run is gone."""
+    the labels of the file at `path`. Raises UserError if it has no labels or other documents than the run's test
+    file, and if a file of the run is gone."""
     if not run.folder.is_dir():
         raise UserError(f"{run.folder}: a record holds no predictions; pass the run's folder")
     entities, gold = other_gold(path)
@@ -34,7 +34,7 @@ def scores_with(run: Run, path: str) -> dict[str, dict[str, Any]]:
 
 @functools.lru_cache(maxsize=1)
 def other_gold(path: str) -> tuple[dict[str, int], Gold]:
-    """(how many entities each title's document has, the gold triples) of a labelled file. Raises UserError where it
+    """(how many entities each title's document has, the gold triples) of a labelled file. Raises UserError if it
     has no labels."""
     documents = load_documents(path, unique_titles=True)
     if not any(document.get("labels") for document in documents):

@@ -37,10 +37,12 @@ def write_page(file: IO[str], title: str, sections: dict[str, str], browser: str
     documents_block and pairs_block give, written as it comes.
     Documents come in their order; those of one block, and a run's pairs, may be spread over several."""
     parts = {"title": html.escape(title), "browser": html.escape(browser)}
-    parts["style"], parts["script"] = ((WEB / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    parts["style"], parts["script"] = (
+        (WEB / f"page.{extension}").read_text(encoding="utf-8") for extension in ("css", "js")
+    )
     names = {heading: f"section-{number}" for number, heading in enumerate(sections)}
-    links = [*((place, heading) for heading, place in names.items()), ("pairs", browser)]
-    parts["links"] = "".join(f'<a href="#{place}">{html.escape(heading)}</a>' for place, heading in links)
+    links = [*((anchor, heading) for heading, anchor in names.items()), ("pairs", browser)]
+    parts["links"] = "".join(f'<a href="#{anchor}">{html.escape(heading)}</a>' for anchor, heading in links)
     parts["sections"] = "\n".join(
         f'<section id="{names[heading]}">\n<h2>{html.escape(heading)}</h2>\n{content}\n</section>'
         for heading, content in sections.items()
@@ -53,19 +55,19 @@ def write_page(file: IO[str], title: str, sections: dict[str, str], browser: str
 
 
 def filled(template: str, parts: dict[str, str]) -> str:
-    """A template with each {{name}} replaced, once: what is put in is not looked at again."""
+    """A template with each {{name}} replaced once; the inserted texts are not searched again."""
     pieces = template.split("{{")
     return pieces[0] + "".join(parts[name] + rest for name, rest in (piece.split("}}", 1) for piece in pieces[1:]))
 
 
 def block(attribute: str, value: Any) -> str:
-    """JSON that a page's program reads, of any content: no "<" can end or open anything."""
+    """JSON that a page's program reads; every "<" is escaped, so no content can end or open an element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return f'<script type="application/json" {attribute}>{text.replace("<", chr(92) + "u003c")}</script>'
 
 
 def about_block(rel2id: dict[str, int], runs: list[str], gold: bool) -> str:
-    """What the page is about: the relations, the runs' names, whether documents have labels."""
+    """The relations, the runs' names, and whether documents have labels."""
     names = read_json(RELATION_NAMES)
     patterns = PATTERNS if gold else ("predicted",)
     about = {
@@ -80,19 +82,19 @@ def about_block(rel2id: dict[str, int], runs: list[str], gold: bool) -> str:
 
 def documents_block(documents: Iterable[Document], rel2id: dict[str, int]) -> str:
     """Documents: [title, sentences, [[name, type, [[sentence, start, end], ...]], ...], [[head, tail, class], ...]]."""
-    found = []
+    rows = []
     for document in documents:
         entities = [
             [*name_and_type(mentions), [[m["sent_id"], *m["pos"]] for m in mentions]]
             for mentions in document["vertexSet"]
         ]
         labels = [[label["h"], label["t"], rel2id[label["r"]]] for label in document.get("labels", [])]
-        found.append([document["title"], document["sents"], entities, labels])
-    return block("data-documents", found)
+        rows.append([document["title"], document["sents"], entities, labels])
+    return block("data-documents", rows)
 
 
 def name_and_type(mentions: list[dict[str, Any]]) -> tuple[str, str]:
-    """Those of an entity's first mention, "" for an entity without mention."""
+    """Name and type of an entity's first mention, "" for an entity without mention."""
     first = mentions[0] if mentions else {"name": ""}
     return first["name"], first.get("type", "")
 
@@ -109,8 +111,8 @@ def pairs_block(run: int, pairs: Pairs, first: int = 0) -> str:
     predicted, scores, threshold = lists_of(pairs.predicted), hundredths(pairs.scores), hundredths(pairs.threshold)
     document, entities, pattern = ((pairs.document + first).tolist(), pairs.entities.tolist(), pairs.pattern.tolist())
     rows: list[list[Any]] = [
-        [number, head, tail, kind, limit, relations, [part for c in classes for part in (c, row[c])]]
-        for number, (head, tail), kind, limit, relations, classes, row in zip(
+        [number, head, tail, pattern_number, pair_threshold, relations, [part for c in classes for part in (c, row[c])]]
+        for number, (head, tail), pattern_number, pair_threshold, relations, classes, row in zip(
             document, entities, pattern, threshold, predicted, shown, scores, strict=True
         )
     ]
@@ -127,14 +129,14 @@ def hundredths(values: Tensor) -> list[Any]:
 
 def lists_of(members: Tensor) -> list[list[int]]:
     """The classes that hold in each row of bool [n, classes]."""
-    found: list[list[int]] = [[] for _ in range(len(members))]
+    classes: list[list[int]] = [[] for _ in range(len(members))]
     for row, column in members.nonzero().tolist():
-        found[row].append(column)
-    return found
+        classes[row].append(column)
+    return classes
 
 
 def image(png: bytes, caption: str) -> str:
-    """A figure with its picture in it."""
+    """An HTML figure that holds the picture itself."""
     text = html.escape(caption)
     data = base64.b64encode(png).decode()
     return f'<figure><img src="data:image/png;base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'

@@ -1,5 +1,5 @@
-"""What a finished run said of each pair that has a gold or a predicted relation: the stuff of figures and of the page
-of errors."""
+"""A finished run's scores and predictions for each pair that has a gold or a predicted relation; figures and the page
+of errors show them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Pairs:
 
 
 def read_pairs(run: Run, split: str) -> Pairs:
-    """The pairs of a run's dev or test split. Raises UserError where files are missing, broken or do not fit."""
+    """The pairs of a run's dev or test split. Raises UserError if files are missing, broken or do not fit."""
     settings = run.config["settings"]
     from hingeabl.training.saved_run import loss_of_run  # here: it imports the model, which takes seconds
 
@@ -66,26 +66,26 @@ def read_pairs(run: Run, split: str) -> Pairs:
     documents = list(documents_of(*file_of(run, split)))
     rel2id = load_rel2id(run.folder / "rel2id.json")
     loss = loss_of_run(run.config, run.folder, run.loss, margin, rel2id)
-    found = read_pair_scores(run.folder / f"pair_scores_{split}.safetensors", loss.outputs(len(rel2id)))
+    pair_scores = read_pair_scores(run.folder / f"pair_scores_{split}.safetensors", loss.outputs(len(rel2id)))
     try:
-        labels = gold_labels(documents, rel2id, found["document"], found["entities"])
+        labels = gold_labels(documents, rel2id, pair_scores["document"], pair_scores["entities"])
     except KeyError:
         raise UserError(
             f"{run.folder}: its pair scores are not those of its {split} file; train the run again"
         ) from None
-    pairs = judge(documents, rel2id, found, labels, loss, num_labels)
+    pairs = judge(documents, rel2id, pair_scores, labels, loss, num_labels)
     return replace(pairs, evidence=read_evidence(run, split, documents))
 
 
 def read_evidence(run: Run, split: str, documents: list[Document]) -> Evidence | None:
-    """Pairs.evidence of a run's dev or test split. Raises UserError where its predictions are not such."""
+    """Pairs.evidence of a run's dev or test split. Raises UserError if its file of predictions is broken."""
     if run.config["settings"].get("evidence_weight") is None:
         return None
     path = run.folder / ("result.json" if split == "test" else "result_dev.json")
     predictions = read_json(path)
     check_predictions(predictions, str(path))
-    place = {document["title"]: number for number, document in enumerate(documents)}
-    return evidence_of([(place.get(entry["title"], -1), entry) for entry in predictions])
+    document_number = {document["title"]: number for number, document in enumerate(documents)}
+    return evidence_of([(document_number.get(entry["title"], -1), entry) for entry in predictions])
 
 
 def evidence_of(entries: Iterable[tuple[int, dict[str, Any]]]) -> Evidence:
@@ -96,25 +96,25 @@ def evidence_of(entries: Iterable[tuple[int, dict[str, Any]]]) -> Evidence:
 def judge(
     documents: list[Document],
     rel2id: dict[str, int],
-    found: dict[str, Tensor],
+    pair_scores: dict[str, Tensor],
     labels: Tensor,
     loss: Loss,
     num_labels: int,
 ) -> Pairs:
     """Pairs from inference.Predictions.pairs, their labels bool [n, classes], and the rule of the run."""
-    scores, threshold = loss.comparable(found["scores"])
-    predicted = loss.predict(found["scores"], num_labels) > 0
+    scores, threshold = loss.comparable(pair_scores["scores"])
+    predicted = loss.predict(pair_scores["scores"], num_labels) > 0
     predicted[:, 0] = False
     pattern = pattern_of_each(scores, labels, threshold)
-    document, entities = found["document"].long(), found["entities"].long()
+    document, entities = pair_scores["document"].long(), pair_scores["entities"].long()
     return Pairs(documents, rel2id, document, entities, scores, threshold, labels, predicted, pattern)
 
 
 def read_pair_scores(path: Path, num_classes: int) -> dict[str, Tensor]:
-    """inference.Predictions.pairs as train.py wrote them. Raises UserError for a file that is missing or no such."""
+    """inference.Predictions.pairs as train.py wrote them. Raises UserError if the file is missing or broken."""
     try:
-        found = load_file(path)
-        shapes = [tuple(found[name].shape) for name in ("document", "entities", "scores")]
+        tensors = load_file(path)
+        shapes = [tuple(tensors[name].shape) for name in ("document", "entities", "scores")]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; the run is older than such files, train it again") from None
     except (SafetensorError, OSError, KeyError) as error:
@@ -122,26 +122,32 @@ def read_pair_scores(path: Path, num_classes: int) -> dict[str, Tensor]:
         raise UserError(
             f"{path}: does not hold the scores of pairs ({first_line(error)}); train the run again"
         ) from None
-    count, kinds = shapes[0][:1], [found[name].dtype for name in ("document", "entities", "scores")]
-    if shapes != [count, (*count, 2), (*count, num_classes)] or kinds != [torch.int32, torch.int32, torch.float32]:
+    count, dtypes = shapes[0][:1], [tensors[name].dtype for name in ("document", "entities", "scores")]
+    if shapes != [count, (*count, 2), (*count, num_classes)] or dtypes != [torch.int32, torch.int32, torch.float32]:
         raise UserError(f"{path}: does not hold the scores of pairs of {num_classes} classes; train the run again")
-    if not found["scores"].isfinite().all():
+    if not tensors["scores"].isfinite().all():
         raise UserError(f"{path}: a score is not finite; train the run again, with --precision fp32")
-    return found
+    return tensors
+
+
+def rows_by_pair(document: Tensor, entities: Tensor) -> dict[tuple[int, ...], int]:
+    """(number of the document, head, tail) -> row, of Pairs.document and Pairs.entities."""
+    keys = zip(document.tolist(), *entities.T.tolist(), strict=True)
+    return {key: row for row, key in enumerate(keys)}
 
 
 def gold_labels(documents: list[Document], rel2id: dict[str, int], document: Tensor, entities: Tensor) -> Tensor:
-    """Pairs.labels. Raises KeyError where a gold pair has no row, or a row is no pair of these documents or the second
+    """Pairs.labels. Raises KeyError if a gold pair has no row, or a row is no pair of these documents or the second
     of one."""
-    places = {key: row for row, key in enumerate(zip(document.tolist(), *entities.T.tolist(), strict=True))}
-    sizes = [len(found["vertexSet"]) for found in documents]
-    for number, head, tail in places:
+    row_of_pair = rows_by_pair(document, entities)
+    sizes = [len(document["vertexSet"]) for document in documents]
+    for number, head, tail in row_of_pair:
         if not (0 <= number < len(sizes) and 0 <= head < sizes[number] and 0 <= tail < sizes[number] and head != tail):
             raise KeyError(number)
-    if len(places) < len(document):
+    if len(row_of_pair) < len(document):
         raise KeyError("a pair appears twice")
     labels = torch.zeros(len(document), len(rel2id), dtype=torch.bool)
-    for number, found in enumerate(documents):
-        for label in found.get("labels", []):
-            labels[places[number, label["h"], label["t"]], rel2id[label["r"]]] = True
+    for number, pair_document in enumerate(documents):
+        for label in pair_document.get("labels", []):
+            labels[row_of_pair[number, label["h"], label["t"]], rel2id[label["r"]]] = True
     return labels

@@ -35,19 +35,19 @@ Files = dict[str, "Path | bytes"]  # by name: a file to copy, or its content
 
 @dataclass(frozen=True)
 class Small:
-    """A run to be compressed; `scored`, the folder that train.py --load_path wrote of it when compressed; `shift` is
-    added to its threshold, in the weights."""
+    """How a run is compressed: `scored` is the folder that train.py --load_path wrote for the compressed run; `shift`
+    is added to its threshold, in the weights."""
 
     scored: str | None = None
     shift: float = 0.0
 
 
 def publish(folder: str | Path, repo: str, private: bool, license: str | None, small: Small | None = None) -> str:
-    """Upload a finished run to the hub's model `repo`, made if it is not there, compressed if `small` is given; returns
-    its address.
+    """Upload a finished run to the hub's model `repo`, which is made if needed; compressed if `small` is given.
+    Returns its address.
 
-    Raises UserError for an unfinished run, a name that is none, a public model where a private one is wanted, and where
-    the hub cannot be reached or refuses.
+    Raises UserError for an unfinished run, an invalid name, a public model where a private one is wanted, and if the
+    hub cannot be reached or refuses.
     """
     if not NAME.fullmatch(repo):
         raise UserError(f"--repo {repo}: is no name on the hub; pass owner/name")
@@ -97,9 +97,9 @@ def write_folder(folder: str | Path, output: str | Path, license: str | None, sm
 
 
 def files_of(folder: Path, name: str, license: str | None, small: Small | None = None) -> Files:
-    """What is published of a finished run: the files that load it, its weights compressed where `small` is given, else
-    as they are, config.json without the machine's paths, and a card README.md for the model `name`. Raises UserError
-    where the run is not whole, or the compressed one was not scored."""
+    """What is published of a finished run: the files that load it, its weights, compressed if `small` is given,
+    config.json without the machine's paths, and a card README.md for the model `name`. Raises UserError if the run is
+    not whole, or the compressed one was not scored."""
     if not folder.is_dir():
         raise UserError(f"{folder}: is no folder; pass the folder of a finished run's seed")
     if license and not re.fullmatch(r"[a-z0-9.-]+", license):
@@ -146,11 +146,11 @@ def shift_threshold(weights: dict[str, torch.Tensor], loss: Loss, shift: float) 
 
 
 def scores_of(folder: Path) -> dict[str, Any]:
-    """The scores {dev, test} that train.py --load_path wrote to `folder`. Raises UserError where it holds none."""
-    found = read_json(folder / "scores.json")
-    if not isinstance(found, dict) or not all(are_scores(found.get(split)) for split in ("dev", "test")):
+    """The scores {dev, test} that train.py --load_path wrote to `folder`. Raises UserError if it holds none."""
+    scores = read_json(folder / "scores.json")
+    if not isinstance(scores, dict) or not all(are_scores(scores.get(split)) for split in ("dev", "test")):
         raise UserError(f"{folder}/scores.json: holds no scores of dev and test; run train.py --load_path again")
-    return {split: found[split] for split in ("dev", "test")}
+    return {split: scores[split] for split in ("dev", "test")}
 
 
 def as_json(value: Any) -> bytes:
@@ -164,32 +164,32 @@ def is_of_machine(value: Any) -> bool:
 
 
 def portable(value: Any) -> Any:
-    """A setting; of a path that is_of_machine the last part."""
+    """A setting; of a path that is_of_machine only the last part."""
     return Path(value).name if is_of_machine(value) else value
 
 
 def encoder_file(path: Path) -> Path | bytes:
-    """A file of the encoder's, without the paths where it once lay."""
-    found = read_json(path) if path.name in ("config.json", "tokenizer_config.json") else None
-    if not isinstance(found, dict):
+    """A file of the encoder's, without the paths of this machine."""
+    content = read_json(path) if path.name in ("config.json", "tokenizer_config.json") else None
+    if not isinstance(content, dict):
         return path
-    paths = [name for name, value in found.items() if name.endswith(("_path", "_file")) and is_of_machine(value)]
-    return as_json({name: value for name, value in found.items() if name not in paths}) if paths else path
+    paths = [name for name, value in content.items() if name.endswith(("_path", "_file")) and is_of_machine(value)]
+    return as_json({name: value for name, value in content.items() if name not in paths}) if paths else path
 
 
 def published_config(config: dict[str, Any], no_relation: str) -> dict[str, Any]:
     """A run's config.json without what is of the machine, of such paths the last part alone; and the decision rule.
     `no_relation` is the name of class 0."""
     settings = {name: portable(value) for name, value in config["settings"].items() if name not in OF_THE_MACHINE}
-    kind = get_loss(config["loss"]["name"]).kind
-    named = {
+    loss_kind = get_loss(config["loss"]["name"]).kind
+    threshold_names = {
         threshold_class: f"the score of the class {no_relation}",
         zero_threshold: "zero",
         threshold_of_group: "the threshold output of its group of relations",
     }
     decision = {
-        "threshold": named.get(kind.threshold, f"its {kind.threshold.__name__.replace('_', ' ')}"),
-        "rule": kind.decide.__name__,
+        "threshold": threshold_names.get(loss_kind.threshold, f"its {loss_kind.threshold.__name__.replace('_', ' ')}"),
+        "rule": loss_kind.decide.__name__,
         "num_labels": settings["num_labels"],
     }
     return {**config, "settings": settings, "decision": decision}

@@ -2,7 +2,7 @@
 
 A record seed_<n>.json holds:
 
-config          the run's config.json, of absolute paths the last part alone
+config          the run's config.json, of absolute paths only the last part
 scores          its scores.json
 thresholds      where the threshold lies on test (evaluation.threshold_diagnostics); {} of a run with one relation
 calibration     how probable predictions are and what another threshold gives (calibration.calibration_of); older
@@ -44,9 +44,9 @@ Counted = tuple[np.ndarray, np.ndarray, np.ndarray]  # int64 [documents] each
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, backbone, loss, seed, settings and scores. One read from a record has the record's
-    path as `folder`, and what a folder's other files tell: dev scores by epoch, counts on test, numbers of documents.
-    `other_labels` a record alone has."""
+    """A finished run: its folder, backbone, loss, seed, settings and scores. A run that was read from a record has the
+    record's path as `folder`, and the contents of a folder's other files: dev scores by epoch, counts on test, numbers
+    of documents. Only a record has `other_labels`."""
 
     folder: Path
     backbone: str
@@ -73,7 +73,7 @@ def read_runs(paths: list[str]) -> tuple[list[Run], list[Path]]:
 
 
 def read_all_runs(paths: list[str]) -> tuple[list[Run], list[Path]]:
-    """read_runs, of any number of runs of one backbone, loss and seed; a run that is given twice is there once."""
+    """read_runs, but with several runs of one backbone, loss and seed allowed; a folder passed twice counts once."""
     runs: dict[Path, Run] = {}
     unfinished = []
     records = {name: records_below(Path(name)) for name in paths}
@@ -87,13 +87,13 @@ def read_all_runs(paths: list[str]) -> tuple[list[Run], list[Path]]:
 
 
 def refuse_twice(runs: list[Run], more: Callable[[Run], str] = lambda run: "") -> None:
-    """Raise UserError for two runs of one backbone, loss and seed, and of the same text `more`."""
+    """Raise UserError for two runs of one backbone, loss and seed for which `more` returns the same text."""
     seen: dict[str, Path] = {}
     for run in runs:
-        what = f"{run.backbone} with {run.loss}, seed {run.seed}{more(run)}"
-        if what in seen:
-            raise UserError(f"{run.folder} and {seen[what]}: both hold {what}; pass one of them")
-        seen[what] = run.folder
+        description = f"{run.backbone} with {run.loss}, seed {run.seed}{more(run)}"
+        if description in seen:
+            raise UserError(f"{run.folder} and {seen[description]}: both hold {description}; pass one of them")
+        seen[description] = run.folder
 
 
 def records_below(path: Path) -> list[Path]:
@@ -102,8 +102,8 @@ def records_below(path: Path) -> list[Path]:
 
 
 def seed_folders(paths: list[str], needed: bool = True) -> list[Path]:
-    """The folders of seeds at or below the paths. Raises UserError for a path without, where they are `needed`."""
-    found = []
+    """The folders of seeds at or below the paths. If `needed`, raises UserError for a path without any."""
+    folders = []
     for path in paths:
         configs = sorted(Path(path).rglob("config.json")) if Path(path).is_dir() else []
         seeds = [config.parent for config in configs if config.parent.name.startswith("seed_")]
@@ -111,12 +111,12 @@ def seed_folders(paths: list[str], needed: bool = True) -> list[Path]:
             raise UserError(
                 f"{path}: holds no runs (folders seed_N); pass the --output_dir of train.py, or a folder of such"
             )
-        found += seeds
-    return found
+        folders += seeds
+    return folders
 
 
 def read_run(folder: Path) -> Run:
-    """A finished run. Raises UserError where its files are not a run's."""
+    """A finished run. Raises UserError if its files are not a run's."""
     config, scores = read_json(folder / "config.json"), read_json(folder / "scores.json")
     if not (run := run_from(folder, config, scores)):
         raise UserError(f"{folder}: its config.json or scores.json is not a run's; remove the folder")
@@ -126,13 +126,13 @@ def read_run(folder: Path) -> Run:
     return replace(run, timing=timing)
 
 
-def is_timing(found: Any) -> bool:
+def is_timing(value: Any) -> bool:
     """Whether this can be a timing.json, or a part of one."""
-    return isinstance(found, dict) and found.keys() <= {"steps", "seconds"} and are_numbers(found.values())
+    return isinstance(value, dict) and value.keys() <= {"steps", "seconds"} and are_numbers(value.values())
 
 
 def run_from(path: Path, config: Any, scores: Any) -> Run | None:
-    """The run with that config.json and scores.json, None where they are not a run's."""
+    """The run with that config.json and scores.json, None if they are not a run's."""
     try:
         settings, data, loss, seed = config["settings"], config["data"], config["loss"]["name"], config["seed"]
         backbone = settings.get("backbone", "atlop")
@@ -145,18 +145,20 @@ def run_from(path: Path, config: Any, scores: Any) -> Run | None:
 
 
 def read_record(path: Path) -> Run:
-    """The run of a record. Raises UserError where the file is none."""
-    found = read_json(path)
+    """The run of a record. Raises UserError if the file is not a record."""
+    record = read_json(path)
     try:
-        run = run_from(path, found["config"], found["scores"])
-        thresholds = found["thresholds"]
-        by_epoch = {line["epoch"]: line["dev"] for line in found["dev_by_epoch"]}
-        correct, predicted, gold = (np.array(found["test_documents"][name].split(), dtype=np.int64) for name in COUNTED)
+        run = run_from(path, record["config"], record["scores"])
+        thresholds = record["thresholds"]
+        by_epoch = {line["epoch"]: line["dev"] for line in record["dev_by_epoch"]}
+        correct, predicted, gold = (
+            np.array(record["test_documents"][name].split(), dtype=np.int64) for name in COUNTED
+        )
         fits = are_curve(by_epoch) and are_counts(correct, predicted, gold)
         fits = fits and thresholds.keys() in (THRESHOLDS, set())
         fits = fits and all(type(x) in (int, float) for x in thresholds.values())
-        timing, documents = found.get("timing", {}), found.get("documents", {})
-        other_labels, calibration = found.get("other_labels", {}), found.get("calibration", {})
+        timing, documents = record.get("timing", {}), record.get("documents", {})
+        other_labels, calibration = record.get("other_labels", {}), record.get("calibration", {})
         fits = fits and (not calibration or is_calibration(calibration))
         fits = fits and is_timing(timing) and are_numbers_of_documents(documents) and are_other_labels(other_labels)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
@@ -176,31 +178,31 @@ def read_record(path: Path) -> Run:
     )
 
 
-def are_numbers_of_documents(found: Any) -> bool:
+def are_numbers_of_documents(value: Any) -> bool:
     """Whether this can be a record's numbers of documents by split."""
-    return isinstance(found, dict) and all(
-        split in SPLITS and type(number) is int and number > 0 for split, number in found.items()
+    return isinstance(value, dict) and all(
+        split in SPLITS and type(number) is int and number > 0 for split, number in value.items()
     )
 
 
-def is_calibration(found: Any) -> bool:
+def is_calibration(value: Any) -> bool:
     """Whether this can be a record's calibration."""
     return (
-        isinstance(found, dict)
-        and found.keys() == {*CALIBRATION, "bins"}
-        and are_numbers(found[name] for name in CALIBRATION)
-        and all(len(row) == 3 and are_numbers(row) for row in found["bins"])
+        isinstance(value, dict)
+        and value.keys() == {*CALIBRATION, "bins"}
+        and are_numbers(value[name] for name in CALIBRATION)
+        and all(len(row) == 3 and are_numbers(row) for row in value["bins"])
     )
 
 
-def are_other_labels(found: Any) -> bool:
+def are_other_labels(value: Any) -> bool:
     """Whether these can be a record's scores with other labels, by the file's name."""
-    return isinstance(found, dict) and all(
+    return isinstance(value, dict) and all(
         isinstance(scores, dict)
         and scores.keys() == {"sha256", *OTHER_SCORES}
         and isinstance(scores["sha256"], str)
         and are_numbers((scores[name] for name in OTHER_SCORES), most=1)
-        for scores in found.values()
+        for scores in value.values()
     )
 
 
@@ -212,7 +214,7 @@ def write_record(
     calibration: dict[str, Any] | None = None,
 ) -> Path:
     """Write a finished run's record as <folder>/<its experiment>/seed_<n>.json, anew where it is there; returns the
-    path. Raises UserError where files of the run are missing."""
+    path. Raises UserError if files of the run are missing."""
     path = make_folder(Path(folder) / run.folder.resolve().parent.name) / f"seed_{run.seed}.json"
     settings = {name: without_folder(value) for name, value in run.config["settings"].items()}
     config = run.config | {"settings": settings}
@@ -237,41 +239,41 @@ def write_record(
 
 
 def without_folder(value: Any) -> Any:
-    """A setting; of an absolute path the last part, for the rest is of the machine."""
+    """A setting; of an absolute path only the last part, since the rest depends on the machine."""
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def same_experiment(runs: list[Run]) -> None:
-    """Raise UserError unless all runs have the same data and encoder: else a table would compare what differs."""
+    """Raise UserError unless all runs have the same data and encoder, since only those can be compared."""
 
-    def sameness(run: Run) -> tuple[Any, ...]:
+    def identity(run: Run) -> tuple[Any, ...]:
         return without_folder(run.config["settings"]["model_name_or_path"]), *sorted(run.config["data"].items())
 
     for run in runs[1:]:
-        if sameness(run) != sameness(runs[0]):
+        if identity(run) != identity(runs[0]):
             raise UserError(f"{runs[0].folder} and {run.folder}: differ in encoder or data; pass runs that share both")
 
 
 def dev_scores(run: Run) -> dict[int, dict[str, float]]:
-    """The evaluator's figures on dev by epoch. Raises UserError where metrics.jsonl is missing, broken or has none."""
+    """The evaluator's figures on dev by epoch. Raises UserError if metrics.jsonl is missing, broken or has none."""
     if run.dev_by_epoch is not None:
         return run.dev_by_epoch
     path = run.folder / "metrics.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         logged = [parse_json(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
-        found = {line["epoch"]: line["dev"] for line in logged if "epoch" in line}
+        by_epoch = {line["epoch"]: line["dev"] for line in logged if "epoch" in line}
     except (OSError, UnicodeDecodeError, KeyError, TypeError):
-        found = {}
-    if not are_curve(found):
+        by_epoch = {}
+    if not are_curve(by_epoch):
         raise UserError(
             f"{path}: is missing or has no dev scores by epoch; train the run again with a labelled dev file"
         )
-    return found
+    return by_epoch
 
 
 def are_curve(by_epoch: dict[Any, Any]) -> bool:
-    """Whether these are dev scores by epoch, each with an F1, of one epoch or more."""
+    """Whether these can be dev scores by epoch: one epoch or more, each with an F1."""
     f1: list[Any] = [scores.get("f1") if isinstance(scores, dict) else None for scores in by_epoch.values()]
     return bool(f1) and all(type(epoch) is int for epoch in by_epoch) and are_numbers(f1, most=1)
 
@@ -284,9 +286,9 @@ def are_counts(correct: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> 
 
 
 @functools.lru_cache(maxsize=2)
-def documents_of(path: str, wanted: str) -> tuple[Document, ...]:
-    """A data file's documents. Raises UserError where it is gone, or its SHA-256 is not `wanted`."""
-    if not Path(path).exists() or digest(path) != wanted:
+def documents_of(path: str, checksum: str) -> tuple[Document, ...]:
+    """A data file's documents. Raises UserError if it is gone, or its SHA-256 is not `checksum`."""
+    if not Path(path).exists() or digest(path) != checksum:
         raise UserError(f"{path}: the file that the run was scored on is gone or has changed; put it back{LOOKED}")
     return tuple(load_documents(path, unique_titles=True))
 
@@ -294,12 +296,12 @@ def documents_of(path: str, wanted: str) -> tuple[Document, ...]:
 def data_file(run: Run, split: str) -> tuple[str, bool]:
     """Where a split's file lies, and whether it is there with the run's SHA-256. A relative path is one of the present
     folder, of the clone, of the run's folder or of a folder above it: the first that holds the run's file."""
-    settings, wanted = run.config["settings"], run.config["data"][split]
+    settings, checksum = run.config["settings"], run.config["data"][split]
     path = Path(settings["data_dir"]) / settings[f"{split}_file"]
     here = run.folder.resolve()
-    present = [place for base in (Path(), ROOT, here, *here.parents) if (place := base / path).is_file()]
-    found = next((place for place in present if digest(place) == wanted), None)
-    return str(found or next(iter(present), path)), found is not None
+    candidates = [candidate for base in (Path(), ROOT, here, *here.parents) if (candidate := base / path).is_file()]
+    match = next((candidate for candidate in candidates if digest(candidate) == checksum), None)
+    return str(match or next(iter(candidates), path)), match is not None
 
 
 def file_of(run: Run, split: str) -> tuple[str, str]:
@@ -316,20 +318,20 @@ def documents_by_split(run: Run) -> dict[str, int]:
 
 
 @functools.lru_cache
-def number_of_documents(path: str, wanted: str) -> int | None:
-    """How many documents a data file holds, None where it is gone, or its SHA-256 is not `wanted`."""
-    there = Path(path).is_file() and digest(path) == wanted
-    return len(read_documents(path)) if there else None
+def number_of_documents(path: str, checksum: str) -> int | None:
+    """How many documents a data file holds, None if it is gone, or its SHA-256 is not `checksum`."""
+    is_unchanged = Path(path).is_file() and digest(path) == checksum
+    return len(read_documents(path)) if is_unchanged else None
 
 
 @functools.lru_cache(maxsize=2)
-def gold_of(path: str, wanted: str) -> Gold:
+def gold_of(path: str, checksum: str) -> Gold:
     """The gold triples of a data file, none of them known from training. Raises UserError as documents_of does."""
-    return prepare_gold(list(documents_of(path, wanted)), set())
+    return prepare_gold(list(documents_of(path, checksum)), set())
 
 
 def count_by_document(run: Run) -> Counted:
-    """(correct, predicted, gold) triples of each test document. Raises UserError where the run's predictions or its
+    """(correct, predicted, gold) triples of each test document. Raises UserError if the run's predictions or its
     test file are gone."""
     if run.test_documents is not None:
         return run.test_documents

@@ -16,7 +16,7 @@ from hingeabl.reporting.tables import Cell, Table, one_set_of_seeds
 
 
 class Style(NamedTuple):
-    """How a format writes the best figures, names, and what stands before a standard deviation."""
+    """How a format writes the best figures, names, and the sign before a standard deviation."""
 
     bold: Callable[[str], str]
     escape: Callable[[str], str] = str
@@ -24,8 +24,8 @@ class Style(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """What a format writes: a title, tables with a heading each ("" for the first) and their head as first line, of
-    which the first `left` columns stand on the left, and notes."""
+    """What a format writes: a title, tables by heading ("" for the first), whose first line is the head and whose first
+    `left` columns are left-aligned, and notes."""
 
     title: str
     tables: dict[str, list[list[str]]]
@@ -33,16 +33,16 @@ class Sheet(NamedTuple):
     notes: list[str]
 
 
-def sheet_of(found: Table | RunList, style: Style) -> Sheet:
+def sheet_of(table: Table | RunList, style: Style) -> Sheet:
     """A table, or a list of runs, as texts in a format's style."""
-    if isinstance(found, RunList):
-        return Sheet(found.title, {"": [list(map(style.escape, line)) for line in found.texts()]}, 2, found.notes)
-    differences = {"Differences of test F1": comparison_lines(found)} if found.comparisons else {}
-    return Sheet(caption(found), {"": lines_of(found, style)} | differences, 1, found.notes)
+    if isinstance(table, RunList):
+        return Sheet(table.title, {"": [list(map(style.escape, line)) for line in table.texts()]}, 2, table.notes)
+    differences = {"Differences of test F1": comparison_lines(table)} if table.comparisons else {}
+    return Sheet(caption(table), {"": lines_of(table, style)} | differences, 1, table.notes)
 
 
 def cell_texts(cell: Cell, digits: int, plus_minus: str) -> tuple[str, str, str]:
-    """(ours, the published one, the difference), "" for what there is not."""
+    """(ours, the published one, the difference), "" for a missing one."""
     paper = "" if cell.paper is None else f"{cell.paper:.{digits}f}"
     if cell.mean is None:
         return "", paper, ""
@@ -53,23 +53,23 @@ def cell_texts(cell: Cell, digits: int, plus_minus: str) -> tuple[str, str, str]
 
 
 def lines_of(table: Table, style: Style) -> list[list[str]]:
-    """The table as texts, its head first: a name, the number of runs (their seeds where these differ from row to row),
-    for each figure ours, the published one and the difference (ours alone in a table without published ones), and the
-    published ones' source where they have one."""
+    """The table as texts, its head first: a name, the number of runs (their seeds if these differ from row to row),
+    for each column our value, the published one and the difference (only ours in a table without published ones), and
+    the published ones' source if they have one."""
     of_runs = any(row.seeds for row in table.rows)
     count = "runs" if one_set_of_seeds(table.rows) else "seeds"
     sourced = any(row.source for row in table.rows)
-    kept = 3 if table.published else 1  # of ours, published, difference
+    column_count = 3 if table.published else 1  # of ours, published, difference
     head = ["", *([count] if of_runs else [])]
-    for figure in table.figures:
-        head += [style.escape(figure.name), table.published, "diff."][:kept]
+    for column in table.columns:
+        head += [style.escape(column.name), table.published, "diff."][:column_count]
     lines = [head + ["source"] * sourced]
     for row in table.rows:
         seeds = str(len(row.seeds)) if count == "runs" else listed(row.seeds)
         line = [style.escape(row_title(row.name)), *([seeds] if of_runs else [])]
-        for figure in table.figures:
-            ours, *others = cell_texts(row.cells[figure.key], figure.digits, style.plus_minus)
-            line += [style.bold(ours) if row.cells[figure.key].best else ours, *others][:kept]
+        for column in table.columns:
+            ours, *others = cell_texts(row.cells[column.key], column.digits, style.plus_minus)
+            line += [style.bold(ours) if row.cells[column.key].best else ours, *others][:column_count]
         lines.append(line + [style.escape(row.source)] * sourced)
     return lines
 
@@ -85,15 +85,15 @@ def comparison_lines(table: Table) -> list[list[str]]:
     seeds = 0 if one_set_of_seeds(table.rows) else 1  # columns of them
     return [["second against first", *["seeds"] * seeds, "F1 diff.", "over seeds", "95 % interval", "p", ""]] + [
         [
-            f"{row_title(found.second)} against {row_title(found.first)}",
-            *[" and ".join(dict.fromkeys(map(listed, reversed(found.seeds))))] * seeds,
-            f"{100 * found.found.difference:+.2f}",
-            span(found.found.over_seeds) if found.found.over_seeds else "",
-            span((found.found.low, found.found.high)),
-            f"{found.p:.4f}",
-            verdict(found.found, found.p),
+            f"{row_title(difference.second)} against {row_title(difference.first)}",
+            *[" and ".join(dict.fromkeys(map(listed, reversed(difference.seeds))))] * seeds,
+            f"{100 * difference.comparison.difference:+.2f}",
+            span(difference.comparison.over_seeds) if difference.comparison.over_seeds else "",
+            span((difference.comparison.low, difference.comparison.high)),
+            f"{difference.p:.4f}",
+            verdict(difference.comparison, difference.p),
         ]
-        for found in table.comparisons
+        for difference in table.comparisons
     ]
 
 
@@ -117,15 +117,15 @@ def caption(table: Table) -> str:
     return f"Table {table.number}. {table.title}: {table.setting}{behind}"
 
 
-def as_text(found: Table | RunList) -> str:
+def as_text(table: Table | RunList) -> str:
     """For a terminal; the best figures carry a star."""
-    sheet = sheet_of(found, Style(lambda text: f"{text} *"))
+    sheet = sheet_of(table, Style(lambda text: f"{text} *"))
     tables = [part for heading, lines in sheet.tables.items() for part in (heading, aligned(lines, sheet.left)) if part]
     return "\n\n".join([sheet.title, *tables, *sheet.notes])
 
 
 def aligned(lines: list[list[str]], left: int = 1) -> str:
-    """Columns of equal width, the first `left` of them on the left."""
+    """Columns padded to their width, the first `left` of them left-aligned."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
@@ -136,9 +136,9 @@ def aligned(lines: list[list[str]], left: int = 1) -> str:
     )
 
 
-def as_markdown(found: Table | RunList) -> str:
+def as_markdown(table: Table | RunList) -> str:
     """GitHub's tables; the best figures are bold."""
-    sheet = sheet_of(found, Style(lambda text: f"**{text}**", markdown))
+    sheet = sheet_of(table, Style(lambda text: f"**{text}**", markdown))
     tables = [markdown_rows(lines, sheet.left) for lines in sheet.tables.values()]
     return "\n\n".join([f"**{sheet.title}**", *tables, *sheet.notes])
 
@@ -149,15 +149,15 @@ def markdown(text: str) -> str:
 
 
 def markdown_rows(lines: list[list[str]], left: int = 1) -> str:
-    """One of GitHub's tables, its head first; the first `left` columns on the left."""
+    """One of GitHub's tables, its head first; the first `left` columns are left-aligned."""
     columns = len(lines[0])
     rule = ["---"] * left + ["---:"] * (columns - left)
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
 
 
-def as_latex(found: Table | RunList) -> str:
+def as_latex(table: Table | RunList) -> str:
     """A table environment with booktabs' rules, without the comparisons."""
-    sheet = sheet_of(found, Style(lambda text: rf"\textbf{{{text}}}", latex, r"$\pm$"))
+    sheet = sheet_of(table, Style(lambda text: rf"\textbf{{{text}}}", latex, r"$\pm$"))
     head, *rows = [" & ".join(line) + r" \\" for line in sheet.tables[""]]
     return "\n".join(
         [
@@ -183,9 +183,9 @@ def latex(text: str) -> str:
     return text
 
 
-def as_html(found: Table | RunList) -> str:
+def as_html(table: Table | RunList) -> str:
     """A fragment of a page; the best figures are bold."""
-    sheet = sheet_of(found, Style(lambda text: f"<b>{text}</b>", html.escape))
+    sheet = sheet_of(table, Style(lambda text: f"<b>{text}</b>", html.escape))
     tables = [html_rows(lines, heading or sheet.title) for heading, lines in sheet.tables.items()]
     return "\n".join([*tables, *(f'<p class="note">{html.escape(note)}</p>' for note in sheet.notes)])
 
@@ -216,10 +216,10 @@ def as_json(table: Table | RunList) -> str:
                 for row in table.rows
             ],
             "comparisons": [
-                {"first": found.first, "second": found.second, "seeds": found.seeds}
-                | vars(found.found)
-                | {"corrected_p": found.p, "verdict": verdict(found.found, found.p)}
-                for found in table.comparisons
+                {"first": difference.first, "second": difference.second, "seeds": difference.seeds}
+                | vars(difference.comparison)
+                | {"corrected_p": difference.p, "verdict": verdict(difference.comparison, difference.p)}
+                for difference in table.comparisons
             ],
             "notes": table.notes,
         },
@@ -237,10 +237,10 @@ def as_csv(table: Table | RunList) -> str:
         return text.getvalue().rstrip("\n")
     parts = ("mean", "std", "paper")
     sourced = any(row.source for row in table.rows)
-    head = ["name", "seeds", *(f"{figure.key}_{part}" for figure in table.figures for part in parts)]
+    head = ["name", "seeds", *(f"{column.key}_{part}" for column in table.columns for part in parts)]
     writer.writerow(head + ["source"] * sourced)
     for row in table.rows:
-        cells = (getattr(row.cells[figure.key], part) for figure in table.figures for part in parts)
+        cells = (getattr(row.cells[column.key], part) for column in table.columns for part in parts)
         line = [row.name, " ".join(map(str, row.seeds)), *("" if cell is None else cell for cell in cells)]
         writer.writerow(line + [row.source] * sourced)
     return text.getvalue().rstrip("\n")

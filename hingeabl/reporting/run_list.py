@@ -14,8 +14,8 @@ COMMIT = 12  # characters of it that are shown
 
 @dataclass(frozen=True)
 class RunList:
-    """Runs, one after the other: `runs` has a dictionary of a record's figures for each, the same keys in each (None
-    for what it does not say); a dev F1 is a fraction, a time is in seconds."""
+    """A list of runs: `runs` has a dictionary of facts_of for each, with the same keys (None for an unknown value); a
+    dev F1 is a fraction, a time is in seconds."""
 
     title: str
     runs: list[dict[str, Any]]
@@ -28,13 +28,13 @@ class RunList:
 
 def list_of_runs(runs: list[Run], unfinished: list[Path]) -> RunList:
     """The list of runs, by experiment and seed."""
-    found = sorted(map(facts_of, runs), key=lambda facts: (facts["experiment"], facts["seed"]))
+    rows = sorted(map(facts_of, runs), key=lambda facts: (facts["experiment"], facts["seed"]))
     notes = [f"not finished, left out: {folder}" for folder in unfinished]
-    return RunList("Runs: what they cost, and where they were trained", found, notes)
+    return RunList("Runs: what they cost, and where they were trained", rows, notes)
 
 
 def facts_of(run: Run) -> dict[str, Any]:
-    """What the list says of a run. Its experiment is named by the last two folders above it."""
+    """What the list shows of a run. The last two folders above it name its experiment."""
     above = run.folder.resolve().parent
     environment = run.config.get("environment")
     return {

@@ -27,7 +27,7 @@ class Counts:
 @dataclass(frozen=True)
 class Comparison:
     """The difference of mean F1 of two losses, second minus first, its 95 % interval, and the p-value. `seed_noise` is
-    whether the interval holds the variation between seeds. `over_seeds` is the interval of seeds_interval."""
+    whether the interval includes the variation between seeds. `over_seeds` is the interval of seeds_interval."""
 
     difference: float
     low: float
@@ -79,8 +79,8 @@ def seeds_interval(first: Counts, second: Counts) -> tuple[float, float] | None:
     paired = len(ours) == len(theirs)
     if paired and np.ptp(ours - theirs) < 1e-12:  # of which scipy warns
         return float((ours - theirs).mean()), float((ours - theirs).mean())
-    found = ttest_1samp(ours - theirs, 0) if paired else ttest_ind(ours, theirs, equal_var=False)
-    low, high = found.confidence_interval(0.95)
+    result = ttest_1samp(ours - theirs, 0) if paired else ttest_ind(ours, theirs, equal_var=False)
+    low, high = result.confidence_interval(0.95)
     return float(low), float(high)
 
 
@@ -95,20 +95,20 @@ def mean_f1(counts: Counts) -> float:
 
 
 def spread_of_seeds(losses: Iterable[Counts]) -> Spread | None:
-    """The spread over seeds of those losses that have several, None where none has."""
+    """The spread over seeds of those losses that have several, None if none has."""
     scores = [f1_of_seeds(counts) for counts in losses if len(counts.correct) > 1]
-    freedom = sum(len(found) - 1 for found in scores)
-    squares = sum(float(((found - found.mean()) ** 2).sum()) for found in scores)
+    freedom = sum(len(f1) - 1 for f1 in scores)
+    squares = sum(float(((f1 - f1.mean()) ** 2).sum()) for f1 in scores)
     return Spread(math.sqrt(squares / freedom), freedom) if freedom else None
 
 
-def with_seed_noise(found: Comparison, spread: Spread, seeds: tuple[int, int]) -> Comparison:
-    """A comparison of so many seeds whose interval holds the documents alone, with seed noise of half width t s
-    sqrt(1/n1 + 1/n2) added to each half of the interval, as the root of the sum of squares."""
+def with_seed_noise(comparison: Comparison, spread: Spread, seeds: tuple[int, int]) -> Comparison:
+    """A comparison whose interval covers the documents only, with seed noise of half width t s sqrt(1/n1 + 1/n2) added
+    to each half of the interval, as the root of the sum of squares; `seeds` are n1 and n2."""
     noise = spread.factor * spread.deviation * math.sqrt(sum(1 / count for count in seeds))
-    low = found.difference - math.hypot(found.difference - found.low, noise)
-    high = found.difference + math.hypot(found.high - found.difference, noise)
-    return replace(found, low=low, high=high, seed_noise=True)
+    low = comparison.difference - math.hypot(comparison.difference - comparison.low, noise)
+    high = comparison.difference + math.hypot(comparison.high - comparison.difference, noise)
+    return replace(comparison, low=low, high=high, seed_noise=True)
 
 
 def p_value(first: Counts, second: Counts, seed: int) -> float:
@@ -122,20 +122,20 @@ def p_value(first: Counts, second: Counts, seed: int) -> float:
         stay.append((by_document.sum(axis=1, keepdims=True) - moved) / len(counts.correct))
         move.append(moved / len(counts.correct))
     gold = first.gold.sum()
-    left, right = (micro_f1(found[0], found[1], gold) for found in (stay[0] + move[1], stay[1] + move[0]))
-    differences = right - left
+    first_f1, second_f1 = (micro_f1(sums[0], sums[1], gold) for sums in (stay[0] + move[1], stay[1] + move[0]))
+    differences = second_f1 - first_f1
     observed, rounding = differences[0], 1e-12
     sides = (differences <= observed + rounding).mean(), (differences >= observed - rounding).mean()
     return float(min(1, 2 * min(sides)))
 
 
 @functools.lru_cache(maxsize=2)
-def exchanges(count: int, most: int, seed: int) -> np.ndarray:
+def exchanges(count: int, max_count: int, seed: int) -> np.ndarray:
     """Ways to exchange two losses' counts, 1 where they change places, float64 [ways, documents]: none, then `most`
     random ones, or all that there are where these are not more."""
-    if 2**count <= most:
+    if 2**count <= max_count:
         return np.array(list(itertools.product((0.0, 1.0), repeat=count)))
-    places = np.tile(np.arange(2, dtype=np.int8), (most, count, 1))
+    places = np.tile(np.arange(2, dtype=np.int8), (max_count, count, 1))
     drawn = np.random.default_rng(seed).permuted(places, axis=-1)[:, :, 0]
     return np.concatenate([np.zeros((1, count)), drawn])
 

@@ -22,22 +22,15 @@ from hingeabl.reporting.records import OTHER_SCORES, Run, same_experiment
 PAPER = META / "paper_results.json"
 LATER_RESULTS = META / "later_results.json"
 OF_OTHERS = read_json(LATER_RESULTS)["tables"]["3_later"]["rows"]
-LATER = tuple(loss for loss in loss_names() if loss in OF_OTHERS)  # losses of other papers: not in this one's tables
-MORE_TABLES = (
-    "3_later",
-    "precision",
-    "other_labels",
-    "inter",
-    "thresholds",
-    "shift",
-)  # that the paper lacks, with LATER's losses
+LATER = tuple(loss for loss in loss_names() if loss in OF_OTHERS)  # losses of other papers, not in this one's
+MORE_TABLES = ("3_later", "precision", "other_labels", "inter", "thresholds", "shift")  # not the paper's
 EVERY_BACKBONE = (2, "thresholds", "shift")  # tables that take runs of every backbone; the others take ATLOP's
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A table's column: its key in meta/paper_results.json, its name, the digits the paper prints, whether more is
-    better (None for neither), and how it follows from a run's scores."""
+    """A table's column: its key in meta/paper_results.json, its name, the digits the paper prints, whether higher is
+    better (None for neither), and how it is computed from a run's scores."""
 
     key: str
     name: str
@@ -48,8 +41,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean and standard deviation of a figure over seeds (None for one seed; both None without a run), the published
-    value (None without)."""
+    """Mean and standard deviation over seeds (None for one seed; both None without a run), and the published value or
+    None."""
 
     mean: float | None
     std: float | None
@@ -59,7 +52,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A table's row: name, seeds it is made of, cells by key, and where its published figures come from."""
+    """A table's row: its name, the runs' seeds, cells by column key, and where its published figures come from."""
 
     name: str
     seeds: list[int]
@@ -74,7 +67,7 @@ class Table:
     number: int | str
     title: str
     setting: str  # split, and encoder here and in the paper
-    figures: tuple[Figure, ...]
+    columns: tuple[Figure, ...]
     rows: list[Row]
     comparisons: list[Difference]
     notes: list[str]
@@ -87,7 +80,7 @@ def percent(key: str, name: str, higher: bool = True) -> Figure:
 
 
 def plain(key: str, name: str, digits: int) -> Figure:
-    """A figure that is shown as it is, neither high nor low being better."""
+    """A number that is shown unscaled; neither high nor low is better."""
     return Figure(key, name, digits, None, lambda scores: scores[key])
 
 
@@ -165,11 +158,12 @@ FIGURES: dict[int | str, tuple[str, tuple[Figure, ...]]] = {  # split and column
 
 
 def groups_of(number: int | str, runs: list[Run]) -> dict[str, list[Run]]:
-    """The runs that belong in one of tables 1 to 4 and 7 or of MORE_TABLES, by row, each row's by seed; {} where none
-    does."""
+    """The runs that belong in one of tables 1 to 4 and 7 or of MORE_TABLES, by row, each row's by seed; {} if none
+    does. Backbones of a fork come after the paper's, by name."""
     groups = {}
     losses = [loss for loss in loss_names() if number in MORE_TABLES or loss not in LATER]
-    for backbone, loss in itertools.product(BACKBONES, losses):
+    backbones = [*BACKBONES, *sorted({run.backbone for run in runs} - BACKBONES.keys())]
+    for backbone, loss in itertools.product(backbones, losses):
         chosen = [run for run in runs if (run.backbone, run.loss) == (backbone, loss) and is_in(number, run)]
         name = f"{backbone}/{loss}" if number in EVERY_BACKBONE else loss
         if chosen and (number in EVERY_BACKBONE or backbone == "atlop") and (number != 1 or loss == "atl"):
@@ -186,23 +180,25 @@ def is_in(number: int | str, run: Run) -> bool:
 
 
 def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) -> Table:
-    """One of tables 1 to 4 and 7 or of MORE_TABLES. Raises UserError where no run belongs in it."""
-    split, figures = FIGURES[number]
+    """One of tables 1 to 4 and 7 or of MORE_TABLES. Raises UserError if no run belongs in it."""
+    split, columns = FIGURES[number]
     groups = groups_of(number, runs)
     if not groups:
-        left = f"; not finished: {', '.join(map(str, unfinished))}" if unfinished else ""
-        raise UserError(f"table {number}: none of the runs belongs in it; it takes {what_belongs(number)}{left}")
+        unfinished_text = f"; not finished: {', '.join(map(str, unfinished))}" if unfinished else ""
+        raise UserError(
+            f"table {number}: none of the runs belongs in it; it takes {what_belongs(number)}{unfinished_text}"
+        )
     shown = [run for group in groups.values() for run in group]
     same_experiment(shown)
     corpus = corpus_of(shown[0])
     published = published_figures(number) if corpus else without_figures(published_figures(number))
     if number == "other_labels":
         groups = {name: [with_other_labels(run) for run in group] for name, group in groups.items()}
-        figures += figures_with_other_labels(shown)
-    rows = [make_row(name, group, split, figures, published["rows"].get(name, {})) for name, group in groups.items()]
-    rows = mark_best(rows, figures)
+        columns += figures_with_other_labels(shown)
+    rows = [make_row(name, group, split, columns, published["rows"].get(name, {})) for name, group in groups.items()]
+    rows = mark_best(rows, columns)
     if number in MORE_TABLES:
-        rows += [published_row(name, figures, row) for name, row in published["rows"].items() if name not in groups]
+        rows += [published_row(name, columns, row) for name, row in published["rows"].items() if name not in groups]
     comparisons, more = compare_groups(number, groups) if number in (2, 3, "3_later", "inter") else ([], [])
     notes = [f"not finished, left out: {folder}" for folder in unfinished]
     others = sorted({run.loss for run in runs} & {*LATER})
@@ -214,7 +210,7 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
     setting += f", {Path(shown[0].config['settings']['model_name_or_path']).name}"
     setting += f" (the paper's: {published['encoder']})" if "encoder" in published else ""
     heading = "paper" if number not in MORE_TABLES else "published" if number == "3_later" else ""
-    return Table(number, published["title"], setting, figures, rows, comparisons, notes, heading if corpus else "")
+    return Table(number, published["title"], setting, columns, rows, comparisons, notes, heading if corpus else "")
 
 
 def without_figures(published: dict[str, Any]) -> dict[str, Any]:
@@ -252,11 +248,11 @@ def figures_with_other_labels(runs: list[Run]) -> tuple[Figure, ...]:
                 f"{runs[0].folder} and {run.folder}: were scored with other labels of different files; write their "
                 "records again with report.py --record FOLDER RUN --also FILE"
             )
-    heads = dict(zip(OTHER_SCORES, ("precision", "recall", "F1"), strict=True))
+    titles = dict(zip(OTHER_SCORES, ("precision", "recall", "F1"), strict=True))
     return tuple(
-        percent(f"{file}/{name}", f"{head}, {Path(file).stem}")
+        percent(f"{file}/{name}", f"{title}, {Path(file).stem}")
         for file in runs[0].other_labels
-        for name, head in heads.items()
+        for name, title in titles.items()
     )
 
 
@@ -300,33 +296,33 @@ def what_belongs(number: int | str) -> str:
     return f"{backbone} with any loss" + ("" if number in MORE_TABLES else f" but {', '.join(LATER)}")
 
 
-def make_row(name: str, runs: list[Run], split: str, figures: tuple[Figure, ...], published: dict[str, Any]) -> Row:
-    """Mean and standard deviation of every figure over the runs' seeds."""
+def make_row(name: str, runs: list[Run], split: str, columns: tuple[Figure, ...], published: dict[str, Any]) -> Row:
+    """A row whose cells are mean and standard deviation over the runs' seeds."""
     cells = {}
-    for figure in figures:
-        values = [figure.value(run.scores[split]) for run in runs]
+    for column in columns:
+        values = [column.value(run.scores[split]) for run in runs]
         std = statistics.stdev(values) if len(values) > 1 else None
-        cells[figure.key] = Cell(statistics.mean(values), std, published.get(figure.key))
+        cells[column.key] = Cell(statistics.mean(values), std, published.get(column.key))
     return Row(name, [run.seed for run in runs], cells, published.get("source", ""))
 
 
-def published_row(name: str, figures: tuple[Figure, ...], published: dict[str, Any]) -> Row:
-    """A row of published figures alone."""
-    cells = {figure.key: Cell(None, None, published.get(figure.key)) for figure in figures}
+def published_row(name: str, columns: tuple[Figure, ...], published: dict[str, Any]) -> Row:
+    """A row that has published figures only."""
+    cells = {column.key: Cell(None, None, published.get(column.key)) for column in columns}
     return Row(name, [], cells, published["source"])
 
 
-def mark_best(rows: list[Row], figures: tuple[Figure, ...]) -> list[Row]:
+def mark_best(rows: list[Row], columns: tuple[Figure, ...]) -> list[Row]:
     """The rows, with the best cell of every column marked where there are several, all of the same seeds."""
     if len(rows) < 2 or not one_set_of_seeds(rows):
         return rows
     marked = [Row(row.name, row.seeds, dict(row.cells), row.source) for row in rows]
-    for figure in figures:
-        if figure.higher is None:
+    for column in columns:
+        if column.higher is None:
             continue
-        means = [mean for row in rows if (mean := row.cells[figure.key].mean) is not None]
-        best = max(means) if figure.higher else min(means)
+        means = [mean for row in rows if (mean := row.cells[column.key].mean) is not None]
+        best = max(means) if column.higher else min(means)
         for row in marked:
-            cell = row.cells[figure.key]
-            row.cells[figure.key] = Cell(cell.mean, cell.std, cell.paper, cell.mean == best)
+            cell = row.cells[column.key]
+            row.cells[column.key] = Cell(cell.mean, cell.std, cell.paper, cell.mean == best)
     return marked

@@ -111,14 +111,14 @@ class Baseline(nn.Module):
         tokens = embeddings[number]
         entities, entity_attention = [], []
         for mentions in feature["entity_pos"]:
-            places = [start + 1 for start, _ in mentions if start + 1 < len(feature["input_ids"]) - 1]
-            if not places:
+            positions = [start + 1 for start, _ in mentions if start + 1 < len(feature["input_ids"]) - 1]
+            if not positions:
                 entities.append(tokens.new_zeros(tokens.shape[1]))
                 entity_attention.append(attention.new_zeros(attention.shape[1], attention.shape[3]))
                 continue
-            of_mentions = [embeddings[number, place] for place in places]
+            of_mentions = [embeddings[number, position] for position in positions]
             entities.append(torch.logsumexp(torch.stack(of_mentions), dim=0))
-            entity_attention.append(torch.stack([attention[number, :, place] for place in places]).mean(dim=0))
+            entity_attention.append(torch.stack([attention[number, :, position] for position in positions]).mean(dim=0))
         if len(entities) < 2:
             return tokens.new_zeros(2, 0, 2 * tokens.shape[1]).unbind()
         head, tail = torch.tensor(feature["hts"], device=tokens.device).T
@@ -176,7 +176,7 @@ def plain_features(
                 "title": document["title"],
                 "input_ids": [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id],
                 "entity_pos": [
-                    [[place_of[mention["sent_id"]][place] for place in mention["pos"]] for mention in entity]
+                    [[place_of[mention["sent_id"]][position] for position in mention["pos"]] for mention in entity]
                     for entity in document["vertexSet"]
                 ],
                 "hts": hts,
@@ -219,9 +219,9 @@ def plain_scores(predictions: list[dict[str, Any]], gold_path: str | Path, train
             for second in vertices[title][tail]
         ]
         distance = min(distances, default=1)
-        own = by_relation.setdefault(relation, {"correct": 0, "predicted": 0, "gold": 0})
+        relation_counts = by_relation.setdefault(relation, {"correct": 0, "predicted": 0, "gold": 0})
         frequency = "freq" if relation in FREQUENT else "long_tail"
-        return [groups[frequency], groups["inter" if distance else "intra"], own]
+        return [groups[frequency], groups["inter" if distance else "intra"], relation_counts]
 
     for title, relation, head, tail in truth:
         for group in groups_of(title, relation, head, tail):
@@ -242,12 +242,12 @@ def plain_scores(predictions: list[dict[str, Any]], gold_path: str | Path, train
             correct_evidence += len(truth[title, relation, head, tail] & evidence)
             for group in mine:
                 group["correct"] += 1
-            known = False
+            is_known = False
             for first in vertices[title][head]:
                 for second in vertices[title][tail]:
                     if (first["name"], second["name"], relation) in in_train_file:
-                        known = True
-            if known:
+                        is_known = True
+            if is_known:
                 seen += 1
 
     def f1(right: float, predicted: float, of: float) -> float:

@@ -249,14 +249,14 @@ def serve(connection: Connection, side: str, args: argparse.Namespace, encoder: 
 
 
 def take_turns(ask: Callable[..., Any], turn: int, task: str, *arguments: object) -> dict[str, Any]:
-    """Have both sides do a task, who goes first changing from turn to turn: {side: what it returned}."""
+    """Have both sides do a task, alternating who goes first: {side: what it returned}."""
     return {side: ask(side, task, *arguments) for side in (SIDES if turn % 2 else SIDES[::-1])}
 
 
-def repeated(ask: Callable[..., Any], turns: int, what: str, *task: object) -> tuple[str, Sides]:
+def repeated(ask: Callable[..., Any], turns: int, title: str, *task: object) -> tuple[str, Sides]:
     """A row: both sides do a task so many times."""
-    results = [take_turns(ask, turn, *task) for turn in tqdm(range(turns), desc=what, leave=False)]
-    return what, {side: [result[side] for result in results] for side in SIDES}
+    results = [take_turns(ask, turn, *task) for turn in tqdm(range(turns), desc=title, leave=False)]
+    return title, {side: [result[side] for result in results] for side in SIDES}
 
 
 def training_rows(
@@ -286,7 +286,7 @@ def training_rows(
 def measure(
     ask: Callable[..., Any], args: argparse.Namespace, precision: str, before: dict[str, float]
 ) -> Iterator[tuple[str, Sides]]:
-    """All rows, (what, what each side took), as soon as they are measured."""
+    """All rows, (title, what each side took), as soon as they are measured."""
     yield from training_rows(ask, args, precision, before)
     yield repeated(ask, args.repeats, "evaluation pass", "evaluate", precision)
     yield repeated(ask, args.repeats, "preprocessing", "preprocess", False)
@@ -294,17 +294,17 @@ def measure(
     yield repeated(ask, args.repeats, "evaluator", "score")
 
 
-def print_row(what: str, timings: dict[str, Sides], left: int) -> None:
+def print_row(title: str, timings: dict[str, Sides], rows_left: int) -> None:
     """Medians of both sides and their ratio, and how many rows are left."""
-    baseline, ours = (statistics.median(timings[what][side]) for side in SIDES)
-    form = (lambda value: f"{value / 2**20:,.0f} MiB") if "memory" in what else (lambda value: f"{value:.4g} s")
-    told = f"    {left} left" if left else ""
-    print(f"{what:<26}{form(baseline):>12}{form(ours):>12}{baseline / ours:>8.1f}x{told}", flush=True)
+    baseline, ours = (statistics.median(timings[title][side]) for side in SIDES)
+    text = (lambda value: f"{value / 2**20:,.0f} MiB") if "memory" in title else (lambda value: f"{value:.4g} s")
+    remaining = f"    {rows_left} left" if rows_left else ""
+    print(f"{title:<26}{text(baseline):>12}{text(ours):>12}{baseline / ours:>8.1f}x{remaining}", flush=True)
 
 
 def run(args: argparse.Namespace, encoder: str) -> Iterator[tuple[str, str, Sides]]:
-    """Start both sides and measure: (precision, what, what each side took), with the same weights and optimizer one
-    precision after the other."""
+    """Start both sides and measure: (precision, title, what each side took), one precision after the other, with the
+    same weights and optimizer."""
     context = multiprocessing.get_context("spawn")
     connections: dict[str, Connection] = {}
     for side in SIDES:
@@ -320,8 +320,8 @@ def run(args: argparse.Namespace, encoder: str) -> Iterator[tuple[str, str, Side
         connection.recv()
     before = {side: ask(side, "memory")[0] for side in SIDES}
     for precision in args.precision:
-        for what, sides in measure(ask, args, precision, before):
-            yield precision, what, sides
+        for title, sides in measure(ask, args, precision, before):
+            yield precision, title, sides
     for connection in connections.values():
         connection.send(None)
 
@@ -339,7 +339,7 @@ def main() -> None:
     print(f"{args.steps} steps, {args.loss_type}")
     timings: dict[str, dict[str, Sides]] = {}
     result = {"machine": machine, "settings": vars(args), "environment": describe_environment(), "timings": timings}
-    left = len(args.precision) * ROWS
+    rows_left = len(args.precision) * ROWS
     with tempfile.TemporaryDirectory() as folder:
         encoder = args.model_name_or_path
         if encoder.startswith(RANDOM):
@@ -347,14 +347,14 @@ def main() -> None:
             encoder = folder
         data = f"{folder}/documents.json"
         write_json(data, documents)
-        for precision, what, sides in run(argparse.Namespace(**vars(args) | {"data": data}), encoder):
+        for precision, title, sides in run(argparse.Namespace(**vars(args) | {"data": data}), encoder):
             if precision not in timings:
                 print(
                     f"\n{args.model_name_or_path}, {precision}\n{'median':<26}{'baseline':>12}{'ours':>12}{'ratio':>9}"
                 )
-            timings.setdefault(precision, {})[what] = sides
-            left -= 1
-            print_row(what, timings[precision], left)
+            timings.setdefault(precision, {})[title] = sides
+            rows_left -= 1
+            print_row(title, timings[precision], rows_left)
             write_json(args.output, result)
     print(f"\nwritten: {args.output}")
 

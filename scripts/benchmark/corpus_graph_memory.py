@@ -32,16 +32,16 @@ def write_corpus(folder: Path, triples: int) -> None:
 def document(number: int, chosen: random.Random) -> dict[str, object]:
     """A row of predict_corpus.py's output."""
     entities = []
-    for place in range(EACH):
+    for entity in range(EACH):
         name = f"Some name {int(NAMES * chosen.random() ** 4)}"
-        entities.append({"id": f"{number:016x}#{place}", "name": name, "mentions": [name, name[5:]], "types": ["ORG"]})
+        entities.append({"id": f"{number:016x}#{entity}", "name": name, "mentions": [name, name[5:]], "types": ["ORG"]})
     predictions = []
-    for place in range(EACH):
+    for head in range(EACH):
         scores = {"score": 9.1, "threshold": 7.5, "margin": 1.6, "confidence": chosen.random()}
-        pair = {"h_idx": place, "t_idx": (place + 1 + int(3 * chosen.random())) % EACH}
+        pair = {"h_idx": head, "t_idx": (head + 1 + int(3 * chosen.random())) % EACH}
         predictions.append(pair | {"r": f"P{int(20 * chosen.random())}", "relation": "some relation"} | scores)
-    place = {"file": f"articles/{number % 100}.jsonl", "document": number, "title": f"The title of document {number}"}
-    return place | {"entities": entities, "predictions": predictions}
+    row = {"file": f"articles/{number % 100}.jsonl", "document": number, "title": f"The title of document {number}"}
+    return row | {"entities": entities, "predictions": predictions}
 
 
 def main() -> None:

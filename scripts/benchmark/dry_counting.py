@@ -47,7 +47,7 @@ class Phase:
 
 
 def place() -> str:
-    """The line of the program that runs now: the innermost of the repository beside the dry run's own."""
+    """The running line of the repository: the innermost one outside the dry run's own files."""
     frame = sys._getframe(2)
     while frame:
         path = Path(frame.f_code.co_filename)
@@ -68,8 +68,8 @@ def bytes_of(tensor: Tensor) -> int:
 
 
 class Counting(TorchDispatchMode):
-    """Counts what passes into `phases[phase]`; answers what only a real GPU could, so that a wait is noted and does
-    not end the run."""
+    """Counts operators into `phases[phase]`; gives results that only a real GPU could compute, so that a wait is noted
+    and does not end the run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,13 +94,13 @@ class Counting(TorchDispatchMode):
         if name in ("nonzero", "bincount") and on_gpu:
             self.note_wait(name)
             size = (max(args[0].numel() // 50, 1), args[0].dim()) if name == "nonzero" else args[2]
-            found = torch.empty(size, dtype=torch.int64, device=GPU)
+            output = torch.empty(size, dtype=torch.int64, device=GPU)
         else:
-            found = func(*args, **kwargs)
-        outputs = tensors_of(found)
+            output = func(*args, **kwargs)
+        outputs = tensors_of(output)
         if on_gpu or any(tensor.device.type == "cuda" for tensor in outputs):
-            self.count(func, name, args, kwargs, found, inputs, outputs)
-        return found
+            self.count(func, name, args, kwargs, output, inputs, outputs)
+        return output
 
     def read(self, tensor: Tensor) -> Any:
         """A tensor's number on the host: zero of a GPU's, after a wait; one of the CPU's, such as a counted step."""
@@ -109,9 +109,9 @@ class Counting(TorchDispatchMode):
         value = bool if tensor.dtype == torch.bool else float if tensor.is_floating_point() else int
         return value(tensor.device.type == "cpu")
 
-    def note_wait(self, what: str) -> None:
+    def note_wait(self, operator: str) -> None:
         """The host waits for the GPU here."""
-        self.now.waits.append(f"{place()} {what}")
+        self.now.waits.append(f"{place()} {operator}")
 
     def check_devices(self, name: str, args: Any, kwargs: Any) -> Any:
         """Note an operator that has a GPU's tensor and one of the CPU's that is no single number; go on as if all were
@@ -143,7 +143,7 @@ class Counting(TorchDispatchMode):
         return tensor, numbers, *rest
 
     def count(
-        self, func: Any, name: str, args: Any, kwargs: Any, found: Any, inputs: list[Tensor], outputs: list[Tensor]
+        self, func: Any, name: str, args: Any, kwargs: Any, output: Any, inputs: list[Tensor], outputs: list[Tensor]
     ) -> None:
         """Add an operator that touches the GPU."""
         returns = func._schema.returns
@@ -151,12 +151,14 @@ class Counting(TorchDispatchMode):
         if is_view or name in NO_KERNEL or name.startswith(("empty", "new_empty")):
             return
         if not outputs:  # foreach and fused operators return nothing
-            places = zip(func._schema.arguments, args, strict=False)
-            outputs = tensors_of([value for place, value in places if place.alias_info and place.alias_info.is_write])
+            arguments = zip(func._schema.arguments, args, strict=False)
+            outputs = tensors_of(
+                [x for argument, x in arguments if argument.alias_info and argument.alias_info.is_write]
+            )
         if not outputs:
             return
         if name in ("_to_copy", "copy_"):
-            source, target = (args[0], found) if name == "_to_copy" else (args[1], args[0])
+            source, target = (args[0], output) if name == "_to_copy" else (args[1], args[0])
             if source.device != target.device:
                 self.now.copies += 1
                 waits = not (kwargs.get("non_blocking") if name == "_to_copy" else args[2:] == (True,))
@@ -175,7 +177,7 @@ class Counting(TorchDispatchMode):
         self.now.bytes += sum(read) + sum(written)
         if func._overloadpacket in flop_registry:
             self.now.bytes_of_products += sum(read) + sum(written)
-            self.now.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=found)
+            self.now.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=output)
 
 
 class Saved:

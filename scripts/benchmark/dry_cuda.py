@@ -33,7 +33,7 @@ COMPILER = shutil.which("c++") or shutil.which("g++")
 
 
 def why_not() -> str:
-    """Why a dry run cannot be had here, "" where it can."""
+    """Why a dry run is not possible here, "" if it is."""
     if not COMPILER:
         return "no C++ compiler: c++ or g++ is needed"
     built = any(TORCH.glob("lib/*torch_cuda.*"))
@@ -41,7 +41,7 @@ def why_not() -> str:
 
 
 def build_device() -> Path:
-    """Compile dry_cuda.cpp, once for each version of it and of torch. Raises SystemExit where that cannot be."""
+    """Compile dry_cuda.cpp, once for each version of it and of torch. Raises SystemExit if that cannot be."""
     if reason := why_not():
         raise SystemExit(reason)
     source, version = HERE / "dry_cuda.cpp", importlib.metadata.version("torch")
@@ -49,12 +49,12 @@ def build_device() -> Path:
     if library.exists():
         return library
     library.parent.mkdir(exist_ok=True)
-    own = library.with_suffix(f".{os.getpid()}")  # several processes may build it at once
+    temporary = library.with_suffix(f".{os.getpid()}")  # several processes may build it at once
     headers = (TORCH / "include", TORCH / "include/torch/csrc/api/include", sysconfig.get_paths()["include"])
     command = [COMPILER, "-shared", "-fPIC", "-std=c++20", "-O1", *(f"-I{folder}" for folder in headers), source]
-    command += ["-o", own, f"-L{TORCH}/lib", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{TORCH}/lib"]
+    command += ["-o", temporary, f"-L{TORCH}/lib", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{TORCH}/lib"]
     subprocess.run(command, check=True)
-    own.rename(library)
+    temporary.rename(library)
     return library
 
 
@@ -131,7 +131,7 @@ def read_list(tensor: FakeTensor) -> Any:
 
 
 def pretend() -> None:
-    """Replace what asks a real GPU, or does not know fake tensors."""
+    """Replace functions that ask a real GPU, or cannot handle fake tensors."""
     torch.cuda.is_available = lambda: True
     torch.cuda.is_bf16_supported = lambda *_, **__: True
     torch.nn.utils.clip_grad._has_foreach_support = lambda *_: True

@@ -12,7 +12,7 @@ BACKBONES = ("atlop", "docunet", "kd_docre")
 
 
 def dry_run(*arguments: str) -> list[dict[str, Any]]:
-    """dry_cuda.py's records, as plain dictionaries. Raises SystemExit with its reason where it cannot run."""
+    """dry_cuda.py's records, as plain dictionaries. Raises SystemExit with the reason if it cannot run."""
     command = [sys.executable, str(Path(__file__).with_name("dry_cuda.py")), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

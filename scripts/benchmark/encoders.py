@@ -43,10 +43,10 @@ def save_encoder(size: str, data: str | Path, folder: str | Path) -> None:
 def document(number: int, length: int, entities: int) -> dict[str, Any]:
     """Features of a document: every third entity has two mentions, the others one, spread over the word pieces."""
     counts = [2 if entity % 3 == 0 else 1 for entity in range(entities)]
-    step, place, mentions = (length - 4) // sum(counts), 0, []
+    step, position, mentions = (length - 4) // sum(counts), 0, []
     for count in counts:
-        mentions.append([[place + step * i, place + step * i + 2] for i in range(count)])
-        place += step * count
+        mentions.append([[position + step * i, position + step * i + 2] for i in range(count)])
+        position += step * count
     return with_pairs({"title": str(number), "input_ids": [5] * length, "entity_pos": mentions})
 
 

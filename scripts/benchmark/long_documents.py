@@ -47,10 +47,10 @@ def main() -> None:
     predictor.predict([documents[0]])  # what a first call loads is not counted
     before, start = peak(), time.perf_counter()
     document = joined(documents, int(sys.argv[2]))
-    found = predictor.predict([document])
+    predictions = predictor.predict([document])
     print(
         f"{sum(map(len, document['sents'])):,} words, {len(document['vertexSet']):,} entities: "
-        f"{len(found.entries):,} relations, {peak() - before:.0f} MB more, {time.perf_counter() - start:.1f} s"
+        f"{len(predictions.entries):,} relations, {peak() - before:.0f} MB more, {time.perf_counter() - start:.1f} s"
     )
 
 

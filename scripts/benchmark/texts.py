@@ -39,9 +39,11 @@ def main() -> None:
     seconds: dict[str, float] = {}
     for measured in (texts[:8], texts):
         start = time.perf_counter()
-        found = tagger([given.text for given in measured])
+        mentions = tagger([text.text for text in measured])
         tagged = time.perf_counter()
-        documents = [document_of_found(given, own) for given, own in zip(measured, found, strict=True)]
+        documents = [
+            document_of_found(*text_and_mentions) for text_and_mentions in zip(measured, mentions, strict=True)
+        ]
         joined = time.perf_counter()
         predictor.predict(documents)
         end = time.perf_counter()
@@ -51,7 +53,7 @@ def main() -> None:
             "relations": end - joined,
             "all": end - start,
         }
-    words = sum(len(given.text.split()) for given in texts) / len(texts)
+    words = sum(len(text.text.split()) for text in texts) / len(texts)
     print(f"{len(texts)} texts of {words:.0f} words, {torch.get_num_threads()} threads, {predictor.precision}:")
     for stage, taken in seconds.items():
         print(f"{stage:>10}: {len(texts) / taken:.1f} documents/s")

@@ -23,22 +23,22 @@ TRAIN, DEV = 400, 100
 
 
 def main() -> None:
-    """Write the three files. Raises UserError where a file is missing or is not the official one."""
+    """Write the three files. Raises UserError if a file is missing or is not the official one."""
     if len(sys.argv) != 2:
         raise UserError(
             "usage: python scripts/studies/make_documents_400.py FOLDER, with dev_revised.json and test_revised.json"
         )
-    found = {}
+    contents = {}
     for name in ("dev_revised.json", "test_revised.json"):
         path = Path(sys.argv[1]) / name
-        found[name] = read_json(path)
+        contents[name] = read_json(path)
         if not has_checksum(path, CHECKSUMS[name]):
             raise UserError(f"{path}: is not the official Re-DocRED file (other checksum); download it again")
     folder = make_folder(ROOT / "dataset" / "documents_400")
-    documents = found["dev_revised.json"]
-    splits = {"train": documents[:TRAIN], "dev": documents[-DEV:], "test": found["test_revised.json"]}
-    for split, chosen in splits.items():
-        write_json(folder / f"{split}.json", chosen, indent=0)
+    documents = contents["dev_revised.json"]
+    splits = {"train": documents[:TRAIN], "dev": documents[-DEV:], "test": contents["test_revised.json"]}
+    for split, split_documents in splits.items():
+        write_json(folder / f"{split}.json", split_documents, indent=0)
     print(f"the study's documents: {folder.relative_to(ROOT)}/")
 
 

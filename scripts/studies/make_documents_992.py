@@ -31,13 +31,13 @@ def title_hash(title: str) -> str:
 
 def part_of(documents: list[dict[str, Any]]) -> str:
     """The text of train_part.json: the study's documents among these, sorted by title."""
-    wanted = set(read_json(ROOT / "meta" / "documents_992.json"))
-    chosen = sorted((d for d in documents if title_hash(d["title"]) in wanted), key=lambda d: d["title"])
+    hashes = set(read_json(ROOT / "meta" / "documents_992.json"))
+    chosen = sorted((d for d in documents if title_hash(d["title"]) in hashes), key=lambda d: d["title"])
     return json.dumps(chosen, separators=(",", ":"), ensure_ascii=False)
 
 
 def main() -> None:
-    """Write the three files. Raises UserError where a file is missing or not the official one."""
+    """Write the three files. Raises UserError if a file is missing or not the official one."""
     if len(sys.argv) != 2:
         raise UserError(f"usage: python scripts/studies/make_documents_992.py FOLDER, with {', '.join(CHECKSUMS)}")
     source, folder = Path(sys.argv[1]), ROOT / "dataset" / "documents_992"

@@ -41,26 +41,26 @@ def draw(base: Counts, effect: float, seeds: int, chance: np.random.Generator) -
 def find_effect(base: Counts, chance: np.random.Generator) -> float:
     """The effect of seeds that gives F1 the measured deviation."""
     effects = np.linspace(0, 0.04, 41)
-    found = [f1_of_seeds(draw(base, effect, 2000, chance)).std() for effect in effects]
-    return float(effects[np.argmin(np.abs(np.array(found) - DEVIATION))])
+    deviations = [f1_of_seeds(draw(base, effect, 2000, chance)).std() for effect in effects]
+    return float(effects[np.argmin(np.abs(np.array(deviations) - DEVIATION))])
 
 
 def rates(base: Counts, effect: float, seeds: int, chance: np.random.Generator) -> list[float]:
-    """The shares of cases in which each test finds a difference: p over documents, the bootstrap's interval, that over
-    seeds, and what the tables say."""
-    found = []
+    """The shares of cases, in percent, in which each test finds a difference: p over documents, the bootstrap's
+    interval, the interval over seeds, and the verdict of the tables."""
+    verdicts = []
     for _ in tqdm(range(CASES), desc=f"{seeds} seeds", leave=False):
-        own = compare(draw(base, effect, seeds, chance), draw(base, effect, seeds, chance))
+        comparison = compare(draw(base, effect, seeds, chance), draw(base, effect, seeds, chance))
         if seeds == 1:  # as the tables do: seed noise from two losses that have two seeds each
             spread = spread_of_seeds(draw(base, effect, 2, chance) for _ in range(2))
             assert spread is not None
-            told = with_seed_noise(own, spread, (1, 1))
+            reported = with_seed_noise(comparison, spread, (1, 1))
         else:
-            told = own
-        over_seeds = own.over_seeds is not None and not own.over_seeds[0] <= 0 <= own.over_seeds[1]
-        said = verdict(told, told.p_value) in ("higher", "lower")
-        found.append([own.p_value < 0.05, not own.low <= 0 <= own.high, over_seeds, said])
-    return [100 * float(share) for share in np.mean(found, axis=0)]
+            reported = comparison
+        over_seeds = comparison.over_seeds is not None and not comparison.over_seeds[0] <= 0 <= comparison.over_seeds[1]
+        is_called = verdict(reported, reported.p_value) in ("higher", "lower")
+        verdicts.append([comparison.p_value < 0.05, not comparison.low <= 0 <= comparison.high, over_seeds, is_called])
+    return [100 * float(share) for share in np.mean(verdicts, axis=0)]
 
 
 def main() -> None:

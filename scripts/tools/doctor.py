@@ -1,5 +1,5 @@
-"""Print what this machine has and what it lacks, a line each: ok, BAD, or -- for what is not there or not known, which
-is no fault; exit code 1 where something is BAD.
+"""Print what this machine has and lacks, a line each: ok, BAD, or -- for something missing or unknown that is not
+needed; exit code 1 if something is BAD.
 
     bash scripts/doctor.sh                 the whole report
     python scripts/tools/doctor.py --gpu   only a GPU that torch cannot use, as set-up asks
@@ -34,7 +34,7 @@ from hingeabl.start import numbers, requirements
 SECONDS = 10  # to wait for the hub, or for an address
 NETWORK = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE")
 NETWORK += ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy")
-Line = tuple[str, str, bool | None]  # what, what was found, whether it is well, None for what is not there or unknown
+Line = tuple[str, str, bool | None]  # title, status, whether that is ok (None: missing or unknown, but not needed)
 MARKS = {True: "ok ", False: "BAD", None: "-- "}
 
 
@@ -53,19 +53,19 @@ def system() -> Iterator[Line]:
 
 
 def host() -> Iterator[Line]:
-    """Whether the name of this machine leads to an address, which torchrun looks up."""
+    """Whether this machine's name resolves to an address, as torchrun needs."""
     name = socket.gethostname()
-    found: list[Any] = []
+    addresses: list[Any] = []
 
     def look_up() -> None:
         with contextlib.suppress(OSError, UnicodeError):
-            found.extend(socket.getaddrinfo(name, None))
+            addresses.extend(socket.getaddrinfo(name, None))
 
     thread = threading.Thread(target=look_up, daemon=True)
     thread.start()
     thread.join(SECONDS)
     unknown = f"{name} does not resolve; torchrun waits for minutes without --local_addr=127.0.0.1"
-    yield "host name", f"{name} resolves" if found else unknown, bool(found)
+    yield "host name", f"{name} resolves" if addresses else unknown, bool(addresses)
 
 
 def packages() -> Iterator[Line]:
@@ -94,8 +94,8 @@ def gpu() -> Iterator[Line]:
     yield "torch's build", f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU alone", True
     problem = gpu_problem()
     usable = torch.cuda.is_available()
-    found = problem or ("usable" if usable else "none: trainings run on the CPU")
-    yield "GPU for torch", found, False if problem else usable or None
+    status = problem or ("usable" if usable else "none: trainings run on the CPU")
+    yield "GPU for torch", status, False if problem else usable or None
 
 
 def hub() -> Iterator[Line]:
@@ -129,10 +129,10 @@ def data() -> Iterator[Line]:
         yield "data", f"not looked at ({error})", None
         return
     files = {REDOCRED / name: ("redocred", checksum) for name, checksum in CHECKSUMS.items()}
-    for path, (what, checksum) in (files | {ENCODER / "model.safetensors": ("encoder", ENCODER_SHA256)}).items():
+    for path, (argument, checksum) in (files | {ENCODER / "model.safetensors": ("encoder", ENCODER_SHA256)}).items():
         name = str(path.relative_to(ROOT))
         if not path.exists():
-            yield name, f"not here; python scripts/tools/fetch.py {what} fetches it", None
+            yield name, f"not here; python scripts/tools/fetch.py {argument} fetches it", None
         elif has_checksum(path, checksum):
             yield name, "the official file", True
         else:
@@ -142,17 +142,17 @@ def data() -> Iterator[Line]:
 def main() -> None:
     """Print the report."""
     if sys.argv[1:] == ["--gpu"]:
-        for what, found, well in gpu():
-            if well is False:
-                print(f"WARNING: {what}: {found}", file=sys.stderr)
+        for title, status, is_ok in gpu():
+            if is_ok is False:
+                print(f"WARNING: {title}: {status}", file=sys.stderr)
         return
     if sys.argv[1:]:
         raise UserError(f"{' '.join(sys.argv[1:])}: this program takes no arguments; leave them out")
     lines = [line for part in (system, host, packages, gpu, hub, data) for line in part()]
-    width = max(len(what) for what, _, _ in lines)
-    for what, found, well in lines:
-        print(f"{MARKS[well]}  {what:<{width}}  {found}")
-    sys.exit(1 if any(well is False for _, _, well in lines) else 0)
+    width = max(len(title) for title, _, _ in lines)
+    for title, status, is_ok in lines:
+        print(f"{MARKS[is_ok]}  {title:<{width}}  {status}")
+    sys.exit(1 if any(is_ok is False for _, _, is_ok in lines) else 0)
 
 
 if __name__ == "__main__":

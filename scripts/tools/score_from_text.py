@@ -43,7 +43,7 @@ def main() -> None:
         print(f"{'':16}" + "".join(f"{way:>26}" for way in WAYS))
         for name in scores[WAYS[0]]:
             cells = (scores[way][name] for way in WAYS)
-            shown = (f"{own['f1']:.2f} ({own['precision']:.2f}, {own['recall']:.2f})" for own in cells)
+            shown = (f"{rates['f1']:.2f} ({rates['precision']:.2f}, {rates['recall']:.2f})" for rates in cells)
             print(f"{name:16}" + "".join(f"{cell:>26}" for cell in shown))
     if args.output:
         write_json(args.output, {"text_model": args.text_model or "models/docred_mentions", "files": record})

@@ -42,7 +42,7 @@ GPU_SIGNS = ("/dev/nvidiactl", "/dev/dxg")  # a GPU that a container or WSL show
 
 
 class Gpu(NamedTuple):
-    """A GPU; its compute capability is None where the driver is too old to tell."""
+    """A GPU; its compute capability is None if the driver is too old to tell."""
 
     name: str
     driver: str
@@ -51,15 +51,15 @@ class Gpu(NamedTuple):
 
 def number(text: str) -> float | None:
     """The number that a text such as 580.65.06 starts with."""
-    found = re.match(r"\d+(\.\d+)?", text)
-    return float(found[0]) if found else None
+    match = re.match(r"\d+(\.\d+)?", text)
+    return float(match[0]) if match else None
 
 
 def gpus() -> list[Gpu]:
     """The GPUs of this machine whose driver is known."""
-    found = ask_nvidia_smi("name", "driver_version", "compute_cap")
-    found = found or [[*values, ""] for values in ask_nvidia_smi("name", "driver_version")]
-    return [Gpu(name, driver, number(capability)) for name, driver, capability in found if number(driver)]
+    rows = ask_nvidia_smi("name", "driver_version", "compute_cap")
+    rows = rows or [[*values, ""] for values in ask_nvidia_smi("name", "driver_version")]
+    return [Gpu(name, driver, number(capability)) for name, driver, capability in rows if number(driver)]
 
 
 def runs(build: Build, gpu: Gpu) -> bool:
@@ -68,17 +68,17 @@ def runs(build: Build, gpu: Gpu) -> bool:
     return fits and (number(gpu.driver) or 0) >= build.driver
 
 
-def fitting(found: list[Gpu]) -> list[str]:
+def fitting(installed: list[Gpu]) -> list[str]:
     """The builds that run on all of these GPUs, the newest first."""
-    return [build.name for build in BUILDS if all(runs(build, gpu) for gpu in found)]
+    return [build.name for build in BUILDS if all(runs(build, gpu) for gpu in installed)]
 
 
-def wanted(found: list[Gpu]) -> list[str]:
+def wanted(installed: list[Gpu]) -> list[str]:
     """The builds to try instead of the one that pip takes by itself, the best first; [] where that one is right."""
     if os.environ.get("UV_TORCH_BACKEND"):
         return [os.environ["UV_TORCH_BACKEND"]]
-    if found:
-        fits = fitting(found)
+    if installed:
+        fits = fitting(installed)
         return [] if BUILDS[0].name in fits else fits
     # a driver that does not run may do so later, and the other nodes of a cluster have GPUs
     gpu_likely = shutil.which("nvidia-smi") or shutil.which("sbatch") or any(map(os.path.exists, GPU_SIGNS))
@@ -105,9 +105,9 @@ def install_by_uv(builds: list[str]) -> str:
     return ""
 
 
-def warning(found: list[Gpu], fits: list[str]) -> str:
-    """What is wrong with the build that pip takes, and the remedy; "" where nothing is."""
-    gpu = next((gpu for gpu in found if not runs(BUILDS[0], gpu)), None)
+def warning(installed: list[Gpu], fits: list[str]) -> str:
+    """What is wrong with the build that pip takes, and the remedy; "" if it is right."""
+    gpu = next((gpu for gpu in installed if not runs(BUILDS[0], gpu)), None)
     if not gpu:
         return ""
     least = min(build.driver for build in BUILDS)
@@ -126,14 +126,14 @@ def warning(found: list[Gpu], fits: list[str]) -> str:
 
 
 def main() -> None:
-    """Install torch where it must not be pip's own choice."""
+    """Install torch if it must not be pip's own choice."""
     if url := os.environ.get("TORCH_INDEX_URL"):
         if pip("install", "--quiet", "--index-url", url, f"torch=={TORCH}").returncode:
             sys.exit(f"error: torch {TORCH} could not be installed from TORCH_INDEX_URL={without_password(url)}")
         return
-    found, chosen = gpus(), os.environ.get("UV_TORCH_BACKEND")
-    builds, uv = wanted(found), shutil.which("uv")
-    if shutil.which("nvidia-smi") and not found:
+    installed, chosen = gpus(), os.environ.get("UV_TORCH_BACKEND")
+    builds, uv = wanted(installed), shutil.which("uv")
+    if shutil.which("nvidia-smi") and not installed:
         print("nvidia-smi reports no GPU (run it to see why); set-up takes torch for one all the same", file=sys.stderr)
     if builds and uv and (chosen or not has_own_index()):
         if build := install_by_uv(builds):
@@ -142,7 +142,7 @@ def main() -> None:
         print(f"uv could not install torch {TORCH} for {' or '.join(builds)}; pip takes its own build", file=sys.stderr)
     if chosen and not uv:
         print(f"WARNING: UV_TORCH_BACKEND={chosen} is for uv, which is not installed", file=sys.stderr)
-    if text := warning(found, fitting(found)):
+    if text := warning(installed, fitting(installed)):
         print(f"WARNING: {text}", file=sys.stderr)
 
 

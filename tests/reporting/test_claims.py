@@ -272,3 +272,26 @@ def test_a_stored_figure_comes_out_of_its_command(tmp_path, name):
     report.main(["--figure", figure, str(ROOT / "results" / study), "--output", str(tmp_path)])
     for kind in ("png", "pdf"):
         assert (tmp_path / f"figure_{figure}.{kind}").read_bytes() == (ROOT / f"results/{name}.{kind}").read_bytes()
+
+
+def test_runs_of_a_forks_model_have_rows_behind_the_papers_models_and_figures(sample, tmp_path, capsys):
+    for backbone in ("mine", "atlop", "another"):
+        make_run(tmp_path, sample, "atl", 1, ALL, backbone)
+    rows = json.loads(printed(capsys, "--table", 2, tmp_path, "--format", "json"))["rows"]
+    assert [row["name"] for row in rows] == ["atlop/atl", "another/atl", "mine/atl"]
+    assert "\nmine, ATL " in printed(capsys, "--table", 2, tmp_path / "mine_atl")
+    runs, _ = read_runs([str(tmp_path / "mine_atl")])
+    assert [table.number for table in report.tables_of(runs, [])] == [2, "thresholds"]
+    for name in ("epochs", "patterns", "frequency"):
+        assert FIGURES[name](runs).get_suptitle().startswith("mine on small;")
+
+
+def test_the_figure_of_confidence_leaves_out_runs_of_a_loss_that_is_not_registered(tmp_path):
+    record = json.loads((ROOT / "results" / "model" / "seed_1.json").read_text())
+    (tmp_path / "seed_1.json").write_text(json.dumps(record))
+    record["config"]["loss"]["name"] = "of_another_clone"
+    (tmp_path / "seed_2.json").write_text(json.dumps(record))
+    runs, _ = read_runs([str(tmp_path)])
+    assert [run.loss for run in runs] == ["hingeabl_released", "of_another_clone"]
+    [axes] = FIGURES["reliability"](runs).axes
+    assert [text.get_text().split(",")[0] for text in axes.get_legend().get_texts()] == ["HingeABL"]
