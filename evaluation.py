@@ -24,9 +24,15 @@ import torch
 from torch import Tensor
 
 from hingeabl.core import one_module
-from hingeabl.data.checks import print_findings, training_doubts
+from hingeabl.data.checks import check_training_file, print_findings
 from hingeabl.data.documents import load_documents
-from hingeabl.data.predictions import Prediction, check_predictions, doubts, read_predictions, write_codalab
+from hingeabl.data.predictions import (
+    Prediction,
+    check_predictions,
+    prediction_warnings,
+    read_predictions,
+    write_codalab,
+)
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import read_json, write_json
@@ -364,8 +370,10 @@ def main() -> None:
     relations |= {relation for _, _, relation in facts}
     counts = {document["title"]: len(document["vertexSet"]) for document in documents}
     if args.train:
-        print_findings(training_doubts((args.gold, args.train), documents, train_documents, int(gold.in_train.sum())))
-    for doubt in doubts(predictions, counts, relations):
+        print_findings(
+            check_training_file((args.gold, args.train), documents, train_documents, int(gold.in_train.sum()))
+        )
+    for doubt in prediction_warnings(predictions, counts, relations):
         print(f"WARNING: {args.predictions}: {doubt}", file=sys.stderr)
     print(format_scores(scores))
     if args.json:

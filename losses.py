@@ -53,7 +53,7 @@ def above_threshold(scores: Tensor, threshold: Tensor, max_labels: int) -> Tenso
 
 
 @dataclass(frozen=True)
-class Kind:
+class LossDefinition:
     """What a loss is registered with: its function and rules, and how many threshold outputs it has."""
 
     function: LossFunction
@@ -72,7 +72,7 @@ class Loss:
     """
 
     name: str
-    kind: Kind
+    definition: LossDefinition
     parameters: dict[str, Any] = field(default_factory=dict)
     priors: Tensor | None = None
     shift: float = 0.0
@@ -83,8 +83,8 @@ class Loss:
         of 0) for no pairs. scores [pairs, outputs], labels [pairs, classes]."""
         if scores.dtype != torch.float64:
             scores = scores.float()
-        priors = self.prior_arguments(self.kind.function, scores)
-        value = self.kind.function(scores, labels.to(scores.dtype), **self.parameters, **priors)
+        priors = self.prior_arguments(self.definition.function, scores)
+        value = self.definition.function(scores, labels.to(scores.dtype), **self.parameters, **priors)
         return value.sum() / max(len(value), 1) if value.dim() else value
 
     def prior_arguments(self, function: Callable[..., Tensor], scores: Tensor) -> dict[str, Tensor]:
@@ -102,22 +102,22 @@ class Loss:
     @property
     def needs_priors(self) -> bool:
         """Whether the function or a rule has an argument `priors`."""
-        return any(map(takes_priors, (self.kind.function, self.kind.threshold, self.kind.decide)))
+        return any(map(takes_priors, (self.definition.function, self.definition.threshold, self.definition.decide)))
 
     def outputs(self, classes: int) -> int:
         """How many scores a pair has."""
-        return classes + self.kind.thresholds - 1
+        return classes + self.definition.thresholds - 1
 
     def threshold(self, scores: Tensor) -> Tensor:
         """The score that a relation must exceed: [pairs], or [pairs, relations] if there are several thresholds."""
-        threshold = self.kind.threshold(scores, **self.prior_arguments(self.kind.threshold, scores))
+        threshold = self.definition.threshold(scores, **self.prior_arguments(self.definition.threshold, scores))
         return threshold + self.shift if self.shift else threshold
 
-    def comparable(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+    def with_one_threshold(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [pairs, classes] and one threshold [pairs] for all of a pair's relations. With several thresholds,
         scores are those above the relation's own, and the threshold is 0."""
         threshold = self.threshold(scores)
-        classes = scores.shape[1] + 1 - self.kind.thresholds
+        classes = scores.shape[1] + 1 - self.definition.thresholds
         if threshold.dim() == 1:
             return scores[:, :classes], threshold
         zero = torch.zeros_like(scores[:, :1])
@@ -131,9 +131,9 @@ class Loss:
         """0/1 in the scores' dtype, [pairs, classes]: the relations that the loss's rule predicts, by default
         among_highest. Column 0 marks the pairs without a predicted relation. A rule without `priors` gets what
         `comparable` returns, one with `priors` all outputs and the loss's own thresholds."""
-        priors = self.prior_arguments(self.kind.decide, scores)
-        scores_and_threshold = (scores, self.threshold(scores)) if priors else self.comparable(scores)
-        predicted = self.kind.decide(*scores_and_threshold, max_labels, **priors)
+        priors = self.prior_arguments(self.definition.decide, scores)
+        scores_and_threshold = (scores, self.threshold(scores)) if priors else self.with_one_threshold(scores)
+        predicted = self.definition.decide(*scores_and_threshold, max_labels, **priors)
         predicted[:, 0] = ~predicted[:, 1:].any(dim=1)
         return predicted.to(scores.dtype)
 
@@ -144,7 +144,7 @@ def takes_priors(function: Callable[..., Tensor]) -> bool:
     return "priors" in inspect.signature(function).parameters
 
 
-_LOSSES: dict[str, Kind] = {}
+_LOSSES: dict[str, LossDefinition] = {}
 _ALIASES: dict[str, str] = {}
 
 
@@ -155,7 +155,7 @@ def register(
     number of threshold outputs. A rule with an argument `priors` gets these too."""
 
     def add(function: LossFunction) -> LossFunction:
-        _LOSSES[function.__name__] = Kind(function, threshold, decide, thresholds)
+        _LOSSES[function.__name__] = LossDefinition(function, threshold, decide, thresholds)
         _ALIASES.update({alias.lower(): function.__name__ for alias in (function.__name__, *aliases)})
         return function
 
@@ -174,14 +174,14 @@ def get_loss(name: str, margin: float | None = None, priors: Sequence[float] | N
     canonical = _ALIASES.get(name.lower())
     if canonical is None:
         raise UserError(f"--loss_type {name}: no such loss; choose from {', '.join(loss_names())}")
-    kind = _LOSSES[canonical]
-    arguments = list(inspect.signature(kind.function).parameters.values())[2:]
+    definition = _LOSSES[canonical]
+    arguments = list(inspect.signature(definition.function).parameters.values())[2:]
     parameters = {argument.name: argument.default for argument in arguments if argument.name != "priors"}
     if margin is not None:
         if "margin" not in parameters:
             raise UserError(f"--margin {margin}: the loss {canonical} has no margin; leave the flag out")
         parameters["margin"] = float(margin)
-    loss = Loss(canonical, kind, parameters)
+    loss = Loss(canonical, definition, parameters)
     if priors is None or not loss.needs_priors:
         return loss
     return replace(loss, priors=torch.tensor(priors, dtype=torch.float64))

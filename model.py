@@ -21,10 +21,10 @@ from hingeabl.modeling.bilinear import grouped_bilinear
 from hingeabl.modeling.encoder import EncodedBatch, encode, layers_of, load_encoder
 from hingeabl.modeling.entities import Entities, Group, pair_entities, pair_indices, pool_long
 from hingeabl.modeling.evidence import sentence_attention
-from hingeabl.modeling.layers import AxialTransformer, UNet, largest_of_all
+from hingeabl.modeling.layers import AxialTransformer, UNet, max_over_processes
 from hingeabl.modeling.long_documents import PAIRS_AT_ONCE, LongDocument
 from hingeabl.modeling.padded import arrays_to_device
-from hingeabl.modeling.precision import autocast_dtype, weights_in
+from hingeabl.modeling.precision import autocast_dtype, weights_cast_to
 
 MAP_SIZE = 42  # entity slots along each side of a document's map of pairs; Re-DocRED's largest document fills it
 
@@ -41,7 +41,7 @@ class DocREModel(nn.Module):
     backbone: ClassVar[str]
     module_layers: ClassVar[tuple[str, ...]] = ()  # layers whose learning rate is --module_lr
     unused_layers: ClassVar[tuple[str, ...]] = ()  # layers of released checkpoints that nothing reads
-    pairs_alone: ClassVar[bool] = False  # whether a pair's scores depend on no other pair
+    scores_pairs_independently: ClassVar[bool] = False  # whether a pair's scores depend on no other pair
     half_layers: ClassVar[tuple[str, ...]] = ("head_extractor", "tail_extractor")  # used only under autocast
 
     def __init_subclass__(cls, backbone: str) -> None:
@@ -127,7 +127,7 @@ class DocREModel(nn.Module):
         pair by itself."""
         encoder_inputs = [batch.pop(name) for name in ("input_ids", "lengths", "mention_pos", "mention_entity")]
         [group] = self.pool_all(encode(self.model, *encoder_inputs), **batch)
-        for pairs in group.pairs.split(PAIRS_AT_ONCE if self.pairs_alone else max(len(group.pairs), 1)):
+        for pairs in group.pairs.split(PAIRS_AT_ONCE if self.scores_pairs_independently else max(len(group.pairs), 1)):
             part = replace(group, pairs=pairs)
             scores = self.score_pairs([part])
             yield (scores, part.pair_evidence()) if "sentence" in batch else scores
@@ -158,7 +158,7 @@ class DocREModel(nn.Module):
         """Within its block, if autocast is on, layers have copies of their weights in its dtype: made once, not at each
         use. A whole evaluation can lie in one block."""
         parts = [*layers_of(self.model), *(getattr(self, name) for name in self.half_layers if hasattr(self, name))]
-        return weights_in(parts, autocast_dtype(device))
+        return weights_cast_to(parts, autocast_dtype(device))
 
     def pool(
         self, encoded: EncodedBatch, counts: list[int], hts: list[Tensor], sentences: tuple[Tensor, int] | None
@@ -205,7 +205,7 @@ class DocREModel(nn.Module):
 class ATLOP(DocREModel, backbone="atlop"):
     """Zhou et al. (2021): a pair is its entities' embeddings and its context vector."""
 
-    pairs_alone = True
+    scores_pairs_independently = True
 
     def add_layers(self, hidden: int, num_classes: int, emb_size: int, block_size: int, **_: Any) -> None:
         """Extractors from [entity; context], the classifier of Eq. (2)."""
@@ -240,7 +240,7 @@ class DocuNet(DocREModel, backbone="docunet"):
         counts = [count for group in groups for count in group.counts]
         sizes = [max(MAP_SIZE, count) for count in counts]
         if self.training:  # one map size, so that all processes call batch norm equally often
-            sizes = [largest_of_all(max(sizes), groups[0].pairs.device)] * len(sizes)
+            sizes = [max_over_processes(max(sizes), groups[0].pairs.device)] * len(sizes)
         features: dict[int, Tensor] = {}
         for size in sorted(set(sizes)):
             images = torch.cat([self.images(group, size) for group in groups]).unbind()

@@ -33,16 +33,16 @@ import torch
 from tqdm import tqdm
 
 from hingeabl.core import one_module
-from hingeabl.data.kinds import FORMATS, OF_TEXT, suffix_of
+from hingeabl.data.kinds import FORMATS, TEXT_SUFFIXES, suffix_of
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.files import whole_file, whole_text
+from hingeabl.files import atomic_write, atomic_write_text
 from hingeabl.outputs import check_outputs
-from hingeabl.prediction.choices import add_choices, choices_of
+from hingeabl.prediction.choices import add_prediction_options, prediction_options
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.any_format import open_file, read_format, read_paths
 from hingeabl.reporting.page import about_block, documents_block, pairs_block, write_page
-from hingeabl.reporting.pairs import evidence_of, judge, rows_by_pair
+from hingeabl.reporting.pairs import evaluate_pairs, evidence_of, rows_by_pair
 from hingeabl.training.hub import SHIPPED
 from hingeabl.training.inference import Predictions
 from hingeabl.training.saved_run import refuse_file
@@ -65,7 +65,7 @@ def predict_stream(
         if file
         else read_paths([name], file_format, typed, text_model=model)
     )
-    size = file_size(file) if file else sum(suffix_of(path.name) in OF_TEXT for path in Path(name).rglob("*"))
+    size = file_size(file) if file else sum(suffix_of(path.name) in TEXT_SUFFIXES for path in Path(name).rglob("*"))
     writer.begin()
     unit = "B" if file else "document"
     with (
@@ -74,7 +74,7 @@ def predict_stream(
     ):
         while group := list(itertools.islice(documents, GROUP)):
             predictions = predictor.predict_group(group)
-            writer.add(group, predictions.of_each_document())
+            writer.add(group, predictions.entries_by_document())
             yield group, predictions
             if not file:
                 progress.update(len(group))
@@ -102,16 +102,18 @@ def page_blocks(predictor: Predictor, groups: Iterator[tuple[list[Document], Pre
     yield about_block(run.rel2id, [run.name], gold=False)
     for documents, predictions in groups:
         labels = torch.zeros(len(predictions.pairs["scores"]), len(run.rel2id), dtype=torch.bool)
-        pairs = judge(documents, run.rel2id, predictions.pairs, labels, predictor.loss, run.settings.num_labels)
+        pairs = evaluate_pairs(
+            documents, run.rel2id, predictions.pairs, labels, predictor.loss, run.settings.num_labels
+        )
         yield documents_block(documents, run.rel2id)
         rows = rows_by_pair(pairs.document, pairs.entities)
         predicted = torch.zeros_like(pairs.predicted)  # without what the predictor left out
-        for number, entries in enumerate(predictions.of_each_document()):
+        for number, entries in enumerate(predictions.entries_by_document()):
             for entry in entries:
                 predicted[rows[number, entry["h_idx"], entry["t_idx"]], classes[entry["r"]]] = True
         evidence = None
         if run.settings.evidence_weight is not None:
-            entries_by_document = enumerate(predictions.of_each_document())
+            entries_by_document = enumerate(predictions.entries_by_document())
             evidence = evidence_of((number, entry) for number, entries in entries_by_document for entry in entries)
         pairs = replace(pairs, predicted=predicted, pattern=torch.zeros_like(pairs.pattern), evidence=evidence)
         yield pairs_block(0, pairs, first)
@@ -139,7 +141,7 @@ def open_output(name: str) -> Iterator[IO[Any]]:
     """A file written whole or not at all, packed if it ends in .gz; so is standard output, for "-". Raises UserError
     if that fails."""
     if name != "-":
-        with whole_text(name) as file:
+        with atomic_write_text(name) as file:
             yield file
         return
     try:
@@ -183,7 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--test_batch_size", type=positive_int, help="as in train.py; default: the run's")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the run's, as in train.py")
     parser.add_argument("--device", help="default: CUDA where there is one")
-    add_choices(parser)
+    add_prediction_options(parser)
     args = parser.parse_args(arguments)
     check_paths(args)
     name = "standard input" if args.input == "-" else args.input
@@ -191,10 +193,10 @@ def main(arguments: list[str] | None = None) -> None:
     with (
         open_input(args.input) as file,
         open_output(args.output) as output,
-        whole_file(args.html) if args.html else no_page as page,
+        atomic_write(args.html) if args.html else no_page as page,
     ):
         predictor = Predictor.from_run(
-            args.load_path, args.device, args.precision, args.test_batch_size, **choices_of(args)
+            args.load_path, args.device, args.precision, args.test_batch_size, **prediction_options(args)
         )
         groups = predict_stream(predictor, file, name, form_of(args.output)(output), args.format)
         if page is None:

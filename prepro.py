@@ -28,7 +28,7 @@ import numpy as np
 from tqdm import tqdm
 
 from hingeabl.core import one_module
-from hingeabl.data.cache import Encoded, load_pieces, pieces_path, save_pieces
+from hingeabl.data.cache import WordPieces, load_pieces, pieces_path, save_pieces
 from hingeabl.data.checks import check_cuts, check_files, print_findings, refuse_empty, refuse_same_files
 from hingeabl.data.documents import DEFAULT_REL2ID, garbage_collection_paused, load_documents, load_rel2id
 from hingeabl.data.kinds import FORMATS
@@ -37,7 +37,7 @@ from hingeabl.data.schema import CLOSING, MARKED_TYPES, Document
 from hingeabl.data.statistics import count_pairs, make_rel2id, print_statistics, statistics
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.files import ROOT, refuse_foreign_files, write_json
+from hingeabl.files import ROOT, refuse_non_data_files, write_json
 from hingeabl.outputs import check_outputs
 from hingeabl.readers.convert import convert
 
@@ -107,7 +107,7 @@ def featurize(
         feature = {
             "title": document["title"],
             "input_ids": input_ids,
-            "entity_pos": entity_pos[: in_pairs(document)],
+            "entity_pos": entity_pos[: count_entities(document)],
             "hts": pairs_of(document),
         }
         if pieces_cut:
@@ -130,7 +130,7 @@ def check_length(max_seq_length: int) -> None:
 
 def encode_documents(
     documents: list[Document], tokenizer: Any, max_seq_length: int, entity_marker: str
-) -> list[Encoded]:
+) -> list[WordPieces]:
     """input_ids, entity_pos, pieces_cut and sentence_ends of each document.
 
     Each token is split into word pieces on its own (with a byte-level tokenizer without a leading space). Raises
@@ -160,7 +160,7 @@ def marker_pieces(tokenizer: Any, entity_marker: str) -> Callable[[dict[str, Any
     def piece(text: str) -> int:
         number = tokenizer.convert_tokens_to_ids(text)
         if number is None or number == tokenizer.unk_token_id:
-            refuse_foreign_files(tokenizer.name_or_path)
+            refuse_non_data_files(tokenizer.name_or_path)
             raise UserError(
                 f"tokenizer {tokenizer.name_or_path}: has no {text!r}, which --entity_marker {entity_marker} takes; "
                 "use another marker or a BERT- or RoBERTa-type encoder, its vocabulary files beside its config.json"
@@ -238,7 +238,7 @@ def pairs_of(document: Document) -> Sequence[list[int]]:
     return document["pairs"] if "pairs" in document else AllPairs(len(document["vertexSet"]))
 
 
-def in_pairs(document: Document) -> int:
+def count_entities(document: Document) -> int:
     """How many entities a feature has: all, or, if the document lists pairs, those up to the last one in a pair."""
     if "pairs" not in document:
         return len(document["vertexSet"])

@@ -33,7 +33,7 @@ from tqdm import tqdm
 from hingeabl.core import one_module
 from hingeabl.core.evaluation import threshold_diagnostics
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.files import whole_file
+from hingeabl.files import atomic_write
 from hingeabl.outputs import check_outputs
 from hingeabl.reporting.calibration import calibration_of, with_calibration
 from hingeabl.reporting.data_tables import table_of_data
@@ -151,7 +151,7 @@ def write_html(path: str, runs: list[Run], unfinished: list[Path], split: str) -
                 yield documents_block(pairs.documents, pairs.rel2id)
             yield pairs_block(number, pairs)
 
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         write_page(file, "HingeABL: tables, figures and errors", sections, f"Pairs of the {split} documents", blocks())
 
 

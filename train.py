@@ -36,7 +36,7 @@ from hingeabl.training.fitted import add_test_error, write_confidence_and_types
 from hingeabl.training.inference import Predictions, gather
 from hingeabl.training.resume import CheckpointWriter, StopRequest, failure_noted
 from hingeabl.training.runs import finished_scores, print_summary, summarise
-from hingeabl.training.session import Recent, StepClock, Training, save_if_due
+from hingeabl.training.session import SinceLastLog, StepClock, Training, save_if_due
 from hingeabl.training.settings import parse_args
 from hingeabl.training.steps import StepWeight, build_optimizer, build_scaler, optimizer_step
 
@@ -90,7 +90,7 @@ def train_seed(experiment: Experiment, seed: int, clock: StepClock, stop: StopRe
         if result := finished_scores(folder, session.run_config(experiment, seed)):  # by another process, just now
             return result
         print(f"\nseed {seed}: {folder}")
-        with failure_noted(folder), parallel.losses_named(), CheckpointWriter() as writer:
+        with failure_noted(folder), parallel.peer_failures_explained(), CheckpointWriter() as writer:
             # AdamW without weight decay, linear warm-up and decay, loss scaling for fp16 (Appendix B)
             optimizer = build_optimizer(model, args)
             total_steps = steps.steps_per_epoch(experiment) * args.num_train_epochs
@@ -98,7 +98,7 @@ def train_seed(experiment: Experiment, seed: int, clock: StepClock, stop: StopRe
             scaler = build_scaler(experiment.device, experiment.precision)
             training = Training(experiment, seed, folder, model, optimizer, scheduler, scaler, total_steps, writer)
             session.restore_or_initialise(training)
-            while training.place.epoch <= args.num_train_epochs:
+            while training.progress.epoch <= args.num_train_epochs:
                 train_epoch(training, clock, stop)
                 score_epoch(training)
                 session.end_epoch(training, stop)
@@ -122,7 +122,7 @@ def build_model(experiment: Experiment, seed: int) -> DocREModel:
 def train_epoch(training: Training, clock: StepClock, stop: StopRequest) -> None:
     """Train the rest of an epoch. The loss is the mean over all pairs of a step, in all its accumulated batches and all
     processes."""
-    experiment, model, progress = training.experiment, training.ddp_model, training.place
+    experiment, model, progress = training.experiment, training.ddp_model, training.progress
     args, features = experiment.args, experiment.splits["train"].features
     batches = steps.batches_of_epoch(experiment, training.seed, progress.epoch)  # [batches][documents]
     remaining = batches[progress.batch :]  # all of them, unless the training was stopped within the epoch
@@ -134,7 +134,7 @@ def train_epoch(training: Training, clock: StepClock, stop: StopRequest) -> None
         leave=False,
         unit="batch",
     )
-    per_step, recent = args.gradient_accumulation_steps, Recent()
+    per_step, recent = args.gradient_accumulation_steps, SinceLastLog()
     model.train()
     clock.start()
     for global_batch, batch in zip(remaining, bar, strict=True):
@@ -166,7 +166,7 @@ def train_epoch(training: Training, clock: StepClock, stop: StopRequest) -> None
         log_due = progress.tried % session.STEPS_PER_LOG == 0
         if log_due or progress.batch == len(batches):
             session.log_losses(training, recent, bar)
-            recent = Recent()
+            recent = SinceLastLog()
         clock.tick(progress, training.total_steps)
         if log_due and progress.batch < len(batches):
             save_if_due(training, stop)
@@ -201,7 +201,7 @@ def distillation_loss(scores: Tensor, teacher_scores: Tensor) -> Tensor:
 
 def score_epoch(training: Training) -> None:
     """Score dev at an epoch's end, and keep the epoch's weights and predictions if its F1 is the highest so far."""
-    progress, folder = training.place, training.folder
+    progress, folder = training.progress, training.folder
     scores, predictions = score_split(training.experiment, training.model, "dev")
     if training.log is None:  # only rank 0 has the scores and writes files
         return
@@ -242,7 +242,7 @@ def score_test(training: Training) -> dict[str, Any]:
         training.writer.wait()
     parallel.wait_for_all()  # the best epoch's weights are on disk now
     scores, predictions = score_split(experiment, saved_run.load_run(folder).to(experiment.device), "test")
-    result = {**training.place.best, "test": scores}
+    result = {**training.progress.best, "test": scores}
     if parallel.rank() == 0:
         session.save_predictions(folder, "test", predictions)
         write_calibration(experiment, "test", predictions, folder)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 LONGEST_MESSAGE = 2000
-FULL = (errno.ENOSPC, errno.EDQUOT)
-NO_PLACE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+CANNOT_WRITE = (*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -36,7 +36,7 @@ def run_command_line(main: Callable[[], None]) -> None:
         _drop_output()
         sys.exit(141)
     except OSError as error:
-        if error.errno not in NO_PLACE:
+        if error.errno not in CANNOT_WRITE:
             raise
         _drop_output()
         sys.exit(_fail(f"{error.filename or 'output'}: {error.strerror or error}; {remedy_of(error)}", 2))
@@ -63,7 +63,7 @@ def _fail(message: str, code: int) -> int:
 def remedy_of(error: Exception) -> str:
     """The remedy if a file cannot be written."""
     code = getattr(error, "errno", None)
-    if code in FULL or "No space left" in str(error):  # safetensors gives no number
+    if code in DISK_FULL or "No space left" in str(error):  # safetensors gives no number
         return "free some disk space or choose another place"
     if code in (errno.EACCES, errno.EPERM):
         return "change its permissions or choose another place"

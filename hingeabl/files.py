@@ -32,7 +32,7 @@ TIMING = "timing.json"  # of a run: its optimizer steps and seconds
 GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
 ZIP = b"PK\x03\x04"  # the first bytes of a zip archive
 SPACE = re.compile(r"[ \t\r\n]*")
-FOREIGN = {  # how files that are not data begin, in lower case: what is wrong with them
+NON_DATA_STARTS = {  # how files that are not data begin, in lower case: what is wrong with them
     "version https://git-lfs": "is a git-lfs pointer, not the file itself; run git lfs pull",
     "<!doctype html": "is a web page, not data; download the raw file",
     "<html": "is a web page, not data; download the raw file",
@@ -56,7 +56,7 @@ def read_json(path: str | Path) -> Any:
 def read_text(path: str | Path) -> str:
     """A file's text without its byte order mark: UTF-8, or UTF-16 if it has a mark; with or without gzip.
 
-    Raises UserError if the file is missing, cannot be read or unpacked, is not such text, or is in FOREIGN.
+    Raises UserError if the file is missing, cannot be read or unpacked, is not such text, or is in NON_DATA_STARTS.
     """
     try:
         data = Path(path).read_bytes()
@@ -69,7 +69,7 @@ def read_text(path: str | Path) -> str:
         text = data.decode(encoding_of(data))
     except UnicodeDecodeError as error:
         raise not_text(str(path), error, error.start) from None
-    refuse_foreign(text[:1000], str(path))
+    refuse_non_data(text[:1000], str(path))
     return text
 
 
@@ -93,29 +93,29 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def refuse_foreign(start: str, where: str) -> None:
-    """Raise UserError, starting with `where`, if text begins as FOREIGN lists."""
+def refuse_non_data(start: str, where: str) -> None:
+    """Raise UserError, starting with `where`, if text begins as NON_DATA_STARTS lists."""
     start = start.lstrip().lower()
-    for beginning, problem in FOREIGN.items():
+    for beginning, problem in NON_DATA_STARTS.items():
         if start.startswith(beginning):
             raise UserError(f"{where}: {problem}")
 
 
-def refuse_foreign_file(path: str | Path) -> None:
-    """Apply refuse_foreign to a file, text or binary. Raises UserError also if it cannot be read."""
+def refuse_non_data_file(path: str | Path) -> None:
+    """Apply refuse_non_data to a file, text or binary. Raises UserError also if it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             start = file.read(1000)
     except OSError as error:
         raise cannot_read(path, error) from None
-    refuse_foreign(start.decode("utf-8", "replace"), str(path))
+    refuse_non_data(start.decode("utf-8", "replace"), str(path))
 
 
-def refuse_foreign_files(folder: str | Path) -> None:
-    """Apply refuse_foreign_file to each readable file in a folder; no error if the folder does not exist."""
+def refuse_non_data_files(folder: str | Path) -> None:
+    """Apply refuse_non_data_file to each readable file in a folder; no error if the folder does not exist."""
     for path in sorted(Path(folder).glob("*")) if folder else ():
         if path.is_file() and os.access(path, os.R_OK):
-            refuse_foreign_file(path)
+            refuse_non_data_file(path)
 
 
 def read_list(path: str | Path, item: str, form: str, may_be_empty: bool = False) -> list[Any]:
@@ -160,11 +160,11 @@ def parse_json(text: str, where: str, item: str = "entry") -> Any:
     try:
         value = json.loads(text, **STRICT)  # ujson is as fast but takes some broken JSON
     except RepeatedKey as error:
-        raise UserError(f"{where}: {place_of_repeated(text, item)}{error}") from None
+        raise UserError(f"{where}: {item_with_repeated_key(text, item)}{error}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: broken JSON ({error}); repair the file or download it again") from None
     if SURROGATE.search(text):
-        refuse_halves(value, where)
+        refuse_lone_surrogates(value, where)
     return value
 
 
@@ -183,12 +183,12 @@ def parse_objects(text: str, where: str, item: str = "document") -> Iterator[Any
         except (ValueError, RecursionError) as error:
             raise UserError(f"{prefix}: broken JSON ({error}); repair the file or download it again") from None
         if has_surrogates:
-            refuse_halves(value, prefix)
+            refuse_lone_surrogates(value, prefix)
         yield value
         number += 1
 
 
-def refuse_halves(value: Any, where: str) -> None:
+def refuse_lone_surrogates(value: Any, where: str) -> None:
     """Raise UserError, starting with `where`, for a lone surrogate (half of a UTF-16 pair): JSON allows it, text does
     not."""
     try:
@@ -220,7 +220,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def place_of_repeated(text: str, item: str) -> str:
+def item_with_repeated_key(text: str, item: str) -> str:
     """Which item of a list has an object with a key twice, with its title, for a message; "" if the JSON is not a
     list."""
     repeated = []
@@ -246,12 +246,12 @@ def write_json(path: str | Path, value: Any, indent: int = 2) -> None:
 
     Raises UserError if that fails.
     """
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(ujson.dumps(value, indent=indent, ensure_ascii=False, escape_forward_slashes=False) + "\n")
 
 
 @contextlib.contextmanager
-def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file for writing, as text or, with mode "wb", as bytes, completely or not at all: it has a temporary name,
     is renamed at the end and removed on any exception, as are folders that were created for it.
 
@@ -266,7 +266,7 @@ def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
-        put_in_place(temporary, path)
+        fsync_and_rename(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -278,21 +278,21 @@ def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 @contextlib.contextmanager
-def whole_text(path: str | Path) -> Iterator[IO[str]]:
-    """whole_file for text, packed by gzip if its name ends in .gz."""
+def atomic_write_text(path: str | Path) -> Iterator[IO[str]]:
+    """atomic_write for text, packed by gzip if its name ends in .gz."""
     if not str(path).lower().endswith(".gz"):
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             yield file
         return
     with (
-        whole_file(path, "wb") as raw,
+        atomic_write(path, "wb") as raw,
         gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
         io.TextIOWrapper(packed, encoding="utf-8") as text,
     ):
         yield text
 
 
-def put_in_place(temporary: Path, path: Path) -> None:
+def fsync_and_rename(temporary: Path, path: Path) -> None:
     """Flush a written file to disk and rename it, so that even a power cut leaves either the old file or the whole new
     one."""
     for target in (temporary, path.parent):
@@ -314,14 +314,14 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
         scratch.mkdir()
         save_file(tensors, temporary, metadata)
         temporary.chmod(scratch.stat().st_mode & 0o666)  # safetensors lets only the owner read
-        put_in_place(temporary, path)
+        fsync_and_rename(temporary, path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be written ({first_line(error)}); {remedy_of(error)}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def digest(path: str | Path) -> str:
+def sha256_of_file(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal. Raises UserError if it cannot be read."""
     sha256 = hashlib.sha256()
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hingeabl.errors import UserError, remedy_of
 
-OF_A_RUN = ("config.json", "scores.json", "model.json", "rel2id.json", "result.json", "result_dev.json")
+RUN_FILES = ("config.json", "scores.json", "model.json", "rel2id.json", "result.json", "result_dev.json")
 Output = tuple[str | None, tuple[str, ...]]  # (path, None or "-" for no file; the endings that it may have)
 
 
@@ -25,9 +25,9 @@ def check_outputs(outputs: Mapping[str, Output], inputs: Mapping[str, str | Path
         try:
             if name.endswith("/"):
                 raise UserError(f"{where}: is a folder; name a file, such as {path / f'found{endings[0]}'}")
-            check_kind(path, where, endings)
-            check_loss(path, where, taken)
-            check_place(path)
+            check_ending(path, where, endings)
+            check_not_overwriting(path, where, taken)
+            check_writable(path)
         except OSError as error:
             raise UserError(f"{where}: cannot be written ({error.strerror}); {remedy_of(error)}") from None
         taken[option] = path
@@ -43,7 +43,7 @@ def check_output_folder(
             raise UserError(f"{option} {name}: would write to {target}, which {other} names too; name another folder")
 
 
-def check_kind(path: Path, where: str, endings: tuple[str, ...]) -> None:
+def check_ending(path: Path, where: str, endings: tuple[str, ...]) -> None:
     """Raise UserError, starting with `where`, if the path is not a file, or has an ending that is not among
     `endings`."""
     if path.is_dir():
@@ -54,7 +54,7 @@ def check_kind(path: Path, where: str, endings: tuple[str, ...]) -> None:
         raise UserError(f"{where}: cannot be written as {path.suffix}; name a file that ends in {' or '.join(endings)}")
 
 
-def check_loss(path: Path, where: str, taken: Mapping[str, Path]) -> None:
+def check_not_overwriting(path: Path, where: str, taken: Mapping[str, Path]) -> None:
     """Raise UserError, starting with `where`, if writing the file would overwrite one that is still needed."""
     resolved = path.resolve()
     for option, other in taken.items():
@@ -62,11 +62,11 @@ def check_loss(path: Path, where: str, taken: Mapping[str, Path]) -> None:
             raise UserError(f"{where}: is the file of {option} too; name another one")
         if path.exists() and other.resolve() in resolved.parents:
             raise UserError(f"{where}: is a file of {option} {other} and would be replaced; name another one")
-    if path.exists() and path.name in OF_A_RUN and (resolved.parent / "config.json").exists():
+    if path.exists() and path.name in RUN_FILES and (resolved.parent / "config.json").exists():
         raise UserError(f"{where}: is a file of a run and would be replaced; name another one")
 
 
-def check_place(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Raise OSError if the nearest existing folder above the path is not writable."""
     folder = next(folder for folder in path.resolve().parents if folder.exists())
     with tempfile.TemporaryFile(dir=folder):

@@ -16,7 +16,7 @@ REQUIREMENTS = ROOT / "requirements.txt"
 INSTALL = "bash scripts/test.sh sets up an environment that fits, or: pip install -r requirements.txt"
 
 
-def tell(error_type: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def report_uncaught(error_type: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """sys.excepthook: a missing package is one line, every other uncaught exception the usual traceback."""
     if isinstance(error, ModuleNotFoundError):
         print(f"error: {error.name} is not installed; pip install -r requirements.txt", file=sys.stderr)
@@ -35,7 +35,7 @@ def numbers(version: str) -> list[int]:
     return [int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part]  # type: ignore[index]
 
 
-def too_old() -> list[str]:
+def outdated_packages() -> list[str]:
     """A message part for each installed package that is older than requirements.txt asks for."""
     outdated = []
     for name, lowest in requirements().items():
@@ -62,7 +62,7 @@ def check_machine() -> None:
         problem = "native Windows is not supported; run this on Linux, macOS or in WSL"
     elif sys.version_info < (3, 10):  # noqa: UP036
         problem = f"Python {sys.version.split()[0]} is running this, at least 3.10 is needed"
-    elif old := too_old():
+    elif old := outdated_packages():
         problem = f"{'; '.join(old)}; {INSTALL}"
     if problem:
         print(f"error: {problem}", file=sys.stderr)
@@ -72,6 +72,6 @@ def check_machine() -> None:
 @functools.cache
 def start() -> None:
     """The first call of a program, which runs once: end with one line if it cannot run here or a package is missing."""
-    sys.excepthook = tell
+    sys.excepthook = report_uncaught
     set_allocator()
     check_machine()

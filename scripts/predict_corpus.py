@@ -29,12 +29,12 @@ import torch
 from tqdm import tqdm
 
 from hingeabl.corpus import folder
-from hingeabl.corpus.pool import Job, Pool, joined, need_ray, places
+from hingeabl.corpus.pool import Job, Pool, joined, need_ray, worker_capacity
 from hingeabl.corpus.sources import Source, blocks_of, find_sources, fixed_part, need_pyarrow, read_sources
 from hingeabl.corpus.worker import Worker
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.prediction.answers import heard_warnings
-from hingeabl.prediction.choices import Choices, add_choices, choices_of
+from hingeabl.prediction.answers import captured_warnings
+from hingeabl.prediction.choices import PredictionOptions, add_prediction_options, prediction_options
 from hingeabl.readers.any_format import read_format
 from hingeabl.training.hub import SHIPPED, is_hub_name
 from hingeabl.training.saved_run import refuse_file
@@ -67,7 +67,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA where this machine has it")
     parser.add_argument("--test_batch_size", type=positive_int, help="as in train.py; default: the run's")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the run's, as in train.py")
-    add_choices(parser)
+    add_prediction_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -75,7 +75,7 @@ def check(args: argparse.Namespace, sources: list[Source]) -> None:
     """Raise UserError for errors that show before any work: an output among the inputs, invalid options, and missing
     packages."""
     refuse_file(args.load_path)
-    Choices(**choices_of(args)).check()
+    PredictionOptions(**prediction_options(args)).check()
     output, input_folder = Path(args.output).resolve(), Path(fixed_part(args.input)).resolve()
     reads_below = Path(args.input).is_dir() or "**" in args.input
     forbidden = (output, *output.parents) if reads_below else (output,)
@@ -85,14 +85,14 @@ def check(args: argparse.Namespace, sources: list[Source]) -> None:
     if args.form == "parquet" or any(source.kind == "parquet" for source in sources):
         need_pyarrow("parquet")
     if any(source.kind == "text" for source in sources):  # else every document would fail, for want of a package
-        with heard_warnings():
+        with captured_warnings():
             list(read_format(io.BytesIO(b"This is a text."), "a text", "text", False))
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """The options that the output depends on."""
     chosen = {name: getattr(args, name) for name in ("form", "part_size", "test_batch_size", "precision")}
-    return chosen | choices_of(args)
+    return chosen | prediction_options(args)
 
 
 def predict(args: argparse.Namespace, jobs: Iterator[Job]) -> list[int]:
@@ -101,7 +101,7 @@ def predict(args: argparse.Namespace, jobs: Iterator[Job]) -> list[int]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus = torch.cuda.device_count() if on_gpu else 0
     with joined(args.address, max(cores, (args.workers or 1) * args.threads), gpus) as ray:
-        options = {name: getattr(args, name) for name in ("precision", "test_batch_size")} | choices_of(args)
+        options = {name: getattr(args, name) for name in ("precision", "test_batch_size")} | prediction_options(args)
         options["device"] = "cuda" if on_gpu else "cpu"
         load_path = args.load_path if is_hub_name(args.load_path) else str(Path(args.load_path).resolve())
         needs = {"num_cpus": 0, "num_gpus": 1} if on_gpu else {"num_cpus": args.threads}
@@ -111,7 +111,7 @@ def predict(args: argparse.Namespace, jobs: Iterator[Job]) -> list[int]:
             return actor_class.remote(load_path, args.form, args.threads, options)
 
         def size() -> int:
-            capacity = places(ray, args.threads, on_gpu)
+            capacity = worker_capacity(ray, args.threads, on_gpu)
             return min(capacity, args.workers) if args.workers else capacity
 
         pool = Pool(ray, make, size, jobs)
@@ -124,7 +124,7 @@ def predict(args: argparse.Namespace, jobs: Iterator[Job]) -> list[int]:
     return pool.abandoned
 
 
-def tell(output: Path, given_up: list[int]) -> None:
+def finish_output(output: Path, given_up: list[int]) -> None:
     """Write the files of errors and warnings, and print a summary. Raises UserError for parts that were given up."""
     totals = folder.finish(output)
     for name, description in (("errors", "documents could not be predicted"), ("warnings", "warnings about documents")):
@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     jobs = ((number, block) for number, block in blocks if not folder.is_finished(output, number))
     first = next(jobs, None)  # where all is done, Ray need not be started
     given_up = predict(args, itertools.chain([first], jobs)) if first else []
-    tell(output, given_up)
+    finish_output(output, given_up)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ if __name__ == "__main__":
     start()  # first: it tells in one line which package is missing
 
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.reporting.publishing import Small, publish, write_folder
+from hingeabl.reporting.publishing import CompressionOptions, publish, write_folder
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("--scored, --shift: go with --compress; a run that is not compressed has its own scores")
     if not math.isfinite(args.shift):
         raise UserError(f"--shift {args.shift}: pass a finite number")
-    compression = Small(args.scored, args.shift) if args.compress else None
+    compression = CompressionOptions(args.scored, args.shift) if args.compress else None
     if args.folder is not None:
         if args.private:
             raise UserError("--private: is of the hub; leave it out, or pass --repo")

@@ -28,7 +28,7 @@ if __name__ == "__main__":
 
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.prediction.answers import Limits
-from hingeabl.prediction.choices import add_choices, choices_of
+from hingeabl.prediction.choices import add_prediction_options, prediction_options
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.training.hub import SHIPPED
 from hingeabl.training.saved_run import refuse_file
@@ -91,7 +91,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
         ("timeout", int(default.timeout), "seconds until a request is given up"),
     ):
         parser.add_argument(f"--{name}", type=positive_int, default=value, help=f"{description}; default: {value:,}")
-    add_choices(parser)
+    add_prediction_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     with listening(args.host, args.port) as listener:
         address, port = listener.getsockname()[:2]
-        predictor = Predictor.from_run(args.load_path, args.device, args.precision, **choices_of(args))
+        predictor = Predictor.from_run(args.load_path, args.device, args.precision, **prediction_options(args))
         predictor.read("Anna.")  # loads what reads text
         limits = Limits(max_bytes=args.max_bytes, max_waiting=args.max_waiting, timeout=args.timeout)
         app = make_app(predictor, limits, args.host)

@@ -23,7 +23,7 @@ from transformers import (
 
 import train
 from hingeabl.data.documents import load_rel2id
-from hingeabl.files import digest
+from hingeabl.files import sha256_of_file
 from hingeabl.modeling import padded
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.reporting.publishing import write_folder
@@ -62,7 +62,7 @@ def sample(tmp_path_factory) -> Path:
 @pytest.fixture
 def as_redocred(sample, monkeypatch) -> None:
     """Let the sample folder's documents be known as Re-DocRED's, beside which the paper's figures stand."""
-    known = {split: digest(sample / f"{split}.json") for split in ("train", "dev", "test")}
+    known = {split: sha256_of_file(sample / f"{split}.json") for split in ("train", "dev", "test")}
     monkeypatch.setattr("hingeabl.reporting.corpora.REDOCRED", known)
 
 

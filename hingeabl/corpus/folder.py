@@ -16,18 +16,18 @@ from typing import Any
 from hingeabl.corpus.sources import Source, checksums
 from hingeabl.corpus.worker import Part
 from hingeabl.errors import UserError
-from hingeabl.files import digest, listed, make_folder, read_json, whole_file, write_json
+from hingeabl.files import atomic_write, listed, make_folder, read_json, sha256_of_file, write_json
 from hingeabl.training.hub import resolve_run
 
 MANIFEST = "manifest.json"
-OF_THE_RUN = ("config.json", "model.json", "model.safetensors", "rel2id.json", "confidence.json", "types.json")
+RUN_FILES = ("config.json", "model.json", "model.safetensors", "rel2id.json", "confidence.json", "types.json")
 Manifest = dict[str, dict[str, Any]]
 
 
 def manifest_of(sources: Iterable[Source], load_path: str, settings: dict[str, Any]) -> Manifest:
     """What the output depends on: {inputs: name -> SHA-256, run: file -> SHA-256, settings}."""
     folder = resolve_run(load_path)
-    run = {name: digest(folder / name) for name in OF_THE_RUN if (folder / name).exists()}
+    run = {name: sha256_of_file(folder / name) for name in RUN_FILES if (folder / name).exists()}
     return {"inputs": checksums(sources), "run": run, "settings": settings}
 
 
@@ -71,7 +71,7 @@ def is_finished(output: Path, number: int) -> bool:
 
 def write_part(output: Path, number: int, part: Part, file_format: str) -> None:
     """Write a part; it is finished only when both of its files are there. Raises UserError if that fails."""
-    with whole_file(output / "parts" / f"{part_name(number)}.{file_format}", "wb") as file:
+    with atomic_write(output / "parts" / f"{part_name(number)}.{file_format}", "wb") as file:
         file.write(part.data)
     counts = {"documents": part.documents, "predictions": part.predictions}
     write_json(
@@ -83,7 +83,7 @@ def finish(output: Path) -> dict[str, int]:
     """Write errors.jsonl and warnings.jsonl of all finished parts; returns how many documents, predictions, errors and
     warnings there are."""
     totals = dict.fromkeys(("documents", "predictions", "errors", "warnings"), 0)
-    with whole_file(output / "errors.jsonl") as errors, whole_file(output / "warnings.jsonl") as warnings:
+    with atomic_write(output / "errors.jsonl") as errors, atomic_write(output / "warnings.jsonl") as warnings:
         for path in sorted((output / "done").glob("part-*.json")):
             summary = read_json(path)
             for file, key in ((errors, "errors"), (warnings, "warnings")):

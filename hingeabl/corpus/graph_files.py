@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 from xml.sax.saxutils import escape
 
-from hingeabl.files import make_folder, put_in_place, whole_text
+from hingeabl.files import atomic_write_text, fsync_and_rename, make_folder
 from hingeabl.writers.networks import NOT_XML
 from hingeabl.writers.rdf import SKOS, TERMS, WIKIDATA, iri_of_relation, urn
 
@@ -48,7 +48,7 @@ def write_csv(graph: Any, output: str) -> None:
     for name, query in TABLES.items():
         temporary = folder / f"{name}.tmp"
         graph.execute(f"COPY ({query}) TO '{str(temporary).replace(chr(39), 2 * chr(39))}' (FORMAT csv, HEADER)")
-        put_in_place(temporary, folder / name)
+        fsync_and_rename(temporary, folder / name)
 
 
 def literal(text: str) -> str:
@@ -89,7 +89,7 @@ def write_turtle(graph: Any, output: str) -> None:
     """RDF. Raises UserError if it cannot be written."""
     prefixes = {"wdt": WIKIDATA, "term": TERMS, "skos": SKOS}
     prefixes |= {"rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "rdfs": "http://www.w3.org/2000/01/rdf-schema#"}
-    with whole_text(output) as file:
+    with atomic_write_text(output) as file:
         file.writelines(f"@prefix {prefix}: <{iri}> .\n" for prefix, iri in prefixes.items())
         file.writelines(map(turtle_of_node, rows_of(graph, "nodes", NODE)))
         file.writelines(map(turtle_of_triple, rows_of(graph, "triples", TRIPLE)))
@@ -110,7 +110,7 @@ def graphml_of(row: Row, opening: str, closing: str) -> str:
 def write_graphml(graph: Any, output: str) -> None:
     """GraphML. Raises UserError if it cannot be written."""
     attribute_types = {"documents": "long", "highest": "double", "combined": "double"}
-    with whole_text(output) as file:
+    with atomic_write_text(output) as file:
         file.write('<?xml version="1.0" encoding="utf-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n')
         for name in dict.fromkeys((*NODE[1:], "r", *TRIPLE[3:])):
             attribute_type = attribute_types.get(name, "string")

@@ -22,10 +22,10 @@ from typing import Any
 from hingeabl.corpus.sources import INSTALL
 from hingeabl.errors import UserError, first_line
 
-AHEAD = 2  # jobs of a worker: it works on one while the other waits
-STARTS = 3  # tries to start Ray, which does not wait long: on a busy machine some fail
-TRIES = 10  # of a job whose worker died; then it is given up
-PATIENCE = 600.0  # seconds without any worker until the pool is given up
+JOBS_PER_WORKER = 2  # jobs of a worker: it works on one while the other waits
+START_TRIES = 3  # tries to start Ray, which does not wait long: on a busy machine some fail
+JOB_TRIES = 10  # of a job whose worker died; then it is given up
+WORKER_WAIT_SECONDS = 600.0  # seconds without any worker until the pool is given up
 Job = tuple[int, Any]  # its number and what the worker's `part` gets with it
 
 
@@ -54,7 +54,7 @@ def joined(address: str | None, cpus: int, gpus: int) -> Iterator[Any]:
     and GPUs, and stopped at the end. What Ray prints meanwhile is dropped. Raises UserError if that fails."""
     ray = need_ray(address)
     options = {} if address else {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False}
-    for tries_left in reversed(range(STARTS)):
+    for tries_left in reversed(range(START_TRIES)):
         try:
             ray.init(address or "local", log_to_driver=False, logging_level="error", **options)
             break
@@ -73,7 +73,7 @@ def joined(address: str | None, cpus: int, gpus: int) -> Iterator[Any]:
             ray.shutdown()
 
 
-def places(ray: Any, threads: int, on_gpu: bool) -> int:
+def worker_capacity(ray: Any, threads: int, on_gpu: bool) -> int:
     """How many workers the cluster has room for now: a GPU each, or as many CPUs as threads."""
     resources = ray.cluster_resources()
     return int(resources.get("GPU", 0) if on_gpu else resources.get("CPU", 0) // threads)
@@ -118,12 +118,12 @@ class Pool:
                 yield from self.collect(waiting[reference], reference)
 
     def check_workers_alive(self) -> None:
-        """Raise UserError if no worker has been alive for PATIENCE seconds."""
+        """Raise UserError if no worker has been alive for WORKER_WAIT_SECONDS seconds."""
         if any(worker.loading is None for worker in self.workers):
             self.last_alive = time.monotonic()
-        elif time.monotonic() - self.last_alive > PATIENCE:
+        elif time.monotonic() - self.last_alive > WORKER_WAIT_SECONDS:
             raise UserError(
-                f"no worker could start in {PATIENCE:.0f} seconds; ray status tells what the cluster lacks. "
+                f"no worker could start in {WORKER_WAIT_SECONDS:.0f} seconds; ray status tells what the cluster lacks. "
                 "The same command goes on where this stopped"
             )
 
@@ -133,9 +133,9 @@ class Pool:
         while job and len(self.workers) < self.size():
             actor = self.make()
             self.workers.append(WorkerHandle(actor, actor.ready.remote()))
-        for _ in range(AHEAD):  # the first job of each before the second of any
+        for _ in range(JOBS_PER_WORKER):  # the first job of each before the second of any
             for worker in self.workers:
-                if job and worker.loading is None and len(worker.jobs) < AHEAD:
+                if job and worker.loading is None and len(worker.jobs) < JOBS_PER_WORKER:
                     worker.jobs[worker.actor.part.remote(*job)] = job
                     job = self.next_job()
         if job:
@@ -168,7 +168,7 @@ class Pool:
         self.deaths += 1
         for position, job in enumerate(worker.jobs.values()):
             self.tries[job[0]] += position == 0  # the others waited
-            if self.tries[job[0]] < TRIES:
+            if self.tries[job[0]] < JOB_TRIES:
                 self.retry_queue.append(job)
             else:
                 self.abandoned.append(job[0])

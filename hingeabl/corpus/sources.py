@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from hingeabl.data.kinds import OF_TEXT, suffix_of
+from hingeabl.data.kinds import TEXT_SUFFIXES, suffix_of
 from hingeabl.data.stream import CHUNK, LARGEST, Rewound, read_object_texts
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import GZIP, cannot_read, encoding_of, listed
@@ -65,7 +65,7 @@ def find_sources(pattern: str) -> list[Source]:
     openers = dict(sorted((_remote_files if "://" in pattern else _local_files)(pattern)))
     sources = [Source(name, kind, file) for name, file in openers.items() if (kind := kind_of_name(name))]
     others = sorted(openers.keys() - {source.name for source in sources})
-    readable = f"{', '.join((*OF_JSON, *OF_PARQUET, *OF_TEXT))}, packed by gzip or not"
+    readable = f"{', '.join((*OF_JSON, *OF_PARQUET, *TEXT_SUFFIXES))}, packed by gzip or not"
     if not sources:
         more = f"; it has {listed(others)}" if others else ""
         raise UserError(f"--input {pattern}: no file is there that ends in one of {readable}{more}; check the path")
@@ -81,7 +81,7 @@ def find_sources(pattern: str) -> list[Source]:
 def kind_of_name(name: str) -> str:
     """What a file with that name holds: "json", "text", "parquet", or "" for none of them."""
     suffix = suffix_of(name)
-    kinds = {"json": OF_JSON, "text": OF_TEXT, "parquet": OF_PARQUET}
+    kinds = {"json": OF_JSON, "text": TEXT_SUFFIXES, "parquet": OF_PARQUET}
     return next((kind for kind, endings in kinds.items() if suffix in endings), "")
 
 

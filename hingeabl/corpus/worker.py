@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from hingeabl.corpus.sources import Raw, need_pyarrow
-from hingeabl.data.kinds import kind_of
-from hingeabl.data.schema import Document, MadeTitle
+from hingeabl.data.kinds import format_of_text
+from hingeabl.data.schema import Document, GeneratedTitle
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import not_text
-from hingeabl.prediction.answers import heard_warnings, memory_of
+from hingeabl.prediction.answers import captured_warnings, temporary_vocabulary
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.any_format import read_format
 from hingeabl.writers.writer import Entry, entities_of
@@ -63,12 +63,12 @@ class Worker:
 def part_of(predictor: Predictor, name: str, block: list[Raw], form: str) -> Part:
     """The part for a block of documents; its warnings begin with `name`."""
     part = Part()
-    with heard_warnings() as part.warnings:
+    with captured_warnings() as part.warnings:
         documents: list[tuple[Raw, Document]] = []
         model = predictor.choices.text_model
-        with memory_of(model) if model else contextlib.nullcontext():
+        with temporary_vocabulary(model) if model else contextlib.nullcontext():
             for raw in block:
-                with noting(part, raw):
+                with recording_errors(part, raw):
                     documents.append((raw, read_document(raw, predictor.typed, model)))
         rows = list(predicted_rows(predictor, documents, part))
         predictor.warn(name)
@@ -78,7 +78,7 @@ def part_of(predictor: Predictor, name: str, block: list[Raw], form: str) -> Par
 
 
 @contextlib.contextmanager
-def noting(part: Part, raw: Raw) -> Iterator[None]:
+def recording_errors(part: Part, raw: Raw) -> Iterator[None]:
     """Record any exception raised within as an error of that document, so that the other documents go on."""
     try:
         yield
@@ -92,12 +92,12 @@ def predicted_rows(predictor: Predictor, read_documents: list[tuple[Raw, Documen
     documents = [document for _, document in read_documents]
     predictor.clear()
     try:
-        entries_by_document = predictor.predict_group(documents).of_each_document()
+        entries_by_document = predictor.predict_group(documents).entries_by_document()
     except (UserError, RuntimeError, MemoryError):  # of some document in it
         predictor.clear()
         for raw, document in read_documents:
-            with noting(part, raw):
-                [entries] = predictor.predict_group([document]).of_each_document()
+            with recording_errors(part, raw):
+                [entries] = predictor.predict_group([document]).entries_by_document()
                 yield row_of(raw, document, entries)
         return
     for (raw, document), entries in zip(read_documents, entries_by_document, strict=True):
@@ -123,21 +123,21 @@ def read_document(raw: Raw, typed: bool, text_model: str | None = None) -> Docum
     if raw.kind == "problem":
         raise UserError(raw.data.decode())
     if raw.kind == "text":
-        return titled(one_of(raw.data, raw.file, "text", typed, text_model), raw.title)
+        return titled(read_single_document(raw.data, raw.file, "text", typed, text_model), raw.title)
     try:
         text = raw.data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise not_text(where, error, error.start) from None
-    file_format = kind_of(text) or "docred"
+    file_format = format_of_text(text) or "docred"
     try:
-        document = one_of(text.encode(), raw.file, file_format, typed, text_model)
+        document = read_single_document(text.encode(), raw.file, file_format, typed, text_model)
     except UserError as error:  # to the reader it is the first document of a file
         raise UserError(str(error).replace(f"{raw.file}: document 0", where, 1)) from None
-    made = isinstance(document["title"], MadeTitle)
+    made = isinstance(document["title"], GeneratedTitle)
     return titled(document, f"document {raw.number}") if made else document
 
 
-def one_of(data: bytes, name: str, file_format: str, typed: bool, text_model: str | None) -> Document:
+def read_single_document(data: bytes, name: str, file_format: str, typed: bool, text_model: str | None) -> Document:
     """The one document of that format in some bytes. Raises UserError, opening with `name`."""
     documents = list(read_format(io.BytesIO(data), name, file_format, typed, text_model=text_model))
     if len(documents) != 1:
@@ -147,7 +147,7 @@ def one_of(data: bytes, name: str, file_format: str, typed: bool, text_model: st
 
 def titled(document: Document, title: str) -> Document:
     """The document with a title that was made for it."""
-    return document | {"title": MadeTitle(title)}
+    return document | {"title": GeneratedTitle(title)}
 
 
 def encoded(rows: list[Row], form: str) -> bytes:

@@ -19,12 +19,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from hingeabl.files import digest
+from hingeabl.files import sha256_of_file
 
 VERSION = "3"  # of prepro.py's rules for word pieces and of this file format; files of older versions are ignored
 
 # a document's input_ids, entity_pos, pieces_cut and sentence_ends: see featurize
-Encoded = tuple[list[int], list[list[list[int]]], int, list[int]]
+WordPieces = tuple[list[int], list[list[list[int]]], int, list[int]]
 
 ARRAYS = ("input_ids", "lengths", "pieces_cut", "entity_pos", "sentence_ends")
 
@@ -42,12 +42,12 @@ def pieces_path(
     state = json.loads(backend.to_str())
     state.update(truncation=None, padding=None)  # these change with every call
     settings = [tokenizer.cls_token_id, tokenizer.sep_token_id, max_seq_length, entity_marker]
-    parts = [VERSION, digest(path), state, *settings]
+    parts = [VERSION, sha256_of_file(path), state, *settings]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return folder / f"{path.stem}_{key[:32]}.safetensors"
 
 
-def save_pieces(path: Path, encoded: list[Encoded]) -> None:
+def save_pieces(path: Path, encoded: list[WordPieces]) -> None:
     """Write documents' word pieces completely or not at all; if that fails, print a note to stderr and go on."""
     positions = [mention for _, entity_pos, *_ in encoded for entity in entity_pos for mention in entity]
     arrays = {
@@ -68,7 +68,7 @@ def save_pieces(path: Path, encoded: list[Encoded]) -> None:
         print(f"note: {path}: the cache cannot be written ({error}); going on without it", file=sys.stderr)
 
 
-def load_pieces(path: Path, documents: list[dict[str, Any]]) -> list[Encoded] | None:
+def load_pieces(path: Path, documents: list[dict[str, Any]]) -> list[WordPieces] | None:
     """The word pieces of `documents` as save_pieces wrote them; None if the file is missing or broken."""
     try:
         with safe_open(path, "np") as stored:

@@ -29,7 +29,7 @@ NOT_SCORED = "not_include"
 RELATION = re.compile(r"\d+:(\w+):\d+")
 NONE = "NR"  # the relation's name of a pair without one
 SCORED_LINE = re.compile(r"[^\t\n]+\t[^\t\n]*\t(not_include|\d+:\w+:\d+)\t")
-LOOKED_AT = 20  # lines to recognise the format by: a document may have no pairs
+FIRST_LINES = 20  # lines to recognise the format by: a document may have no pairs
 NUMBERS = re.compile(r"\d{1,9}(:\d{1,9})*")
 SIDES = ((5, 7, 8, 9), (11, 13, 14, 15))  # the fields of a pair's first and second entity
 
@@ -48,7 +48,7 @@ def is_cdr(text: str) -> bool:
     """Whether a text is in CDR's and GDA's format: one of its first lines states a pair."""
     if text.lstrip()[:1] in ("{", "["):
         return False
-    return any(SCORED_LINE.match(line) for line in text.lstrip().split("\n", LOOKED_AT)[:LOOKED_AT])
+    return any(SCORED_LINE.match(line) for line in text.lstrip().split("\n", FIRST_LINES)[:FIRST_LINES])
 
 
 def read_cdr(lines: Iterable[str], name: str) -> Iterator[Document]:

@@ -11,7 +11,7 @@ from typing import Any
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 
-FACTS_OF_DOUBT = 1000  # among so many facts, some are in the training file if both files are of one data set
+MIN_FACTS_TO_COMPARE = 1000  # among so many facts, some are in the training file if both files are of one data set
 Finding = dict[str, Any]  # {"check", "files", "count", "message"}
 
 
@@ -41,7 +41,7 @@ def refuse_empty(path: str | Path, documents: Sequence[Document]) -> None:
         raise UserError(f"{path}: holds no documents; check the file")
 
 
-def training_doubts(
+def check_training_file(
     files: tuple[str, str], gold: Sequence[Document], train: Sequence[Document], stated_in_train: int
 ) -> list[Finding]:
     """Why the training file may be the wrong one for scoring a gold file, both given as paths and documents: they share
@@ -58,7 +58,7 @@ def training_doubts(
     facts, train_facts = sum(relations.values()), sum(train_relations.values())
     if not relations.keys() & train_relations.keys():
         problem = f"has none of the {len(relations):,} relations of {gold_file}"
-    elif not stated_in_train and min(facts, train_facts) >= FACTS_OF_DOUBT:
+    elif not stated_in_train and min(facts, train_facts) >= MIN_FACTS_TO_COMPARE:
         problem = f"states none of the {facts:,} facts of {gold_file} among its {train_facts:,}"
     else:
         return findings

@@ -10,10 +10,10 @@ from pathlib import Path
 from hingeabl.data.cdr import is_cdr
 from hingeabl.data.stream import CHUNK, TOKEN
 from hingeabl.errors import UserError
-from hingeabl.files import GZIP, ZIP, encoding_of, refuse_foreign
+from hingeabl.files import GZIP, ZIP, encoding_of, refuse_non_data
 
 FORMATS = ("docred", "spans", "text", "pubtator", "brat", "cdr", "doccano", "labelstudio")
-NAMES = {
+FORMAT_NAMES = {
     "spans": "text with mentions at character offsets",
     "text": "plain text",
     "pubtator": "in PubTator's format",
@@ -21,10 +21,10 @@ NAMES = {
     "doccano": "an export of doccano",
     "labelstudio": "an export of Label Studio",
 }
-OF_JSON = ("docred", "spans", "text")  # formats that text in brackets may be mistaken for
+JSON_FORMATS = ("docred", "spans", "text")  # formats that text in brackets may be mistaken for
 JSON_STARTS = ('{"', "{}", "[{", "[]")  # without white space
-OF_TEXT = (".txt", ".text", ".md", ".markdown", ".rst")  # suffixes of plain text
-OF_MENTIONS = {"entities", "mentions", "spans", "annotations", "sents", "labels", "pairs"}  # keys beside a text
+TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst")  # suffixes of plain text
+MENTION_KEYS = {"entities", "mentions", "spans", "annotations", "sents", "labels", "pairs"}  # keys beside a text
 PUBTATOR = re.compile(r"\s*[^|\s]+\|[ta]\|")
 QUOTE = '"'  # a token that is only a quote opens a string that the text cuts off
 VALUE = re.compile(r"\s*:\s*(.)")  # after a key: the first character of its value
@@ -36,21 +36,23 @@ def detect(start: bytes, name: str) -> str:
     """The format of a file, one of FORMATS, by its first bytes and its name; docred if no reader fits.
 
     brat: NAME.ann, or NAME.txt with NAME.ann beside it. spans: the first object has a string `text` and no vertexSet.
-    text: a suffix in OF_TEXT, or such an object without keys for mentions. Raises UserError for other text that
+    text: a suffix in TEXT_SUFFIXES, or such an object without keys for mentions. Raises UserError for other text that
     begins with a letter or a digit.
     """
-    if is_brats(name):
+    if is_brat_file(name):
         return "brat"
     try:
         text = decoded(start)
     except zlib.error:
         return "docred"  # its reader reports the error
-    file_format = kind_of(text)
-    if suffix_of(name) in OF_TEXT and (file_format is None or (file_format in OF_JSON and not starts_as_json(text))):
+    file_format = format_of_text(text)
+    if suffix_of(name) in TEXT_SUFFIXES and (
+        file_format is None or (file_format in JSON_FORMATS and not starts_as_json(text))
+    ):
         return "text"
     if file_format is not None:
         return file_format
-    refuse_foreign(text[:1000], name)
+    refuse_non_data(text[:1000], name)
     if text.lstrip()[:1].isalnum():
         raise UserError(f"{name}: its format is not recognised; pass --format, one of {', '.join(FORMATS)}")
     return "docred"
@@ -65,17 +67,19 @@ def refuse_other_format(text: str, path: str | Path) -> None:
     """Raise UserError for a file with this text that is in neither DocRED's schema nor CDR's; the message names the
     format and how to convert it."""
     start = text[:CHUNK]
-    file_format = "brat" if is_brats(str(path)) else kind_of(start)
+    file_format = "brat" if is_brat_file(str(path)) else format_of_text(start)
     if file_format is None and start.strip():
-        if suffix_of(str(path)) in OF_TEXT:
+        if suffix_of(str(path)) in TEXT_SUFFIXES:
             file_format = "text"
         elif start.lstrip()[:1].isalnum() and not JSON_VALUE.match(start.strip()):
             raise UserError(
                 f"{path}: is not JSON, and DocRED's schema is needed here; if it is plain text, {conversion(path)} "
                 "--format text"
             )
-    if file_format in NAMES:
-        raise UserError(f"{path}: is {NAMES[file_format]}, and DocRED's schema is needed here; {conversion(path)}")
+    if file_format in FORMAT_NAMES:
+        raise UserError(
+            f"{path}: is {FORMAT_NAMES[file_format]}, and DocRED's schema is needed here; {conversion(path)}"
+        )
 
 
 def conversion(path: str | Path) -> str:
@@ -84,7 +88,7 @@ def conversion(path: str | Path) -> str:
     return f"convert it: python prepro.py {shlex.quote(str(path))} --convert {shlex.quote(output)}.docred.json"
 
 
-def is_brats(name: str) -> bool:
+def is_brat_file(name: str) -> bool:
     """Whether a path is one of brat's two files: NAME.ann, or NAME.txt with NAME.ann beside it."""
     path = Path(name.removesuffix(".gz"))
     return path.suffix == ".ann" or (path.suffix == ".txt" and path.with_suffix(".ann").exists())
@@ -102,11 +106,11 @@ def decoded(start: bytes) -> str:
     return start.decode(encoding_of(start), "ignore")
 
 
-def kind_of(text: str) -> str | None:
+def format_of_text(text: str) -> str | None:
     """The format of a file, one of FORMATS, by its text alone; None for plain text, "text" for JSON objects with text
     alone."""
     if text.lstrip()[:1] in ("{", "["):
-        return _kind_of_json(text)
+        return _format_of_json(text)
     if PUBTATOR.match(text):
         return "pubtator"
     if is_cdr(text):
@@ -114,7 +118,7 @@ def kind_of(text: str) -> str | None:
     return "docred" if text.startswith(ZIP.decode()) else None
 
 
-def _kind_of_json(text: str) -> str:
+def _format_of_json(text: str) -> str:
     keys, is_whole = _first_keys(text)
     if "vertexSet" in keys:
         return "docred"
@@ -124,7 +128,7 @@ def _kind_of_json(text: str) -> str:
         return "docred"
     if "Comments" in keys or DOCCANO.search(text):
         return "doccano"
-    return "text" if is_whole and not keys.keys() & OF_MENTIONS else "spans"
+    return "text" if is_whole and not keys.keys() & MENTION_KEYS else "spans"
 
 
 def _first_keys(text: str) -> tuple[dict[str, str], bool]:

@@ -53,10 +53,10 @@ def near_pairs(document: Document, distance: int) -> list[list[int]]:
             sentence = mention["sent_id"]
             mentioned[number, sentence] = 1
             nearby[number, max(sentence - distance, 0) : sentence + distance + 1] = 1
-    return chosen_pairs(nearby @ mentioned.T > 0, document.get("pairs"))
+    return masked_pairs(nearby @ mentioned.T > 0, document.get("pairs"))
 
 
-def met_pairs(feature: dict[str, Any], windows: Sequence[tuple[int, int]]) -> list[list[int]]:
+def pairs_sharing_a_window(feature: dict[str, Any], windows: Sequence[tuple[int, int]]) -> list[list[int]]:
     """The feature's pairs that attend to a common token, in an encoder's windows [start, stop) of the document: the
     entities have mentions in one window, or in two that overlap."""
     edges = np.array(windows)
@@ -66,10 +66,10 @@ def met_pairs(feature: dict[str, Any], windows: Sequence[tuple[int, int]]) -> li
             in_window[number] += (edges[:, 0] <= start + 1) & (start + 1 < edges[:, 1])
     overlap = (edges[:, :1] < edges[:, 1]) & (edges[:, 0] < edges[:, 1:])
     listed = None if isinstance(feature["hts"], AllPairs) else feature["hts"]
-    return chosen_pairs(in_window @ overlap.astype(np.float32) @ in_window.T > 0, listed)
+    return masked_pairs(in_window @ overlap.astype(np.float32) @ in_window.T > 0, listed)
 
 
-def chosen_pairs(mask: np.ndarray, listed: list[list[int]] | None) -> list[list[int]]:
+def masked_pairs(mask: np.ndarray, listed: list[list[int]] | None) -> list[list[int]]:
     """The listed pairs, or all h != t, for which `mask`, bool [entities, entities], holds."""
     if listed is not None:
         return [[head, tail] for head, tail in listed if mask[head, tail]]

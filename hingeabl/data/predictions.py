@@ -11,7 +11,7 @@ from typing import Any
 
 from hingeabl.data.documents import RELATION_NAMES
 from hingeabl.errors import UserError
-from hingeabl.files import read_json, read_list, whole_file
+from hingeabl.files import atomic_write, read_json, read_list
 
 Prediction = dict[str, Any]
 
@@ -52,7 +52,7 @@ def hint(entry: Any) -> str:
     return f"; take the list under {inner!r} alone" if inner is not None and "title" not in entry else ""
 
 
-def doubts(predictions: list[Prediction], counts: dict[str, int], relations: set[str]) -> list[str]:
+def prediction_warnings(predictions: list[Prediction], counts: dict[str, int], relations: set[str]) -> list[str]:
     """Signs of a wrong file, one line each: no predictions; repeated ones; documents and entities that the gold file,
     given as {title: entities}, does not have; and relations not among `relations`. The last three count as wrong, as in
     the official evaluator."""
@@ -103,6 +103,6 @@ def write_codalab(path: str, predictions: Any, where: str) -> None:
     entries = [
         {name: entry[name] for name in fields} | {"evidence": entry.get("evidence", [])} for entry in predictions
     ]
-    with whole_file(path, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with atomic_write(path, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("result.json", json.dumps(entries, ensure_ascii=False))
     print(f"{len(entries):,} predictions to upload: {path}")

@@ -12,7 +12,7 @@ CLOSING = 50  # ... and [unused51] closes it
 Document = dict[str, Any]
 
 
-class MadeTitle(str):
+class GeneratedTitle(str):
     """The title that a reader gives to a document without one, made from its position in the file or the file's
     name."""
 
@@ -34,7 +34,7 @@ OTHER_NAMES = {  # what other programs and data sets call the fields
 }
 
 
-KINDS: dict[str, Any] = {
+FIELD_TYPES: dict[str, Any] = {
     "title": str,
     "sents": list,
     "vertexSet": list,
@@ -42,7 +42,7 @@ KINDS: dict[str, Any] = {
     "name": str,
     "pairs": list,
 }
-KINDS |= {"sent_id": int, "pos": list, "h": int, "t": int, "r": str, "evidence": list}
+FIELD_TYPES |= {"sent_id": int, "pos": list, "h": int, "t": int, "r": str, "evidence": list}
 
 
 def misnamed(value: dict[str, Any], field: str, schema_keys: tuple[str, ...]) -> str | None:
@@ -50,7 +50,7 @@ def misnamed(value: dict[str, Any], field: str, schema_keys: tuple[str, ...]) ->
     none. It may differ in case, by a typo of a letter or two, or be in OTHER_NAMES. `schema_keys` are the schema's own
     keys."""
     for key in value:
-        if key in schema_keys or not isinstance(key, str) or not isinstance(value[key], KINDS.get(field, object)):
+        if key in schema_keys or not isinstance(key, str) or not isinstance(value[key], FIELD_TYPES.get(field, object)):
             continue
         if field == "pairs" and not (value[key] and all(map(_is_pair, value[key]))):
             continue

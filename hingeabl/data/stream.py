@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from hingeabl.data.schema import Document, check_document, check_types
 from hingeabl.errors import UserError, first_line
-from hingeabl.files import GZIP, SPACE, cannot_read, encoding_of, not_text, parse_json, refuse_foreign
+from hingeabl.files import GZIP, SPACE, cannot_read, encoding_of, not_text, parse_json, refuse_non_data
 
 CHUNK = 2**20  # bytes read at once
 LARGEST = 2**24  # characters of one object or line: if it is longer, a quote or a bracket is probably missing
@@ -117,7 +117,7 @@ def read_object_texts(file: BinaryIO, name: str, chunk: int = CHUNK) -> Iterator
     text = JsonText(file, name, chunk)
     if not text.peek():
         raise UserError(f"{name}: is empty; it must hold a list of documents, like DocRED's files, or one document")
-    refuse_foreign(text.text[text.position :][:1000], name)
+    refuse_non_data(text.text[text.position :][:1000], name)
     listed, number = text.skip("["), 0
     goes_on = not (listed and text.peek() == "]")
     while goes_on:

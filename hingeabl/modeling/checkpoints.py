@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hingeabl.compressed import expand
 from hingeabl.errors import UserError, first_line
-from hingeabl.files import refuse_foreign_file, save_tensors
+from hingeabl.files import refuse_non_data_file, save_tensors
 
 WRAPPERS = ("checkpoint", "state_dict", "model_state_dict", "model")  # keys under which programs put a state dict
 
@@ -41,7 +41,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises UserError for a file that is missing or broken, or that holds anything but tensors.
     """
-    refuse_foreign_file(path)
+    refuse_non_data_file(path)
     try:
         if path.suffix in (".pt", ".pth", ".bin"):
             weights = torch.load(path, map_location="cpu", weights_only=True)

@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from hingeabl.core.utils import recurring_size
 from hingeabl.data.quiet import quiet_loading
 from hingeabl.errors import UserError
-from hingeabl.files import refuse_foreign_files
+from hingeabl.files import refuse_non_data_files
 from hingeabl.machine import hub_hint, why_not_loaded
 from hingeabl.modeling.attention import ATTENTION, MOST_DROPOUT, PackedWindow, replace_dropout
 from hingeabl.modeling.long_documents import LongDocument, encode_long
@@ -43,7 +43,7 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
         with quiet_loading():
             encoder = read_encoder(name_or_path, pretrained)
     except Exception as error:  # transformers, safetensors and the hub's client each have their own
-        refuse_foreign_files(name_or_path)
+        refuse_non_data_files(name_or_path)
         raise UserError(
             f"encoder {name_or_path!r}: cannot be loaded ({why_not_loaded(name_or_path, error)}); pass a folder with "
             "config.json, model.safetensors and the tokenizer, or a hub name while the hub can be reached"

@@ -15,7 +15,7 @@ from hingeabl.errors import UserError
 from hingeabl.modeling.precision import as_in_autocast
 
 
-def largest_of_all(number: int, device: torch.device) -> int:
+def max_over_processes(number: int, device: torch.device) -> int:
     """The largest `number` of all processes, which exchange their numbers on `device`."""
     if not dist.is_initialized():
         return number

@@ -42,7 +42,7 @@ def cast_together(tensors: Iterable[Tensor], dtype: torch.dtype) -> list[Tensor]
 
 
 @contextlib.contextmanager
-def weights_in(parts: list[nn.Module], dtype: torch.dtype) -> Iterator[None]:
+def weights_cast_to(parts: list[nn.Module], dtype: torch.dtype) -> Iterator[None]:
     """Within the block the float32 weights of linear layers and convolutions in `parts` are copies in `dtype`.
 
     Gradients arrive at the float32 weights. Each part has one buffer, so that a part's gradients are complete when the

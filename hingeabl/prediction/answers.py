@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hingeabl.core.prepro import in_pairs
-from hingeabl.data.kinds import FORMATS, OF_JSON, kind_of, starts_as_json
+from hingeabl.core.prepro import count_entities
+from hingeabl.data.kinds import FORMATS, JSON_FORMATS, format_of_text, starts_as_json
 from hingeabl.data.schema import Document
 from hingeabl.data.stream import CHUNK
 from hingeabl.errors import UserError, first_line
@@ -29,7 +29,7 @@ from hingeabl.writers.networks import Picture
 NAME = "input"  # of every request in messages, and for the readers: no file's name, and without an ending
 SERVED = tuple(kind for kind in FORMATS if kind != "brat")  # brat has a second file beside the first
 MENTION = ("name", "sent_id", "pos", "type", "start", "end")
-SHOWN = ("WARNING: ", "note: ")  # lines on stderr that are for the user
+WARNING_PREFIXES = ("WARNING: ", "note: ")  # lines on stderr that are for the user
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def answer(predictor: Predictor, body: bytes, file_format: str | None, extension
     else JSON: {documents: [{title, sents, vertexSet, predictions}], warnings}, the predictions being predict.py's.
     Raises UserError if the body cannot be read or exceeds the limits.
     """
-    with heard_warnings() as warnings:
+    with captured_warnings() as warnings:
         documents = documents_of(body, file_format, predictor.typed, limits, predictor.choices.text_model)
         predictions = predictor.predict(documents, NAME)
         if extension:
@@ -74,7 +74,7 @@ def answer(predictor: Predictor, body: bytes, file_format: str | None, extension
 
 
 @contextlib.contextmanager
-def heard_warnings() -> Iterator[list[str]]:
+def captured_warnings() -> Iterator[list[str]]:
     """A list that holds, at the end, the warnings that were printed on stderr meanwhile. Other lines are printed to
     stderr at the end, without progress bars."""
     warnings: list[str] = []
@@ -84,7 +84,7 @@ def heard_warnings() -> Iterator[list[str]]:
             yield warnings
     finally:
         for line in re.sub(r".*\r", "", stderr.getvalue()).split("\n"):
-            start = next((start for start in SHOWN if line.startswith(start)), None)
+            start = next((start for start in WARNING_PREFIXES if line.startswith(start)), None)
             if start:
                 warnings.append(line.removeprefix(start))
             elif line.strip():
@@ -103,7 +103,7 @@ def documents_of(
         raise UserError(f"{NAME}: {file_format!r} cannot be read here; choose one of {', '.join(SERVED)}")
     if file_format == "text":
         check_characters(len(data.decode(encoding_of(data), "ignore")), limits)
-    with memory_of(text_model) if file_format == "text" and text_model else contextlib.nullcontext():
+    with temporary_vocabulary(text_model) if file_format == "text" and text_model else contextlib.nullcontext():
         return limited(read_format(io.BytesIO(data), NAME, file_format, typed, text_model=text_model), limits)
 
 
@@ -126,8 +126,8 @@ def unpacked(body: bytes, max_bytes: int) -> bytes:
 def recognised(data: bytes) -> tuple[bytes, str]:
     """The data and its format. Data of no other format is plain text; of {"text": ...} only the text is returned."""
     beginning = data[:CHUNK].decode(encoding_of(data), "ignore")
-    file_format = kind_of(beginning) or "text"
-    if file_format in OF_JSON and not starts_as_json(beginning):
+    file_format = format_of_text(beginning) or "text"
+    if file_format in JSON_FORMATS and not starts_as_json(beginning):
         return data, "text"
     if file_format == "text":
         with contextlib.suppress(UserError, UnicodeDecodeError):  # which the reader of the format tells with its place
@@ -143,7 +143,7 @@ def is_plain(text: str) -> bool:
 
 
 @contextlib.contextmanager
-def memory_of(text_model: str) -> Iterator[None]:
+def temporary_vocabulary(text_model: str) -> Iterator[None]:
     """At the end, spaCy's pipeline forgets the words that it had not seen before, so that memory does not grow."""
     from hingeabl.readers.text import load_spacy  # only where there is a text
 
@@ -161,7 +161,7 @@ def limited(documents: Iterator[Document], limits: Limits) -> list[Document]:
             raise UserError(f"{NAME}: has more than {limits.max_documents:,} documents, which is the limit; split it")
         characters += sum(len(token) for sentence in document["sents"] for token in sentence)
         check_characters(characters, limits)
-        entities = in_pairs(document)
+        entities = count_entities(document)
         pairs += entities * (entities - 1)  # the model makes a context for each, listed or not
         if pairs > limits.max_pairs:
             raise UserError(
@@ -196,7 +196,7 @@ def written(documents: list[Document], predictions: Predictions, extension: str)
     with io.TextIOWrapper(file, encoding="utf-8", newline="") as output:
         writer = FORMS[extension](output)
         writer.begin()
-        writer.add(documents, predictions.of_each_document())
+        writer.add(documents, predictions.entries_by_document())
         writer.end()
         output.flush()
         return file.getvalue()
@@ -214,6 +214,6 @@ def as_json(documents: list[Document], predictions: Predictions, warnings: list[
             ],
             "predictions": entries,
         }
-        for document, entries in zip(documents, predictions.of_each_document(), strict=True)
+        for document, entries in zip(documents, predictions.entries_by_document(), strict=True)
     ]
     return json.dumps({"documents": shown, "warnings": warnings}, ensure_ascii=False, allow_nan=False).encode()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from hingeabl.errors import UserError
 
 
-class Choices(NamedTuple):
+class PredictionOptions(NamedTuple):
     """How documents are read, and which of the predicted relations are kept.
 
     min_confidence  only those that are right with at least this probability
@@ -44,10 +44,10 @@ class Choices(NamedTuple):
                 raise UserError(f"{name} {value}: must be a whole number, {least} or more; correct it")
 
 
-DEFAULT = Choices()
+DEFAULT = PredictionOptions()
 
 
-def add_choices(parser: argparse.ArgumentParser) -> None:
+def add_prediction_options(parser: argparse.ArgumentParser) -> None:
     """Options of a command line for the fields of Choices."""
     parser.add_argument("--min_confidence", type=float, default=0.0, help="only relations that are as probable; 0 to 1")
     parser.add_argument(
@@ -66,6 +66,6 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def choices_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The values of add_choices' options, for Predictor.from_run."""
-    return {name: getattr(args, name) for name in Choices._fields}
+def prediction_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The values of add_prediction_options' options, for Predictor.from_run."""
+    return {name: getattr(args, name) for name in PredictionOptions._fields}

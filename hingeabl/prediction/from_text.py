@@ -14,8 +14,8 @@ from hingeabl.core.evaluation import harmonic_mean
 from hingeabl.data.schema import Document
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.joining import gold_of, join_tokens, mention_spans
-from hingeabl.readers.mentions import Found
-from hingeabl.readers.text import Text, document_of_found, documents_of_texts
+from hingeabl.readers.mentions import Detection
+from hingeabl.readers.text import Text, document_of_detection, documents_of_texts
 
 Span = tuple[int, int]
 WAYS = ("gold entities", "gold mentions", "text alone")
@@ -29,7 +29,7 @@ class Entity(NamedTuple):
     names: frozenset[str]
 
 
-class Reading(NamedTuple):
+class ExtractedDocument(NamedTuple):
     """A document's gold annotation, or the system's output for it: typed mentions, entities, and triples (head,
     relation, tail) of the entities' numbers."""
 
@@ -38,7 +38,9 @@ class Reading(NamedTuple):
     triples: frozenset[tuple[int, str, int]]
 
 
-def reading_of(text: str, entities: Iterable[Sequence[tuple[int, int, str]]], triples: Iterable[Any]) -> Reading:
+def reading_of(
+    text: str, entities: Iterable[Sequence[tuple[int, int, str]]], triples: Iterable[Any]
+) -> ExtractedDocument:
     """From the entities' mentions (start, end, type) and the triples (head, relation, tail)."""
     entities, typed_entities = list(entities), []
     for mentions in entities:
@@ -46,16 +48,16 @@ def reading_of(text: str, entities: Iterable[Sequence[tuple[int, int, str]]], tr
         names = frozenset(" ".join(text[start:end].casefold().split()) for start, end, _ in mentions)
         typed_entities.append(Entity(frozenset((start, end) for start, end, _ in mentions), entity_type, names))
     all_mentions = frozenset(mention for mentions in entities for mention in mentions)
-    return Reading(all_mentions, tuple(typed_entities), frozenset(triples))
+    return ExtractedDocument(all_mentions, tuple(typed_entities), frozenset(triples))
 
 
 def predicted_triples(predictor: Predictor, documents: list[Document]) -> list[set[tuple[int, str, int]]]:
     """The triples that the model predicts for each document."""
-    entries_by_document = predictor.predict(documents).of_each_document()
+    entries_by_document = predictor.predict(documents).entries_by_document()
     return [{(entry["h_idx"], entry["r"], entry["t_idx"]) for entry in entries} for entries in entries_by_document]
 
 
-def readings_of(documents: Sequence[Document], way: str, predictor: Predictor) -> list[Reading]:
+def readings_of(documents: Sequence[Document], way: str, predictor: Predictor) -> list[ExtractedDocument]:
     """The output of `predictor`, its run and its reader of text, for documents in one of WAYS."""
     placed = [join_tokens(document["sents"]) for document in documents]
     texts = [
@@ -67,7 +69,7 @@ def readings_of(documents: Sequence[Document], way: str, predictor: Predictor) -
     else:
         if way == "gold mentions":
             inputs = [
-                document_of_found(text, Found(*gold_of(document)[1:]))
+                document_of_detection(text, Detection(*gold_of(document)[1:]))
                 for text, document in zip(texts, documents, strict=True)
             ]
         else:
@@ -81,14 +83,14 @@ def readings_of(documents: Sequence[Document], way: str, predictor: Predictor) -
     return [reading_of(text.text, mentions, predicted) for text, mentions, predicted in parts]
 
 
-def gold_reading(document: Document) -> Reading:
+def gold_reading(document: Document) -> ExtractedDocument:
     """The gold annotation of a labelled document."""
     text, places = join_tokens(document["sents"])
     triples = {(label["h"], label["r"], label["t"]) for label in document.get("labels", ())}
     return reading_of(text, mention_spans(document, places), triples)
 
 
-def compare(predictions: Sequence[Reading], gold: Sequence[Reading]) -> dict[str, dict[str, float]]:
+def compare(predictions: Sequence[ExtractedDocument], gold: Sequence[ExtractedDocument]) -> dict[str, dict[str, float]]:
     """Precision, recall and F1 in percent over all documents, of
 
     mention span, mention typed    mentions at the same characters, and of the same type
@@ -128,7 +130,7 @@ def rates(right: float, predicted: float, recalled: float, gold: float) -> dict[
     return {"precision": precision, "recall": recall, "f1": harmonic_mean(precision, recall)}
 
 
-def b_cubed(pairs: Sequence[tuple[Reading, Reading]]) -> dict[str, float]:
+def b_cubed(pairs: Sequence[tuple[ExtractedDocument, ExtractedDocument]]) -> dict[str, float]:
     """B-cubed precision and recall; a mention that the other side does not have counts 0."""
     sums = [[0.0, 0] for _ in range(2)]
     for pair in pairs:
@@ -142,7 +144,7 @@ def b_cubed(pairs: Sequence[tuple[Reading, Reading]]) -> dict[str, float]:
     return rates(right, predicted, recalled, gold)
 
 
-def matched(reading: Reading, other: Reading) -> int:
+def matched(reading: ExtractedDocument, other: ExtractedDocument) -> int:
     """How many triples of `reading` are in `other` too; entities are the same if they share a name."""
     pairs_by_relation: dict[str, list[tuple[int, int]]] = {}
     for head, relation, tail in other.triples:

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LINGER = 2.0  # for so long the rest of a refused request is read and thrown away
+DRAIN_SECONDS = 2.0  # for so long the rest of a refused request is read and thrown away
 HEADERS = {  # of every answer: the page loads nothing from elsewhere, is in no frame, and is not stored
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -26,7 +26,7 @@ HEADERS = {  # of every answer: the page loads nothing from elsewhere, is in no 
 }
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request is refused: the HTTP status, a message of one line, further headers."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -34,11 +34,11 @@ class Refused(Exception):
         self.status, self.message, self.headers = status, message, headers
 
 
-class Refusal(JSONResponse):
-    """The response {error: message}. A client that still sends gets LINGER seconds to stop: were the connection
+class ErrorResponse(JSONResponse):
+    """The response {error: message}. A client that still sends gets DRAIN_SECONDS seconds to stop: were the connection
     closed at once, many clients would see a broken connection instead of the message."""
 
-    def __init__(self, refused: Refused) -> None:
+    def __init__(self, refused: RequestRefused) -> None:
         super().__init__({"error": refused.message}, refused.status, refused.headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,7 +48,7 @@ class Refusal(JSONResponse):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(scope["inbox"].rest(), LINGER)
+            await asyncio.wait_for(scope["inbox"].rest(), DRAIN_SECONDS)
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -96,17 +96,19 @@ class Guard:
 
         scope["inbox"] = inbox = Inbox(receive)  # for Refusal
         refused = self.refused(scope["method"], Headers(scope=scope))
-        await (Refusal(refused) if refused else self.app)(scope, inbox, with_headers)
+        await (ErrorResponse(refused) if refused else self.app)(scope, inbox, with_headers)
 
-    def refused(self, method: str, headers: Headers) -> Refused | None:
+    def refused(self, method: str, headers: Headers) -> RequestRefused | None:
         """Why a request is not answered, None if it is."""
         host = headers.get("host", "").lower()
         if not self.is_own(host):
-            return Refused(403, f"this server is not called {host[:100]!r}; use its address, or start it with --host")
+            return RequestRefused(
+                403, f"this server is not called {host[:100]!r}; use its address, or start it with --host"
+            )
         origin = headers.get("origin")
         if method in ("GET", "HEAD") or origin is None or urlsplit_or_none(origin) == host:
             return None
-        return Refused(403, f"a page of {origin[:100]!r} may not ask this server; open the server's own page")
+        return RequestRefused(403, f"a page of {origin[:100]!r} may not ask this server; open the server's own page")
 
     def is_own(self, host: str) -> bool:
         """Whether a Host header is one of this server's names, or a numeric address."""
@@ -131,12 +133,12 @@ async def read_body(request: Request, limit: int) -> bytes:
     """A request's body. Raises Refused as soon as it exceeds `limit` bytes."""
     message = f"the request has more than {limit:,} bytes, which is the limit; split it"
     if int(request.headers.get("content-length", 0)) > limit:
-        raise Refused(413, message)
+        raise RequestRefused(413, message)
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
         if size > limit:
-            raise Refused(413, message)
+            raise RequestRefused(413, message)
         parts.append(part)
     return b"".join(parts)
 
@@ -157,8 +159,10 @@ async def file_of_form(request: Request, body: bytes) -> bytes:
     try:
         parts = (await parser.parse()).multi_items()
     except (MultiPartException, KeyError) as error:
-        raise Refused(400, f"the form cannot be read ({error}); send one file, or the file as the body") from None
+        raise RequestRefused(
+            400, f"the form cannot be read ({error}); send one file, or the file as the body"
+        ) from None
     if len(parts) != 1:
-        raise Refused(400, f"the form has {len(parts)} parts; send one file, or one text")
+        raise RequestRefused(400, f"the form has {len(parts)} parts; send one file, or one text")
     value = parts[0][1]
     return value.encode() if isinstance(value, str) else await value.read()

@@ -11,7 +11,7 @@ from typing import Any
 Job = tuple[Callable[[], Any], "Future[Any]"]
 
 
-class Worker:
+class JobThread:
     """The thread and its queue of jobs. The caller limits the length of the queue."""
 
     def __init__(self) -> None:

@@ -15,14 +15,14 @@ from hingeabl.core.prepro import Feature, featurize
 from hingeabl.core.utils import pick_device, pick_precision
 from hingeabl.data.checks import check_cuts
 from hingeabl.data.documents import RELATION_NAMES, MentionCounts
-from hingeabl.data.pairs import met_pairs, near_pairs
+from hingeabl.data.pairs import near_pairs, pairs_sharing_a_window
 from hingeabl.data.schema import Document, check_document, check_types
 from hingeabl.errors import UserError
-from hingeabl.files import read_json, refuse_halves
+from hingeabl.files import read_json, refuse_lone_surrogates
 from hingeabl.modeling.encoder import WINDOW, cut, max_window
-from hingeabl.prediction.choices import DEFAULT, Choices
+from hingeabl.prediction.choices import DEFAULT, PredictionOptions
 from hingeabl.readers.text import document_of_text, load_spacy
-from hingeabl.training.fitted import CONFIDENCE, TYPES, fits, read_confidence, read_types
+from hingeabl.training.fitted import CONFIDENCE, TYPES, joins_learned_types, read_confidence, read_types
 from hingeabl.training.hub import SHIPPED
 from hingeabl.training.inference import Predictions, predict
 from hingeabl.training.saved_run import TrainedRun, open_run
@@ -57,7 +57,7 @@ class Relation(NamedTuple):
 def plain_document(text: str, text_model: str | None = None) -> Document:
     """The document of a plain text, see documents_of_texts. Raises UserError for half a character, and for an obvious
     mistake: the path of a file, or JSON."""
-    refuse_halves(text, "text")
+    refuse_lone_surrogates(text, "text")
     if len(text) < LONGEST_PATH and os.path.isfile(text):
         raise UserError(f"text {text!r}: is the path of a file; pass the file's content")
     if text.lstrip()[:1] in ("{", "[") and json_or_none(text) is not None:
@@ -97,7 +97,7 @@ class Predictor:
         run: TrainedRun | None = None,
         precision: str | None = None,
         test_batch_size: int | None = None,
-        choices: Choices = DEFAULT,
+        choices: PredictionOptions = DEFAULT,
     ) -> None:
         """`run` defaults to the model of this repository, `precision` and `test_batch_size` to the run's own, as in
         train.py --load_path. Raises UserError for `choices` that need a file which the run lacks."""
@@ -141,7 +141,7 @@ class Predictor:
         """The predictor of a finished run: its seed folder, or its name on the hub, owner/name[@revision]; by default
         the model of this repository. `choices` are fields of Choices. Raises UserError for invalid options, and if
         the run cannot be loaded."""
-        options = Choices(**choices)
+        options = PredictionOptions(**choices)
         options.check()
         if precision not in PRECISIONS:
             raise UserError(f"precision {precision!r}: is none of {', '.join(map(repr, PRECISIONS))}; correct it")
@@ -170,7 +170,7 @@ class Predictor:
     def checked(self, document: Document, where: str) -> Document:
         """The document without its labels. Raises UserError, opening with `where`, if it breaks the schema."""
         check_document(document, where, labels=False)
-        refuse_halves([document["title"], document["sents"]], where)
+        refuse_lone_surrogates([document["title"], document["sents"]], where)
         if self.typed:
             check_types(document, f"{where} ({document['title']!r})")
         return {name: value for name, value in document.items() if name != "labels"}
@@ -225,7 +225,7 @@ class Predictor:
         )
         kept = [
             [named for entry in entries if (named := self.named(entry, document))]
-            for document, entries in zip(documents, predictions.of_each_document(), strict=True)
+            for document, entries in zip(documents, predictions.entries_by_document(), strict=True)
         ]
         flat = list(itertools.chain.from_iterable(kept))
         predictions = predictions._replace(entries=flat, counts=tuple(map(len, kept)))
@@ -238,7 +238,7 @@ class Predictor:
         length = len(feature["input_ids"])
         if length > self.run.settings.max_seq_length:
             windows = cut(0, length, *max_window(self.run.model.model))
-            feature["hts"] = met_pairs(feature, [(window.start, window.stop) for window in windows])
+            feature["hts"] = pairs_sharing_a_window(feature, [(window.start, window.stop) for window in windows])
 
     def warn(self, where: str) -> None:
         """Warn on stderr of doubtful mentions and of what cut documents lost; each line opens with `where`."""
@@ -255,7 +255,7 @@ class Predictor:
     def named(self, entry: dict[str, Any], document: Document) -> Entry | None:
         """The prediction with its relation's name, after the relation, and its confidence; None if `choices` exclude
         it."""
-        if self.types is not None and not fits(self.types, document, entry):
+        if self.types is not None and not joins_learned_types(self.types, document, entry):
             return None
         scores = {field: entry.pop(field) for field in ("score", "threshold", "margin")}
         if self.confidence is not None:

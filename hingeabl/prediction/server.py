@@ -24,20 +24,20 @@ from hingeabl.data.checksums import SAMPLE
 from hingeabl.errors import UserError
 from hingeabl.files import read_json
 from hingeabl.prediction.answers import SERVED, Answer, Limits, answer
-from hingeabl.prediction.guard import Guard, Refusal, Refused, file_of_form, read_body
-from hingeabl.prediction.jobs import Worker
+from hingeabl.prediction.guard import ErrorResponse, Guard, RequestRefused, file_of_form, read_body
+from hingeabl.prediction.jobs import JobThread
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.mentions import MODEL
-from hingeabl.reporting.page import block, filled
+from hingeabl.reporting.page import block, fill_template
 from hingeabl.writers.by_extension import FORMS
 
 WEB = Path(__file__).parent / "web"
-KINDS = {"css": "text/css", "js": "text/javascript"}
+MEDIA_TYPES = {"css": "text/css", "js": "text/javascript"}
 GIVEN = [ending for ending in FORMS if not ending.endswith(".gz")]
 PARAMETERS = ("form", "format")
-LOOK = 0.25  # between two checks whether a waiting client is still connected
-FAREWELL = 5.0  # for a job that has begun when the server ends
-MOST_WARNINGS = 8  # in the header of a file
+POLL_SECONDS = 0.25  # between two checks whether a waiting client is still connected
+SHUTDOWN_SECONDS = 5.0  # for a job that has begun when the server ends
+MAX_WARNINGS = 8  # in the header of a file
 
 
 class Service:
@@ -45,43 +45,47 @@ class Service:
 
     def __init__(self, predictor: Predictor, limits: Limits) -> None:
         self.predictor, self.limits = predictor, limits
-        self.worker = Worker()
+        self.worker = JobThread()
         self.taken = 0  # slots, of max_waiting + 1
 
     async def respond(self, request: Request) -> Response:
         """The response to a POST: an answer, or an error."""
         if self.taken > self.limits.max_waiting:
             message = f"busy: {self.limits.max_waiting:,} other requests are waiting; try again in a few seconds"
-            return Refusal(Refused(503, message, {"Retry-After": "5"}))
+            return ErrorResponse(RequestRefused(503, message, {"Retry-After": "5"}))
         self.taken += 1
         try:
             return await asyncio.wait_for(self._respond(request), self.limits.timeout)
         except asyncio.TimeoutError:
             seconds = f"{self.limits.timeout:g} seconds"
-            return Refusal(Refused(504, f"no answer within {seconds}, so it is given up; send less, or try again"))
-        except Refused as refused:
-            return Refusal(refused)
+            return ErrorResponse(
+                RequestRefused(504, f"no answer within {seconds}, so it is given up; send less, or try again")
+            )
+        except RequestRefused as refused:
+            return ErrorResponse(refused)
         except UserError as error:
-            return Refusal(Refused(400, " ".join(str(error).split())))
+            return ErrorResponse(RequestRefused(400, " ".join(str(error).split())))
         except ClientDisconnect:
             return Response(status_code=499)  # which nobody reads
         except asyncio.CancelledError:  # by uvicorn, which does not wait for ever
             return JSONResponse({"error": "the server has been ended"}, 503)
         except Exception:
             traceback.print_exc(file=sys.__stderr__)
-            return Refusal(Refused(500, "an error in the program, which the server has printed; please report it"))
+            return ErrorResponse(
+                RequestRefused(500, "an error in the program, which the server has printed; please report it")
+            )
         finally:
             self.taken -= 1
 
     async def _respond(self, request: Request) -> Response:
-        extension, file_format = asked_form(request), request.query_params.get("format")
+        extension, file_format = requested_extension(request), request.query_params.get("format")
         body = await file_of_form(request, await read_body(request, self.limits.max_bytes))
         answered = await self.done(request, partial(answer, self.predictor, body, file_format, extension, self.limits))
         if not extension:
             return Response(answered.content, media_type="application/json")
         headers = {
             "Content-Disposition": f'attachment; filename="predictions{extension}"',
-            "X-Warnings": json.dumps([warning[:500] for warning in answered.warnings[:MOST_WARNINGS]]),
+            "X-Warnings": json.dumps([warning[:500] for warning in answered.warnings[:MAX_WARNINGS]]),
         }
         return Response(answered.content, headers=headers, media_type="application/octet-stream")
 
@@ -91,7 +95,7 @@ class Service:
         waited = asyncio.wrap_future(future)
         try:
             while not waited.done():
-                await asyncio.wait([waited], timeout=LOOK)
+                await asyncio.wait([waited], timeout=POLL_SECONDS)
                 if not waited.done() and await request.is_disconnected():
                     raise ClientDisconnect
             return waited.result()
@@ -100,21 +104,21 @@ class Service:
             self.worker.drop(future)
 
 
-def asked_form(request: Request) -> str | None:
+def requested_extension(request: Request) -> str | None:
     """The extension of the file that a request asks for, None for JSON with the documents. Raises Refused for an
     unknown form, and for parameters that are unknown or repeated, UserError if a package for that form is missing."""
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
         if name not in PARAMETERS or names.count(name) > 1:
             problem = "is there twice" if name in PARAMETERS else f"is none of {', '.join(PARAMETERS)}"
-            raise Refused(400, f"parameter {name[:40]}: {problem}; correct the address")
+            raise RequestRefused(400, f"parameter {name[:40]}: {problem}; correct the address")
     form = request.query_params.get("form")
     if form is None:
         return None
     ending = f".{form.lower()}"
     if ending not in GIVEN:
         forms = ", ".join(extension.removeprefix(".") for extension in GIVEN)
-        raise Refused(400, f"form={form[:40]}: is none of {forms}")
+        raise RequestRefused(400, f"form={form[:40]}: is none of {forms}")
     FORMS[ending].need()
     return ending
 
@@ -165,10 +169,10 @@ def page_of(predictor: Predictor, limits: Limits) -> str:
         "forms": offered_forms(),
         "formats": SERVED,
     }
-    return filled((WEB / "serve.html").read_text(encoding="utf-8"), {"about": block("data-about", about)})
+    return fill_template((WEB / "serve.html").read_text(encoding="utf-8"), {"about": block("data-about", about)})
 
 
-def always(response: Response) -> Callable[[], Awaitable[Response]]:
+def fixed_endpoint(response: Response) -> Callable[[], Awaitable[Response]]:
     """An endpoint that returns this response each time."""
 
     async def endpoint() -> Response:
@@ -189,17 +193,17 @@ def make_app(predictor: Predictor, limits: Limits, host: str = "127.0.0.1") -> F
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        service.worker.close(FAREWELL)
+        service.worker.close(SHUTDOWN_SECONDS)
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_middleware(Guard, host=host)
     app.state.service = service
     app.add_api_route("/api/predict", service.respond, methods=["POST"], response_model=None)
     contents = {"/": (page_of(predictor, limits), "text/html")}
-    for extension, media_type in KINDS.items():
+    for extension, media_type in MEDIA_TYPES.items():
         contents[f"/serve.{extension}"] = ((WEB / f"serve.{extension}").read_text(encoding="utf-8"), media_type)
     for path, (content, media_type) in contents.items():
-        app.add_api_route(path, always(Response(content, media_type=media_type)), response_model=None)
+        app.add_api_route(path, fixed_endpoint(Response(content, media_type=media_type)), response_model=None)
 
     @app.exception_handler(HTTPException)
     async def as_error(request: Request, error: HTTPException) -> JSONResponse:

@@ -15,14 +15,14 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.util import minibatch
 
-from hingeabl.data.schema import MadeTitle
-from hingeabl.prediction.choices import DEFAULT, Choices
+from hingeabl.data.schema import GeneratedTitle
+from hingeabl.prediction.choices import DEFAULT, PredictionOptions
 from hingeabl.prediction.predictor import Predictor, Relation, relations_of
 from hingeabl.readers.text import document_of_doc
 from hingeabl.training.hub import SHIPPED
 from hingeabl.writers.writer import Entity
 
-FOUND = "hingeabl"  # under this name a document keeps its relations as plain lists, which spaCy can store
+USER_DATA_KEY = "hingeabl"  # under this name a document keeps its relations as plain lists, which spaCy can store
 
 
 DEFAULTS = {name: value for name, value in DEFAULT._asdict().items() if name != "text_model"}  # it is this pipeline
@@ -42,7 +42,7 @@ def make_component(
 ) -> Component:
     """The component of the finished run `run` (default: the model of this repository), on `device` (default: CUDA where
     there is one); the others are fields of Choices. Raises UserError if the run cannot be loaded."""
-    choices = Choices(min_confidence, types, shift, max_seq_length, max_distance)
+    choices = PredictionOptions(min_confidence, types, shift, max_seq_length, max_distance)
     return Component(Predictor.from_run(SHIPPED if run is None else run, device, **choices._asdict()))
 
 
@@ -60,16 +60,16 @@ class Component:
     def pipe(self, stream: Iterable[Doc], batch_size: int) -> Iterator[Doc]:
         """Documents with their relations, scored `batch_size` at a time."""
         for docs in minibatch(stream, batch_size):
-            documents = [document_of_doc(doc, MadeTitle("text")) for doc in docs]
-            predictions = self.predictor.predict(documents).of_each_document()
+            documents = [document_of_doc(doc, GeneratedTitle("text")) for doc in docs]
+            predictions = self.predictor.predict(documents).entries_by_document()
             for doc, document, entries in zip(docs, documents, predictions, strict=True):
-                doc.user_data[FOUND] = [list(relation) for relation in relations_of(document, entries)]
+                doc.user_data[USER_DATA_KEY] = [list(relation) for relation in relations_of(document, entries)]
                 yield doc
 
 
 def stored_relations(doc: Doc) -> list[Relation]:
     """The relations that a document keeps."""
-    relations = doc.user_data.get(FOUND, [])
+    relations = doc.user_data.get(USER_DATA_KEY, [])
     return [Relation(entity(head), name, entity(tail), *scores) for head, name, tail, *scores in relations]
 
 

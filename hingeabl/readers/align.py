@@ -14,7 +14,7 @@ from typing import Any
 
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
-from hingeabl.readers.offsets import READ_AS, RULE, Counts, Mention, Span, differing
+from hingeabl.readers.offsets import READ_AS, RULE, AnnotatedMention, Counts, Span, mismatch_message
 
 IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 BLANK_LINE = re.compile(r"\n\s*\n")
@@ -89,7 +89,7 @@ def _is_abbreviation(word: str) -> bool:
 def align(
     title: str,
     text: str,
-    entities: list[list[Mention]],
+    entities: list[list[AnnotatedMention]],
     where: str,
     counts: Counter[str],
     labels: list[dict[str, Any]] | None = None,
@@ -130,7 +130,7 @@ def align(
         token_count += len(sentence)
     limits = [*firsts, len(tokens)]
 
-    def mention_of(mention: Mention, first: int, last: int) -> dict[str, Any]:
+    def mention_of(mention: AnnotatedMention, first: int, last: int) -> dict[str, Any]:
         sentence = new_number[sentence_of[first]]
         name = " ".join(text[starts[first] : ends[last]].split())
         fields = {"name": name, "sent_id": sentence, "pos": [first - firsts[sentence], last + 1 - firsts[sentence]]}
@@ -150,9 +150,11 @@ def align(
     return document
 
 
-def _each_once(mentions: list[tuple[Mention, Span]], counts: Counter[str]) -> list[tuple[Mention, Span]]:
+def _each_once(
+    mentions: list[tuple[AnnotatedMention, Span]], counts: Counter[str]
+) -> list[tuple[AnnotatedMention, Span]]:
     """An entity's mentions with their tokens, one for each span of tokens: the first, or the first that has a type."""
-    by_span: dict[Span, Mention] = {}
+    by_span: dict[Span, AnnotatedMention] = {}
     for mention, span in mentions:
         if span not in by_span or (by_span[span].type is None and mention.type is not None):
             by_span[span] = mention
@@ -182,7 +184,7 @@ def _renumbered(label: dict[str, Any], new_number: list[int]) -> dict[str, Any]:
 
 
 def _tokens_of(
-    mention: Mention, starts: list[int], ends: list[int], text: str, where: str, counts: Counter[str]
+    mention: AnnotatedMention, starts: list[int], ends: list[int], text: str, where: str, counts: Counter[str]
 ) -> Span:
     """The first and the last token of a mention."""
     start, end, mention_where = mention.start, mention.end, f"{where}: {mention.location}"
@@ -266,11 +268,11 @@ def warn(name: str, counts: Counts) -> None:
     """Print in one line on stderr what was counted, if anything. Raises UserError if most of the stated texts are not
     at their offsets."""
     if 2 * counts["differ"] > counts["told"]:
-        problem = differing(counts["differ"], counts["told"], counts.example)
+        problem = mismatch_message(counts["differ"], counts["told"], counts.example)
         raise UserError(f"{name}: {problem}; {RULE}; {counts.cause}")
     warnings = [text.format(counts[key]) for key, text in WARNINGS.items() if counts[key]]
     if counts["differ"]:
-        warnings.append(f"{differing(counts['differ'], counts['told'], counts.example)}; the offsets are taken")
+        warnings.append(f"{mismatch_message(counts['differ'], counts['told'], counts.example)}; the offsets are taken")
     readings = {key.removeprefix(READ_AS): count for key, count in counts.items() if key.startswith(READ_AS) and count}
     for reading, count in readings.items():
         warnings.append(f"offsets of {count:,} documents are read as {reading}, as the texts of their mentions show")

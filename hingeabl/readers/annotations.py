@@ -7,7 +7,7 @@ from typing import NamedTuple
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 from hingeabl.readers.align import align
-from hingeabl.readers.offsets import Counts, Mention, settle
+from hingeabl.readers.offsets import AnnotatedMention, Counts, to_characters
 
 COREFERENCE = ("coref", "coreference")
 
@@ -24,7 +24,7 @@ class Relation(NamedTuple):
 def document_of(
     title: str,
     text: str,
-    mentions: dict[str, Mention],
+    mentions: dict[str, AnnotatedMention],
     relations: list[Relation],
     where: str,
     counts: Counts,
@@ -42,11 +42,11 @@ def document_of(
     ]
     labels = [label for label in all_labels if label["h"] != label["t"]]
     counts["selves"] += len(all_labels) - len(labels)
-    aligned, _ = settle(text, [[mentions[key] for key in keys] for keys in entities], where, counts, mark)
+    aligned, _ = to_characters(text, [[mentions[key] for key in keys] for keys in entities], where, counts, mark)
     return align(title, text, aligned, where, counts, labels)
 
 
-def check_ends(relations: list[Relation], mentions: dict[str, Mention], described: str) -> None:
+def check_ends(relations: list[Relation], mentions: dict[str, AnnotatedMention], described: str) -> None:
     """Raise UserError for a relation whose mention does not exist; `described` says what mentions are in this
     format."""
     for relation in relations:

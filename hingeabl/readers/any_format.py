@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from hingeabl.data.cdr import read_cdr
-from hingeabl.data.kinds import FORMATS, OF_TEXT, detect, suffix_of
-from hingeabl.data.schema import Document, MadeTitle, check_document, check_types
+from hingeabl.data.kinds import FORMATS, TEXT_SUFFIXES, detect, suffix_of
+from hingeabl.data.schema import Document, GeneratedTitle, check_document, check_types
 from hingeabl.data.stream import CHUNK, Rewound, read_objects, stream_documents
 from hingeabl.errors import UserError
 from hingeabl.files import cannot_read, listed
@@ -67,9 +67,9 @@ def read_paths(
                     for item in _checked(file, path, file_format, typed, labels, counts):
                         generated = Path(path).relative_to(source).with_suffix("").as_posix() if path != source else ""
                         if isinstance(item, Text):
-                            item = item._replace(title=MadeTitle(generated) if generated else item.title)
+                            item = item._replace(title=GeneratedTitle(generated) if generated else item.title)
                         elif generated:
-                            item["title"] = MadeTitle(generated)
+                            item["title"] = GeneratedTitle(generated)
                         title = item.title if isinstance(item, Text) else item["title"]
                         if titles.setdefault(title, path) != path:
                             repeated[title] = None
@@ -102,7 +102,7 @@ def files_of(path: str, file_format: str | None) -> list[str]:
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     )
     annotations = [file for file in files if file.suffix == ".ann"]
-    texts = [file for file in files if suffix_of(file.name) in OF_TEXT]
+    texts = [file for file in files if suffix_of(file.name) in TEXT_SUFFIXES]
     if file_format == "text" or (file_format is None and not annotations):
         chosen = texts
         others = [file.name for file in files if file not in set(texts)]

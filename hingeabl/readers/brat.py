@@ -12,12 +12,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from hingeabl.data.schema import Document, MadeTitle
+from hingeabl.data.schema import Document, GeneratedTitle
 from hingeabl.errors import UserError
 from hingeabl.files import cannot_read
 from hingeabl.readers.annotations import Relation, check_ends, document_of
 from hingeabl.readers.decoding import opens_with_mark, read_all, read_lines
-from hingeabl.readers.offsets import Counts, Mention
+from hingeabl.readers.offsets import AnnotatedMention, Counts
 
 SPANS = re.compile(r"(\S+) (\d{1,9} \d{1,9}(?:;\d{1,9} \d{1,9})*)")
 RELATION = re.compile(r"(\S+) [^\s:]+:(\S+) [^\s:]+:(\S+)\s*")
@@ -45,12 +45,12 @@ def read_brat(file: BinaryIO, name: str, counts: Counts) -> Iterator[Document]:
     if not document_text.strip():
         raise UserError(f"{words}: is empty; it must hold the text of {annotations.name}")
     mentions, relations = _annotations(annotation_lines, str(annotations), counts)
-    yield document_of(MadeTitle(path.stem), document_text, mentions, relations, str(annotations), counts, mark)
+    yield document_of(GeneratedTitle(path.stem), document_text, mentions, relations, str(annotations), counts, mark)
 
 
-def _annotations(lines: Iterable[str], name: str, counts: Counts) -> tuple[dict[str, Mention], list[Relation]]:
+def _annotations(lines: Iterable[str], name: str, counts: Counts) -> tuple[dict[str, AnnotatedMention], list[Relation]]:
     """The mentions and relations in the lines; each `* Equiv` becomes relations that join its mentions."""
-    mentions: dict[str, Mention] = {}
+    mentions: dict[str, AnnotatedMention] = {}
     events: set[str] = set()
     relations: list[Relation] = []
     for number, line in enumerate(lines, 1):
@@ -79,7 +79,7 @@ def _annotations(lines: Iterable[str], name: str, counts: Counts) -> tuple[dict[
     return mentions, kept
 
 
-def _mention(fields: list[str], where: str, location: str) -> Mention:
+def _mention(fields: list[str], where: str, location: str) -> AnnotatedMention:
     """The mention in a T line."""
     match = SPANS.fullmatch(fields[1]) if len(fields) > 1 else None
     if not match:
@@ -88,4 +88,4 @@ def _mention(fields: list[str], where: str, location: str) -> Mention:
     spans = [(int(start), int(end)) for start, end in (span.split(" ") for span in match[2].split(";"))]
     stated_text = fields[2] if len(fields) > 2 else None
     start, end = min(start for start, _ in spans), max(end for _, end in spans)
-    return Mention(start, end, match[1], location, stated_text, tuple(spans))
+    return AnnotatedMention(start, end, match[1], location, stated_text, tuple(spans))

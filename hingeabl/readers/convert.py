@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from hingeabl.errors import UserError
-from hingeabl.files import whole_text
+from hingeabl.files import atomic_write_text
 from hingeabl.outputs import check_outputs
 from hingeabl.readers.align import to_spans
 from hingeabl.readers.any_format import read_paths
@@ -31,7 +31,7 @@ def convert(paths: Sequence[str], output: str, file_format: str | None) -> dict[
     )
     as_lines, as_spans = output.lower().endswith(LINES), output.lower().endswith(SPANS)
     counts = dict.fromkeys(("documents", "entities", "mentions", "labels"), 0)
-    with whole_text(output) as text:
+    with atomic_write_text(output) as text:
         for document in read_paths(paths, file_format, typed=False, labels=True):
             opening = "" if as_lines else ",\n" if counts["documents"] else "[\n"
             text.write(opening + json.dumps(to_spans(document) if as_spans else document, ensure_ascii=False))

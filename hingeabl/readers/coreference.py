@@ -30,8 +30,8 @@ from hingeabl.errors import first_line
 
 TITLES = frozenset("mr mrs ms miss dr prof professor sir lady lord dame madame president".split())
 SMALL_WORDS = frozenset("of the and for in on a an de la du et von und der".split())
-NAMED = ("ORG", "LOC", "MISC")  # types that acronyms stand for
-EXACT = ("NUM", "TIME")  # types that are joined only if the names are the same
+ACRONYM_TYPES = ("ORG", "LOC", "MISC")  # types that acronyms stand for
+EXACT_TYPES = ("NUM", "TIME")  # types that are joined only if the names are the same
 OPENS = re.compile(r"""["”’']?\s*\(["“‘']?(?:formerly|also|or|the|known|as|abbreviated|previously|[;,\s])*["“‘']?""")
 CLOSES = re.compile(r"""["”’']?[);,]""")
 COUNTRIES = {  # name of a country in the form of _words -> its most frequent name
@@ -71,7 +71,7 @@ def merge_by_clusters(entities: Entities, clusters: Clusters) -> Entities:
     """
     for cluster in clusters:
         spans = {tuple(span) for span in cluster}
-        for entity_type in sorted({mention.type for entity in entities for mention in entity} - set(EXACT)):
+        for entity_type in sorted({mention.type for entity in entities for mention in entity} - set(EXACT_TYPES)):
             to_join = [
                 entity
                 for entity in entities
@@ -86,7 +86,7 @@ def pronouns_of(text: str, mentions: Iterable[Mention], clusters: Clusters) -> l
     cluster's first such mention. A pronoun that overlaps a mention is left out."""
     mentions = list(mentions)
     taken = {character for mention in mentions for character in range(mention.start, mention.end)}
-    mention_at = {(mention.start, mention.end): mention for mention in mentions if mention.type not in EXACT}
+    mention_at = {(mention.start, mention.end): mention for mention in mentions if mention.type not in EXACT_TYPES}
     pronouns = []
     for cluster in clusters:
         first = next((mention_at[span] for span in map(tuple, sorted(cluster)) if span in mention_at), None)
@@ -144,7 +144,7 @@ def _is_part(words: tuple[str, ...], longer: Mention) -> bool:
 def _join_acronyms(entities: Entities) -> Entities:
     for entity in list(entities):
         letters = entity[0].name.replace(".", "")
-        if entity[0].type in NAMED and len(letters) > 1 and letters.isalpha() and letters.isupper():
+        if entity[0].type in ACRONYM_TYPES and len(letters) > 1 and letters.isalpha() and letters.isupper():
             expansions = _others_that_fit(entities, entity, functools.partial(_is_acronym, letters))
             if len(expansions) == 1:
                 entities = _joined(entities, entity, expansions[0])
@@ -152,12 +152,12 @@ def _join_acronyms(entities: Entities) -> Entities:
 
 
 def _is_acronym(letters: str, longer: Mention) -> bool:
-    return longer.type in NAMED and letters in _initials(longer)
+    return longer.type in ACRONYM_TYPES and letters in _initials(longer)
 
 
 def _join_brackets(entities: Entities, mentions: Iterable[Mention], text: str) -> Entities:
     for before, inside in itertools.pairwise(sorted(mentions, key=_place)):
-        is_named = before.type == inside.type and inside.type not in EXACT
+        is_named = before.type == inside.type and inside.type not in EXACT_TYPES
         if is_named and OPENS.fullmatch(text, before.end, inside.start) and CLOSES.match(text, inside.end):
             between = text[before.end : inside.start]
             if inside.type == "LOC" and not (inside.name.isupper() or any(map(str.isalpha, between))):

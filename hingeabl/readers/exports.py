@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from hingeabl.data.schema import Document, MadeTitle
+from hingeabl.data.schema import Document, GeneratedTitle
 from hingeabl.data.stream import read_objects
 from hingeabl.errors import UserError
 from hingeabl.readers.annotations import Relation, check_ends, document_of
-from hingeabl.readers.offsets import Counts, Mention
+from hingeabl.readers.offsets import AnnotatedMention, Counts
 
 
 def read_doccano(file: BinaryIO, name: str, counts: Counts) -> Iterator[Document]:
@@ -22,7 +22,7 @@ def read_doccano(file: BinaryIO, name: str, counts: Counts) -> Iterator[Document
     for number, value in enumerate(read_objects(file, name)):
         where = f"{name}: document {number}"
         text = _text(value, where)
-        mentions: dict[str, Mention] = {}
+        mentions: dict[str, AnnotatedMention] = {}
         for location, entity in _items(value, "entities", where):
             span = [entity.get(field) for field in ("start_offset", "end_offset", "label")]
             _add(mentions, entity.get("id"), _mention(span, None, location, where), where)
@@ -44,7 +44,7 @@ def read_label_studio(file: BinaryIO, name: str, counts: Counts) -> Iterator[Doc
         where = f"{name}: document {number}"
         if not isinstance(task.get("data"), dict):
             raise UserError(f"{where}: data: is missing; JSON-MIN has no relations, so export the project as JSON")
-        mentions: dict[str, Mention] = {}
+        mentions: dict[str, AnnotatedMention] = {}
         relations: list[Relation] = []
         for location, item in _items(_annotation(task, where, counts), "result", where):
             if item.get("type") == "relation":
@@ -108,15 +108,15 @@ def _triples(value: dict[str, Any], where: str) -> Iterator[tuple[str, list[Any]
             yield f"{field}[{number}]", span
 
 
-def _mention(span: list[Any], text: Any, location: str, where: str) -> Mention:
+def _mention(span: list[Any], text: Any, location: str, where: str) -> AnnotatedMention:
     start, end, label = span
     if not (type(start) is int and type(end) is int):
         raise UserError(f"{where}: {location}: {start!r} to {end!r} are no offsets in the text; correct them")
     entity_type, stated_text = (value if isinstance(value, str) else None for value in (label, text))
-    return Mention(start, end, entity_type, location, stated_text)
+    return AnnotatedMention(start, end, entity_type, location, stated_text)
 
 
-def _add(mentions: dict[str, Mention], key: Any, mention: Mention, where: str) -> None:
+def _add(mentions: dict[str, AnnotatedMention], key: Any, mention: AnnotatedMention, where: str) -> None:
     if mentions.setdefault(str(key), mention) is not mention:
         raise UserError(f"{where}: {mention.location}: its id {key!r} is there twice; change one")
 
@@ -144,4 +144,4 @@ def _list(value: dict[str, Any], field: str, where: str) -> list[Any]:
 
 def _title(value: dict[str, Any], number: int) -> str:
     """A document's title: its id, or its number."""
-    return str(value["id"]) if "id" in value else MadeTitle(f"document {number}")
+    return str(value["id"]) if "id" in value else GeneratedTitle(f"document {number}")

@@ -47,7 +47,7 @@ class Words(NamedTuple):
     spans: np.ndarray
 
 
-class Found(NamedTuple):
+class Detection(NamedTuple):
     """The mentions (start, end, type) of a text and the starts of its sentences, in characters and in order."""
 
     mentions: list[tuple[int, int, str]]
@@ -172,7 +172,7 @@ class MentionTagger:
             model.bert.embeddings.register_buffer(name, buffer, persistent=False)
         return cls(model, tokenizer)
 
-    def __call__(self, texts: Sequence[str]) -> list[Found]:
+    def __call__(self, texts: Sequence[str]) -> list[Detection]:
         """The mentions and sentences in each of these texts of any length; they are scored together."""
         words = [words_of(self.tokenizer, text) for text in texts]
         return [self._decode(*of_text) for of_text in zip(words, self._scores(words), texts, strict=True)]
@@ -195,7 +195,7 @@ class MentionTagger:
                 scores[n][from_piece:to_piece] = logits[row, 1 + from_piece - start : 1 + to_piece - start].numpy()
         return scores
 
-    def _decode(self, words: Words, scores: np.ndarray, text: str) -> Found:
+    def _decode(self, words: Words, scores: np.ndarray, text: str) -> Detection:
         """The mentions and sentences by a text's scores. A blank line ends both."""
         spans = [(int(start), int(end)) for start, end in words.spans]
         gaps = [text[before:start] for (_, before), (start, _) in itertools.pairwise(spans)]
@@ -210,7 +210,7 @@ class MentionTagger:
             for number, span in enumerate(spans)
             if opens[number] or (begins[number] and not INSIDE[tags[number]])
         ]
-        return Found(mentions_of(tags.tolist(), spans), starts)
+        return Detection(mentions_of(tags.tolist(), spans), starts)
 
 
 @functools.cache

@@ -26,7 +26,7 @@ MAY_DIFFER = 0.1  # largest share of the texts that may differ under the chosen 
 FARTHEST = 20  # largest constant shift, in characters, that is tried to explain wrong offsets
 
 
-class Mention(NamedTuple):
+class AnnotatedMention(NamedTuple):
     """A mention at [start, end); `location` says where it is in the file, for messages, `stated_text` is the text that
     the file gives for it, and `pieces` are its spans if it has several."""
 
@@ -63,9 +63,9 @@ class Reading(NamedTuple):
         return ", ".join(filter(None, [self.unit, *more]))
 
 
-def settle(
-    text: str, entities: list[list[Mention]], where: str, counts: Counts, mark: bool = False
-) -> tuple[list[list[Mention]], Scale]:
+def to_characters(
+    text: str, entities: list[list[AnnotatedMention]], where: str, counts: Counts, mark: bool = False
+) -> tuple[list[list[AnnotatedMention]], Scale]:
     """The mentions in characters, and the scale in which their file counts: characters, or the reading under which
     fewer of the stated texts differ and nearly all fit. `mark` says whether the file has a byte order mark before the
     text. Raises UserError, starting with `where`, if most texts of a document differ under each reading."""
@@ -83,35 +83,37 @@ def settle(
         counts.cause = _cause(text, stated)
     if len(wrong) > 1 and 2 * len(wrong) > len(stated):  # a single one is judged with the whole file, see warn
         example, cause = _example(text, wrong[0], scale), _cause(text, stated)
-        raise UserError(f"{where}: {differing(len(wrong), len(stated), example)}; {RULE}; {cause}")
+        raise UserError(f"{where}: {mismatch_message(len(wrong), len(stated), example)}; {RULE}; {cause}")
     in_characters = {mention.location: _placed(mention, text, scale, counts) for mention in mentions}
     return [[in_characters[mention.location] for mention in entity] for entity in entities], scale
 
 
-def differing(wrong: int, stated: int, example: str) -> str:
+def mismatch_message(wrong: int, stated: int, example: str) -> str:
     """The message about mentions whose text differs."""
     share = f"{wrong:,} of {stated:,} mentions ({wrong / stated:.1%})"
     return f"{share} have another text than that at their offsets, such as {example}"
 
 
-def first_of(scale: Scale, offset: int) -> int:
+def start_character(scale: Scale, offset: int) -> int:
     """The first character of a mention that starts at an offset; past the text's end for an offset past it."""
     return bisect_right(scale, offset) - 1 if offset <= scale[-1] else len(scale) - 1 + offset - scale[-1]
 
 
-def end_of(scale: Scale, offset: int) -> int:
+def end_character(scale: Scale, offset: int) -> int:
     """The character after a mention that ends at an offset; past the text's end for an offset past it."""
     return bisect_left(scale, offset) if offset <= scale[-1] else len(scale) - 1 + offset - scale[-1]
 
 
-def _best(text: str, stated: list[Mention], counts: Counts, mark: bool) -> tuple[str, Scale, list[Mention]]:
+def _best(
+    text: str, stated: list[AnnotatedMention], counts: Counts, mark: bool
+) -> tuple[str, Scale, list[AnnotatedMention]]:
     """The reading under which the fewest texts differ: its name, "" for characters, its scale, and the mentions that
     differ. In a tie, a reading used for earlier documents wins, then characters, then the simplest."""
     name, scale = "", range(len(text) + 1)
     wrong = _wrong(text, stated, scale)
     readings = list(_readings(text, mark)) if wrong or not stated or any(map(_is_reading, counts)) else []
     used_before = [reading for reading in readings if counts[READ_AS + reading.name]]
-    best: tuple[str, Scale, list[Mention]] = (name, scale, wrong)
+    best: tuple[str, Scale, list[AnnotatedMention]] = (name, scale, wrong)
     if not stated and not used_before:
         counts.silent += bool(readings)
         return best
@@ -160,20 +162,20 @@ def _scale(text: str, reading: Reading) -> Scale:
     return [*scale, offset]
 
 
-def _wrong(text: str, stated: list[Mention], scale: Scale) -> list[Mention]:
+def _wrong(text: str, stated: list[AnnotatedMention], scale: Scale) -> list[AnnotatedMention]:
     """The mentions whose text differs from the stated one."""
     return [mention for mention in stated if _plain(_at(text, mention, scale)) != _plain(mention.stated_text or "")]
 
 
-def _at(text: str, mention: Mention, scale: Scale) -> str:
+def _at(text: str, mention: AnnotatedMention, scale: Scale) -> str:
     """The text at a mention's offsets, "" if they are outside the text."""
     pieces = _pieces(mention)
     if not all(scale[0] <= start <= end <= scale[-1] for start, end in pieces):
         return ""
-    return " ".join(text[first_of(scale, start) : end_of(scale, end)] for start, end in pieces)
+    return " ".join(text[start_character(scale, start) : end_character(scale, end)] for start, end in pieces)
 
 
-def _pieces(mention: Mention) -> Sequence[Span]:
+def _pieces(mention: AnnotatedMention) -> Sequence[Span]:
     return mention.pieces or [(mention.start, mention.end)]
 
 
@@ -182,14 +184,14 @@ def _plain(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _example(text: str, mention: Mention, scale: Scale) -> str:
+def _example(text: str, mention: AnnotatedMention, scale: Scale) -> str:
     return (
         f"{mention.location}: {(mention.stated_text or '')[:60]!r}, where {_at(text, mention, scale)[:60]!r} is at "
         f"[{mention.start}, {mention.end}]"
     )
 
 
-def _cause(text: str, stated: list[Mention]) -> str:
+def _cause(text: str, stated: list[AnnotatedMention]) -> str:
     """The change that makes all stated texts fit if no reading does, or else what to check."""
     changes: dict[str, Callable[[Span], Span]] = {
         "add 1 to each end, which is included here": lambda span: (span[0], span[1] + 1),
@@ -210,9 +212,9 @@ def _cause(text: str, stated: list[Mention]) -> str:
     return "is the text the one that was annotated? Take that one, or correct the offsets"
 
 
-def _placed(mention: Mention, text: str, scale: Scale, counts: Counts) -> Mention:
+def _placed(mention: AnnotatedMention, text: str, scale: Scale, counts: Counts) -> AnnotatedMention:
     """A mention in characters, with its pieces as one; a gap is text other than white space between two pieces."""
-    pieces = sorted((first_of(scale, start), end_of(scale, end)) for start, end in _pieces(mention))
+    pieces = sorted((start_character(scale, start), end_character(scale, end)) for start, end in _pieces(mention))
     start, end = pieces[0]
     gaps = 0
     for next_start, next_end in pieces[1:]:

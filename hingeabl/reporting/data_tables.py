@@ -13,9 +13,9 @@ from hingeabl.errors import UserError
 from hingeabl.files import read_json
 from hingeabl.reporting.corpora import official_split
 from hingeabl.reporting.records import SPLITS
-from hingeabl.reporting.tables import PAPER, Cell, Figure, Row, Table
+from hingeabl.reporting.tables import PAPER, Cell, Column, Row, Table
 
-DATA_FIGURES = {  # row of tables 5 and 6: its name, the digits the paper prints, and how it follows from the statistics
+DATA_COLUMNS = {  # row of tables 5 and 6: its name, the digits the paper prints, and how it follows from the statistics
     "documents": ("# Documents", 0, lambda stats: stats["documents"]),
     "relations": ("# Relations", 0, lambda stats: stats["relations seen"]),
     "words": ("Avg. # Words", 1, lambda stats: stats["words / doc"]),
@@ -35,7 +35,7 @@ def table_of_data(number: int, paths: list[str]) -> Table:
     """
     paper = read_json(PAPER)["tables"][str(number)]
     keys = list(next(iter(paper["columns"].values())))
-    columns = tuple(Figure(key, DATA_FIGURES[key][0], DATA_FIGURES[key][1], None, DATA_FIGURES[key][2]) for key in keys)
+    columns = tuple(Column(key, DATA_COLUMNS[key][0], DATA_COLUMNS[key][1], None, DATA_COLUMNS[key][2]) for key in keys)
     documents = {Path(path).name: load_documents(path) for path in paths}
     if len(documents) < len(paths):
         raise UserError(f"table {number}: two files have the same name; pass files of different names")
@@ -56,7 +56,7 @@ def table_of_data(number: int, paths: list[str]) -> Table:
     return Table(number, title, ", ".join(documents), columns, rows, [], [], "paper" if has_paper_values else "")
 
 
-def data_row(name: str, documents: list[Any], columns: tuple[Figure, ...], paper: dict[str, float]) -> Row:
+def data_row(name: str, documents: list[Any], columns: tuple[Column, ...], paper: dict[str, float]) -> Row:
     """Statistics of documents as a row."""
     stats = data_statistics(documents)
     return Row(name, [], {column.key: Cell(column.value(stats), None, paper.get(column.key)) for column in columns})

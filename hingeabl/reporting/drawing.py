@@ -13,7 +13,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from hingeabl.core.losses import loss_names
-from hingeabl.files import make_folder, whole_file
+from hingeabl.files import atomic_write, make_folder
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; grey stands for their yellow, too pale for a line.
 BLACK, ORANGE, SKY, GREEN, GREY, PURPLE, BLUE, VERMILION = (
@@ -82,7 +82,7 @@ def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
     bytes each time. Returns their paths. Raises UserError if that fails."""
     folder = make_folder(folder)
     paths = [folder / f"figure_{name}.{extension}" for extension in ("png", "pdf")]
-    with whole_file(paths[0], "wb") as png, whole_file(paths[1], "wb") as pdf:
+    with atomic_write(paths[0], "wb") as png, atomic_write(paths[1], "wb") as pdf:
         figure.savefig(png, format="png", dpi=200)
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
     return paths

@@ -19,7 +19,7 @@ from hingeabl.core.evaluation import PATTERNS, SHIFT, number_predictions, precis
 from hingeabl.core.losses import loss_names
 from hingeabl.data.documents import RELATION_NAMES, load_documents
 from hingeabl.errors import UserError
-from hingeabl.files import digest, read_json
+from hingeabl.files import read_json, sha256_of_file
 from hingeabl.reporting.calibration import figure_reliability
 from hingeabl.reporting.corpora import corpus_of, names_of_files
 from hingeabl.reporting.drawing import BLACK, BLUE, PALE, VERMILION, loss_style, mean_and_std, new_figure, plain, styled
@@ -28,12 +28,12 @@ from hingeabl.reporting.loss_figures import figure_3, figure_4, figure_losses
 from hingeabl.reporting.names import loss_title, model_title
 from hingeabl.reporting.page import name_and_type
 from hingeabl.reporting.pairs import Pairs, read_pairs, rows_by_pair
-from hingeabl.reporting.records import LOOKED, Run, dev_scores, file_of, gold_of, same_experiment
+from hingeabl.reporting.records import SEARCHED, Run, dev_scores, file_of, gold_of, same_experiment
 from hingeabl.reporting.tables import PAPER, WRONG, pattern_share
 
-SHOWN = 8  # relations of a pair that are drawn
+SHOWN_RELATIONS = 8  # relations of a pair that are drawn
 PATTERN_COLOURS = dict(zip(WRONG, ("#8C8C8C", VERMILION, PALE), strict=True))
-MEAN = "mean ± standard deviation over seeds"
+MEAN_AND_STD = "mean ± standard deviation over seeds"
 BINS = (0, 1, 10, 30, 100, 300, 1000, 3000)  # training triples of a relation: where each bin begins
 
 
@@ -182,7 +182,7 @@ def shown_relations(pairs: Pairs, row: int) -> list[int]:
     """The classes that are drawn of a pair, highest score first: its gold relations and the best others."""
     gold = pairs.labels[row].tolist()
     order = [number for number in pairs.scores[row].argsort(descending=True, stable=True).tolist() if number]
-    others = [number for number in order if not gold[number]][: max(SHOWN - sum(gold), 0)]
+    others = [number for number in order if not gold[number]][: max(SHOWN_RELATIONS - sum(gold), 0)]
     return [number for number in order if gold[number] or number in others]
 
 
@@ -231,7 +231,7 @@ def figure_epochs(runs: list[Run]) -> Figure:
     axes.set(xlabel="epoch", ylabel="dev F1 (%)", ylim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(True)
-    figure.suptitle(describe(groups, MEAN), fontsize=9)
+    figure.suptitle(describe(groups, MEAN_AND_STD), fontsize=9)
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
@@ -289,7 +289,7 @@ def figure_frequency(runs: list[Run]) -> Figure:
     axes.set(xlabel="training triples of the relation (test triples of the bin)", ylabel="test F1 (%)")
     axes.set_ylim(0)
     axes.grid(True, axis="y")
-    figure.suptitle(describe(groups, MEAN), fontsize=9)
+    figure.suptitle(describe(groups, MEAN_AND_STD), fontsize=9)
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
@@ -322,8 +322,8 @@ def frequency_counts(run: Run) -> np.ndarray:
 def training_triples(path: str, checksum: str) -> Counter[str]:
     """How many triples of each relation a training file has. Raises UserError if it is gone, or its SHA-256 is not
     `checksum`."""
-    if not Path(path).exists() or digest(path) != checksum:
-        raise UserError(f"{path}: the file that the run was trained on is gone or has changed; put it back{LOOKED}")
+    if not Path(path).exists() or sha256_of_file(path) != checksum:
+        raise UserError(f"{path}: the file that the run was trained on is gone or has changed; put it back{SEARCHED}")
     return Counter(label["r"] for document in load_documents(path) for label in document.get("labels", []))
 
 

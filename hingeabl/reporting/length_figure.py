@@ -13,7 +13,7 @@ from hingeabl.core.losses import loss_names
 from hingeabl.errors import UserError
 from hingeabl.reporting.drawing import loss_style, mean_and_std, new_figure, plain, styled
 from hingeabl.reporting.names import loss_title, model_title
-from hingeabl.reporting.records import Run, count_by_document, documents_by_split, refuse_twice
+from hingeabl.reporting.records import Run, count_by_document, documents_by_split, refuse_duplicates
 from hingeabl.reporting.tables import FN, pattern_share
 
 PANELS: dict[str, Callable[[dict[str, float]], float]] = {  # what is drawn of a run's test scores, in percent
@@ -34,7 +34,7 @@ def figure_length(runs: list[Run]) -> Figure:
     Raises UserError as check_lengths does."""
     registered = [run for run in runs if run.loss in loss_names()]
     check_lengths(registered)
-    names = names_of_files(registered)
+    names = names_of_training_files(registered)
     lines = lines_of(registered)
     figure, axes = new_figure(7.5, 6.2, rows=2, columns=2)
     for panel, (title, value) in zip(axes.flat, PANELS.items(), strict=True):
@@ -84,7 +84,9 @@ def check_lengths(runs: list[Run]) -> None:
             raise UserError(f"{run.folder}: its test file has no labels; leave the run out")
         if "steps" not in run.timing:
             raise UserError(f"{run.folder}: does not say after how many steps it ended; leave it out or train it again")
-    refuse_twice(runs, lambda run: f", {run.timing['steps']:g} steps, training file {run.config['data']['train'][:8]}")
+    refuse_duplicates(
+        runs, lambda run: f", {run.timing['steps']:g} steps, training file {run.config['data']['train'][:8]}"
+    )
     for quality, quality_of in (
         ("models", lambda run: run.backbone),
         ("encoders", lambda run: Path(run.config["settings"]["model_name_or_path"]).name),
@@ -97,7 +99,7 @@ def check_lengths(runs: list[Run]) -> None:
             )
 
 
-def names_of_files(runs: list[Run]) -> dict[str, str]:
+def names_of_training_files(runs: list[Run]) -> dict[str, str]:
     """A name for each training file, by its SHA-256: its number of documents, or the beginning of its SHA-256 if no run
     tells that number or two files have the same. The files with most documents come first."""
     sizes: dict[str, int] = {}

@@ -128,7 +128,7 @@ def loss_curve(loss: Loss, d: Tensor, positive: bool) -> Curve:
     moving[:, 1 if positive else 1 + POSITIVES] = 1
     d = d.clone().requires_grad_()
     scores = torch.where(moving > 0, d[:, None] * (2 * labels - 1), others)
-    return with_derivatives(loss.kind.function(scores, labels, **loss.parameters), d)
+    return with_derivatives(loss.definition.function(scores, labels, **loss.parameters), d)
 
 
 def appendix_e(c: Tensor, margin: float) -> dict[str, Curve]:

@@ -9,7 +9,7 @@ from typing import Any
 from hingeabl.core.evaluation import Gold, prepare_gold, score_predictions
 from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
-from hingeabl.files import digest, read_json
+from hingeabl.files import read_json, sha256_of_file
 from hingeabl.reporting.records import OTHER_SCORES, Run, documents_of, file_of
 
 
@@ -29,7 +29,7 @@ def scores_with(run: Run, path: str) -> dict[str, dict[str, Any]]:
         )
     predictions = run.folder / "result.json"
     scores = score_predictions(read_json(predictions), gold, str(predictions))
-    return {Path(path).name: {"sha256": digest(path), **{name: scores[name] for name in OTHER_SCORES}}}
+    return {Path(path).name: {"sha256": sha256_of_file(path), **{name: scores[name] for name in OTHER_SCORES}}}
 
 
 @functools.lru_cache(maxsize=1)

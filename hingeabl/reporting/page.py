@@ -29,7 +29,7 @@ MEANINGS = {
     "FN_IRK": "nothing is predicted, and some other relation outranks a gold one",
     "predicted": "some relation is predicted; there are no gold relations to compare with",
 }
-TOP = 7  # relations of the highest scores that a chart shows, besides the gold and the predicted ones
+TOP_RELATIONS = 7  # relations of the highest scores that a chart shows, besides the gold and the predicted ones
 
 
 def write_page(file: IO[str], title: str, sections: dict[str, str], browser: str, data: Iterable[str]) -> None:
@@ -48,13 +48,13 @@ def write_page(file: IO[str], title: str, sections: dict[str, str], browser: str
         for heading, content in sections.items()
     )
     before, after = (WEB / "page.html").read_text(encoding="utf-8").split("{{data}}")
-    file.write(filled(before, parts))
+    file.write(fill_template(before, parts))
     for line in data:
         file.write(line + "\n")
-    file.write(filled(after, parts))
+    file.write(fill_template(after, parts))
 
 
-def filled(template: str, parts: dict[str, str]) -> str:
+def fill_template(template: str, parts: dict[str, str]) -> str:
     """A template with each {{name}} replaced once; the inserted texts are not searched again."""
     pieces = template.split("{{")
     return pieces[0] + "".join(parts[name] + rest for name, rest in (piece.split("}}", 1) for piece in pieces[1:]))
@@ -106,7 +106,7 @@ def pairs_block(run: int, pairs: Pairs, first: int = 0) -> str:
     of the highest scores, and the gold and predicted ones; the pattern is a place in about_block's list. Where the run
     predicts evidence, a list of sentences follows.
     """
-    best = pairs.scores[:, 1:].topk(min(TOP, pairs.scores.shape[1] - 1), dim=1).indices + 1
+    best = pairs.scores[:, 1:].topk(min(TOP_RELATIONS, pairs.scores.shape[1] - 1), dim=1).indices + 1
     shown = lists_of((pairs.labels | pairs.predicted).scatter(1, best, True))
     predicted, scores, threshold = lists_of(pairs.predicted), hundredths(pairs.scores), hundredths(pairs.threshold)
     document, entities, pattern = ((pairs.document + first).tolist(), pairs.entities.tolist(), pairs.pattern.tolist())

@@ -19,7 +19,7 @@ from hingeabl.data.documents import load_rel2id
 from hingeabl.data.predictions import check_predictions
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, first_line
-from hingeabl.files import read_json, refuse_foreign_file
+from hingeabl.files import read_json, refuse_non_data_file
 from hingeabl.reporting.records import Run, documents_of, file_of
 
 Evidence = dict[tuple[int, int, int], list[int]]  # sentences by document, head and tail
@@ -73,7 +73,7 @@ def read_pairs(run: Run, split: str) -> Pairs:
         raise UserError(
             f"{run.folder}: its pair scores are not those of its {split} file; train the run again"
         ) from None
-    pairs = judge(documents, rel2id, pair_scores, labels, loss, num_labels)
+    pairs = evaluate_pairs(documents, rel2id, pair_scores, labels, loss, num_labels)
     return replace(pairs, evidence=read_evidence(run, split, documents))
 
 
@@ -93,7 +93,7 @@ def evidence_of(entries: Iterable[tuple[int, dict[str, Any]]]) -> Evidence:
     return {(number, entry["h_idx"], entry["t_idx"]): entry.get("evidence", []) for number, entry in entries}
 
 
-def judge(
+def evaluate_pairs(
     documents: list[Document],
     rel2id: dict[str, int],
     pair_scores: dict[str, Tensor],
@@ -102,7 +102,7 @@ def judge(
     num_labels: int,
 ) -> Pairs:
     """Pairs from inference.Predictions.pairs, their labels bool [n, classes], and the rule of the run."""
-    scores, threshold = loss.comparable(pair_scores["scores"])
+    scores, threshold = loss.with_one_threshold(pair_scores["scores"])
     predicted = loss.predict(pair_scores["scores"], num_labels) > 0
     predicted[:, 0] = False
     pattern = pattern_of_each(scores, labels, threshold)
@@ -118,7 +118,7 @@ def read_pair_scores(path: Path, num_classes: int) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; the run is older than such files, train it again") from None
     except (SafetensorError, OSError, KeyError) as error:
-        refuse_foreign_file(path)
+        refuse_non_data_file(path)
         raise UserError(
             f"{path}: does not hold the scores of pairs ({first_line(error)}); train the run again"
         ) from None

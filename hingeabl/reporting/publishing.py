@@ -34,7 +34,7 @@ Files = dict[str, "Path | bytes"]  # by name: a file to copy, or its content
 
 
 @dataclass(frozen=True)
-class Small:
+class CompressionOptions:
     """How a run is compressed: `scored` is the folder that train.py --load_path wrote for the compressed run; `shift`
     is added to its threshold, in the weights."""
 
@@ -42,7 +42,9 @@ class Small:
     shift: float = 0.0
 
 
-def publish(folder: str | Path, repo: str, private: bool, license: str | None, small: Small | None = None) -> str:
+def publish(
+    folder: str | Path, repo: str, private: bool, license: str | None, compression: CompressionOptions | None = None
+) -> str:
     """Upload a finished run to the hub's model `repo`, which is made if needed; compressed if `small` is given.
     Returns its address.
 
@@ -51,7 +53,7 @@ def publish(folder: str | Path, repo: str, private: bool, license: str | None, s
     """
     if not NAME.fullmatch(repo):
         raise UserError(f"--repo {repo}: is no name on the hub; pass owner/name")
-    files = files_of(Path(folder), repo, license, small)
+    files = files_of(Path(folder), repo, license, compression)
     from huggingface_hub import CommitOperationAdd, HfApi  # here, since it takes a while
 
     api, public = HfApi(), False
@@ -68,13 +70,15 @@ def publish(folder: str | Path, repo: str, private: bool, license: str | None, s
     return address
 
 
-def write_folder(folder: str | Path, output: str | Path, license: str | None, small: Small | None = None) -> None:
+def write_folder(
+    folder: str | Path, output: str | Path, license: str | None, compression: CompressionOptions | None = None
+) -> None:
     """Write what `publish` uploads to a new folder, whole or not at all. Raises UserError for an unfinished run, a
     folder that is there already and not empty, and one that cannot be written."""
     output = Path(os.path.abspath(output))
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise UserError(f"--folder {output}: is there already; name a new folder")
-    files = files_of(Path(folder), "owner/name", license, small)
+    files = files_of(Path(folder), "owner/name", license, compression)
     scratch = output.with_name(f".{output.name}.tmp")
     made = [above for above in output.parents if not above.exists()]
     try:
@@ -96,7 +100,7 @@ def write_folder(folder: str | Path, output: str | Path, license: str | None, sm
         raise
 
 
-def files_of(folder: Path, name: str, license: str | None, small: Small | None = None) -> Files:
+def files_of(folder: Path, name: str, license: str | None, compression: CompressionOptions | None = None) -> Files:
     """What is published of a finished run: the files that load it, its weights, compressed if `small` is given,
     config.json without the machine's paths, and a card README.md for the model `name`. Raises UserError if the run is
     not whole, or the compressed one was not scored."""
@@ -109,26 +113,28 @@ def files_of(folder: Path, name: str, license: str | None, small: Small | None =
     relations = {index: relation for relation, index in opened.rel2id.items()}
     needed = ENCODER_NAMES | {Path(name).name for name in opened.tokenizer.vocab_files_names.values()}
     run = read_run(folder)
-    if small and small.scored:
-        run = replace(run, scores=run.scores | scores_of(Path(small.scored)))
+    if compression and compression.scored:
+        run = replace(run, scores=run.scores | scores_of(Path(compression.scored)))
     config = published_config(run.config, relations[0])
-    if small and small.shift:
-        config["decision"]["threshold_shift"] = small.shift
-    if small and small.scored and types_help(Path(small.scored)):
+    if compression and compression.shift:
+        config["decision"]["threshold_shift"] = compression.shift
+    if compression and compression.scored and types_help(Path(compression.scored)):
         config["decision"]["types"] = "learned"
     encoder = run.config["settings"]["model_name_or_path"]
     base_model = None if looks_like_path(encoder) or os.path.isdir(encoder) else encoder
     files: Files = {file: folder / file for file in UNCHANGED}
-    fitted = Path(small.scored) if small and small.scored else folder
-    confidence = read_json(fitted / CONFIDENCE) if small and small.scored and read_confidence(fitted) else {}
+    fitted = Path(compression.scored) if compression and compression.scored else folder
+    confidence = (
+        read_json(fitted / CONFIDENCE) if compression and compression.scored and read_confidence(fitted) else {}
+    )
     card = front_matter(run, base_model, license) + "\n" + write_card(config, run, seeds_of(run), name, confidence)
     files |= {name: fitted / name for name in (CONFIDENCE, TYPES) if (fitted / name).exists()}
     for path in sorted(path for pattern in ENCODER_FILES for path in folder.glob(pattern)):
         if path.name in needed:
             files[f"encoder/{path.name}"] = encoder_file(path)
-    if small:
+    if compression:
         weights = read_weights(folder / WEIGHTS)
-        shift_threshold(weights, opened.loss, small.shift)
+        shift_threshold(weights, opened.loss, compression.shift)
         files[WEIGHTS] = save(compress(weights))
         files["scores.json"] = as_json(run.scores)
     return {**files, "config.json": as_json(config), "README.md": card.encode()}
@@ -137,9 +143,9 @@ def files_of(folder: Path, name: str, license: str | None, small: Small | None =
 def shift_threshold(weights: dict[str, torch.Tensor], loss: Loss, shift: float) -> None:
     """Add `shift` to the threshold, in the bias of the last layer. Raises UserError for a loss with several."""
     bias = weights["classifier.bias" if "classifier.bias" in weights else "bilinear.bias"]
-    if shift and loss.kind.threshold is threshold_class:
+    if shift and loss.definition.threshold is threshold_class:
         bias[0] += shift
-    elif shift and loss.kind.threshold is zero_threshold:
+    elif shift and loss.definition.threshold is zero_threshold:
         bias[1:] -= shift
     elif shift:
         raise UserError(f"--shift: the loss {loss.name} has no threshold for all relations; leave it out")
@@ -181,7 +187,7 @@ def published_config(config: dict[str, Any], no_relation: str) -> dict[str, Any]
     """A run's config.json without what is of the machine, of such paths the last part alone; and the decision rule.
     `no_relation` is the name of class 0."""
     settings = {name: portable(value) for name, value in config["settings"].items() if name not in OF_THE_MACHINE}
-    loss_kind = get_loss(config["loss"]["name"]).kind
+    loss_kind = get_loss(config["loss"]["name"]).definition
     threshold_names = {
         threshold_class: f"the score of the class {no_relation}",
         zero_threshold: "zero",

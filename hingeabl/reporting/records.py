@@ -30,15 +30,15 @@ from hingeabl.core.evaluation import PERCENTILES, Gold, are_scores, prepare_gold
 from hingeabl.data.documents import load_documents, read_documents
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
-from hingeabl.files import ROOT, TIMING, are_numbers, digest, make_folder, parse_json, read_json, write_json
+from hingeabl.files import ROOT, TIMING, are_numbers, make_folder, parse_json, read_json, sha256_of_file, write_json
 
-TEXTS = ("data_dir", "train_file", "dev_file", "test_file", "model_name_or_path")  # of a run's settings
+TEXT_SETTINGS = ("data_dir", "train_file", "dev_file", "test_file", "model_name_or_path")  # of a run's settings
 THRESHOLDS = {"ro_mean", "ro_std", "ovr", "ro_pairs", "ro_left_out", *(f"ro_p{percent}" for percent in PERCENTILES)}
-COUNTED = ("correct", "predicted", "gold")
+COUNT_NAMES = ("correct", "predicted", "gold")
 SPLITS = ("train", "dev", "test")
 CALIBRATION = ("shift", "dev_f1_shifted", "precision_shifted", "recall_shifted", "f1_shifted", "ece")
 OTHER_SCORES = ("precision", "recall", "f1")  # with other labels
-LOOKED = " (relative to the present folder, the clone, the run's folder or one above it)"
+SEARCHED = " (relative to the present folder, the clone, the run's folder or one above it)"
 Counted = tuple[np.ndarray, np.ndarray, np.ndarray]  # int64 [documents] each
 
 
@@ -68,7 +68,7 @@ def read_runs(paths: list[str]) -> tuple[list[Run], list[Path]]:
     Raises UserError for a path without runs, or two runs of one backbone, loss and seed.
     """
     runs, unfinished = read_all_runs(paths)
-    refuse_twice(runs)
+    refuse_duplicates(runs)
     return runs, unfinished
 
 
@@ -86,7 +86,7 @@ def read_all_runs(paths: list[str]) -> tuple[list[Run], list[Path]]:
     return list(runs.values()), unfinished
 
 
-def refuse_twice(runs: list[Run], more: Callable[[Run], str] = lambda run: "") -> None:
+def refuse_duplicates(runs: list[Run], more: Callable[[Run], str] = lambda run: "") -> None:
     """Raise UserError for two runs of one backbone, loss and seed for which `more` returns the same text."""
     seen: dict[str, Path] = {}
     for run in runs:
@@ -121,12 +121,12 @@ def read_run(folder: Path) -> Run:
     if not (run := run_from(folder, config, scores)):
         raise UserError(f"{folder}: its config.json or scores.json is not a run's; remove the folder")
     timing = read_json(folder / TIMING) if (folder / TIMING).exists() else {}
-    if not is_timing(timing):
+    if not valid_timing(timing):
         raise UserError(f"{folder / TIMING}: is not a run's; remove it")
     return replace(run, timing=timing)
 
 
-def is_timing(value: Any) -> bool:
+def valid_timing(value: Any) -> bool:
     """Whether this can be a timing.json, or a part of one."""
     return isinstance(value, dict) and value.keys() <= {"steps", "seconds"} and are_numbers(value.values())
 
@@ -136,7 +136,7 @@ def run_from(path: Path, config: Any, scores: Any) -> Run | None:
     try:
         settings, data, loss, seed = config["settings"], config["data"], config["loss"]["name"], config["seed"]
         backbone = settings.get("backbone", "atlop")
-        texts = [settings[name] for name in TEXTS] + [data[split] for split in SPLITS]
+        texts = [settings[name] for name in TEXT_SETTINGS] + [data[split] for split in SPLITS]
         fits = all(isinstance(text, str) for text in (*texts, *data.values(), loss, backbone)) and type(seed) is int
         fits = fits and are_scores(scores["dev"]) and are_scores(scores["test"])
     except (KeyError, TypeError, AttributeError):
@@ -152,15 +152,15 @@ def read_record(path: Path) -> Run:
         thresholds = record["thresholds"]
         by_epoch = {line["epoch"]: line["dev"] for line in record["dev_by_epoch"]}
         correct, predicted, gold = (
-            np.array(record["test_documents"][name].split(), dtype=np.int64) for name in COUNTED
+            np.array(record["test_documents"][name].split(), dtype=np.int64) for name in COUNT_NAMES
         )
-        fits = are_curve(by_epoch) and are_counts(correct, predicted, gold)
+        fits = valid_dev_scores(by_epoch) and valid_counts(correct, predicted, gold)
         fits = fits and thresholds.keys() in (THRESHOLDS, set())
         fits = fits and all(type(x) in (int, float) for x in thresholds.values())
         timing, documents = record.get("timing", {}), record.get("documents", {})
         other_labels, calibration = record.get("other_labels", {}), record.get("calibration", {})
-        fits = fits and (not calibration or is_calibration(calibration))
-        fits = fits and is_timing(timing) and are_numbers_of_documents(documents) and are_other_labels(other_labels)
+        fits = fits and (not calibration or valid_calibration(calibration))
+        fits = fits and valid_timing(timing) and valid_document_numbers(documents) and valid_other_labels(other_labels)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         run = None
     if run is None or not (fits and run.scores["test"]):
@@ -178,14 +178,14 @@ def read_record(path: Path) -> Run:
     )
 
 
-def are_numbers_of_documents(value: Any) -> bool:
+def valid_document_numbers(value: Any) -> bool:
     """Whether this can be a record's numbers of documents by split."""
     return isinstance(value, dict) and all(
         split in SPLITS and type(number) is int and number > 0 for split, number in value.items()
     )
 
 
-def is_calibration(value: Any) -> bool:
+def valid_calibration(value: Any) -> bool:
     """Whether this can be a record's calibration."""
     return (
         isinstance(value, dict)
@@ -195,7 +195,7 @@ def is_calibration(value: Any) -> bool:
     )
 
 
-def are_other_labels(value: Any) -> bool:
+def valid_other_labels(value: Any) -> bool:
     """Whether these can be a record's scores with other labels, by the file's name."""
     return isinstance(value, dict) and all(
         isinstance(scores, dict)
@@ -231,7 +231,7 @@ def write_record(
         "dev_by_epoch": [{"epoch": epoch, "dev": dev} for epoch, dev in dev_scores(run).items()],
         "test_documents": {
             name: " ".join(map(str, numbers.tolist()))
-            for name, numbers in zip(COUNTED, count_by_document(run), strict=True)
+            for name, numbers in zip(COUNT_NAMES, count_by_document(run), strict=True)
         },
     }
     write_json(path, record, indent=1)
@@ -265,20 +265,20 @@ def dev_scores(run: Run) -> dict[int, dict[str, float]]:
         by_epoch = {line["epoch"]: line["dev"] for line in logged if "epoch" in line}
     except (OSError, UnicodeDecodeError, KeyError, TypeError):
         by_epoch = {}
-    if not are_curve(by_epoch):
+    if not valid_dev_scores(by_epoch):
         raise UserError(
             f"{path}: is missing or has no dev scores by epoch; train the run again with a labelled dev file"
         )
     return by_epoch
 
 
-def are_curve(by_epoch: dict[Any, Any]) -> bool:
+def valid_dev_scores(by_epoch: dict[Any, Any]) -> bool:
     """Whether these can be dev scores by epoch: one epoch or more, each with an F1."""
     f1: list[Any] = [scores.get("f1") if isinstance(scores, dict) else None for scores in by_epoch.values()]
     return bool(f1) and all(type(epoch) is int for epoch in by_epoch) and are_numbers(f1, most=1)
 
 
-def are_counts(correct: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> bool:
+def valid_counts(correct: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> bool:
     """Whether these can be triples by document, [documents] each."""
     if not correct.shape == predicted.shape == gold.shape:
         return False
@@ -288,8 +288,8 @@ def are_counts(correct: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> 
 @functools.lru_cache(maxsize=2)
 def documents_of(path: str, checksum: str) -> tuple[Document, ...]:
     """A data file's documents. Raises UserError if it is gone, or its SHA-256 is not `checksum`."""
-    if not Path(path).exists() or digest(path) != checksum:
-        raise UserError(f"{path}: the file that the run was scored on is gone or has changed; put it back{LOOKED}")
+    if not Path(path).exists() or sha256_of_file(path) != checksum:
+        raise UserError(f"{path}: the file that the run was scored on is gone or has changed; put it back{SEARCHED}")
     return tuple(load_documents(path, unique_titles=True))
 
 
@@ -300,7 +300,7 @@ def data_file(run: Run, split: str) -> tuple[str, bool]:
     path = Path(settings["data_dir"]) / settings[f"{split}_file"]
     here = run.folder.resolve()
     candidates = [candidate for base in (Path(), ROOT, here, *here.parents) if (candidate := base / path).is_file()]
-    match = next((candidate for candidate in candidates if digest(candidate) == checksum), None)
+    match = next((candidate for candidate in candidates if sha256_of_file(candidate) == checksum), None)
     return str(match or next(iter(candidates), path)), match is not None
 
 
@@ -320,7 +320,7 @@ def documents_by_split(run: Run) -> dict[str, int]:
 @functools.lru_cache
 def number_of_documents(path: str, checksum: str) -> int | None:
     """How many documents a data file holds, None if it is gone, or its SHA-256 is not `checksum`."""
-    is_unchanged = Path(path).is_file() and digest(path) == checksum
+    is_unchanged = Path(path).is_file() and sha256_of_file(path) == checksum
     return len(read_documents(path)) if is_unchanged else None
 
 

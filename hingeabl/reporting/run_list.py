@@ -9,7 +9,7 @@ from typing import Any
 
 from hingeabl.reporting.records import Run
 
-COMMIT = 12  # characters of it that are shown
+COMMIT_CHARACTERS = 12  # characters of it that are shown
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class RunList:
 
     def texts(self) -> list[list[str]]:
         """The head, and a line for each run, as they are shown."""
-        return [list(SHOWN), *([show(run) for show in SHOWN.values()] for run in self.runs)]
+        return [list(COLUMNS), *([show(run) for show in COLUMNS.values()] for run in self.runs)]
 
 
 def list_of_runs(runs: list[Run], unfinished: list[Path]) -> RunList:
@@ -50,25 +50,25 @@ def facts_of(run: Run) -> dict[str, Any]:
     }
 
 
-def plain_text(value: Any) -> str:
+def one_line(value: Any) -> str:
     """A fact on one line, "" for None."""
     return "" if value is None else " ".join(str(value).split())
 
 
 def short_commit(commit: Any) -> str:
     """The beginning of a commit's name, and "-dirty" where the clone had changes that are not in it."""
-    name, *rest = plain_text(commit).split("-")
-    return "-".join([name[:COMMIT], *rest])
+    name, *rest = one_line(commit).split("-")
+    return "-".join([name[:COMMIT_CHARACTERS], *rest])
 
 
-SHOWN: dict[str, Callable[[dict[str, Any]], str]] = {  # a column's head, and what it shows of a run
+COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {  # a column's head, and what it shows of a run
     "experiment": lambda run: run["experiment"],
     "loss": lambda run: run["loss"],
     "seed": lambda run: str(run["seed"]),
     "steps": lambda run: "" if run["steps"] is None else f"{run['steps']:,.0f}",
     "minutes": lambda run: "" if run["seconds"] is None else f"{run['seconds'] / 60:.1f}",
     "dev F1": lambda run: "" if run["dev_f1"] is None else f"{100 * run['dev_f1']:.2f}",
-    "precision": lambda run: plain_text(run["precision"]),
-    "device": lambda run: plain_text(run["device"]),
+    "precision": lambda run: one_line(run["precision"]),
+    "device": lambda run: one_line(run["device"]),
     "commit": lambda run: short_commit(run["commit"]),
 }

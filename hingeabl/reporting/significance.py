@@ -114,7 +114,7 @@ def with_seed_noise(comparison: Comparison, spread: Spread, seeds: tuple[int, in
 def p_value(first: Counts, second: Counts, seed: int) -> float:
     """Two-sided p-value of the paired permutation test over documents; scipy's permutation_test finds the same in a
     hundred times the time."""
-    ways = exchanges(len(first.gold), PERMUTATIONS, seed)  # [ways, documents]
+    ways = permutations(len(first.gold), PERMUTATIONS, seed)  # [ways, documents]
     stay, move = [], []  # of each loss: mean over seeds of correct and predicted triples, [2, ways]
     for counts in (first, second):
         by_document = np.stack([counts.correct, counts.predicted]).sum(axis=1)  # [2, documents]
@@ -130,7 +130,7 @@ def p_value(first: Counts, second: Counts, seed: int) -> float:
 
 
 @functools.lru_cache(maxsize=2)
-def exchanges(count: int, max_count: int, seed: int) -> np.ndarray:
+def permutations(count: int, max_count: int, seed: int) -> np.ndarray:
     """Ways to exchange two losses' counts, 1 where they change places, float64 [ways, documents]: none, then `most`
     random ones, or all that there are where these are not more."""
     if 2**count <= max_count:

@@ -21,14 +21,14 @@ from hingeabl.reporting.records import OTHER_SCORES, Run, same_experiment
 
 PAPER = META / "paper_results.json"
 LATER_RESULTS = META / "later_results.json"
-OF_OTHERS = read_json(LATER_RESULTS)["tables"]["3_later"]["rows"]
-LATER = tuple(loss for loss in loss_names() if loss in OF_OTHERS)  # losses of other papers, not in this one's
+LATER_ROWS = read_json(LATER_RESULTS)["tables"]["3_later"]["rows"]
+LATER = tuple(loss for loss in loss_names() if loss in LATER_ROWS)  # losses of other papers, not in this one's
 MORE_TABLES = ("3_later", "precision", "other_labels", "inter", "thresholds", "shift")  # not the paper's
 EVERY_BACKBONE = (2, "thresholds", "shift")  # tables that take runs of every backbone; the others take ATLOP's
 
 
 @dataclass(frozen=True)
-class Figure:
+class Column:
     """A table's column: its key in meta/paper_results.json, its name, the digits the paper prints, whether higher is
     better (None for neither), and how it is computed from a run's scores."""
 
@@ -67,21 +67,21 @@ class Table:
     number: int | str
     title: str
     setting: str  # split, and encoder here and in the paper
-    columns: tuple[Figure, ...]
+    columns: tuple[Column, ...]
     rows: list[Row]
     comparisons: list[Difference]
     notes: list[str]
     published: str = "paper"  # heads the column of published figures; "" for a table without it
 
 
-def percent(key: str, name: str, higher: bool = True) -> Figure:
+def percentage(key: str, name: str, higher: bool = True) -> Column:
     """A score that the evaluator gives as a share."""
-    return Figure(key, name, 2, higher, lambda scores: 100 * scores[key])
+    return Column(key, name, 2, higher, lambda scores: 100 * scores[key])
 
 
-def plain(key: str, name: str, digits: int) -> Figure:
+def number_column(key: str, name: str, digits: int) -> Column:
     """A number that is shown unscaled; neither high nor low is better."""
-    return Figure(key, name, digits, None, lambda scores: scores[key])
+    return Column(key, name, digits, None, lambda scores: scores[key])
 
 
 def pattern_share(part: tuple[str, ...], whole: tuple[str, ...]) -> Callable[[dict[str, float]], float]:
@@ -96,62 +96,65 @@ def pattern_share(part: tuple[str, ...], whole: tuple[str, ...]) -> Callable[[di
 
 FN = ("FN_CRK", "FN_IRK")
 WRONG = ("FP", *FN)
-FIGURES: dict[int | str, tuple[str, tuple[Figure, ...]]] = {  # split and columns of each table
-    1: ("dev", tuple(plain(name, name, 0) for name in WRONG)),
-    2: ("test", (percent("f1", "F1"), percent("ign_f1", "Ign F1"))),
-    3: ("test", (percent("f1", "F1"), percent("ign_f1", "Ign F1"))),
+TABLE_COLUMNS: dict[int | str, tuple[str, tuple[Column, ...]]] = {  # split and columns of each table
+    1: ("dev", tuple(number_column(name, name, 0) for name in WRONG)),
+    2: ("test", (percentage("f1", "F1"), percentage("ign_f1", "Ign F1"))),
+    3: ("test", (percentage("f1", "F1"), percentage("ign_f1", "Ign F1"))),
     4: (
         "dev",
         (
-            Figure("wrong", "F/(T+F) %", 2, False, pattern_share(WRONG, (*WRONG, "correct"))),
-            Figure("fn_of_wrong", "FN/F %", 2, None, pattern_share(FN, WRONG)),
-            Figure("crk_of_fn", "FN_CRK/FN %", 2, False, pattern_share(("FN_CRK",), FN)),
+            Column("wrong", "F/(T+F) %", 2, False, pattern_share(WRONG, (*WRONG, "correct"))),
+            Column("fn_of_wrong", "FN/F %", 2, None, pattern_share(FN, WRONG)),
+            Column("crk_of_fn", "FN_CRK/FN %", 2, False, pattern_share(("FN_CRK",), FN)),
         ),
     ),
-    7: ("test", (percent("macro_f1", "macro F1"), percent("macro_ign_f1", "macro Ign F1"))),
-    "3_later": ("test", (percent("f1", "F1"), percent("ign_f1", "Ign F1"))),
+    7: ("test", (percentage("macro_f1", "macro F1"), percentage("macro_ign_f1", "macro Ign F1"))),
+    "3_later": ("test", (percentage("f1", "F1"), percentage("ign_f1", "Ign F1"))),
     "precision": (
         "test",
         (
-            percent("precision", "precision"),
-            percent("recall", "recall"),
-            percent("f1", "F1"),
-            percent("ign_f1", "Ign F1"),
-            *(plain(name, name, 0) for name in WRONG),
+            percentage("precision", "precision"),
+            percentage("recall", "recall"),
+            percentage("f1", "F1"),
+            percentage("ign_f1", "Ign F1"),
+            *(number_column(name, name, 0) for name in WRONG),
         ),
     ),
-    "other_labels": ("test", (percent("precision", "precision"), percent("recall", "recall"), percent("f1", "F1"))),
+    "other_labels": (
+        "test",
+        (percentage("precision", "precision"), percentage("recall", "recall"), percentage("f1", "F1")),
+    ),
     "inter": (
         "test",
         (
-            percent("precision", "precision"),
-            percent("recall", "recall"),
-            percent("f1", "F1"),
-            percent("f1_intra", "intra F1"),
-            percent("f1_inter", "inter F1"),
-            *(plain(name, name, 0) for name in WRONG),
+            percentage("precision", "precision"),
+            percentage("recall", "recall"),
+            percentage("f1", "F1"),
+            percentage("f1_intra", "intra F1"),
+            percentage("f1_inter", "inter F1"),
+            *(number_column(name, name, 0) for name in WRONG),
         ),
     ),
     "thresholds": (
         "test",
         (
-            *(plain(f"ro_p{p}", f"RO {p} %", 3) for p in PERCENTILES),
-            plain("ro_mean", "RO mean", 3),
-            plain("ro_std", "RO std", 3),
-            percent("ovr", "OVR %", higher=False),
-            plain("ro_pairs", "pairs", 0),
-            plain("ro_left_out", "left out", 0),
+            *(number_column(f"ro_p{p}", f"RO {p} %", 3) for p in PERCENTILES),
+            number_column("ro_mean", "RO mean", 3),
+            number_column("ro_std", "RO std", 3),
+            percentage("ovr", "OVR %", higher=False),
+            number_column("ro_pairs", "pairs", 0),
+            number_column("ro_left_out", "left out", 0),
         ),
     ),
     "shift": (
         "test",
         (
-            percent("f1", "F1"),
-            plain("shift", "shift", 3),
-            percent("f1_shifted", "F1 shifted"),
-            percent("precision_shifted", "precision"),
-            percent("recall_shifted", "recall"),
-            plain("ece", "ECE", 3),
+            percentage("f1", "F1"),
+            number_column("shift", "shift", 3),
+            percentage("f1_shifted", "F1 shifted"),
+            percentage("precision_shifted", "precision"),
+            percentage("recall_shifted", "recall"),
+            number_column("ece", "ECE", 3),
         ),
     ),
 }
@@ -176,12 +179,12 @@ def is_in(number: int | str, run: Run) -> bool:
     if number == "other_labels":
         return bool(run.other_labels)
     needed = {"thresholds": "ro_mean", "shift": "f1_shifted"}.get(str(number))
-    return bool(run.scores[FIGURES[number][0]]) and (needed is None or needed in run.scores["test"])
+    return bool(run.scores[TABLE_COLUMNS[number][0]]) and (needed is None or needed in run.scores["test"])
 
 
 def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) -> Table:
     """One of tables 1 to 4 and 7 or of MORE_TABLES. Raises UserError if no run belongs in it."""
-    split, columns = FIGURES[number]
+    split, columns = TABLE_COLUMNS[number]
     groups = groups_of(number, runs)
     if not groups:
         unfinished_text = f"; not finished: {', '.join(map(str, unfinished))}" if unfinished else ""
@@ -194,8 +197,8 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
     published = published_figures(number) if corpus else without_figures(published_figures(number))
     if number == "other_labels":
         groups = {name: [with_other_labels(run) for run in group] for name, group in groups.items()}
-        columns += figures_with_other_labels(shown)
-    rows = [make_row(name, group, split, columns, published["rows"].get(name, {})) for name, group in groups.items()]
+        columns += columns_with_other_labels(shown)
+    rows = [row_of_runs(name, group, split, columns, published["rows"].get(name, {})) for name, group in groups.items()]
     rows = mark_best(rows, columns)
     if number in MORE_TABLES:
         rows += [published_row(name, columns, row) for name, row in published["rows"].items() if name not in groups]
@@ -236,7 +239,7 @@ def with_other_labels(run: Run) -> Run:
     return replace(run, scores={**run.scores, "test": {**run.scores["test"], **more}})
 
 
-def figures_with_other_labels(runs: list[Run]) -> tuple[Figure, ...]:
+def columns_with_other_labels(runs: list[Run]) -> tuple[Column, ...]:
     """The columns of the runs' files of other labels. Raises UserError unless all runs were scored with the same."""
 
     def files(run: Run) -> dict[str, str]:
@@ -250,7 +253,7 @@ def figures_with_other_labels(runs: list[Run]) -> tuple[Figure, ...]:
             )
     titles = dict(zip(OTHER_SCORES, ("precision", "recall", "F1"), strict=True))
     return tuple(
-        percent(f"{file}/{name}", f"{title}, {Path(file).stem}")
+        percentage(f"{file}/{name}", f"{title}, {Path(file).stem}")
         for file in runs[0].other_labels
         for name, title in titles.items()
     )
@@ -296,7 +299,7 @@ def what_belongs(number: int | str) -> str:
     return f"{backbone} with any loss" + ("" if number in MORE_TABLES else f" but {', '.join(LATER)}")
 
 
-def make_row(name: str, runs: list[Run], split: str, columns: tuple[Figure, ...], published: dict[str, Any]) -> Row:
+def row_of_runs(name: str, runs: list[Run], split: str, columns: tuple[Column, ...], published: dict[str, Any]) -> Row:
     """A row whose cells are mean and standard deviation over the runs' seeds."""
     cells = {}
     for column in columns:
@@ -306,13 +309,13 @@ def make_row(name: str, runs: list[Run], split: str, columns: tuple[Figure, ...]
     return Row(name, [run.seed for run in runs], cells, published.get("source", ""))
 
 
-def published_row(name: str, columns: tuple[Figure, ...], published: dict[str, Any]) -> Row:
+def published_row(name: str, columns: tuple[Column, ...], published: dict[str, Any]) -> Row:
     """A row that has published figures only."""
     cells = {column.key: Cell(None, None, published.get(column.key)) for column in columns}
     return Row(name, [], cells, published["source"])
 
 
-def mark_best(rows: list[Row], columns: tuple[Figure, ...]) -> list[Row]:
+def mark_best(rows: list[Row], columns: tuple[Column, ...]) -> list[Row]:
     """The rows, with the best cell of every column marked where there are several, all of the same seeds."""
     if len(rows) < 2 or not one_set_of_seeds(rows):
         return rows

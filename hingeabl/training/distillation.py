@@ -25,7 +25,7 @@ from hingeabl.core.prepro import Feature, featurize
 from hingeabl.core.utils import pick_device, pick_precision
 from hingeabl.data.documents import garbage_collection_paused, load_documents
 from hingeabl.errors import UserError, first_line
-from hingeabl.files import digest, make_folder, read_json, save_tensors, write_json
+from hingeabl.files import make_folder, read_json, save_tensors, sha256_of_file, write_json
 from hingeabl.modeling.encoder import WINDOW
 from hingeabl.training.inference import score
 from hingeabl.training.saved_run import open_run
@@ -78,7 +78,7 @@ class WithTeacher(Dataset):
     ) -> None:
         """Raises UserError unless the folder holds the teacher's output for `data_file` and the loss's outputs."""
         description = read_json(teacher_file(folder))
-        if not isinstance(description, dict) or description.get("data_file") != digest(data_file):
+        if not isinstance(description, dict) or description.get("data_file") != sha256_of_file(data_file):
             raise UserError(f"{folder}: holds {target} of another file than {data_file}; run distill.py for this one")
         if (stored := description.get("what", SCORES)) != target:
             raise UserError(f"{folder}: holds a teacher's {stored}; --teacher_{target} takes {target}")
@@ -148,8 +148,8 @@ def distill(args: argparse.Namespace) -> None:
     with garbage_collection_paused():
         documents = load_documents(args.data_file, run.rel2id, typed=typed)
     description: dict[str, Any] = {
-        "data_file": digest(args.data_file),
-        "teacher": digest(run.folder / "model.safetensors"),
+        "data_file": sha256_of_file(args.data_file),
+        "teacher": sha256_of_file(run.folder / "model.safetensors"),
         "precision": precision,
         "rel2id": run.rel2id,
     }
@@ -165,7 +165,7 @@ def distill(args: argparse.Namespace) -> None:
         features = featurize(documents[first : first + SHARD], run.tokenizer, run.rel2id, *settings)
         if is_written(path, description["key"], target, shape_of(features, target, outputs)):
             continue
-        tensor = say_of_documents(run.model, features, device, precision, target)
+        tensor = teacher_outputs(run.model, features, device, precision, target)
         if not tensor.isfinite().all():
             raise UserError(f"{args.load_path}: gives {target} of {args.data_file} beyond float16; train it again")
         save_tensors(path, {target: tensor}, {"key": description["key"]})
@@ -173,7 +173,7 @@ def distill(args: argparse.Namespace) -> None:
     print(f"{target} of {len(documents):,} documents: {folder}")
 
 
-def say_of_documents(
+def teacher_outputs(
     model: DocREModel, features: list[Feature], device: torch.device, precision: str, target: str
 ) -> Tensor:
     """The teacher's scores or attention (`target`) for these documents, as shard_file holds them."""

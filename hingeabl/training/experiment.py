@@ -235,7 +235,7 @@ def announce(experiment: Experiment) -> None:
     """Print the first lines of every log: loss, files, encoder, device."""
     args, loss, splits = experiment.args, experiment.loss, experiment.splits
     parameters = ", ".join(f"{name} {value:g}" for name, value in loss.parameters.items()) or "no parameters"
-    threshold_rule = loss.kind.threshold.__name__.replace("_", " ")
+    threshold_rule = loss.definition.threshold.__name__.replace("_", " ")
     print(f"loss           {loss.name} ({parameters}), decided against {threshold_rule}")
     for name, split in splits.items():
         print(f"{name:<15}{split.path} ({len(split.documents):,} documents)")

@@ -73,7 +73,7 @@ def predicted_triples(
     [n]."""
     if not pairs:
         return [], np.zeros(0)
-    scores, threshold = loss.comparable(pairs["scores"])
+    scores, threshold = loss.with_one_threshold(pairs["scores"])
     rows, classes = loss.predict(pairs["scores"], num_labels)[:, 1:].nonzero().unbind(1)
     margins = scores[rows, classes + 1] - threshold[rows]
     documents, entities = pairs["document"][rows].tolist(), pairs["entities"][rows].tolist()
@@ -122,7 +122,7 @@ def learned_types(documents: Iterable[Document]) -> Types:
     return types
 
 
-def fits(types: Types, document: Document, entry: dict[str, Any]) -> bool:
+def joins_learned_types(types: Types, document: Document, entry: dict[str, Any]) -> bool:
     """Whether a prediction joins types that its relation joins in `types`; also true if the entities have no types, or
     none that occur in `types`."""
     predicted = types_of_pair(document, entry["h_idx"], entry["t_idx"])
@@ -158,7 +158,7 @@ def write_confidence_and_types(
     if not any(types.values()):
         return
     by_title = {document["title"]: document for document in dev}
-    kept = [entry for entry in entries if fits(types, by_title[entry["title"]], entry)]
+    kept = [entry for entry in entries if joins_learned_types(types, by_title[entry["title"]], entry)]
     f1, f1_learned = (score_predictions(predictions, gold)["f1"] for predictions in (entries, kept))
     lists = {relation: sorted(map(list, pairs)) for relation, pairs in sorted(types.items())}
     write_json(folder / TYPES, {"dev_f1": f1, "dev_f1_learned": f1_learned, "types": lists}, indent=0)

@@ -84,10 +84,10 @@ def pseudo_documents(
     return pseudo, pairs_of_each
 
 
-def judge(experiment: Experiment, scores: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def pair_margins(experiment: Experiment, scores: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """For each pair, from scores [pairs, outputs]: its margins over the threshold float64 [relations], and whether the
     loss's rule predicts each relation bool [relations]. Relations begin with class 1."""
-    class_scores, threshold = experiment.loss.comparable(scores)
+    class_scores, threshold = experiment.loss.with_one_threshold(scores)
     margins = (class_scores[:, 1:] - threshold[:, None]).double()
     predicted = experiment.loss.predict(scores, experiment.args.num_labels)[:, 1:] > 0
     return zip(margins, predicted, strict=True)
@@ -105,7 +105,7 @@ def second_pass(
     batches = score(model, features, experiment.device, experiment.precision, budget, "evidence", in_parts=False)
     for batch in batches:
         pairs = list(itertools.chain.from_iterable(pairs_of_each[index] for index in batch.indices))
-        second.update(zip(pairs, judge(experiment, batch.scores), strict=True))
+        second.update(zip(pairs, pair_margins(experiment, batch.scores), strict=True))
     return second
 
 
@@ -116,7 +116,9 @@ def fuse(experiment: Experiment, model: DocREModel, split: Split, first: Predict
     second = second_pass(experiment, model, split.documents, evidence)
     pairs = torch.cat([first.pairs["document"][:, None], first.pairs["entities"]], dim=1).tolist()
     rows: list[tuple[Pair, int, float, bool]] = []
-    for pair, (margins, predicted) in zip(map(tuple, pairs), judge(experiment, first.pairs["scores"]), strict=True):
+    for pair, (margins, predicted) in zip(
+        map(tuple, pairs), pair_margins(experiment, first.pairs["scores"]), strict=True
+    ):
         if pair not in evidence:
             continue
         if pair in second:
@@ -136,7 +138,7 @@ def fuse(experiment: Experiment, model: DocREModel, split: Split, first: Predict
 def best_threshold(candidates: Candidates, correct: np.ndarray, gold: int) -> float:
     """The number that sums must exceed for the best F1 over all candidates: halfway between two sums. correct bool [n]
     is whether each candidate is among the `gold` triples. 0 if there are no sums."""
-    alone, twice = kept(candidates, np.inf), candidates.twice
+    alone, twice = are_predicted(candidates, np.inf), candidates.twice
     margin, right = candidates.margin[twice], correct[twice]
     if not len(margin):
         return 0.0
@@ -149,7 +151,7 @@ def best_threshold(candidates: Candidates, correct: np.ndarray, gold: int) -> fl
     return float((around[best] + around[best + 1]) / 2)
 
 
-def kept(candidates: Candidates, threshold: float) -> np.ndarray:
+def are_predicted(candidates: Candidates, threshold: float) -> np.ndarray:
     """Whether each candidate is predicted, bool [n]: a sum above the threshold, or a first margin above 0."""
     return candidates.margin > np.where(candidates.twice, threshold, 0)
 
@@ -157,7 +159,7 @@ def kept(candidates: Candidates, threshold: float) -> np.ndarray:
 def entries_of(candidates: Candidates, threshold: float, split: Split, rel2id: dict[str, int]) -> list[dict[str, Any]]:
     """The predictions, in the order of documents and pairs."""
     relations = {number: relation for relation, number in rel2id.items()}
-    chosen = kept(candidates, threshold)
+    chosen = are_predicted(candidates, threshold)
     rows = zip(candidates.pairs[chosen].tolist(), candidates.relation[chosen].tolist(), strict=True)
     return [
         {

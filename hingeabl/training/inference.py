@@ -22,7 +22,7 @@ from hingeabl.modeling.evidence import evidence_sentences
 from hingeabl.training import parallel
 
 
-class Scored(NamedTuple):
+class ScoredBatch(NamedTuple):
     """A batch, on the CPU: its documents' indices, scores float32 [pairs, outputs], labels [pairs, classes] or None,
     and the attention over sentences float32 [pairs, sentences] if features have their sentences' ends, else None. For a
     document that is scored in parts, these are its pairs from `first` on."""
@@ -50,7 +50,7 @@ class Predictions(NamedTuple):
     pairs: dict[str, Tensor]
     counts: tuple[int, ...] = ()
 
-    def of_each_document(self) -> list[list[dict[str, Any]]]:
+    def entries_by_document(self) -> list[list[dict[str, Any]]]:
         """The entries of each document, even if several documents have the same title."""
         entries = iter(self.entries)
         return [list(itertools.islice(entries, count)) for count in self.counts]
@@ -82,7 +82,7 @@ def score(
     title: str = "",
     remedy: str = "lower --test_batch_size",
     in_parts: bool = True,
-) -> Iterator[Scored]:
+) -> Iterator[ScoredBatch]:
     """Score documents in batches.
 
     `budget` limits the tokens and pairs of a batch (scores do not depend on it), `title` stands before the progress
@@ -112,7 +112,7 @@ def score(
                 scores = scores.cpu()  # the only wait for a GPU
                 attention = None if attention is None else attention.cpu()
                 labels_of_part = None if labels is None else labels[first : first + len(scores)]
-                yield Scored(indices, scores, labels_of_part, attention, first)
+                yield ScoredBatch(indices, scores, labels_of_part, attention, first)
                 first += len(scores)
             progress.update(len(indices))
 
@@ -141,7 +141,7 @@ def predict(
     for indices, scores, labels, attention, first in score(model, features, device, precision, budget, title):
         part = slice(first, first + len(scores))  # a document may come in parts
         pairs = [(index, head, tail) for index in indices for head, tail in features[index]["hts"][part]]
-        class_scores, threshold = loss.comparable(scores)
+        class_scores, threshold = loss.with_one_threshold(scores)
         chosen = loss.predict(scores, num_labels)[:, 1:].nonzero()
         details: list[dict[str, Any]] = [{}] * len(chosen)
         if with_scores:
@@ -197,7 +197,7 @@ def gather(
     sentences = [[*row, number] for row, e in zip(rows, local.entries, strict=True) for number in e.get("evidence", ())]
     evidence = parallel.gather_rows(torch.tensor(sentences, dtype=torch.int64).reshape(-1, 5), device)
     patterns = torch.tensor([local.patterns.get(name, 0) for name in PATTERNS], device=device)
-    patterns = parallel.add_over_all(patterns)
+    patterns = parallel.sum_over_processes(patterns)
     pairs, scores = torch.empty(0, 3, dtype=torch.int32), torch.empty(0, loss.outputs(len(rel2id)))
     if local.pairs:
         document = local.pairs["document"][:, None] * count + parallel.rank()

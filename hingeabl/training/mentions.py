@@ -30,7 +30,7 @@ from hingeabl.data.documents import load_documents
 from hingeabl.data.quiet import quiet_loading
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
-from hingeabl.files import digest, listed, make_folder, read_json, save_tensors, write_json
+from hingeabl.files import listed, make_folder, read_json, save_tensors, sha256_of_file, write_json
 from hingeabl.readers.joining import gold_of
 from hingeabl.readers.mentions import (
     LABELS,
@@ -214,7 +214,7 @@ def train_mentions(
     facts = {
         "settings": asdict(settings),
         "documents": len(documents),
-        "data": {Path(p).name: digest(p) for p in train},
+        "data": {Path(p).name: sha256_of_file(p) for p in train},
     }
     history, checkpoint = [], folder / "checkpoint.pt"
     if checkpoint.exists():

@@ -70,7 +70,7 @@ def finish() -> None:
 
 
 @contextlib.contextmanager
-def losses_named() -> Iterator[None]:
+def peer_failures_explained() -> Iterator[None]:
     """Turn the error about a lost process or machine into a UserError that says what to do."""
     try:
         yield
@@ -125,7 +125,7 @@ def wait_for_all() -> None:
         dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
 
 
-def any_of_all(flag: bool, device: torch.device) -> bool:
+def any_over_processes(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set in any process."""
     if not dist.is_initialized():
         return flag
@@ -134,7 +134,7 @@ def any_of_all(flag: bool, device: torch.device) -> bool:
     return bool(flags)
 
 
-def add_over_all(values: Tensor) -> Tensor:
+def sum_over_processes(values: Tensor) -> Tensor:
     """The sum of every process's values."""
     if dist.is_initialized():
         dist.all_reduce(values)
@@ -148,7 +148,7 @@ def gather_rows(rows: Tensor, device: torch.device) -> list[Tensor]:
         return [rows]
     counts = torch.zeros(world_size(), dtype=torch.int64, device=device)
     counts[rank()] = len(rows)
-    sizes = add_over_all(counts).tolist()
+    sizes = sum_over_processes(counts).tolist()
     padded = torch.zeros(max(sizes), *rows.shape[1:], dtype=rows.dtype, device=device)
     padded[: len(rows)] = rows
     gathered = [torch.empty_like(padded) for _ in sizes] if rank() == 0 else None

@@ -30,7 +30,7 @@ EXIT_STOPPED = 75  # "try again" to schedulers (sysexits' EX_TEMPFAIL)
 
 
 @dataclass
-class Place:
+class TrainingProgress:
     """How far a training is. Checkpoints store these fields.
 
     epoch           the current one, from 1
@@ -74,7 +74,7 @@ class CheckpointWriter:
     def write(
         self,
         folder: Path,
-        progress: Place,
+        progress: TrainingProgress,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
@@ -100,7 +100,7 @@ class Checkpoint(NamedTuple):
 
 
 def take_checkpoint(
-    progress: Place, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    progress: TrainingProgress, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
 ) -> Checkpoint:
     """A copy of a training's current state."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
@@ -126,11 +126,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 def checksum(tensors: dict[str, Tensor], state: str) -> str:
     """SHA-256 over the tensors' names, types, shapes and bytes, and the state."""
-    digest = hashlib.sha256(state.encode())
+    sha256_of_file = hashlib.sha256(state.encode())
     for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        sha256_of_file.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
+        sha256_of_file.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return sha256_of_file.hexdigest()
 
 
 def optimizer_state(tensors: dict[str, Tensor], model: nn.Module) -> dict[int, dict[str, Tensor]]:
@@ -149,7 +149,7 @@ def optimizer_state(tensors: dict[str, Tensor], model: nn.Module) -> dict[int, d
 
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> Place:
+) -> TrainingProgress:
     """Restore model, optimizer and scaler from the newest whole checkpoint of the run's folder; returns the training's
     progress, that of a new training if there is no checkpoint. A broken one is removed with a note, and the one before
     it used.
@@ -167,10 +167,10 @@ def load_checkpoint(
         model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model/")})
         optimizer.load_state_dict({**optimizer.state_dict(), "state": optimizer_state(tensors, model)})
         scaler.load_state_dict(state["scaler"])
-        return Place(**{"seconds": None} | state["place"])
+        return TrainingProgress(**{"seconds": None} | state["place"])
     if paths:
         raise UserError(f"{folder}/{CHECKPOINTS}: none was whole, and all are removed; run this again to start anew")
-    return Place()
+    return TrainingProgress()
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

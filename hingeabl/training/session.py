@@ -20,7 +20,7 @@ from tqdm import tqdm
 from hingeabl.core.model import DocREModel
 from hingeabl.core.utils import describe_device
 from hingeabl.errors import UserError
-from hingeabl.files import TIMING, digest, make_folder, save_tensors, write_json
+from hingeabl.files import TIMING, make_folder, save_tensors, sha256_of_file, write_json
 from hingeabl.training import parallel
 from hingeabl.training.distillation import ATTENTION, SCORES, teacher_file
 from hingeabl.training.experiment import Experiment
@@ -29,8 +29,8 @@ from hingeabl.training.resume import (
     CHECKPOINTS,
     EXIT_STOPPED,
     CheckpointWriter,
-    Place,
     StopRequest,
+    TrainingProgress,
     load_checkpoint,
     locked,
 )
@@ -58,7 +58,7 @@ class Training:
     total_steps: int
     writer: CheckpointWriter
     ddp_model: nn.Module = field(init=False)
-    place: Place = field(default_factory=Place)
+    progress: TrainingProgress = field(default_factory=TrainingProgress)
     saved: int = 0
     log: RunLog | None = None
     counted: float = field(default_factory=time.monotonic)
@@ -66,13 +66,13 @@ class Training:
     def count_time(self) -> None:
         """Add to `place.seconds` the time since this was last called."""
         now = time.monotonic()
-        if self.place.seconds is not None:
-            self.place.seconds += now - self.counted
+        if self.progress.seconds is not None:
+            self.progress.seconds += now - self.counted
         self.counted = now
 
 
 @dataclass
-class Recent:
+class SinceLastLog:
     """Losses and skipped steps since the last log.
 
     losses   for each batch its optimizer step, its documents' titles, and its share of the step's loss, on its device
@@ -97,7 +97,7 @@ class StepClock:
         """Begin timing; called when an epoch begins, so that scoring between epochs does not count."""
         self.last = time.perf_counter()
 
-    def tick(self, progress: Place, total_steps: int) -> None:
+    def tick(self, progress: TrainingProgress, total_steps: int) -> None:
         """Count one of a seed's `total_steps` steps."""
         now = time.perf_counter()
         self.seconds.append(now - self.last)
@@ -142,7 +142,7 @@ def run_config(experiment: Experiment, seed: int) -> dict[str, Any]:
         "loss": experiment.loss.describe(),
         **({} if experiment.loss.priors is None else {"priors": experiment.loss.priors.tolist()}),
         "precision": experiment.precision,
-        "data": {name: digest(path) for name, path in files.items()},
+        "data": {name: sha256_of_file(path) for name, path in files.items()},
         "device": describe_device(experiment.device),
         "processes": parallel.world_size(),
         "environment": describe_environment(),
@@ -152,11 +152,11 @@ def run_config(experiment: Experiment, seed: int) -> dict[str, Any]:
 def restore_or_initialise(training: Training) -> None:
     """Restore a training from the last checkpoint of its run's folder, or write the first files of a new run."""
     experiment, folder, model = training.experiment, training.folder, training.model
-    progress = training.place = load_checkpoint(folder, model, training.optimizer, training.scaler)
+    progress = training.progress = load_checkpoint(folder, model, training.optimizer, training.scaler)
     training.saved = progress.step
     move_schedule(training.scheduler, progress.step)
     parallel.wait_for_all()  # before any of these files changes
-    if progress != Place():
+    if progress != TrainingProgress():
         print(f"resuming after step {progress.step:,}, in epoch {progress.epoch}")
     elif parallel.rank() == 0:
         write_json(folder / "config.json", run_config(experiment, training.seed))
@@ -168,13 +168,13 @@ def restore_or_initialise(training: Training) -> None:
     training.ddp_model = parallel.wrap_for_ddp(model, experiment.device)
 
 
-def log_losses(training: Training, recent: Recent, bar: tqdm) -> None:
+def log_losses(training: Training, recent: SinceLastLog, bar: tqdm) -> None:
     """Write the mean of the losses since the last log and the learning rates, and show them beside the progress bar.
 
     This reads losses and flags back from the GPU, so it is called only every STEPS_PER_LOG steps. Steps that fp16's
     scaler skipped do not count: step number and schedule go back by that many.
     """
-    progress, scaler = training.place, training.scaler
+    progress, scaler = training.progress, training.scaler
     mean = mean_loss(recent, settle_skipped(progress, scaler, recent.skipped))
     move_schedule(training.scheduler, progress.step)
     rates = {group["name"]: group["lr"] for group in training.optimizer.param_groups}
@@ -184,13 +184,13 @@ def log_losses(training: Training, recent: Recent, bar: tqdm) -> None:
     bar.set_postfix(loss=f"{mean:.4f}", lr=f"{rates['learning_rate']:.1e}")
 
 
-def mean_loss(recent: Recent, skipped: list[bool]) -> float:
+def mean_loss(recent: SinceLastLog, skipped: list[bool]) -> float:
     """The mean of the steps' losses, each the sum of its batches' shares. Losses that are not finite are left out if
     fp16's scaler skipped the step; NaN if none is left. `skipped` has a flag for each step, or is empty without fp16.
 
     Raises UserError naming the first batch whose loss is NaN or infinite in a step that was not skipped.
     """
-    values = parallel.add_over_all(torch.stack([loss for _, _, loss in recent.losses])).tolist()
+    values = parallel.sum_over_processes(torch.stack([loss for _, _, loss in recent.losses])).tolist()
     step_losses: dict[int, float] = {}
     for (step, titles, _), value in zip(recent.losses, values, strict=True):
         if not math.isfinite(value) and not (skipped and skipped[step - recent.losses[0][0]]):
@@ -206,19 +206,19 @@ def mean_loss(recent: Recent, skipped: list[bool]) -> float:
 def save_if_due(training: Training, stop: StopRequest) -> None:
     """Within an epoch: write a checkpoint after every --save_steps steps, and if a signal asked to stop."""
     name = name_of_stop(training, stop)
-    if name or training.place.step - training.saved >= training.experiment.args.save_steps:
+    if name or training.progress.step - training.saved >= training.experiment.args.save_steps:
         save(training, name)
 
 
 def name_of_stop(training: Training, stop: StopRequest) -> str:
     """The signal that asked this process to stop, or a note that another process was asked; "" if none was."""
-    asked = parallel.any_of_all(bool(stop.name), training.experiment.device)
+    asked = parallel.any_over_processes(bool(stop.name), training.experiment.device)
     return (stop.name or "another process was asked to stop") if asked else ""
 
 
 def end_epoch(training: Training, stop: StopRequest) -> None:
     """Move on to the next epoch and write a checkpoint."""
-    training.place.epoch, training.place.batch = training.place.epoch + 1, 0
+    training.progress.epoch, training.progress.batch = training.progress.epoch + 1, 0
     save(training, name_of_stop(training, stop))
 
 
@@ -226,14 +226,14 @@ def save(training: Training, signal_name: str) -> None:
     """Begin to write a checkpoint; if a signal asked to stop, wait until it is written and raise SystemExit."""
     training.count_time()
     if training.log:
-        training.place.log_size = training.log.size()
-        training.writer.write(training.folder, training.place, training.model, training.optimizer, training.scaler)
-    training.saved = training.place.step
+        training.progress.log_size = training.log.size()
+        training.writer.write(training.folder, training.progress, training.model, training.optimizer, training.scaler)
+    training.saved = training.progress.step
     if signal_name:
         training.writer.wait()
         parallel.wait_for_all()  # torchrun ends all processes when one has left, so not while rank 0 writes
         parallel.finish()
-        tqdm.write(f"{signal_name}: saved after step {training.place.step:,}; run the same command to resume")
+        tqdm.write(f"{signal_name}: saved after step {training.progress.step:,}; run the same command to resume")
         raise SystemExit(EXIT_STOPPED)
 
 
@@ -243,7 +243,7 @@ def save_predictions(folder: Path, name: str, predictions: Predictions) -> None:
     save_tensors(folder / f"pair_scores_{name}.safetensors", predictions.pairs)
 
 
-def write_timing(folder: Path, progress: Place) -> None:
+def write_timing(folder: Path, progress: TrainingProgress) -> None:
     """Write a finished run's optimizer steps, and its seconds if they are known."""
     seconds = {} if progress.seconds is None else {"seconds": round(progress.seconds, 1)}
     write_json(folder / TIMING, {"steps": progress.step, **seconds})
@@ -252,6 +252,6 @@ def write_timing(folder: Path, progress: Place) -> None:
 def mark_finished(training: Training, result: dict[str, Any]) -> None:
     """Write a finished run's timing and scores.json, which marks it as finished, and remove its checkpoints."""
     training.count_time()
-    write_timing(training.folder, training.place)
+    write_timing(training.folder, training.progress)
     write_json(training.folder / "scores.json", result)
     shutil.rmtree(training.folder / CHECKPOINTS, ignore_errors=True)

@@ -21,7 +21,7 @@ from hingeabl.core.utils import collate_fn, set_seed
 from hingeabl.errors import UserError
 from hingeabl.training import parallel
 from hingeabl.training.experiment import Experiment
-from hingeabl.training.resume import Place
+from hingeabl.training.resume import TrainingProgress
 from hingeabl.training.settings import Settings
 
 FIRST_SCALE = 2.0**15  # KD-DocRE's gradients overflow at 2^16, the scaler's default
@@ -144,7 +144,7 @@ def scale_of(scaler: torch.amp.GradScaler, device: torch.device) -> Tensor | Non
     return scaler.scale(torch.ones((), device=device)) if scaler.is_enabled() else None
 
 
-def settle_skipped(progress: Place, scaler: torch.amp.GradScaler, flags: list[Tensor]) -> list[bool]:
+def settle_skipped(progress: TrainingProgress, scaler: torch.amp.GradScaler, flags: list[Tensor]) -> list[bool]:
     """Which of the latest optimizer steps the scaler skipped, from their flags bool []. `progress`, where they all
     count as done, is corrected. Prints a note if there were any.
 
@@ -168,6 +168,6 @@ def settle_skipped(progress: Place, scaler: torch.amp.GradScaler, flags: list[Te
     return skipped
 
 
-def scaling_figures(progress: Place, scaler: torch.amp.GradScaler) -> dict[str, Any]:
+def scaling_figures(progress: TrainingProgress, scaler: torch.amp.GradScaler) -> dict[str, Any]:
     """The figures of fp16 for metrics.jsonl: the steps skipped so far and the scale; {} without fp16."""
     return {"skipped_steps": progress.skipped, "loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}

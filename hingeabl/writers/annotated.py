@@ -18,15 +18,19 @@ from hingeabl.readers.align import to_spans
 from hingeabl.writers.json_csv_cypher import JsonList
 from hingeabl.writers.writer import Entry, Writer
 
-MADE = (1980, 1, 1, 0, 0, 0)  # the time of files in an archive, so that equal predictions give equal bytes
-LABEL = ("r", "relation", "confidence", "evidence")
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the time of files in an archive, so that equal predictions give equal bytes
+PREDICTION_FIELDS = ("r", "relation", "confidence", "evidence")
 
 
 def with_labels(document: Document, entries: Sequence[Entry]) -> dict[str, Any]:
     """A document as spans, see to_spans, with its predictions as labels {h, t, r, relation}, and confidence and
     evidence if a prediction has them."""
     labels = [
-        {"h": entry["h_idx"], "t": entry["t_idx"], **{field: entry[field] for field in LABEL if field in entry}}
+        {
+            "h": entry["h_idx"],
+            "t": entry["t_idx"],
+            **{field: entry[field] for field in PREDICTION_FIELDS if field in entry},
+        }
         for entry in entries
     ]
     spans = to_spans({**document, "labels": labels})
@@ -65,7 +69,7 @@ class Brat(Writer):
             spans = with_labels(document, predictions)
             name = self.name_of(spans["title"])
             for ending, content in ((".txt", spans["text"]), (".ann", "".join(lines_of(spans)))):
-                self.archive.writestr(zipfile.ZipInfo(name + ending, MADE), content)
+                self.archive.writestr(zipfile.ZipInfo(name + ending, ZIP_TIME), content)
 
     def name_of(self, title: str) -> str:
         """A file name made from a title, unique in the archive."""

@@ -11,10 +11,10 @@ import json
 from collections.abc import Sequence
 from typing import IO, Any, NamedTuple
 
-from hingeabl.data.schema import Document, MadeTitle
+from hingeabl.data.schema import Document, GeneratedTitle
 from hingeabl.errors import UserError
 
-PLACED = ("name", "sent_id", "pos")
+KEY_FIELDS = ("name", "sent_id", "pos")
 Entry = dict[str, Any]  # a prediction: {title, h_idx, t_idx, r, relation, score, threshold, margin}, and {confidence}
 
 
@@ -42,9 +42,9 @@ class Entity(NamedTuple):
 def key_of(document: Document) -> str:
     """A key that identifies a checked document in any file: a hash of its sentences, its mentions and its title, unless
     the title was generated."""
-    title = None if isinstance(document["title"], MadeTitle) else document["title"]
+    title = None if isinstance(document["title"], GeneratedTitle) else document["title"]
     mentions = [
-        [[type_of(mention), *map(mention.get, PLACED)] for mention in entity] for entity in document["vertexSet"]
+        [[type_of(mention), *map(mention.get, KEY_FIELDS)] for mention in entity] for entity in document["vertexSet"]
     ]
     return hashlib.sha256(json.dumps([title, document["sents"], mentions]).encode()).hexdigest()[:16]
 

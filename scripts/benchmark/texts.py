@@ -19,7 +19,7 @@ from hingeabl.errors import run_command_line
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.joining import join_tokens
 from hingeabl.readers.mentions import shipped_tagger
-from hingeabl.readers.text import Text, document_of_found
+from hingeabl.readers.text import Text, document_of_detection
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
         mentions = tagger([text.text for text in measured])
         tagged = time.perf_counter()
         documents = [
-            document_of_found(*text_and_mentions) for text_and_mentions in zip(measured, mentions, strict=True)
+            document_of_detection(*text_and_mentions) for text_and_mentions in zip(measured, mentions, strict=True)
         ]
         joined = time.perf_counter()
         predictor.predict(documents)

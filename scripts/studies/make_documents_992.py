@@ -21,7 +21,7 @@ from check_documents_992 import PART
 from fetch import CHECKSUMS, has_checksum
 
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.files import make_folder, read_json, whole_file
+from hingeabl.files import atomic_write, make_folder, read_json
 
 
 def title_hash(title: str) -> str:
@@ -53,11 +53,11 @@ def main() -> None:
     if hashlib.sha256(text.encode()).hexdigest() != checksum:
         raise UserError(f"{source}/train_revised.json: the study's documents in it differ from those that were used")
     make_folder(folder)
-    with whole_file(folder / name) as file:
+    with atomic_write(folder / name) as file:
         file.write(text)
     for name in ("dev_revised.json", "test_revised.json"):
         if (source / name).resolve() != (folder / name).resolve():
-            with whole_file(folder / name, "wb") as file:
+            with atomic_write(folder / name, "wb") as file:
                 file.write((source / name).read_bytes())
     print(f"the study's documents: {folder.relative_to(ROOT)}/")
 

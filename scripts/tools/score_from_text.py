@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.files import digest, write_json
-from hingeabl.prediction.choices import add_choices, choices_of
+from hingeabl.files import sha256_of_file, write_json
+from hingeabl.prediction.choices import add_prediction_options, prediction_options
 from hingeabl.prediction.from_text import WAYS, score_from_text
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.training.hub import SHIPPED
@@ -29,16 +29,16 @@ def main() -> None:
     )
     parser.add_argument("--load_path", default=str(SHIPPED), help="the run that predicts; default: the shipped model")
     parser.add_argument("--output", metavar="FILE", help="also write the scores as JSON")
-    add_choices(parser)
+    add_prediction_options(parser)
     args = parser.parse_args()
-    predictor = Predictor.from_run(args.load_path, **choices_of(args))
+    predictor = Predictor.from_run(args.load_path, **prediction_options(args))
     record = {}
     for path in args.data:
         documents = load_documents(path, typed=True)
         if not any(document.get("labels") for document in documents):
             raise UserError(f"{path}: no document has labels; name a file of labelled documents")
         scores = score_from_text(documents, predictor)
-        record[Path(path).name] = {"sha256": digest(path), "scores": scores}
+        record[Path(path).name] = {"sha256": sha256_of_file(path), "scores": scores}
         print(f"\n{Path(path).name}: F1 (precision, recall) in percent\n")
         print(f"{'':16}" + "".join(f"{way:>26}" for way in WAYS))
         for name in scores[WAYS[0]]:

@@ -15,7 +15,7 @@ import predict
 import prepro
 import train
 from hingeabl.data.documents import load_documents, load_rel2id
-from hingeabl.data.pairs import AllPairs, met_pairs, near_pairs
+from hingeabl.data.pairs import AllPairs, near_pairs, pairs_sharing_a_window
 from hingeabl.data.statistics import count_pairs, statistics
 from hingeabl.errors import UserError
 from model import DocREModel
@@ -194,5 +194,5 @@ def test_met_pairs_attend_to_a_token_in_common():
         for own in places
     ]
     expected = [[h, t] for h, t in AllPairs(5) if tokens[h] & tokens[t]]
-    assert met_pairs(feature, windows) == expected and len(expected) == 8
-    assert met_pairs(feature | {"hts": [[2, 0], [3, 2]]}, windows) == [[3, 2]]
+    assert pairs_sharing_a_window(feature, windows) == expected and len(expected) == 8
+    assert pairs_sharing_a_window(feature | {"hts": [[2, 0], [3, 2]]}, windows) == [[3, 2]]

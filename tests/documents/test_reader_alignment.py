@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hingeabl.data.schema import check_document
 from hingeabl.errors import UserError
-from hingeabl.readers.align import Mention, align, split_sentences, to_spans, tokenize, warn
+from hingeabl.readers.align import AnnotatedMention, align, split_sentences, to_spans, tokenize, warn
 from hingeabl.readers.offsets import Counts
 from hingeabl.readers.spans import from_spans
 
@@ -27,7 +27,7 @@ def sentences_of(text, breaks=()):
 
 def aligned(text, *spans, counts=None, **more):
     """The document of a text with one entity for each span."""
-    entities = [[Mention(start, end, None, f"m{number}")] for number, (start, end) in enumerate(spans)]
+    entities = [[AnnotatedMention(start, end, None, f"m{number}")] for number, (start, end) in enumerate(spans)]
     return align("T", text, entities, "file", Counter() if counts is None else counts, **more)
 
 

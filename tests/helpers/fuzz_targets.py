@@ -34,7 +34,7 @@ from hingeabl.reporting.pairs import read_pairs
 from hingeabl.reporting.records import count_by_document, dev_scores, read_runs
 from hingeabl.reporting.tables import table_of_runs
 from hingeabl.training import distillation
-from hingeabl.training.resume import CHECKPOINTS, Place, load_checkpoint, save_checkpoint, take_checkpoint
+from hingeabl.training.resume import CHECKPOINTS, TrainingProgress, load_checkpoint, save_checkpoint, take_checkpoint
 from hingeabl.training.runs import finished_scores, summarise
 from hingeabl.training.saved_run import load_weights, open_run
 from losses import get_loss
@@ -274,7 +274,7 @@ def fuzz_resume(world, number, structure, in_bytes):
     folder = world.folder / "stopped"
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     for step in (1, 2):
-        save_checkpoint(folder, take_checkpoint(Place(step=step, batch=step), *training_state(step)))
+        save_checkpoint(folder, take_checkpoint(TrainingProgress(step=step, batch=step), *training_state(step)))
     newest = max((folder / CHECKPOINTS).glob("*.safetensors"))
     good = newest.read_bytes()
     newest.write_bytes(mutated_tensors(good, number, structure, in_bytes))

@@ -25,7 +25,7 @@ def loss_with_priors(name, relations=96):
 
 def with_thresholds(scores, loss):
     """Scores [pairs, classes] with columns for the loss's further thresholds behind the classes."""
-    return torch.cat([scores, scores[:, 1 : loss.kind.thresholds]], dim=1)
+    return torch.cat([scores, scores[:, 1 : loss.definition.thresholds]], dim=1)
 
 
 def score(model, features, precision="fp32"):

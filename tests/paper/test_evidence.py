@@ -288,7 +288,7 @@ def test_evidence_travels_between_processes(features, rel2id, monkeypatch):
     for name, stand_in in (
         ("world_size", lambda: 2),
         ("gather_rows", lambda rows, device: [rows]),
-        ("add_over_all", lambda values: values),
+        ("sum_over_processes", lambda values: values),
     ):
         monkeypatch.setattr(parallel, name, stand_in)
     titles = [feature["title"] for feature in features]

@@ -134,7 +134,7 @@ def test_scores_in_parts_are_those_of_the_whole(model, monkeypatch):
     monkeypatch.setattr("model.PAIRS_AT_ONCE", 20)
     parts = [(found.scores, found.attention) for found in score(model, [feature], torch.device("cpu"), "fp32", 10**6)]
     [whole] = score(model, [feature], torch.device("cpu"), "fp32", 10**6, in_parts=False)
-    assert len(parts) == (4 if model.pairs_alone else 1)
+    assert len(parts) == (4 if model.scores_pairs_independently else 1)
     assert torch.allclose(torch.cat([scores for scores, _ in parts]), whole.scores, atol=1e-5)
     assert torch.allclose(torch.cat([attention for _, attention in parts]), whole.attention, atol=1e-6)
 

@@ -188,7 +188,7 @@ def test_later_losses_equal_their_definitions_pair_by_pair(definition, parameter
     for s, y in zip(scores.tolist(), labels.tolist(), strict=True):
         positive = [r for r in range(1, 97) if y[r]]
         expected.append(definition(s, positive, sorted({*range(1, 97)} - {*positive}), **parameters))
-    found = loss.kind.function(scores, labels, **loss.parameters | parameters)
+    found = loss.definition.function(scores, labels, **loss.parameters | parameters)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-9)
     if not parameters:
         assert loss(scores, labels).item() == pytest.approx(mean(expected), rel=1e-9)

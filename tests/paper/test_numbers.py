@@ -35,7 +35,7 @@ def logged(folder):
 
 def test_the_first_thirty_steps_give_the_stored_losses(arguments, tmp_path, monkeypatch):
     def stop_at_30(training, stop):
-        if training.place.step == 30:
+        if training.progress.step == 30:
             raise SystemExit
 
     monkeypatch.setattr(train, "save_if_due", stop_at_30)

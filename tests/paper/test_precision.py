@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hingeabl.modeling.precision import CastTogether, weights_in
+from hingeabl.modeling.precision import CastTogether, weights_cast_to
 
 
 def layers():
@@ -20,10 +20,10 @@ def loss_of(model, values):
 def test_layers_have_copies_within_the_block_and_their_own_weights_after_it_also_after_an_error():
     model = layers()
     own = dict(model.named_parameters())
-    with pytest.raises(RuntimeError, match="stop"), weights_in([model], torch.bfloat16):
+    with pytest.raises(RuntimeError, match="stop"), weights_cast_to([model], torch.bfloat16):
         assert model[0].weight.dtype == model[0].bias.dtype == model[3].weight.dtype == torch.bfloat16
         assert model[2].weight is own["2.weight"]
-        with weights_in([model], torch.bfloat16):  # within another block nothing is copied again
+        with weights_cast_to([model], torch.bfloat16):  # within another block nothing is copied again
             copy = model[0].weight
         assert model[0].weight is copy
         raise RuntimeError("stop")
@@ -34,7 +34,7 @@ def test_gradients_arrive_at_the_float32_weights_and_are_autocasts():
     values = torch.randn(7, 6)
     plain, copied = layers(), layers()
     loss_of(plain, values).backward()
-    with weights_in([copied[:2], copied[2:]], torch.bfloat16):
+    with weights_cast_to([copied[:2], copied[2:]], torch.bfloat16):
         loss_of(copied, values).backward()
     for expected, found in zip(plain.parameters(), copied.parameters(), strict=True):
         assert found.grad.dtype == torch.float32
@@ -44,7 +44,7 @@ def test_gradients_arrive_at_the_float32_weights_and_are_autocasts():
 def test_without_autocast_nothing_is_copied():
     model = layers()
     own = [id(weight) for weight in model.parameters()]
-    with weights_in([model], torch.float32):
+    with weights_cast_to([model], torch.float32):
         assert [id(weight) for weight in model.parameters()] == own
 
 

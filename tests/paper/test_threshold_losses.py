@@ -163,7 +163,7 @@ def test_patterns_and_offsets_ask_for_each_relations_own_threshold():
     loss = get_loss("amtl", priors=priors.tolist())
     threshold = loss.threshold(scores)
     own = {r: column for column, g in zip((0, 97, 98, 99), frequency_groups(priors), strict=True) for r in g.tolist()}
-    found, limit = loss.comparable(scores)
+    found, limit = loss.with_one_threshold(scores)
     patterns = pattern_of_each(found, labels, limit)
     offsets = []
     for s, t, y, pattern in zip(scores, threshold, labels, patterns.tolist(), strict=True):
@@ -200,7 +200,7 @@ def test_one_threshold_is_taken_as_it_is():
     scores, *_ = case()
     for name in ("atl", "balanced_softmax", "pn_risk"):
         loss = loss_with_priors(name)
-        found, threshold = loss.comparable(scores[:, :97])
+        found, threshold = loss.with_one_threshold(scores[:, :97])
         assert torch.equal(found, scores[:, :97]) and threshold.equal(loss.threshold(scores[:, :97]))
 
 
@@ -212,7 +212,7 @@ def test_a_loss_may_have_several_thresholds_without_rates_and_the_common_rules(m
         return torch.stack([scores[:, 0], scores[:, -1]], dim=1).repeat(1, classes)[:, : classes - 1]
 
     for decide, expected in ((losses.among_highest, [1, 3]), (losses.above_threshold, [1, 2, 3])):
-        kind = losses.Kind(lambda scores, labels: scores.sum(dim=1), of_parity, decide, 2)
+        kind = losses.LossDefinition(lambda scores, labels: scores.sum(dim=1), of_parity, decide, 2)
         loss = losses.Loss("two", kind)
         scores = torch.tensor([[0.0, 3, 9, 4, -1, 8]])  # margins 3, 1, 4, -9
         assert loss.outputs(5) == 6 and loss.threshold(scores).tolist() == [[0, 8, 0, 8]]

@@ -23,8 +23,8 @@ from hingeabl.training.fitted import (
     best_shift,
     calibration_error,
     fit_confidence,
-    fits,
     gold_triples,
+    joins_learned_types,
     learned_types,
     predicted_triples,
     read_confidence,
@@ -87,12 +87,12 @@ def test_predicted_triples_are_those_of_the_loss_with_their_margins():
 def test_types_are_those_of_labelled_pairs_and_unknown_ones_are_kept():
     types = learned_types([{**CITY, "labels": [{"h": 0, "t": 1, "r": "P19"}]}])
     assert types == {"P19": {("PER", "LOC"), ("PER", "ORG")}}
-    assert fits(types, CITY, {"h_idx": 0, "t_idx": 1, "r": "P19"})
-    assert not fits(types, CITY, {"h_idx": 1, "t_idx": 0, "r": "P19"})
-    assert not fits(types, CITY, {"h_idx": 0, "t_idx": 1, "r": "P20"})
-    assert fits(types, CITY, {"h_idx": 0, "t_idx": 2, "r": "P20"})  # nobody knows the second's type
+    assert joins_learned_types(types, CITY, {"h_idx": 0, "t_idx": 1, "r": "P19"})
+    assert not joins_learned_types(types, CITY, {"h_idx": 1, "t_idx": 0, "r": "P19"})
+    assert not joins_learned_types(types, CITY, {"h_idx": 0, "t_idx": 1, "r": "P20"})
+    assert joins_learned_types(types, CITY, {"h_idx": 0, "t_idx": 2, "r": "P20"})  # nobody knows the second's type
     other = {"vertexSet": [[{"type": "person"}], [{"type": "LOC"}]]}  # another corpus's names
-    assert fits(types, other, {"h_idx": 0, "t_idx": 1, "r": "P20"})
+    assert joins_learned_types(types, other, {"h_idx": 0, "t_idx": 1, "r": "P20"})
 
 
 def test_a_training_writes_both_and_the_confidence_is_that_of_its_dev_predictions(trained, sample):
@@ -146,7 +146,7 @@ def test_learned_types_drop_only_predictions_of_types_never_seen(trained, docume
     everything = Predictor.from_run(trained, "cpu", types="any").predict(documents).entries
     kept = Predictor.from_run(trained, "cpu", types="learned").predict(documents).entries
     types, of_title = read_types(trained), {document["title"]: document for document in documents}
-    assert kept == [entry for entry in everything if fits(types, of_title[entry["title"]], entry)]
+    assert kept == [entry for entry in everything if joins_learned_types(types, of_title[entry["title"]], entry)]
 
 
 def test_a_shift_moves_the_threshold_and_leaves_the_confidence(trained, documents):

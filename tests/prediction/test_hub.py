@@ -18,7 +18,7 @@ from hub_stand_in import TOKEN, Model
 import predict
 import train
 from hingeabl.errors import UserError
-from hingeabl.files import digest, read_json
+from hingeabl.files import read_json, sha256_of_file
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.reporting.publishing import publish
 from hingeabl.training.hub import NEEDED, resolve_run
@@ -79,7 +79,7 @@ def test_a_run_of_the_hub_teaches(near, published, sample, tmp_path):
     near.add("me/model", published)
     scores = tmp_path / "scores"
     distill.main(["--load_path", "me/model", "--data_file", str(sample / "dev.json"), "--output_dir", str(scores)])
-    assert read_json(scores / "teacher.json")["teacher"] == digest(published / "model.safetensors")
+    assert read_json(scores / "teacher.json")["teacher"] == sha256_of_file(published / "model.safetensors")
 
 
 def test_a_page_names_the_run_as_on_the_hub(near, published, sample, tmp_path):

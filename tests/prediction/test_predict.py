@@ -175,7 +175,7 @@ def test_scores_that_are_not_finite_are_refused_with_their_document(run, documen
         for number in range(len(features)):
             scores = torch.zeros(len(features[number]["hts"]), 97)
             scores[-1, 5] = float("nan") if number == 2 else 0.0
-            yield inference.Scored([number], scores, None, None)
+            yield inference.ScoredBatch([number], scores, None, None)
 
     monkeypatch.setattr(inference, "score", broken)
     with pytest.raises(UserError, match=re.escape(f"document {documents[2]['title']!r}: a score is not finite")):

@@ -317,7 +317,7 @@ def test_no_documents_and_documents_without_entities_or_predictions_are_written(
 def test_documents_of_one_title_keep_their_own_entities():
     documents = [document("A", ["a"], ["b"]), document("A", ["c"], ["d"])]
     entries = [[entry(documents[0], 0, 1)], [entry(documents[1], 0, 1, "P20")]]
-    found = Predictions(predictions(entries), {}, {}, (1, 1)).of_each_document()
+    found = Predictions(predictions(entries), {}, {}, (1, 1)).entries_by_document()
     assert found == entries
     assert read_cypher(written(".cypher", documents, found)) == expected_graph(documents, entries)
 

@@ -18,7 +18,7 @@ from test_figures import ALL, make_run
 import report
 from hingeabl.data import checksums
 from hingeabl.errors import UserError
-from hingeabl.files import digest
+from hingeabl.files import sha256_of_file
 from hingeabl.reporting.comparisons import verdict
 from hingeabl.reporting.figures import FIGURES
 from hingeabl.reporting.records import count_by_document, read_record, read_runs
@@ -207,7 +207,7 @@ def test_tables_of_data_are_named_by_files_that_are_not_re_docreds(sample, capsy
     files = [sample / f"{split}.json" for split in ("train", "dev", "test")]
     text = printed(capsys, "--table", number, *files)
     assert "Re-DocRED" not in text and "paper" not in text and "train.json, dev.json, test.json" in text
-    own = {path.stem: digest(path) for path in files}
+    own = {path.stem: sha256_of_file(path) for path in files}
     monkeypatch.setattr("hingeabl.reporting.corpora.REDOCRED", own)
     assert "Re-DocRED" in printed(capsys, "--table", number, *files)
 

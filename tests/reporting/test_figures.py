@@ -17,7 +17,7 @@ import report
 from evaluation import PATTERNS, official_evaluate, prediction_patterns
 from hingeabl.data.documents import DEFAULT_REL2ID, RELATION_NAMES, load_documents, load_rel2id
 from hingeabl.errors import UserError
-from hingeabl.files import digest
+from hingeabl.files import sha256_of_file
 from hingeabl.reporting import drawing
 from hingeabl.reporting.drawing import BLUE, loss_style, plain, save_figure
 from hingeabl.reporting.figures import BINS, FIGURES
@@ -79,7 +79,7 @@ def make_run(folder, sample, loss, seed, patterns, backbone="atlop"):
     settings |= {"data_dir": str(sample), "backbone": backbone, "model_name_or_path": "hub/small"}
     settings["num_labels"] = 4
     config = {"seed": seed, "settings": settings, "loss": {"name": loss}}
-    config["data"] = {split: digest(sample / f"{split}.json") for split in documents}
+    config["data"] = {split: sha256_of_file(sample / f"{split}.json") for split in documents}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "scores.json").write_text(json.dumps({"seed": seed, "best_epoch": 3, "dev": scores, "test": scores}))
     (folder / "result.json").write_text(json.dumps(predictions))

@@ -16,7 +16,7 @@ from test_figures import ALL, make_run
 
 import report
 from hingeabl.errors import UserError
-from hingeabl.files import digest
+from hingeabl.files import sha256_of_file
 from hingeabl.reporting.drawing import loss_style
 from hingeabl.reporting.figures import FIGURES
 from hingeabl.reporting.records import read_all_runs, read_runs
@@ -125,7 +125,9 @@ def test_a_training_file_whose_size_no_run_tells_is_called_by_its_checksum(recor
     for path in (tmp_path / "smaller").rglob("seed_1.json"):
         change(path, documents={})
     labels = lines(FIGURES["length"](read_all_runs([str(tmp_path)])[0]).axes[0])
-    assert f"ATL, training file {digest(smaller / 'train.json')[:8]}" in labels and "ATL, 12 documents" in labels
+    assert (
+        f"ATL, training file {sha256_of_file(smaller / 'train.json')[:8]}" in labels and "ATL, 12 documents" in labels
+    )
 
 
 def test_two_training_files_of_one_size_are_told_apart(records, tmp_path):

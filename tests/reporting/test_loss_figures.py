@@ -32,7 +32,9 @@ def test_the_papers_losses_are_drawn_with_their_slopes_a_new_one_too(monkeypatch
         d, _ = losses.distance(scores, labels)
         return -d.sum(dim=1)
 
-    monkeypatch.setitem(losses._LOSSES, "linear", losses.Kind(linear, losses.threshold_class, losses.among_highest, 1))
+    monkeypatch.setitem(
+        losses._LOSSES, "linear", losses.LossDefinition(linear, losses.threshold_class, losses.among_highest, 1)
+    )
     monkeypatch.setitem(losses._ALIASES, "linear", "linear")
     axes = np.array(FIGURES["losses"]([]).axes).reshape(3, 3)
     for column, moving in ((0, 1), (1, 3)):  # the class that moves

@@ -13,7 +13,7 @@ from test_figures import ALL, make_run
 import report
 from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
-from hingeabl.files import digest
+from hingeabl.files import sha256_of_file
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_record_keeps_the_scores_with_other_labels_and_which_file_had_them(run
         run = runs / path.relative_to(records).with_suffix("")
         record = json.loads(path.read_text())
         [(name, found)] = record["other_labels"].items()
-        assert name == "more.json" and found.pop("sha256") == digest(more_labels)
+        assert name == "more.json" and found.pop("sha256") == sha256_of_file(more_labels)
         assert found == pytest.approx(by_hand(run, more_labels))
         assert found["f1"] != pytest.approx(record["scores"]["test"]["f1"])
 

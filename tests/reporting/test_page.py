@@ -14,7 +14,7 @@ import report
 from evaluation import PATTERNS, prepare_gold, score_predictions, train_facts
 from hingeabl.data.documents import DEFAULT_REL2ID, RELATION_NAMES, load_documents, load_rel2id
 from hingeabl.errors import UserError
-from hingeabl.files import digest, read_json, save_tensors, whole_file
+from hingeabl.files import atomic_write, read_json, save_tensors, sha256_of_file
 from hingeabl.reporting import page
 from hingeabl.reporting.figures import CAPTIONS
 from hingeabl.reporting.names import loss_title
@@ -80,7 +80,7 @@ def make_run(folder, data, loss, seed, missed):
         scores[split] |= {pattern: patterns.count(pattern) for pattern in PATTERNS}
     settings = {f"{split}_file": f"{split}.json" for split in ("train", "dev", "test")} | {"data_dir": str(data)}
     settings |= {"backbone": "atlop", "model_name_or_path": "small", "num_labels": 4, "margin": None}
-    digests = {split: digest(data / f"{split}.json") for split in ("train", "dev", "test")}
+    digests = {split: sha256_of_file(data / f"{split}.json") for split in ("train", "dev", "test")}
     config = {"seed": seed, "settings": settings, "loss": {"name": loss}, "data": digests}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "scores.json").write_text(json.dumps(scores))
@@ -290,7 +290,7 @@ def test_only_the_rows_in_view_are_in_the_page(browser, tmp_path):
     document = {"title": "x", "sents": [["x"]], "vertexSet": [entity, entity], "labels": []}
     rows = [[number, 0, 1, 1, 0.0, [1], [1, 1.0]] for number in range(20_000)]
     blocks = [page.about_block(rel2id, ["run"], True), page.documents_block([document] * 20_000, rel2id)]
-    with whole_file(tmp_path / "large.html") as file:
+    with atomic_write(tmp_path / "large.html") as file:
         page.write_page(file, "large", {}, "Pairs", [*blocks, page.block('data-run="0"', rows)])
     opened(browser, tmp_path / "large.html")
     assert pairs_in_view(browser) == 20_000 and 5 < len(text(browser, ".row")) < 100
@@ -365,7 +365,7 @@ def test_the_predicted_evidence_of_a_pair_is_named_and_marked(browser, tmp_path)
     document = {"title": "x", "sents": [["x"], ["y"], ["z"]], "vertexSet": [entity, entity], "labels": []}
     blocks = [page.about_block({"Na": 0, "P17": 1}, ["run"], True), page.documents_block([document], {"P17": 1})]
     row = [0, 0, 1, 1, 0.0, [1], [1, 1.0], [0, 2]]
-    with whole_file(tmp_path / "evidence.html") as file:
+    with atomic_write(tmp_path / "evidence.html") as file:
         page.write_page(file, "evidence", {}, "Pairs", [*blocks, page.block('data-run="0"', [row])])
     opened(browser, tmp_path / "evidence.html")
     assert "evidence: sentences 0, 2" in text(browser, ".facts li")

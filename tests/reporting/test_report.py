@@ -22,7 +22,7 @@ import report
 from evaluation import prepare_gold, score_predictions, threshold_diagnostics, train_facts, triples_by_document
 from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
-from hingeabl.files import digest
+from hingeabl.files import sha256_of_file
 from hingeabl.reporting.comparisons import verdict
 from hingeabl.reporting.significance import PERMUTATIONS, RESAMPLES, Counts, compare, holm, smallest_p
 from hingeabl.training.runs import summarise
@@ -48,7 +48,7 @@ def make_run(folder, sample, loss, seed, quality, backbone="atlop", encoder="sma
     scores = score_predictions(predictions, gold) | PATTERNS
     settings = {f"{split}_file": f"{split}.json" for split in ("train", "dev", "test")}
     settings |= {"data_dir": str(sample), "backbone": backbone, "model_name_or_path": encoder, "num_labels": 4}
-    data = {split: digest(sample / f"{split}.json") for split in ("train", "dev", "test")}
+    data = {split: sha256_of_file(sample / f"{split}.json") for split in ("train", "dev", "test")}
     (folder / "config.json").write_text(
         json.dumps({"seed": seed, "settings": settings, "loss": {"name": loss}, "data": data})
     )

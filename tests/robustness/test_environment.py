@@ -169,7 +169,7 @@ def test_what_stands_between_here_and_the_hub_is_named(monkeypatch, name, value,
 
 
 def test_old_packages_are_told_with_both_versions(monkeypatch, capsys):
-    assert start.too_old() == [] and "transformers" in start.requirements()
+    assert start.outdated_packages() == [] and "transformers" in start.requirements()
     found = {"transformers": "4.57.1", "torch": "2.13.0+cu130"}
     monkeypatch.setattr(start.metadata, "version", lambda name: found.get(name, "999"))
     with pytest.raises(SystemExit) as stopped:

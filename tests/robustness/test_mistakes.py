@@ -16,7 +16,7 @@ import evaluation
 import predict
 import prepro
 import report
-from hingeabl.data.checks import check_files, training_doubts
+from hingeabl.data.checks import check_files, check_training_file
 from hingeabl.data.documents import load_documents, load_rel2id
 from hingeabl.data.predictions import read_predictions
 from hingeabl.data.stream import stream_documents
@@ -314,7 +314,7 @@ def labelled(title, names, relation):
 
 def test_a_training_file_of_another_data_set_is_told_and_a_small_one_is_not():
     def checks(gold, train, known):
-        return [found["check"] for found in training_doubts(("gold", "train"), [gold], [train], known)]
+        return [found["check"] for found in check_training_file(("gold", "train"), [gold], [train], known)]
 
     few, many = [f"a{number}" for number in range(5)], [f"a{number}" for number in range(40)]
     assert checks(labelled("A", few, "P17"), labelled("B", few, "gene_disease"), 0) == ["another data set"]

@@ -50,15 +50,15 @@ import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1], sys.argv[2]
 import torch
-from hingeabl.modeling.layers import largest_of_all
+from hingeabl.modeling.layers import max_over_processes
 from hingeabl.training import parallel
 from trainings import first_gradients
 parallel.start("cpu")
 rank, cpu = parallel.rank(), torch.device("cpu")
 assert parallel.world_size() == 2
-assert parallel.any_of_all(rank == 1, cpu) and not parallel.any_of_all(False, cpu)
-assert largest_of_all(40 + 5 * rank, cpu) == 45  # of DocuNet's maps
-assert parallel.add_over_all(torch.tensor([1.0, rank])).tolist() == [2, 1]
+assert parallel.any_over_processes(rank == 1, cpu) and not parallel.any_over_processes(False, cpu)
+assert max_over_processes(40 + 5 * rank, cpu) == 45  # of DocuNet's maps
+assert parallel.sum_over_processes(torch.tensor([1.0, rank])).tolist() == [2, 1]
 found = parallel.gather_rows(torch.full((3 * rank, 2), rank), cpu)
 assert [part.tolist() for part in found] == ([] if rank else [[], 3 * [[1, 1]]])
 first_gradients(sys.argv[4:], Path(sys.argv[3]))
@@ -297,7 +297,7 @@ def test_the_error_of_another_process_is_noted_beside_and_shown(tmp_path, monkey
 )
 def test_a_process_whose_fellow_is_gone_says_how_to_go_on(monkeypatch, processes, error, told):
     monkeypatch.setattr(parallel, "world_size", lambda: processes)
-    with pytest.raises(UserError if told else type(error)) as raised, parallel.losses_named():
+    with pytest.raises(UserError if told else type(error)) as raised, parallel.peer_failures_explained():
         raise error
     assert not told or re.match(r"process 0 of 2: another one is gone.*run the same command", str(raised.value))
 

@@ -121,7 +121,7 @@ def stop_at_third_save(monkeypatch, arguments):
     saved, save = [], session.save
 
     def count(training, signal_name):
-        saved.append(training.place.step)
+        saved.append(training.progress.step)
         save(training, "SIGTERM" if len(saved) == 3 else signal_name)
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
@@ -236,7 +236,7 @@ def test_a_checkpoint_is_of_the_moment_when_it_was_taken(tmp_path, monkeypatch):
 
     take_step()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    place = resume.Place(step=1)
+    place = resume.TrainingProgress(step=1)
     monkeypatch.setattr(resume, "save_checkpoint", lambda *given: go_on.wait(10) and write(*given))
     with resume.CheckpointWriter() as writer:
         writer.write(tmp_path, place, model, optimizer, scaler)
@@ -244,14 +244,20 @@ def test_a_checkpoint_is_of_the_moment_when_it_was_taken(tmp_path, monkeypatch):
         place.step = 2
         assert not list(tmp_path.rglob("*.safetensors"))
         go_on.set()
-    assert resume.load_checkpoint(tmp_path, model, optimizer, scaler) == resume.Place(step=1)
+    assert resume.load_checkpoint(tmp_path, model, optimizer, scaler) == resume.TrainingProgress(step=1)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert {state["step"].item() for state in optimizer.state.values()} == {1}
 
 
 def test_a_checkpoint_that_could_not_be_written_is_told_at_the_next_wait(tmp_path, monkeypatch):
     model = torch.nn.Linear(1, 1)
-    given = (tmp_path, resume.Place(), model, torch.optim.AdamW(model.parameters()), torch.amp.GradScaler("cpu"))
+    given = (
+        tmp_path,
+        resume.TrainingProgress(),
+        model,
+        torch.optim.AdamW(model.parameters()),
+        torch.amp.GradScaler("cpu"),
+    )
     monkeypatch.setattr(resume, "save_checkpoint", lambda *_: (_ for _ in ()).throw(UserError("no room")))
     with resume.CheckpointWriter() as writer:
         writer.write(*given)
@@ -268,14 +274,14 @@ def test_a_run_that_a_version_without_times_began_ends_without_a_time(tiny_bert,
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     model = DocREModel(str(tiny_bert), emb_size=64)
     optimizer = build_optimizer(model, rates)
-    taken = resume.take_checkpoint(resume.Place(step=3, seconds=5.0), model, optimizer, scaler)
+    taken = resume.take_checkpoint(resume.TrainingProgress(step=3, seconds=5.0), model, optimizer, scaler)
     for seconds in ({"seconds": 5.0}, {}):
         state = json.loads(taken.state)
         del state["place"]["seconds"]
         state["place"] |= seconds
         resume.save_checkpoint(tmp_path, taken._replace(state=json.dumps(state)))
         place = resume.load_checkpoint(tmp_path, model, optimizer, scaler)
-        training = SimpleNamespace(place=place, counted=time.monotonic() - 10)
+        training = SimpleNamespace(progress=place, counted=time.monotonic() - 10)
         session.Training.count_time(training)
         session.write_timing(tmp_path, place)
         timing = json.loads((tmp_path / session.TIMING).read_text())
@@ -292,7 +298,7 @@ def test_a_checkpoint_of_a_version_with_berts_pooler_goes_on_with_every_paramete
         parameter.grad = None if "pooler" in name else torch.rand_like(parameter)
     optimizer.step()
     state = {name: optimizer.state[parameter] for name, parameter in older.named_parameters()}
-    resume.save_checkpoint(tmp_path, resume.take_checkpoint(resume.Place(), older, optimizer, scaler))
+    resume.save_checkpoint(tmp_path, resume.take_checkpoint(resume.TrainingProgress(), older, optimizer, scaler))
     model = DocREModel(str(tiny_bert), emb_size=64)
     optimizer = build_optimizer(model, rates)
     resume.load_checkpoint(tmp_path, model, optimizer, scaler)

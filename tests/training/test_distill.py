@@ -63,13 +63,13 @@ def test_a_stopped_program_goes_on_with_the_first_missing_file(teacher, corpus, 
     before = {path.name: load_file(path)["scores"] for path in tmp_path.glob("*.safetensors")}
     (tmp_path / "scores_00001.safetensors").unlink()
     scored = []
-    say_of_documents = distillation.say_of_documents
+    teacher_outputs = distillation.teacher_outputs
 
     def spy(model, features, *rest):
         scored.append(len(features))
-        return say_of_documents(model, features, *rest)
+        return teacher_outputs(model, features, *rest)
 
-    monkeypatch.setattr(distillation, "say_of_documents", spy)
+    monkeypatch.setattr(distillation, "teacher_outputs", spy)
     write_scores(teacher, corpus, tmp_path, monkeypatch)
     assert scored == [5]
     assert all(torch.equal(load_file(tmp_path / name)["scores"], scores) for name, scores in before.items())

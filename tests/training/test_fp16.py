@@ -13,8 +13,8 @@ from transformers import get_linear_schedule_with_warmup
 import train
 from hingeabl.errors import UserError
 from hingeabl.training import session
-from hingeabl.training.resume import EXIT_STOPPED, Place
-from hingeabl.training.session import Recent, mean_loss
+from hingeabl.training.resume import EXIT_STOPPED, TrainingProgress
+from hingeabl.training.session import SinceLastLog, mean_loss
 from hingeabl.training.steps import (
     FIRST_SCALE,
     MOST_SKIPPED,
@@ -125,7 +125,7 @@ def test_so_many_skipped_steps_in_a_row_are_an_error_however_large_the_scale():
     _, _, _, scaler = small_training(2.0**60)
     scaler.scale(torch.ones(()))
     skip, step = torch.tensor(True), torch.tensor(False)
-    place = Place(step=25)
+    place = TrainingProgress(step=25)
     settle_skipped(place, scaler, 12 * [skip] + [step] + (MOST_SKIPPED - 8) * [skip])
     assert (place.step, place.skipped, place.skipped_in_row) == (1, 24, MOST_SKIPPED - 8)
     place.step += 8
@@ -137,15 +137,15 @@ def test_a_scale_below_one_is_an_error():
     _, _, _, scaler = small_training(0.5)
     scaler.scale(torch.ones(()))
     with pytest.raises(UserError, match=r"until the loss scale fell to 0\.5"):
-        settle_skipped(Place(step=2), scaler, [torch.tensor(False), torch.tensor(True)])
+        settle_skipped(TrainingProgress(step=2), scaler, [torch.tensor(False), torch.tensor(True)])
 
 
 def test_a_loss_that_is_not_finite_in_a_step_that_was_taken_is_an_error_with_fp16_too():
     losses = [(step, [f"document {step}"], torch.tensor(value)) for step, value in ((8, math.inf), (9, 2.0), (9, 4.0))]
-    assert mean_loss(Recent(losses), [True, False]) == 6  # of step 9, the sum of its batches' shares
-    assert math.isnan(mean_loss(Recent(losses[:1]), [True]))
+    assert mean_loss(SinceLastLog(losses), [True, False]) == 6  # of step 9, the sum of its batches' shares
+    assert math.isnan(mean_loss(SinceLastLog(losses[:1]), [True]))
     with pytest.raises(UserError, match=r"step 8: the loss is inf, on documents \['document 8'\]"):
-        mean_loss(Recent(losses), [False, True])
+        mean_loss(SinceLastLog(losses), [False, True])
 
 
 @pytest.mark.slow
@@ -186,6 +186,6 @@ def test_to_take_steps_never_asks_the_device(monkeypatch):
         for name in ("item", "tolist", "__bool__", "__float__"):
             patched.setattr(torch.Tensor, name, lambda *_: pytest.fail("a tensor was read"))
         flags += [take_step(*training), take_step(*training, math.inf)]
-    place = Place(step=2)
+    place = TrainingProgress(step=2)
     assert settle_skipped(place, training[3], flags) == [False, True] and place.step == 1
     assert scaling_figures(place, training[3]) == {"skipped_steps": 1, "loss_scale": FIRST_SCALE / 2}

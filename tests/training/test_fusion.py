@@ -19,7 +19,7 @@ from hingeabl.errors import UserError
 from hingeabl.modeling import evidence
 from hingeabl.modeling.evidence import attention_loss
 from hingeabl.training import distillation, fusion
-from hingeabl.training.fusion import Candidates, best_threshold, kept, pseudo_documents
+from hingeabl.training.fusion import Candidates, are_predicted, best_threshold, pseudo_documents
 from hingeabl.training.inference import Predictions
 from hingeabl.training.saved_run import load_run
 from losses import get_loss
@@ -64,7 +64,7 @@ def candidates(margin, twice=None):
 
 
 def f1_at(found, correct, gold, threshold):
-    chosen = kept(found, threshold)
+    chosen = are_predicted(found, threshold)
     return 2 * correct[chosen].sum() / (chosen.sum() + gold)
 
 
@@ -81,8 +81,8 @@ def test_the_threshold_makes_the_best_f1(seed):
 
 def test_without_a_second_pass_the_first_one_decides():
     found = candidates([0.5, -0.5, 3, -3], [False, False, True, True])
-    assert kept(found, 100).tolist() == [True, False, False, False]
-    assert kept(found, -100).tolist() == [True, False, True, True]
+    assert are_predicted(found, 100).tolist() == [True, False, False, False]
+    assert are_predicted(found, -100).tolist() == [True, False, True, True]
     assert best_threshold(candidates([0.5], [False]), np.array([True]), 1) == 0
 
 
@@ -127,7 +127,7 @@ def test_relations_of_either_pass_have_the_sum_of_both_margins(monkeypatch):
     experiment, split, first = judged(get_loss("atl"), {0: 0.0, 1: 2.0, 2: 1.0})
     again = torch.full((1, 97), -5.0)
     again[0, :4] = torch.tensor([1.0, 0.5, 3.0, 4.0])  # above the threshold: classes 2 and 3
-    monkeypatch.setattr(fusion, "second_pass", lambda *_: {(0, 0, 1): next(fusion.judge(experiment, again))})
+    monkeypatch.setattr(fusion, "second_pass", lambda *_: {(0, 0, 1): next(fusion.pair_margins(experiment, again))})
     found = fusion.fuse(experiment, None, split, first)
     assert found.relation.tolist() == [1, 2, 3] and found.twice.all()
     assert found.margin.tolist() == [2 - 0.5, 1 + 2, -5 + 3]

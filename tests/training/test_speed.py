@@ -107,7 +107,9 @@ def test_predictions_do_not_depend_on_the_batch_budget(sample, tiny_bert, minilm
         torch.testing.assert_close(other.pairs["scores"], pairs["scores"])
     assert len(pairs["document"]) and (pairs["document"].diff() >= 0).all()
     assert sum(patterns.values()) == sum(len(feature["hts"]) for feature in features)
-    assert [len(found) for found in results[0].of_each_document()] == list(counts) and sum(counts) == len(predictions)
+    assert [len(found) for found in results[0].entries_by_document()] == list(counts) and sum(counts) == len(
+        predictions
+    )
     titles = [entry["title"] for entry in predictions]
     order = [feature["title"] for feature in features]
     assert titles == sorted(titles, key=order.index) and len(set(titles)) > 1

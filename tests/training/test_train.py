@@ -18,8 +18,8 @@ import evaluation
 import train
 from hingeabl.errors import UserError
 from hingeabl.training import inference, session
-from hingeabl.training.resume import Place
-from hingeabl.training.session import Recent, StepClock, mean_loss
+from hingeabl.training.resume import TrainingProgress
+from hingeabl.training.session import SinceLastLog, StepClock, mean_loss
 from hingeabl.training.settings import build_parser
 from hingeabl.training.steps import build_optimizer
 from losses import loss_names
@@ -246,7 +246,7 @@ def test_accumulated_batches_have_the_gradient_of_one_batch(
 def test_a_loss_that_is_not_finite_names_step_and_documents():
     losses = [(3, ["A", "B"], torch.tensor(1.0)), (4, ["C"], torch.tensor(math.nan))]
     with pytest.raises(UserError, match=r"step 4: the loss is nan, on documents \['C'\]"):
-        mean_loss(Recent(losses), [])
+        mean_loss(SinceLastLog(losses), [])
 
 
 def test_a_broken_training_stops_with_exit_code_and_one_line(sample, tiny_bert, tmp_path, capsys):
@@ -285,7 +285,7 @@ def test_the_end_is_estimated_early_on_a_cpu_and_once_more_after_fifty_steps(dev
     clock.start()
     told = []
     for step in range(1, 121):
-        clock.tick(Place(epoch=1, step=step), total_steps=1000)
+        clock.tick(TrainingProgress(epoch=1, step=step), total_steps=1000)
         if shown := capsys.readouterr().out:
             told.append(step)
             assert shown.startswith(f"1.00 s a step: all seeds done in about 0:{(1000 - step) // 60}:")
