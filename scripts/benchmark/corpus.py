@@ -116,23 +116,18 @@ def wait_for_a_part(output: Path, process: subprocess.Popen[bytes]) -> bool:
 
 def kills(documents: Path, part_size: int, what: str, times: int) -> Path:
     """Kill a worker or the driver so many times, a moment behind a part each."""
-    output = documents.with_name(f"killed_{what}")
-    done, process = 0, None
-    while done < times or process is None or process.poll() is None:
-        if process is None or process.poll() is not None:
-            process = subprocess.Popen(command(documents, output, 2, part_size))
-        if done == times:
-            process.wait()
+    output, done = documents.with_name(f"killed_{what}"), 0
+    while True:
+        process = subprocess.Popen(command(documents, output, 2, part_size))
+        while done < times and wait_for_a_part(output, process):
+            time.sleep(0.3)
+            workers = [pid for pid, line in children_of(process.pid).items() if line.startswith("ray::Worker")]
+            for pid in [process.pid] if what == "driver" else workers[:1]:
+                os.kill(pid, signal.SIGKILL)
+                done += 1
+        if process.wait() != -signal.SIGKILL:  # it was not killed itself: all is predicted
             break
-        if not wait_for_a_part(output, process):
-            break
-        time.sleep(0.3)
-        workers = [pid for pid, line in children_of(process.pid).items() if line.startswith("ray::Worker")]
-        os.kill(process.pid if what == "driver" else workers[0], signal.SIGKILL)
-        done += 1
-        if what == "driver":
-            process.wait()
-    print(f"{what} killed {done} times, then exit code {process.returncode if process else None}")
+    print(f"{what} killed {done} times, then exit code {process.returncode}")
     return output
 
 
