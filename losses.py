@@ -130,7 +130,7 @@ class Loss:
     def predict(self, scores: Tensor, max_labels: int = 4) -> Tensor:
         """0/1 in the scores' dtype, [pairs, classes]: the relations that the loss's rule predicts, by default
         among_highest. Column 0 marks the pairs without a predicted relation. A rule without `priors` gets what
-        `comparable` returns, one with `priors` all outputs and the loss's own thresholds."""
+        `with_one_threshold` returns, one with `priors` all outputs and the loss's own thresholds."""
         priors = self.prior_arguments(self.definition.decide, scores)
         scores_and_threshold = (scores, self.threshold(scores)) if priors else self.with_one_threshold(scores)
         predicted = self.definition.decide(*scores_and_threshold, max_labels, **priors)
