@@ -139,15 +139,9 @@ class Predictor:
         **choices: Any,
     ) -> Predictor:
         """The predictor of a finished run: its seed folder, or its name on the hub, owner/name[@revision]; by default
-<<<<<<< HEAD
         the model of this repository. `choices` are fields of Choices. Raises UserError for invalid options, and if
         the run cannot be loaded."""
         options = PredictionOptions(**choices)
-=======
-        the model of this repository. `choices` are fields of Choices. Raises UserError for invalid options,
-        and if the run cannot be loaded."""
-        options = Choices(**choices)
->>>>>>> b9d34b85e2e293d54234737066420345a0a21271
         options.check()
         if precision not in PRECISIONS:
             raise UserError(f"precision {precision!r}: is none of {', '.join(map(repr, PRECISIONS))}; correct it")
