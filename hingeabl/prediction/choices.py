@@ -48,7 +48,7 @@ DEFAULT = PredictionOptions()
 
 
 def add_prediction_options(parser: argparse.ArgumentParser) -> None:
-    """Options of a command line for the fields of Choices."""
+    """Options of a command line for the fields of PredictionOptions."""
     parser.add_argument("--min_confidence", type=float, default=0.0, help="only relations that are as probable; 0 to 1")
     parser.add_argument(
         "--types",

@@ -139,8 +139,8 @@ class Predictor:
         **choices: Any,
     ) -> Predictor:
         """The predictor of a finished run: its seed folder, or its name on the hub, owner/name[@revision]; by default
-        the model of this repository. `choices` are fields of Choices. Raises UserError for invalid options, and if
-        the run cannot be loaded."""
+        the model of this repository. `choices` are fields of PredictionOptions. Raises UserError for invalid options,
+        and if the run cannot be loaded."""
         options = PredictionOptions(**choices)
         options.check()
         if precision not in PRECISIONS:

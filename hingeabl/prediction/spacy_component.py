@@ -41,7 +41,8 @@ def make_component(
     max_distance: int | None,
 ) -> Component:
     """The component of the finished run `run` (default: the model of this repository), on `device` (default: CUDA where
-    there is one); the others are fields of Choices. Raises UserError if the run cannot be loaded."""
+    there is one); the others are fields of PredictionOptions. Raises UserError if the run
+    cannot be loaded."""
     choices = PredictionOptions(min_confidence, types, shift, max_seq_length, max_distance)
     return Component(Predictor.from_run(SHIPPED if run is None else run, device, **choices._asdict()))
 
