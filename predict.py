@@ -33,7 +33,7 @@ import torch
 from tqdm import tqdm
 
 from hingeabl.core import one_module
-from hingeabl.data.kinds import FORMATS, TEXT_SUFFIXES, suffix_of
+from hingeabl.data.formats import FORMATS, TEXT_SUFFIXES, suffix_of
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import atomic_write, atomic_write_text

@@ -31,7 +31,7 @@ from hingeabl.core import one_module
 from hingeabl.data.cache import WordPieces, load_pieces, pieces_path, save_pieces
 from hingeabl.data.checks import check_cuts, check_files, print_findings, refuse_empty, refuse_same_files
 from hingeabl.data.documents import DEFAULT_REL2ID, garbage_collection_paused, load_documents, load_rel2id
-from hingeabl.data.kinds import FORMATS
+from hingeabl.data.formats import FORMATS
 from hingeabl.data.pairs import AllPairs
 from hingeabl.data.schema import CLOSING, MARKED_TYPES, Document
 from hingeabl.data.statistics import count_pairs, make_rel2id, print_statistics, statistics

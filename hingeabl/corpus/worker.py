@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hingeabl.corpus.sources import Raw, need_pyarrow
-from hingeabl.data.kinds import format_of_text
+from hingeabl.data.formats import format_of_text
 from hingeabl.data.schema import Document, GeneratedTitle
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import not_text

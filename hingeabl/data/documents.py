@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hingeabl.data.cdr import is_cdr, read_cdr
-from hingeabl.data.kinds import conversion, refuse_other_format
+from hingeabl.data.formats import conversion, refuse_other_format
 from hingeabl.data.schema import Document, check_document, check_types
 from hingeabl.errors import UserError
 from hingeabl.files import META, parse_list, read_json, read_text

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hingeabl.core.prepro import count_entities
-from hingeabl.data.kinds import FORMATS, JSON_FORMATS, format_of_text, starts_as_json
+from hingeabl.data.formats import FORMATS, JSON_FORMATS, format_of_text, starts_as_json
 from hingeabl.data.schema import Document
 from hingeabl.data.stream import CHUNK
 from hingeabl.errors import UserError, first_line

@@ -26,7 +26,7 @@ from hingeabl.training.fitted import CONFIDENCE, TYPES, joins_learned_types, rea
 from hingeabl.training.hub import SHIPPED
 from hingeabl.training.inference import Predictions, predict
 from hingeabl.training.saved_run import TrainedRun, open_run
-from hingeabl.writers.writer import Entity, Entry, entities_of
+from hingeabl.writers.writer import Entry, OutputEntity, entities_of
 
 PRECISIONS = (None, "fp32", "bf16", "fp16")
 LONGEST_PATH = 1000  # characters
@@ -40,9 +40,9 @@ class Relation(NamedTuple):
     is score - threshold, above 0; confidence the probability that it is right, None if the run has no confidence.json.
     """
 
-    head: Entity
+    head: OutputEntity
     relation: str
-    tail: Entity
+    tail: OutputEntity
     r: str
     score: float
     threshold: float

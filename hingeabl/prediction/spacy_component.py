@@ -20,7 +20,7 @@ from hingeabl.prediction.choices import DEFAULT, PredictionOptions
 from hingeabl.prediction.predictor import Predictor, Relation, relations_of
 from hingeabl.readers.text import document_of_doc
 from hingeabl.training.hub import SHIPPED
-from hingeabl.writers.writer import Entity
+from hingeabl.writers.writer import OutputEntity
 
 USER_DATA_KEY = "hingeabl"  # under this name a document keeps its relations as plain lists, which spaCy can store
 
@@ -74,7 +74,7 @@ def stored_relations(doc: Doc) -> list[Relation]:
     return [Relation(entity(head), name, entity(tail), *scores) for head, name, tail, *scores in relations]
 
 
-def entity(stored: Sequence[Any]) -> Entity:
+def entity(stored: Sequence[Any]) -> OutputEntity:
     """An entity from its stored fields, in which lists may have become tuples."""
     *fields, mentions, types = stored
-    return Entity._make([*fields, list(mentions), list(types)])
+    return OutputEntity._make([*fields, list(mentions), list(types)])

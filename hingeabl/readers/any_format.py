@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from hingeabl.data.cdr import read_cdr
-from hingeabl.data.kinds import FORMATS, TEXT_SUFFIXES, detect, suffix_of
+from hingeabl.data.formats import FORMATS, TEXT_SUFFIXES, detect, suffix_of
 from hingeabl.data.schema import Document, GeneratedTitle, check_document, check_types
 from hingeabl.data.stream import CHUNK, Rewound, read_objects, stream_documents
 from hingeabl.errors import UserError

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from hingeabl.writers.writer import Entity, Entry, Writer, edge_properties
+from hingeabl.writers.writer import Entry, OutputEntity, Writer, edge_properties
 
 
 class JsonList(Writer):
@@ -20,7 +20,7 @@ class JsonList(Writer):
         """Write nothing yet: the opening depends on whether there is a prediction."""
         self.count = 0
 
-    def relation(self, head: Entity, tail: Entity, entry: Entry) -> None:
+    def relation(self, head: OutputEntity, tail: OutputEntity, entry: Entry) -> None:
         """Write a prediction as it is."""
         self.item(entry)
 
@@ -50,7 +50,7 @@ class Csv(Writer):
             "title h_idx head t_idx tail r relation score threshold margin head_id tail_id confidence".split()
         )
 
-    def relation(self, head: Entity, tail: Entity, entry: Entry) -> None:
+    def relation(self, head: OutputEntity, tail: OutputEntity, entry: Entry) -> None:
         """Write a row."""
         scores = [entry[field] for field in ("score", "threshold", "margin")]
         pair = [entry["h_idx"], head.name, entry["t_idx"], tail.name]
@@ -107,13 +107,13 @@ def cypher_name(name: str) -> str:
 class Cypher(Writer):
     """Statements that create the graph, one a line; running them again changes nothing."""
 
-    def entity(self, entity: Entity) -> None:
+    def entity(self, entity: OutputEntity) -> None:
         """Write a statement that creates a node."""
         properties = entity._asdict()
         key = cypher({"id": properties.pop("id")})
         self.output.write(f"MERGE (n:Entity {key}) SET n += {cypher(properties)};\n")
 
-    def relation(self, head: Entity, tail: Entity, entry: Entry) -> None:
+    def relation(self, head: OutputEntity, tail: OutputEntity, entry: Entry) -> None:
         """Write a statement that creates an edge."""
         ends = f"(h:Entity {cypher({'id': head.id})}), (t:Entity {cypher({'id': tail.id})})"
         edge = f"(h)-[e:{cypher_name(entry['r'])}]->(t)"

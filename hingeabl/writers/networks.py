@@ -9,7 +9,7 @@ import sys
 from typing import IO, Any, TextIO, cast
 
 from hingeabl.errors import UserError
-from hingeabl.writers.writer import Entity, Entry, Writer, edge_properties
+from hingeabl.writers.writer import Entry, OutputEntity, Writer, edge_properties
 
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 LARGEST_PICTURE = 300  # entities: the layout's time grows with their square, and no one could read more
@@ -24,12 +24,12 @@ class NetworkX(Writer):
         super().__init__(output)
         self.graph = self.module.MultiDiGraph()
 
-    def entity(self, entity: Entity) -> None:
+    def entity(self, entity: OutputEntity) -> None:
         """Keep a node."""
         properties = entity._asdict()
         self.graph.add_node(properties.pop("id"), **properties)
 
-    def relation(self, head: Entity, tail: Entity, entry: Entry) -> None:
+    def relation(self, head: OutputEntity, tail: OutputEntity, entry: Entry) -> None:
         """Keep an edge."""
         self.graph.add_edge(head.id, tail.id, self.graph.number_of_edges(), **edge_properties(entry))
 
@@ -50,11 +50,11 @@ class GraphMl(NetworkX):
         self.replaced += count
         return text
 
-    def entity(self, entity: Entity) -> None:
+    def entity(self, entity: OutputEntity) -> None:
         """Keep a node."""
-        super().entity(Entity(*map(self.allowed, entity)))
+        super().entity(OutputEntity(*map(self.allowed, entity)))
 
-    def relation(self, head: Entity, tail: Entity, entry: Entry) -> None:
+    def relation(self, head: OutputEntity, tail: OutputEntity, entry: Entry) -> None:
         """Keep an edge."""
         super().relation(head, tail, {field: self.allowed(value) for field, value in entry.items()})
 

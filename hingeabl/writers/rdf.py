@@ -9,7 +9,7 @@ from typing import IO, Any
 from urllib.parse import quote
 
 from hingeabl.data.schema import Document
-from hingeabl.writers.writer import Entity, Entry, Writer, edge_properties
+from hingeabl.writers.writer import Entry, OutputEntity, Writer, edge_properties
 
 WIKIDATA = "http://www.wikidata.org/prop/direct/"  # the IRI of property P19 is WIKIDATA + "P19"
 TERMS = "urn:hingeabl:term:"
@@ -54,7 +54,7 @@ class Turtle(Writer):
         iri = self.module.URIRef
         self.graph.add((iri(subject), iri(predicate), iri(value) if type(value) is str else value))
 
-    def entity(self, entity: Entity) -> None:
+    def entity(self, entity: OutputEntity) -> None:
         """Keep an entity's types, names and document."""
         rdf, rdfs, literal = self.module.RDF, self.module.RDFS, self.module.Literal
         subject = iri_of_entity(entity)
@@ -66,7 +66,7 @@ class Turtle(Writer):
             if name != entity.name:
                 self.triple(subject, SKOS + "altLabel", literal(name))
 
-    def relation(self, head: Entity, tail: Entity, entry: Entry) -> None:
+    def relation(self, head: OutputEntity, tail: OutputEntity, entry: Entry) -> None:
         """Keep a relation's triple and the statement about it. Numbers are decimals with all their digits."""
         rdf, literal = self.module.RDF, self.module.Literal
         triple = iri_of_entity(head), iri_of_relation(entry["r"]), iri_of_entity(tail)
@@ -86,6 +86,6 @@ class NTriples(Turtle):
     form = "nt"
 
 
-def iri_of_entity(entity: Entity) -> str:
+def iri_of_entity(entity: OutputEntity) -> str:
     """The IRI of an entity: its document's key, and its number there."""
     return urn("entity", *entity.id.split("#"))

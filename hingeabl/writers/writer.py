@@ -18,7 +18,7 @@ KEY_FIELDS = ("name", "sent_id", "pos")
 Entry = dict[str, Any]  # a prediction: {title, h_idx, t_idx, r, relation, score, threshold, margin}, and {confidence}
 
 
-class Entity(NamedTuple):
+class OutputEntity(NamedTuple):
     """An entity of a document.
 
     id        "DOCUMENT#NUMBER", DOCUMENT being the document's key_of; unique across files
@@ -54,14 +54,14 @@ def type_of(mention: dict[str, Any]) -> str | None:
     return entity_type if isinstance(entity_type := mention.get("type"), str) else None
 
 
-def entities_of(document: Document, place: int) -> list[Entity]:
+def entities_of(document: Document, place: int) -> list[OutputEntity]:
     """The entities of a checked document; `place` is the document's number in the input."""
     key, title, entities = key_of(document), document["title"], []
     for number, mentions in enumerate(document["vertexSet"]):
         names = list(dict.fromkeys(mention["name"] for mention in mentions))
         types = dict.fromkeys(entity_type for mention in mentions if (entity_type := type_of(mention)) is not None)
         name = max(names, key=len, default="")
-        entities.append(Entity(f"{key}#{number}", place, title, number, name, names, list(types)))
+        entities.append(OutputEntity(f"{key}#{number}", place, title, number, name, names, list(types)))
     return entities
 
 
@@ -108,10 +108,10 @@ class Writer:
     def begin(self) -> None:
         """Write what comes before all documents."""
 
-    def entity(self, entity: Entity) -> None:
+    def entity(self, entity: OutputEntity) -> None:
         """Write or keep an entity."""
 
-    def relation(self, head: Entity, tail: Entity, entry: Entry) -> None:
+    def relation(self, head: OutputEntity, tail: OutputEntity, entry: Entry) -> None:
         """Write or keep a prediction."""
 
     def end(self) -> None:
