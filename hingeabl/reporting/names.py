@@ -3,21 +3,9 @@ about these have the names of the code."""
 
 from __future__ import annotations
 
-LOSSES = {
-    "atl": "ATL",
-    "balanced_softmax": "Balanced Softmax",
-    "afl": "AFL",
-    "aml": "AML",
-    "sat": "SAT",
-    "mean_sat": "MeanSAT",
-    "hingeabl": "HingeABL as printed",
-    "hingeabl_released": "HingeABL",
-    "ncrl": "NCRL",
-    "pmtl": "PMTL",
-    "amtl": "AMTL",
-    "atgl": "ATGL",
-    "pn_risk": "SSR-PU",
-}
+from hingeabl.files import META, read_json
+
+LOSSES = {**read_json(META / "paper_results.json")["names"], **read_json(META / "later_results.json")["names"]}
 BACKBONES = {"atlop": "ATLOP", "docunet": "DocuNet", "kd_docre": "KD-DocRE"}
 
 

@@ -23,6 +23,7 @@ from hingeabl.data.documents import load_documents, load_rel2id
 from hingeabl.data.statistics import relation_rates
 from hingeabl.errors import UserError
 from hingeabl.prediction.predictor import Predictor
+from hingeabl.reporting.names import loss_title
 from hingeabl.training.inference import margins
 from losses import amtl, atl, frequency_groups, get_loss, pn_risk
 
@@ -270,9 +271,9 @@ def test_tables_the_page_and_a_record_take_the_run(run, tmp_path, capsys):
     [record] = (tmp_path / "records").rglob("seed_7.json")
     loss = json.loads(record.read_text())["config"]["loss"]["name"]
     for table in ("3_later", "precision", "thresholds"):
-        assert loss in printed(capsys, "--table", table, record)
+        assert loss_title(loss) in printed(capsys, "--table", table, record)
     report.main(["--html", str(tmp_path / "page.html"), str(run)])
-    assert loss in (tmp_path / "page.html").read_text()
+    assert loss_title(loss) in (tmp_path / "page.html").read_text()
     assert "not of the paper, left out" in printed(capsys, "--table", "7", record, *other_records(tmp_path, record))
 
 

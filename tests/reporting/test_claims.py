@@ -107,7 +107,7 @@ def test_losses_are_compared_on_the_seeds_that_both_have_and_each_row_names_its_
     assert comparison["difference"] == pytest.approx(f1["sat"] - f1["atl"], abs=0.001)
     assert not any(row["f1"]["best"] for row in found["rows"])
     text = printed(capsys, "--table", 3, mixed)
-    assert re.search(r"\natl +1, 5 ", text) and re.search(r"\nsat +1 ", text)
+    assert re.search(r"\nATL +1, 5 ", text) and re.search(r"\nSAT +1 ", text)
     assert "seeds as each row says" in text and "none is marked as the best" in text
     assert "With one seed, seed noise is added to the bootstrap" in text and "below 1." not in text
 
@@ -193,7 +193,7 @@ def test_the_pattern_figure_has_the_papers_bar_for_re_docreds_documents_alone(mi
         [axes] = FIGURES["patterns"](read_runs([str(folder)])[0]).axes
         return [label.get_text() for label in axes.get_yticklabels()]
 
-    assert "atl, paper (BERT-base)" not in names(mixed) and "atl, paper (BERT-base)" in names(DOCUMENTS_992)
+    assert "ATL, paper (BERT-base)" not in names(mixed) and "ATL, paper (BERT-base)" in names(DOCUMENTS_992)
 
 
 def test_the_studies_own_documents_are_marked_as_not_the_papers(capsys):

@@ -19,6 +19,7 @@ from hingeabl.errors import UserError
 from hingeabl.files import sha256_of_file
 from hingeabl.reporting.drawing import loss_style
 from hingeabl.reporting.figures import FIGURES
+from hingeabl.reporting.names import loss_title
 from hingeabl.reporting.records import read_all_runs, read_runs
 
 LOSSES = ("atl", "hingeabl_released")
@@ -93,10 +94,10 @@ def test_each_point_is_mean_and_deviation_of_the_seeds_of_one_loss_length_and_tr
     assert [panel.get_title("left") for panel in figure.axes] == list(values)
     for panel, value in zip(figure.axes, values.values(), strict=True):
         found = lines(panel)
-        assert set(found) == {f"{loss}, {size} documents" for loss in LOSSES for size in (12, 8)}
+        assert set(found) == {f"{loss_title(loss)}, {size} documents" for loss in LOSSES for size in (12, 8)}
         for loss in LOSSES:
             for size, steps in ((12, (20, 60)), (8, (60,))):
-                points = found[f"{loss}, {size} documents"]
+                points = found[f"{loss_title(loss)}, {size} documents"]
                 assert [point[0] for point in points] == list(steps)
                 for step, mean, deviation in points:
                     where = "smaller" if size == 8 else {20: "short", 60: "long"}[step]
@@ -115,7 +116,7 @@ def test_a_line_has_its_losss_colour_and_its_training_files_markers(records):
     drawn = {container.get_label().split(", seed")[0]: container.lines[0] for container in panel.containers}
     for loss in LOSSES:
         for size, fill in ((12, "full"), (8, "none")):
-            line, style = drawn[f"{loss}, {size} documents"], loss_style(loss)
+            line, style = drawn[f"{loss_title(loss)}, {size} documents"], loss_style(loss)
             assert (line.get_color(), line.get_linestyle()) == (style["color"], style["linestyle"])
             assert line.get_fillstyle() == fill
 
@@ -204,12 +205,14 @@ def test_the_stored_records_of_400_documents_make_a_line_of_two_lengths(capsys):
     panel = FIGURES["length"](read_all_runs(list(map(str, paths)))[0]).axes[0]
     found = lines(panel)
     assert {label: [steps for steps, *_ in points] for label, points in found.items()} == {
-        f"{loss}, 400 documents, 1,000 steps: seeds 1, 5, 42; 3,000 steps: seed 66": [1000, 3000] for loss in LOSSES
+        f"{loss_title(loss)}, 400 documents, 1,000 steps: seeds 1, 5, 42; 3,000 steps: seed 66": [1000, 3000]
+        for loss in LOSSES
     }
     table = json.loads(printed(capsys, "--table", "3", ROOT / "results/documents_400", "--format", "json"))
     means = {row["name"]: row["f1"]["mean"] for row in table["rows"]}
     assert [
-        found[f"{loss}, 400 documents, 1,000 steps: seeds 1, 5, 42; 3,000 steps: seed 66"][0][1] for loss in LOSSES
+        found[f"{loss_title(loss)}, 400 documents, 1,000 steps: seeds 1, 5, 42; 3,000 steps: seed 66"][0][1]
+        for loss in LOSSES
     ] == pytest.approx([means[x] for x in LOSSES])
 
 

@@ -24,6 +24,7 @@ from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
 from hingeabl.files import sha256_of_file
 from hingeabl.reporting.comparisons import verdict
+from hingeabl.reporting.names import loss_title
 from hingeabl.reporting.significance import PERMUTATIONS, RESAMPLES, Counts, compare, holm, smallest_p
 from hingeabl.training.runs import summarise
 from losses import loss_names
@@ -88,19 +89,19 @@ def test_every_format_of_table_3_agrees_with_the_summary(runs):
         assert rows[loss]["f1"]["std"] == pytest.approx(100 * f1["std"], abs=1e-9)
         assert float(lines[loss]["f1_mean"]) == rows[loss]["f1"]["mean"] and lines[loss]["seeds"] == "1 5"
         shown = f"{100 * f1['mean']:.2f} {{}} {100 * f1['std']:.2f}"
-        assert re.search(rf"\n{loss} .*{re.escape(shown.format('±'))}", found["text"])
-        assert re.search(rf"\n\| {loss} \| 2 \| \**{re.escape(shown.format('±'))}", found["markdown"])
-        assert shown.format(r"$\pm$") in found["latex"] and loss.replace("_", r"\_") in found["latex"]
+        assert re.search(rf"\n{loss_title(loss)} .*{re.escape(shown.format('±'))}", found["text"])
+        assert re.search(rf"\n\| {loss_title(loss)} \| 2 \| \**{re.escape(shown.format('±'))}", found["markdown"])
+        assert shown.format(r"$\pm$") in found["latex"] and f"\n{loss_title(loss)} & 2" in found["latex"]
 
 
 def test_the_papers_figure_and_the_difference_stand_beside_ours(runs, capsys):
     table = printed(capsys, "--table", 3, runs)
     ours = 100 * summary_of(runs, "afl")["mean"]
     rows = [line for line in table.splitlines() if "against" not in line]
-    [line] = [line for line in rows if line.startswith("afl ")]
+    [line] = [line for line in rows if line.startswith("AFL ")]
     assert "74.15" in line and f"{round(ours, 2) - 74.15:+.2f}" in line
     assert "test, small (the paper's: BERT-base), seeds 1, 5" in table
-    [line] = [line for line in rows if line.startswith("hingeabl ")]
+    [line] = [line for line in rows if line.startswith("HingeABL as printed ")]
     assert "75.15" not in line  # Eq. (10) to the letter has no row in the paper
 
 
@@ -116,7 +117,7 @@ def test_losses_of_other_papers_stay_out_of_the_papers_tables(runs, capsys, numb
     found = json.loads(printed(capsys, "--table", number, runs, "--format", "json"))
     assert {row["name"] for row in found["rows"]} == set(OF_THE_PAPER)
     assert len(found["comparisons"]) == (28 if number == 3 else 0)  # what Holm's correction counts
-    assert "not of the paper, left out: amtl, atgl, ncrl, pmtl, pn_risk" in found["notes"]
+    assert "not of the paper, left out: AMTL, ATGL, NCRL, PMTL, SSR-PU" in found["notes"]
 
 
 def test_a_table_of_the_paper_takes_no_losses_of_other_papers_alone(runs, sample, tmp_path):
@@ -199,7 +200,7 @@ def test_the_table_of_thresholds_is_computed_from_the_pairs_scores_with_each_los
             assert row[name]["mean"] == pytest.approx(statistics.mean(values))
             assert row[name]["std"] == pytest.approx(statistics.stdev(values))
     text = printed(capsys, "--table", "thresholds", tmp_path / "runs")
-    assert "paper" not in text and "diff." not in text and re.search(r"\natlop/ncrl +2 +-?\d\.\d{3} ±", text)
+    assert "paper" not in text and "diff." not in text and re.search(r"\nATLOP, NCRL +2 +-?\d\.\d{3} ±", text)
 
 
 def test_the_table_of_thresholds_names_a_run_without_pair_scores(sample, tmp_path):
@@ -359,7 +360,7 @@ def test_unfinished_runs_are_named_and_left_out(runs, capsys):
     (runs / "atlop_afl" / "seed_5" / "scores.json").unlink()
     found = printed(capsys, "--table", 7, runs)
     assert "not finished, left out: " in found and "atlop_afl/seed_5" in found
-    assert re.search(r"\nafl +1 ", found)
+    assert re.search(r"\nAFL +1 ", found)
 
 
 @pytest.mark.parametrize(
