@@ -4,7 +4,7 @@
     python predict.py --load_path runs/quickstart/atl/seed_1 --input - < document.json
 
 --min_confidence, --types and --shift choose among them. The extension of --output sets its form (FORMS in
-hingeabl/writers/by_extension.py). --html FILE also writes a page to look at them. Memory holds GROUP documents
+hingeabl/writers/by_extension.py). --html FILE also writes a page to look at them. Memory holds GROUP_SIZE documents
 and their predictions, however large the input is; GraphML and pictures hold the whole graph.
 """
 
@@ -50,7 +50,7 @@ from hingeabl.training.settings import positive_int
 from hingeabl.writers.by_extension import FORMS, check_form, form_of
 from hingeabl.writers.writer import Writer
 
-GROUP = 500  # documents read and scored at a time: as many as Re-DocRED's dev file has, so batched as there
+GROUP_SIZE = 500  # documents read and scored at a time: as many as Re-DocRED's dev file has, so batched as there
 
 
 def predict_stream(
@@ -72,7 +72,7 @@ def predict_stream(
         tqdm(total=size, desc="documents", unit=unit, unit_scale=bool(file), leave=False) as progress,
         dropped_on_error(writer),
     ):
-        while group := list(itertools.islice(documents, GROUP)):
+        while group := list(itertools.islice(documents, GROUP_SIZE)):
             predictions = predictor.predict_group(group)
             writer.add(group, predictions.entries_by_document())
             yield group, predictions

@@ -55,7 +55,7 @@ from hingeabl.reporting.records import (
 )
 from hingeabl.reporting.rendering import WRITERS, aligned, as_html
 from hingeabl.reporting.run_list import list_of_runs
-from hingeabl.reporting.tables import LATER, MORE_TABLES, Table, groups_of, table_of_runs
+from hingeabl.reporting.tables import MORE_TABLES, OTHER_PAPERS, Table, groups_of, table_of_runs
 
 GOES_WITH = {  # an option, and what it belongs to
     "also": ("record",),
@@ -106,7 +106,7 @@ def tables_of(runs: list[Run], unfinished: list[Path]) -> list[Table]:
     runs = [with_threshold(run) if run.scores["test"] else run for run in runs]
     wanted: dict[int | str, bool] = {
         2: any(run.backbone != "atlop" for run in runs),
-        "3_later": any(run.loss in LATER for run in runs),
+        "3_later": any(run.loss in OTHER_PAPERS for run in runs),
         "inter": False,  # these two are asked for by their names
         "shift": False,
     }

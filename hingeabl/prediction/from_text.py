@@ -18,7 +18,7 @@ from hingeabl.readers.mentions import Detection
 from hingeabl.readers.text import Text, document_of_detection, documents_of_texts
 
 Span = tuple[int, int]
-WAYS = ("gold entities", "gold mentions", "text alone")
+INPUT_MODES = ("gold entities", "gold mentions", "text alone")
 
 
 class Entity(NamedTuple):
@@ -38,7 +38,7 @@ class ExtractedDocument(NamedTuple):
     triples: frozenset[tuple[int, str, int]]
 
 
-def reading_of(
+def extract_document(
     text: str, entities: Iterable[Sequence[tuple[int, int, str]]], triples: Iterable[Any]
 ) -> ExtractedDocument:
     """From the entities' mentions (start, end, type) and the triples (head, relation, tail)."""
@@ -57,8 +57,8 @@ def predicted_triples(predictor: Predictor, documents: list[Document]) -> list[s
     return [{(entry["h_idx"], entry["r"], entry["t_idx"]) for entry in entries} for entries in entries_by_document]
 
 
-def readings_of(documents: Sequence[Document], way: str, predictor: Predictor) -> list[ExtractedDocument]:
-    """The output of `predictor`, its run and its reader of text, for documents in one of WAYS."""
+def extract_documents(documents: Sequence[Document], way: str, predictor: Predictor) -> list[ExtractedDocument]:
+    """The output of `predictor`, its run and its reader of text, for documents in one of INPUT_MODES."""
     placed = [join_tokens(document["sents"]) for document in documents]
     texts = [
         Text(text, document["title"], document["title"]) for (text, _), document in zip(placed, documents, strict=True)
@@ -80,14 +80,14 @@ def readings_of(documents: Sequence[Document], way: str, predictor: Predictor) -
         ]
     triples = predicted_triples(predictor, inputs)
     parts = zip(texts, spans, triples, strict=True)
-    return [reading_of(text.text, mentions, predicted) for text, mentions, predicted in parts]
+    return [extract_document(text.text, mentions, predicted) for text, mentions, predicted in parts]
 
 
-def gold_reading(document: Document) -> ExtractedDocument:
+def gold_document(document: Document) -> ExtractedDocument:
     """The gold annotation of a labelled document."""
     text, places = join_tokens(document["sents"])
     triples = {(label["h"], label["r"], label["t"]) for label in document.get("labels", ())}
-    return reading_of(text, mention_spans(document, places), triples)
+    return extract_document(text, mention_spans(document, places), triples)
 
 
 def compare(predictions: Sequence[ExtractedDocument], gold: Sequence[ExtractedDocument]) -> dict[str, dict[str, float]]:
@@ -160,6 +160,6 @@ def matched(reading: ExtractedDocument, other: ExtractedDocument) -> int:
 
 
 def score_from_text(documents: Sequence[Document], predictor: Predictor) -> dict[str, dict[str, dict[str, float]]]:
-    """The scores of `compare` for each of WAYS."""
-    gold = list(map(gold_reading, documents))
-    return {way: compare(readings_of(documents, way, predictor), gold) for way in WAYS}
+    """The scores of `compare` for each of INPUT_MODES."""
+    gold = list(map(gold_document, documents))
+    return {way: compare(extract_documents(documents, way, predictor), gold) for way in INPUT_MODES}

@@ -33,7 +33,7 @@ from hingeabl.writers.by_extension import FORMS
 
 WEB = Path(__file__).parent / "web"
 MEDIA_TYPES = {"css": "text/css", "js": "text/javascript"}
-GIVEN = [ending for ending in FORMS if not ending.endswith(".gz")]
+OFFERED_EXTENSIONS = [ending for ending in FORMS if not ending.endswith(".gz")]
 PARAMETERS = ("form", "format")
 POLL_SECONDS = 0.25  # between two checks whether a waiting client is still connected
 SHUTDOWN_SECONDS = 5.0  # for a job that has begun when the server ends
@@ -116,8 +116,8 @@ def requested_extension(request: Request) -> str | None:
     if form is None:
         return None
     ending = f".{form.lower()}"
-    if ending not in GIVEN:
-        forms = ", ".join(extension.removeprefix(".") for extension in GIVEN)
+    if ending not in OFFERED_EXTENSIONS:
+        forms = ", ".join(extension.removeprefix(".") for extension in OFFERED_EXTENSIONS)
         raise RequestRefused(400, f"form={form[:40]}: is none of {forms}")
     FORMS[ending].need()
     return ending
@@ -126,7 +126,7 @@ def requested_extension(request: Request) -> str | None:
 def offered_forms() -> list[str]:
     """The forms whose packages are installed, without the dot."""
     offered = []
-    for form in GIVEN:
+    for form in OFFERED_EXTENSIONS:
         with contextlib.suppress(UserError):
             FORMS[form].need()
             offered.append(form.removeprefix("."))

@@ -67,7 +67,7 @@ def drawable() -> frozenset[int]:
     return frozenset(font_manager.get_font(font_manager.findfont(FONT)).get_charmap())
 
 
-def plain(text: str, longest: int) -> str:
+def fit_text(text: str, longest: int) -> str:
     """Text of a document for a figure: on one line, at most `longest` characters, "□" for characters that the font
     lacks, and "$" escaped, since it would start a formula."""
     text = " ".join(text.split())

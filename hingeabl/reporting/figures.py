@@ -22,7 +22,17 @@ from hingeabl.errors import UserError
 from hingeabl.files import read_json, sha256_of_file
 from hingeabl.reporting.calibration import figure_reliability
 from hingeabl.reporting.corpora import corpus_of, names_of_files
-from hingeabl.reporting.drawing import BLACK, BLUE, PALE, VERMILION, loss_style, mean_and_std, new_figure, plain, styled
+from hingeabl.reporting.drawing import (
+    BLACK,
+    BLUE,
+    PALE,
+    VERMILION,
+    fit_text,
+    loss_style,
+    mean_and_std,
+    new_figure,
+    styled,
+)
 from hingeabl.reporting.length_figure import figure_length, name_seeds
 from hingeabl.reporting.loss_figures import figure_3, figure_4, figure_losses
 from hingeabl.reporting.names import loss_title, model_title
@@ -58,7 +68,7 @@ def describe(groups: dict[str, list[Run]], of_several: str) -> str:
     encoder = Path(run.config["settings"]["model_name_or_path"]).name
     corpus = corpus_of(run)
     several = any(len(group) > 1 for group in groups.values())
-    title = plain(f"{model_title(run.backbone)} on {encoder}; {corpus.name if corpus else names_of_files(run)}", 90)
+    title = fit_text(f"{model_title(run.backbone)} on {encoder}; {corpus.name if corpus else names_of_files(run)}", 90)
     return title + f"\n{of_several}" * several
 
 
@@ -174,8 +184,10 @@ def figure_2(runs: list[Run], split: str = "dev") -> Figure:
 def name_pair(pairs: Pairs, row: int) -> tuple[str, str, str]:
     """A pair's head, tail and document's title, each short."""
     document = pairs.documents[pairs.document[row]]
-    head, tail = (plain(name_and_type(document["vertexSet"][entity])[0], 24) for entity in pairs.entities[row].tolist())
-    return head, tail, plain(document["title"], 24)
+    head, tail = (
+        fit_text(name_and_type(document["vertexSet"][entity])[0], 24) for entity in pairs.entities[row].tolist()
+    )
+    return head, tail, fit_text(document["title"], 24)
 
 
 def shown_relations(pairs: Pairs, row: int) -> list[int]:
@@ -196,7 +208,9 @@ def draw_scores(axes: Axes, pairs: Pairs, row: int) -> None:
     axes.axvline(float(pairs.threshold[row]), color=BLACK, linestyle="--", linewidth=1.2)
     relation_of = {number: relation for relation, number in pairs.rel2id.items()}
     relations = [relation_of[number] for number in shown]
-    axes.set_yticks(range(len(shown)), [plain(names.get(relation, relation), 48) for relation in relations], fontsize=8)
+    axes.set_yticks(
+        range(len(shown)), [fit_text(names.get(relation, relation), 48) for relation in relations], fontsize=8
+    )
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     for position, score in enumerate(scores):

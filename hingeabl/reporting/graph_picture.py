@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Circle, FancyArrowPatch
 
-from hingeabl.reporting.drawing import BLACK, BLUE, FONT, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, plain, styled
+from hingeabl.reporting.drawing import BLACK, BLUE, FONT, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, fit_text, styled
 
 COLOUR_OF_TYPE = {"PER": ORANGE, "ORG": BLUE, "LOC": GREEN, "TIME": PURPLE, "NUM": SKY, "MISC": VERMILION}
 NO_TYPE = "no type"
@@ -143,11 +143,11 @@ def drawing_of(graph: Any) -> Drawing:
     for node, name in graph.nodes(data="name"):
         x, y = drawing.points[node]
         if name:
-            put_label(drawing, plain(name, 30), NAME_SIZE, (x, y + RADIUS + LINE * NAME_SIZE / 2))
+            put_label(drawing, fit_text(name, 30), NAME_SIZE, (x, y + RADIUS + LINE * NAME_SIZE / 2))
     for (head, tail), names in relations.items():
         start, end = drawing.points[head], drawing.points[tail]
         drawing.arrows.append((start, end))
-        text = "\n".join(plain(relation, 64) for relation in names)
+        text = "\n".join(fit_text(relation, 64) for relation in names)
         put_label(drawing, text, RELATION_SIZE, middle_of_arrow(start, end))
     return drawing
 
@@ -183,7 +183,7 @@ def bounds_of(drawing: Drawing) -> Box:
     left, bottom = (min(box[side] for box in boxes) - MARGIN for side in (0, 1))
     right, top = (max(box[side] for box in boxes) + MARGIN for side in (2, 3))
     legend_width = max(
-        (text_size(plain(entity_type, 20), LEGEND_SIZE)[0] for entity_type in drawing.colours), default=0
+        (text_size(fit_text(entity_type, 20), LEGEND_SIZE)[0] for entity_type in drawing.colours), default=0
     )
     return left, min(bottom, top - 336), max(right, left + 420, left + legend_width + 4 * MARGIN), top
 
@@ -210,4 +210,4 @@ def draw_legend(axes: Axes, colours: dict[str, str], corner: Place) -> None:
     for number, (entity_type, colour) in enumerate(colours.items()):
         x, y = corner[0], corner[1] - LINE * LEGEND_SIZE * (number + 0.5)
         axes.add_patch(Circle((x + 4, y), 4, color=colour, linewidth=0))
-        axes.text(x + 14, y, plain(entity_type, 20), fontsize=LEGEND_SIZE, va="center")
+        axes.text(x + 14, y, fit_text(entity_type, 20), fontsize=LEGEND_SIZE, va="center")

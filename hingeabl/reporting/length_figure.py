@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from hingeabl.core.losses import loss_names
 from hingeabl.errors import UserError
-from hingeabl.reporting.drawing import loss_style, mean_and_std, new_figure, plain, styled
+from hingeabl.reporting.drawing import fit_text, loss_style, mean_and_std, new_figure, styled
 from hingeabl.reporting.names import loss_title, model_title
 from hingeabl.reporting.records import Run, count_by_document, documents_by_split, refuse_duplicates
 from hingeabl.reporting.tables import FN, pattern_share
@@ -55,7 +55,7 @@ def figure_length(runs: list[Run]) -> Figure:
     encoder = Path(registered[0].config["settings"]["model_name_or_path"]).name
     several = any(len(runs) > 1 for points in lines.values() for runs in points.values())
     title = f"{model_title(registered[0].backbone)} on {encoder}" + "; mean ± standard deviation over seeds" * several
-    figure.suptitle(plain(title, 90), fontsize=9)
+    figure.suptitle(fit_text(title, 90), fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=1)
     return figure
 

@@ -17,7 +17,7 @@ from hingeabl.data.documents import load_rel2id
 from hingeabl.reporting.drawing import BLUE, GREY, ORANGE, PALE, loss_style, new_figure, styled
 from hingeabl.reporting.names import loss_title
 from hingeabl.reporting.records import Run
-from hingeabl.reporting.tables import LATER
+from hingeabl.reporting.tables import OTHER_PAPERS
 
 REACH = 8.0  # distances from -8 to 8
 POINTS = 1601
@@ -82,7 +82,7 @@ def figure_losses(runs: list[Run]) -> Figure:
     figure, axes = new_figure(10, 7.6, rows=3, columns=3)
     d = torch.linspace(-REACH, REACH, POINTS, dtype=torch.float64)
     for column, positive in enumerate((True, False)):
-        for number, loss in enumerate(loss for loss in loss_names() if loss not in LATER):
+        for number, loss in enumerate(loss for loss in loss_names() if loss not in OTHER_PAPERS):
             curve = loss_curve(get_loss(loss), d, positive)
             width = max(2.8 - 0.22 * number, 1)  # so that a line shows behind another
             style = loss_style(loss) | {"marker": "", "linewidth": width, "label": loss_title(loss)}

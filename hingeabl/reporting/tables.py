@@ -22,7 +22,7 @@ from hingeabl.reporting.records import OTHER_SCORES, Run, same_experiment
 PAPER = META / "paper_results.json"
 LATER_RESULTS = META / "later_results.json"
 LATER_ROWS = read_json(LATER_RESULTS)["tables"]["3_later"]["rows"]
-LATER = tuple(loss for loss in loss_names() if loss in LATER_ROWS)  # losses of other papers, not in this one's
+OTHER_PAPERS = tuple(loss for loss in loss_names() if loss in LATER_ROWS)  # losses of other papers, not in this one's
 MORE_TABLES = ("3_later", "precision", "other_labels", "inter", "thresholds", "shift")  # not the paper's
 EVERY_BACKBONE = (2, "thresholds", "shift")  # tables that take runs of every backbone; the others take ATLOP's
 
@@ -164,7 +164,7 @@ def groups_of(number: int | str, runs: list[Run]) -> dict[str, list[Run]]:
     """The runs that belong in one of tables 1 to 4 and 7 or of MORE_TABLES, by row, each row's by seed; {} if none
     does. Backbones of a fork come after the paper's, by name."""
     groups = {}
-    losses = [loss for loss in loss_names() if number in MORE_TABLES or loss not in LATER]
+    losses = [loss for loss in loss_names() if number in MORE_TABLES or loss not in OTHER_PAPERS]
     backbones = [*BACKBONES, *sorted({run.backbone for run in runs} - BACKBONES.keys())]
     for backbone, loss in itertools.product(backbones, losses):
         chosen = [run for run in runs if (run.backbone, run.loss) == (backbone, loss) and is_in(number, run)]
@@ -204,7 +204,7 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
         rows += [published_row(name, columns, row) for name, row in published["rows"].items() if name not in groups]
     comparisons, more = compare_groups(number, groups) if number in (2, 3, "3_later", "inter") else ([], [])
     notes = [f"not finished, left out: {folder}" for folder in unfinished]
-    others = sorted({run.loss for run in runs} & {*LATER})
+    others = sorted({run.loss for run in runs} & {*OTHER_PAPERS})
     if others and number not in MORE_TABLES:
         notes.append(f"not of the paper, left out: {', '.join(map(loss_title, others))}")
     notes += different_trainings(shown) + differing_seeds(rows)
@@ -296,7 +296,7 @@ def what_belongs(number: int | str) -> str:
         backbone += " with more than one relation,"
     if number == "shift":
         backbone += " with a calibration,"
-    return f"{backbone} with any loss" + ("" if number in MORE_TABLES else f" but {', '.join(LATER)}")
+    return f"{backbone} with any loss" + ("" if number in MORE_TABLES else f" but {', '.join(OTHER_PAPERS)}")
 
 
 def row_of_runs(name: str, runs: list[Run], split: str, columns: tuple[Column, ...], published: dict[str, Any]) -> Row:

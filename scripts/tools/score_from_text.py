@@ -16,7 +16,7 @@ from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import sha256_of_file, write_json
 from hingeabl.prediction.choices import add_prediction_options, prediction_options
-from hingeabl.prediction.from_text import WAYS, score_from_text
+from hingeabl.prediction.from_text import INPUT_MODES, score_from_text
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.training.hub import SHIPPED
 
@@ -40,9 +40,9 @@ def main() -> None:
         scores = score_from_text(documents, predictor)
         record[Path(path).name] = {"sha256": sha256_of_file(path), "scores": scores}
         print(f"\n{Path(path).name}: F1 (precision, recall) in percent\n")
-        print(f"{'':16}" + "".join(f"{way:>26}" for way in WAYS))
-        for name in scores[WAYS[0]]:
-            cells = (scores[way][name] for way in WAYS)
+        print(f"{'':16}" + "".join(f"{way:>26}" for way in INPUT_MODES))
+        for name in scores[INPUT_MODES[0]]:
+            cells = (scores[way][name] for way in INPUT_MODES)
             shown = (f"{rates['f1']:.2f} ({rates['precision']:.2f}, {rates['recall']:.2f})" for rates in cells)
             print(f"{name:16}" + "".join(f"{cell:>26}" for cell in shown))
     if args.output:

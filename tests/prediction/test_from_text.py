@@ -7,13 +7,13 @@ from conftest import ROOT
 
 from evaluation import prepare_gold, score_predictions
 from hingeabl.prediction import from_text
-from hingeabl.prediction.from_text import compare, gold_reading, reading_of, score_from_text
+from hingeabl.prediction.from_text import compare, extract_document, gold_document, score_from_text
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.joining import gold_of
 
 TEXT = "Anna Abel met Bo in Rome. Abel left."
 ANNA, BO, ROME, ABEL = (0, 9, "PER"), (14, 16, "PER"), (20, 24, "LOC"), (26, 30, "PER")
-GOLD = reading_of(TEXT, [[ANNA, ABEL], [BO], [ROME]], {(0, "P1", 2), (1, "P2", 2)})
+GOLD = extract_document(TEXT, [[ANNA, ABEL], [BO], [ROME]], {(0, "P1", 2), (1, "P2", 2)})
 
 
 def f1_of(found, gold=GOLD):
@@ -25,7 +25,7 @@ def test_what_is_gold_scores_100_everywhere():
 
 
 def test_a_split_entity_costs_its_triples_strictly_but_not_by_name():
-    found = reading_of(TEXT, [[ANNA], [ABEL], [BO], [ROME]], {(0, "P1", 3), (2, "P2", 3)})
+    found = extract_document(TEXT, [[ANNA], [ABEL], [BO], [ROME]], {(0, "P1", 3), (2, "P2", 3)})
     scores = f1_of(found)
     assert scores["mention span"] == scores["mention typed"] == 100
     assert scores["entity"] == pytest.approx(100 * 2 * 2 / (4 + 3))
@@ -35,14 +35,14 @@ def test_a_split_entity_costs_its_triples_strictly_but_not_by_name():
 
 
 def test_a_wrong_type_costs_the_typed_scores_alone():
-    found = reading_of(TEXT, [[ANNA, ABEL], [BO], [(20, 24, "ORG")]], GOLD.triples)
+    found = extract_document(TEXT, [[ANNA, ABEL], [BO], [(20, 24, "ORG")]], GOLD.triples)
     scores = f1_of(found)
     assert scores["mention typed"] == 75 and scores["entity typed"] == pytest.approx(200 / 3)
     assert {scores[name] for name in ("mention span", "entity", "b-cubed", "triple strict", "triple by name")} == {100}
 
 
 def test_a_wrong_boundary_costs_the_entity():
-    found = reading_of(TEXT, [[ANNA, ABEL], [BO], [(17, 24, "LOC")]], GOLD.triples)
+    found = extract_document(TEXT, [[ANNA, ABEL], [BO], [(17, 24, "LOC")]], GOLD.triples)
     scores = compare([found], [GOLD])
     assert scores["mention span"]["f1"] == 75
     assert (scores["triple strict"]["f1"], scores["triple by name"]["f1"]) == (0, 0)
@@ -50,8 +50,10 @@ def test_a_wrong_boundary_costs_the_entity():
 
 
 def test_an_entity_with_one_of_two_equal_names_is_right_by_name_alone():
-    two = reading_of("Abel met Abel in Rome.", [[(0, 4, "PER"), (9, 13, "PER")], [(17, 21, "LOC")]], {(0, "P1", 1)})
-    one = reading_of("Abel met Abel in Rome.", [[(0, 4, "PER")], [(17, 21, "LOC")]], {(0, "P1", 1)})
+    two = extract_document(
+        "Abel met Abel in Rome.", [[(0, 4, "PER"), (9, 13, "PER")], [(17, 21, "LOC")]], {(0, "P1", 1)}
+    )
+    one = extract_document("Abel met Abel in Rome.", [[(0, 4, "PER")], [(17, 21, "LOC")]], {(0, "P1", 1)})
     assert (f1_of(one, two)["triple strict"], f1_of(one, two)["triple by name"]) == (0, 100)
 
 
@@ -64,16 +66,16 @@ def test_tokens_of_white_space_are_no_part_of_a_mention_or_sentence():
 
 
 def test_precision_and_recall_are_of_all_documents_together():
-    nothing = reading_of(TEXT, [], set())
+    nothing = extract_document(TEXT, [], set())
     scores = compare([GOLD, nothing], [GOLD, GOLD])
     assert scores["triple strict"] == pytest.approx({"precision": 100, "recall": 50, "f1": 200 / 3})
     assert compare([nothing], [GOLD])["triple by name"] == {"precision": 0, "recall": 0, "f1": 0}
-    more = reading_of(TEXT, [[ANNA, ABEL], [BO], [ROME]], {*GOLD.triples, (2, "P1", 0), (0, "P2", 1)})
+    more = extract_document(TEXT, [[ANNA, ABEL], [BO], [ROME]], {*GOLD.triples, (2, "P1", 0), (0, "P2", 1)})
     assert compare([more], [GOLD])["triple by name"] == pytest.approx({"precision": 50, "recall": 100, "f1": 200 / 3})
 
 
 def test_names_are_compared_without_case_and_white_space():
-    found = reading_of("ANNA  ABEL met", [[(0, 10, "PER")]], set())
+    found = extract_document("ANNA  ABEL met", [[(0, 10, "PER")]], set())
     assert found.entities[0].names == frozenset(["anna abel"])
 
 
@@ -81,7 +83,7 @@ def test_the_three_ways_differ_only_in_what_is_gold(sample, trained):
     documents = json.loads((sample / "test.json").read_text())[:6]
     predictor = Predictor.from_run(trained)
     scores = score_from_text(documents, predictor)
-    assert list(scores) == list(from_text.WAYS)
+    assert list(scores) == list(from_text.INPUT_MODES)
     gold, mentions, text = scores.values()
     assert gold["entity"]["f1"] == gold["mention typed"]["f1"] == mentions["mention typed"]["f1"] == 100
     assert 0 < text["mention span"]["f1"] < 100 and text["entity"]["f1"] < mentions["entity"]["f1"] <= 100
@@ -92,7 +94,9 @@ def test_gold_entities_have_the_runs_own_score(sample, trained):
     """The F1 of the way with gold entities is evaluation's, on documents whose entities have no mention in common."""
     documents = json.loads((sample / "test.json").read_text())
     predictor = Predictor.from_run(trained)
-    found = compare(from_text.readings_of(documents, "gold entities", predictor), list(map(gold_reading, documents)))
+    found = compare(
+        from_text.extract_documents(documents, "gold entities", predictor), list(map(gold_document, documents))
+    )
     plain = [{key: value for key, value in document.items() if key != "labels"} for document in documents]
     entries = predictor.predict(plain).entries
     expected = score_predictions(entries, prepare_gold(documents, set()))
@@ -108,7 +112,7 @@ def test_the_scores_of_the_pages_are_those_of_the_records():
         name: json.loads((ROOT / f"results/from_text/{name}.json").read_text())["files"]
         for name in ("spacy_small_before", "detector")
     }
-    columns = [("spacy_small_before", "text alone"), *(("detector", way) for way in reversed(from_text.WAYS))]
+    columns = [("spacy_small_before", "text alone"), *(("detector", way) for way in reversed(from_text.INPUT_MODES))]
     names = ("mention span", "mention typed", "entity", "entity typed", "b-cubed", "triple strict", "triple by name")
     for row, name in zip(rows, names, strict=True):
         cells = [cell.strip() for cell in row.strip("| ").split("|")][1:]

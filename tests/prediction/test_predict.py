@@ -79,7 +79,7 @@ def test_a_loss_that_decides_against_zero_has_that_threshold(run, documents, tmp
 def test_groups_change_neither_predictions_nor_order(run, documents, tmp_path, monkeypatch):
     more = [{**document, "title": f"{number}"} for number, document in enumerate([EMPTY, *documents, EMPTY])]
     whole = predict_file(run, more, tmp_path)
-    monkeypatch.setattr(predict, "GROUP", 2)
+    monkeypatch.setattr(predict, "GROUP_SIZE", 2)
     grouped = predict_file(run, more, tmp_path, "--test_batch_size", "1")
     assert [{**entry, "score": 0, "threshold": 0, "margin": 0, "confidence": 0} for entry in grouped] == [
         {**entry, "score": 0, "threshold": 0, "margin": 0, "confidence": 0} for entry in whole
@@ -139,7 +139,7 @@ def test_an_error_on_standard_output_is_one_line_and_no_list(run, documents):
 
 
 def test_a_broken_document_in_the_middle_is_named_and_leaves_no_output(run, documents, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "GROUP", 2)
+    monkeypatch.setattr(predict, "GROUP_SIZE", 2)
     title = documents[3]["title"]
     documents[3]["vertexSet"][1][0]["pos"] = [3, 3]
     expected = re.escape(f"docs.json: document 3 ({title!r}): vertexSet[1][0].pos: [3, 3] is empty")

@@ -45,7 +45,7 @@ def test_documents_get_the_predictions_of_the_runs_evaluation(port, documents, t
     assert all(entry["margin"] > 0 and entry["relation"] for entry in entries)
 
 
-@pytest.mark.parametrize("form", server.GIVEN)
+@pytest.mark.parametrize("form", server.OFFERED_EXTENSIONS)
 def test_a_download_is_the_file_that_predict_py_writes(port, documents, trained, tmp_path, form):
     try:
         FORMS[form].need()

@@ -19,7 +19,7 @@ from hingeabl.data.documents import DEFAULT_REL2ID, RELATION_NAMES, load_documen
 from hingeabl.errors import UserError
 from hingeabl.files import sha256_of_file
 from hingeabl.reporting import drawing
-from hingeabl.reporting.drawing import BLUE, loss_style, plain, save_figure
+from hingeabl.reporting.drawing import BLUE, fit_text, loss_style, save_figure
 from hingeabl.reporting.figures import BINS, FIGURES
 from hingeabl.reporting.records import read_runs
 
@@ -320,8 +320,8 @@ def test_runs_that_are_missing_or_do_not_compare_are_refused(name, runs, sample,
 
 
 def test_texts_of_documents_are_drawn_as_they_stand(sample, tmp_path):
-    assert plain("from $3\n million to  $5 million", 40) == r"from \$3 million to \$5 million"
-    assert plain("a" * 50, 12) == "a" * 11 + "…" and plain("北京 Łódź", 20) == "□□ Łódź"
+    assert fit_text("from $3\n million to  $5 million", 40) == r"from \$3 million to \$5 million"
+    assert fit_text("a" * 50, 12) == "a" * 11 + "…" and fit_text("北京 Łódź", 20) == "□□ Łódź"
     for split in ("train", "dev", "test"):
         documents = load_documents(sample / f"{split}.json")
         for document in documents:

@@ -13,7 +13,7 @@ from hingeabl.reporting.drawing import loss_style
 from hingeabl.reporting.figures import FIGURES
 from hingeabl.reporting.loss_figures import appendix_e
 from hingeabl.reporting.names import loss_title
-from hingeabl.reporting.tables import LATER
+from hingeabl.reporting.tables import OTHER_PAPERS
 from losses import get_loss, loss_names
 
 
@@ -40,7 +40,7 @@ def test_the_papers_losses_are_drawn_with_their_slopes_a_new_one_too(monkeypatch
     axes = np.array(FIGURES["losses"]([]).axes).reshape(3, 3)
     for column, moving in ((0, 1), (1, 3)):  # the class that moves
         value, first, second = map(lines_of, axes[:, column])
-        drawn = {loss_title(name): name for name in loss_names() if name not in LATER}
+        drawn = {loss_title(name): name for name in loss_names() if name not in OTHER_PAPERS}
         assert set(value) == set(first) == set(second) == set(drawn) and "linear" in value
         for title, name in drawn.items():
             x, y = value[title]

@@ -155,7 +155,7 @@ def test_what_a_document_says_cannot_end_the_data_that_it_stands_in():
 def test_pattern_counts_on_the_page_are_those_of_the_scores(browser, report_page, runs):
     opened(browser, report_page)
     for loss, seed in (("atl", 1), ("hingeabl_released", 5)):
-        run, folder = f"atlop {loss}, seed {seed}", f"bert_{loss}/seed_{seed}"
+        run, folder = f"ATLOP, {loss_title(loss)}, seed {seed}", f"bert_{loss}/seed_{seed}"
         choose(browser, "run", run)
         for pattern in PATTERNS[1:]:
             show_only(browser, pattern)
@@ -300,7 +300,7 @@ def test_only_the_rows_in_view_are_in_the_page(browser, tmp_path):
 
 
 def test_a_page_of_predictions_shows_what_the_file_holds(browser, sample, tmp_path, trained, monkeypatch):
-    monkeypatch.setattr(predict, "GROUP", 2)  # several groups
+    monkeypatch.setattr(predict, "GROUP_SIZE", 2)  # several groups
     files = ["--input", str(sample / "test.json"), "--output", str(tmp_path / "found.json")]
     predict.main(["--load_path", str(trained), *files, "--html", str(tmp_path / "found.html")])
     found = read_json(tmp_path / "found.json")
