@@ -192,7 +192,7 @@ def test_a_known_error_of_a_known_document_is_shown(browser, report_page, runs):
         for relation in gold:
             score = f"{pairs.scores[row, pairs.rel2id[relation]]:.2f}"
             assert [bars[k] for k in bars if k.endswith(f" {names[relation]}")] == [score]
-        best = pairs.scores[row, 1:].topk(page.TOP).indices + 1
+        best = pairs.scores[row, 1:].topk(page.TOP_RELATIONS).indices + 1
         assert {names[relations[c]] for c in best} <= {name.lstrip("✓–✗ ") for name in bars}
     assert seen_name and not browser.find_elements("css selector", "#pair img")
     assert len(text(browser, "#pair .text p")) == len(document["sents"])
