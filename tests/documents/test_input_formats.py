@@ -286,6 +286,7 @@ def test_bioreds_files_are_read_whole(name, capsys):
     assert "left out" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_re_docreds_documents_have_the_same_features_after_the_way_to_spans_and_back(minilm_tokenizer, rel2id):
     documents = json.loads((folder_of("REDOCRED_DIR") / "dev_revised.json").read_text())
     counts = Counts()

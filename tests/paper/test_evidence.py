@@ -184,7 +184,9 @@ def test_evidence_are_the_sentences_with_more_than_a_fifth():
     assert evidence_sentences(torch.tensor([[0.2, 0.3, 0.5], [0.1, 0.1, 0.1]])) == [[1, 2], []]
 
 
-@pytest.mark.parametrize("name", ["atl", pytest.param("hingeabl_released", marks=pytest.mark.slow), "amtl", "pn_risk"])
+@pytest.mark.parametrize(
+    "name", ["amtl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("atl", "hingeabl_released", "pn_risk"))]
+)
 def test_weight_0_trains_what_no_evidence_trains_and_predicts_evidence_beside(sample, tiny_bert, tmp_path, name):
     loss = ("--loss_type", name, "--num_train_epochs", "1")
     train.main(arguments(sample, tiny_bert, tmp_path / "plain", *loss))
@@ -278,6 +280,7 @@ def test_pages_and_predictions_hold_the_evidence_of_the_run(sample, tiny_bert, t
         assert {tuple(row[:3]): row[7] for row in rows if row[5]} == expected
 
 
+@pytest.mark.slow
 def test_a_page_of_a_run_without_evidence_has_none(trained, tmp_path):
     report.main(["--html", str(tmp_path / "report.html"), str(trained)])
     rows = rows_of_page(tmp_path / "report.html")

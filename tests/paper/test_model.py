@@ -50,7 +50,9 @@ LARGE = [(42, 180), (42, 700)]
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("family", ["tiny_bert", "tiny_roberta", "tiny_distilbert"])
+@pytest.mark.parametrize(
+    "family", ["tiny_bert", "tiny_roberta", pytest.param("tiny_distilbert", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("sizes", [SIZES, pytest.param(SIZES + LARGE, marks=pytest.mark.slow)], ids=["usual", "large"])
 def test_scores_and_gradients_equal_the_plain_computation(family, sizes, request, rel2id):
     path = str(request.getfixturevalue(family))

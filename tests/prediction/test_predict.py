@@ -279,6 +279,7 @@ def test_no_more_than_a_chunk_is_read_ahead():
     assert number == 299
 
 
+@pytest.mark.slow
 def test_memory_holds_a_chunk_and_a_document_however_large_the_file_is():
     file, chunk, size = Generated(3000, 5000), 4096, 5000
     tracemalloc.start()

@@ -167,6 +167,7 @@ for name in names:
     assert run_installed(installed, program, *programs, cwd=users_folder).count("usage: ") == len(programs)
 
 
+@pytest.mark.slow
 def test_installed_a_saved_pipeline_loads_in_a_new_process(installed, users_folder, trained, spacy):
     save = """
 import spacy, sys

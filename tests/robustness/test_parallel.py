@@ -192,6 +192,7 @@ finally:
 
 
 @pytest.mark.parametrize("asked", ["torchrun", pytest.param("one process", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_sigterm_saves_and_no_process_leaves_before(sample, tiny_bert, tmp_path, asked):
     program, output = tmp_path / "slow_writes.py", tmp_path / "run"
     program.write_text(SLOW_WRITES)

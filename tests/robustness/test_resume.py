@@ -81,6 +81,7 @@ def assert_same_run(folder, expected):
     assert not left, "something of the interruption is left"
 
 
+@pytest.mark.slow
 def test_a_training_killed_again_and_again_ends_as_one_that_was_not(long_arguments, uninterrupted, tmp_path):
     chance, folder, kills = random.Random(5), tmp_path / "run" / "seed_7", 0
     for kill in range(KILLS):
