@@ -134,7 +134,7 @@ from hingeabl.training import parallel, session
 save = session.save
 def stop(training, signal_name):
     save(training, signal_name)
-    if training.place.epoch == 3:
+    if training.progress.epoch == 3:
         parallel.wait_for_all()
         parallel.finish()
         raise SystemExit(0)
