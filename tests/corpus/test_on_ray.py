@@ -107,6 +107,15 @@ def start(folder, *options):
     )
 
 
+def workers_below(pid, count):
+    """The workers below a process, as soon as there are so many."""
+    while True:
+        found = [number for number, line in children_of(pid).items() if line.startswith("ray::Worker")]
+        if len(found) >= count:
+            return found
+        time.sleep(0.1)
+
+
 def ended(process):
     shown, errors = process.communicate(timeout=600)
     assert process.returncode == 0, shown + errors
@@ -130,10 +139,12 @@ def test_workers_and_drivers_are_killed_and_each_document_is_there_once(document
     write(tmp_path / "in", documents)
     process = start(tmp_path)
     assert wait_for_a_part(tmp_path / "out", process)
-    workers = [number for number, line in children_of(process.pid).items() if line.startswith("ray::Worker")]
-    os.kill(workers[0], signal.SIGKILL)
+    first, other = workers_below(process.pid, 2)
+    os.kill(other, signal.SIGSTOP)  # so the run cannot end before its driver is killed
+    os.kill(first, signal.SIGKILL)
     assert wait_for_a_part(tmp_path / "out", process)
     process.kill()
+    os.kill(other, signal.SIGKILL)
     process.communicate()
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/done").glob("*.json")}
     assert 1 < len(before) < 11
@@ -150,8 +161,11 @@ def test_workers_and_drivers_are_killed_and_each_document_is_there_once(document
 def test_a_node_is_killed_and_the_other_predicts_what_it_had(cluster, second, documents, predictor, tmp_path):
     write(tmp_path / "in", documents)
     process = start(tmp_path, "--address", cluster.address)
+    (worker,) = workers_below(second.all_processes["raylet"][0].process.pid, 1)
     assert wait_for_a_part(tmp_path / "out", process)
+    os.kill(worker, signal.SIGSTOP)  # so it cannot finish its parts before its node is gone
     cluster.remove_node(second, allow_graceful=False)
+    os.kill(worker, signal.SIGKILL)
     _, errors = ended(process)
     assert "workers died; their parts were given to others" in errors
     assert_equal(tmp_path, documents, predictor)
