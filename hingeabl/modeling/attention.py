@@ -7,6 +7,7 @@ returned, and other layers keep nothing.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
 
 from hingeabl.modeling.padded import PaddedWindows
 
@@ -219,5 +218,11 @@ def replace_dropout(encoder: nn.Module) -> None:
                 setattr(module, name, Dropout(child.p))
 
 
-AttentionInterface.register(ATTENTION, attend_in_windows)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # None where nothing is masked
+@functools.cache
+def register_attention() -> None:
+    """Make `attend_in_windows` known to transformers, once, under the name ATTENTION."""
+    from transformers import AttentionInterface, AttentionMaskInterface  # here, as it takes seconds
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(ATTENTION, attend_in_windows)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # None where nothing is masked

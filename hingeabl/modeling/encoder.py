@@ -11,24 +11,26 @@ import math
 import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from hingeabl.core.utils import recurring_size
 from hingeabl.data.quiet import quiet_loading
 from hingeabl.errors import UserError
 from hingeabl.files import refuse_non_data_files
 from hingeabl.machine import hub_hint, why_not_loaded
-from hingeabl.modeling.attention import ATTENTION, MOST_DROPOUT, PackedWindow, replace_dropout
+from hingeabl.modeling.attention import ATTENTION, MOST_DROPOUT, PackedWindow, register_attention, replace_dropout
 from hingeabl.modeling.long_documents import LongDocument, encode_long
 from hingeabl.modeling.padded import Window, all_at_once, arrays_to_device, merge_padded, plan_indices, run_padded
 from hingeabl.modeling.precision import as_in_autocast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 WINDOW = 512  # tokens an encoder pass covers
 
@@ -51,6 +53,7 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
         ) from None
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # nothing reads it
+    register_attention()
     if takes_windows(encoder):
         last_self_attention(encoder).reads_mentions = True
         for layer in encoder.encoder.layer:
@@ -70,6 +73,8 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
 
 def read_encoder(name_or_path: str, pretrained: bool) -> Any:
     """transformers' encoder, in float32. Raises ValueError if weights are missing, and what transformers raises."""
+    from transformers import AutoConfig, AutoModel  # here, as it takes seconds
+
     if not pretrained:
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
         return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,8 +58,18 @@ def place() -> str:
 
 
 def tensors_of(values: Any) -> list[Tensor]:
-    """All tensors of nested values, each once."""
-    return list({id(value): value for value in tree_leaves(values) if isinstance(value, Tensor)}.values())
+    """All tensors of nested tuples, lists and dicts, each once."""
+    found: dict[int, Tensor] = {}
+    pending = [values]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Tensor):
+            found[id(value)] = value
+        elif isinstance(value, dict):
+            pending += reversed(value.values())
+        elif isinstance(value, (tuple, list)):
+            pending += reversed(value)
+    return list(found.values())
 
 
 def bytes_of(tensor: Tensor) -> int:
@@ -75,6 +85,7 @@ class Counting(TorchDispatchMode):
         super().__init__()
         self.phases = {name: Phase() for name in PHASES}
         self.now = self.phases["forward"]
+        self.counts = True  # False where operators are only carried out
 
     def start(self, phase: str) -> None:
         """Count into this phase from now on."""
@@ -88,7 +99,7 @@ class Counting(TorchDispatchMode):
         if name == "_local_scalar_dense":
             return self.read(args[0])
         if on_gpu and name not in ("_to_copy", "copy_", "_foreach_copy_"):
-            args, kwargs = self.check_devices(name, args, kwargs)
+            args, kwargs = self.check_devices(name, args, kwargs, inputs)
         if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
             args = self.without_masks(args)
         if name in ("nonzero", "bincount") and on_gpu:
@@ -97,6 +108,8 @@ class Counting(TorchDispatchMode):
             output = torch.empty(size, dtype=torch.int64, device=GPU)
         else:
             output = func(*args, **kwargs)
+        if not self.counts:
+            return output
         outputs = tensors_of(output)
         if on_gpu or any(tensor.device.type == "cuda" for tensor in outputs):
             self.count(func, name, args, kwargs, output, inputs, outputs)
@@ -113,10 +126,10 @@ class Counting(TorchDispatchMode):
         """The host waits for the GPU here."""
         self.now.waits.append(f"{place()} {operator}")
 
-    def check_devices(self, name: str, args: Any, kwargs: Any) -> Any:
+    def check_devices(self, name: str, args: Any, kwargs: Any, inputs: list[Tensor]) -> Any:
         """Note an operator that has a GPU's tensor and one of the CPU's that is no single number; go on as if all were
         on the GPU."""
-        stray = [tensor for tensor in tensors_of((args, kwargs)) if tensor.device.type == "cpu" and tensor.dim()]
+        stray = [tensor for tensor in inputs if tensor.device.type == "cpu" and tensor.dim()]
         if not stray:
             return args, kwargs
         self.now.wrong_device.append(f"{place()} {name}")

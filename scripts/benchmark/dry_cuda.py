@@ -215,7 +215,7 @@ def run(args: argparse.Namespace, folder: str, backbone: str, precision: str) ->
                 batch["mention_pos"] = collated["mention_pos"]
             return train.batch_loss(experiment, network, batch)
 
-        for _ in range(2):
+        for counting.counts in (False, True):
             with counting:
                 counting.start("forward")
                 saved.kept.clear()

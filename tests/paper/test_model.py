@@ -12,7 +12,7 @@ import torch
 from baseline import Baseline
 from model_scores import DATA, drawn_model, real_shapes, score
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AttentionInterface, AutoTokenizer
 
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError
@@ -49,12 +49,11 @@ SIZES = [(1, 20), (2, 30), (20, 150), (1, 560), (2, 560), (12, 600)]  # entities
 LARGE = [(42, 180), (42, 700)]
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
     "family", ["tiny_bert", "tiny_roberta", pytest.param("tiny_distilbert", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("sizes", [SIZES, pytest.param(SIZES + LARGE, marks=pytest.mark.slow)], ids=["usual", "large"])
-def test_scores_and_gradients_equal_the_plain_computation(family, sizes, request, rel2id):
+def test_scores_and_gradients_equal_the_plain_computation(family, sizes, request, rel2id, monkeypatch):
     path = str(request.getfixturevalue(family))
     features = real_shapes(AutoTokenizer.from_pretrained(path), rel2id, sizes)
     lengths = [len(feature["input_ids"]) for feature in features]
@@ -63,21 +62,27 @@ def test_scores_and_gradients_equal_the_plain_computation(family, sizes, request
     model = DocREModel(path, emb_size=128).eval()
     batch = collate_fn(features)
     labels = batch.pop("labels")
-    results = []
-    for scores in (model(**batch), Baseline(model, path)(features)):
+
+    def loss_and_gradients(scores):
         loss = get_loss("atl")(scores, labels)
         model.zero_grad()
         loss.backward()
-        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-        results.append((scores.detach(), loss.item(), gradients))
-    (scores, loss, gradients), (expected, expected_loss, expected_gradients) = results
-    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
-    assert loss == pytest.approx(expected_loss, rel=1e-5)
-    assert gradients.keys() == expected_gradients.keys()
+        return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    expected = Baseline(model, path)(features)
+    expected_loss, expected_gradients = loss_and_gradients(expected)
     largest = max(gradient.norm() for gradient in expected_gradients.values())
-    for name, gradient in gradients.items():
-        difference = (gradient - expected_gradients[name]).norm()
-        assert difference < 1e-4 * expected_gradients[name].norm() + 1e-6 * largest, name
+    assert "cpu" not in padded.PADDED_DEVICES
+    for devices in (padded.PADDED_DEVICES, ["cpu"]):  # documents one after the other, and all at once
+        monkeypatch.setattr(padded, "PADDED_DEVICES", devices)
+        scores = model(**batch)
+        loss, gradients = loss_and_gradients(scores)
+        torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
+        assert loss == pytest.approx(expected_loss, rel=1e-5)
+        assert gradients.keys() == expected_gradients.keys()
+        for name, gradient in gradients.items():
+            difference = (gradient - expected_gradients[name]).norm()
+            assert difference < 1e-4 * expected_gradients[name].norm() + 1e-6 * largest, name
 
 
 def test_unknown_encoder_family_is_announced(tiny_distilbert, capsys):
@@ -122,11 +127,12 @@ def test_an_encoder_whose_windows_see_each_other_leaves_the_fast_path(tiny_bert,
         whole = [attention.PackedWindow(query.shape[2], query.shape[2], None, windows[0].rows)]
         return attention.attend_in_windows(module, query, key, value, None, whole, **kwargs)
 
-    attention.AttentionInterface.register(attention.ATTENTION, one_window)
+    attention.register_attention()
+    AttentionInterface.register(attention.ATTENTION, one_window)
     try:
         model = DocREModel(str(tiny_bert), emb_size=64)
     finally:
-        attention.AttentionInterface.register(attention.ATTENTION, attention.attend_in_windows)
+        AttentionInterface.register(attention.ATTENTION, attention.attend_in_windows)
     assert "new to the fast path" in capsys.readouterr().err
     assert model.model.config._attn_implementation == "eager"
 
