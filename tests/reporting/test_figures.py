@@ -334,6 +334,7 @@ def test_texts_of_documents_are_drawn_as_they_stand(sample, tmp_path):
     save_figure(figure, tmp_path, "2")  # a formula would raise here
 
 
+@pytest.mark.slow
 def test_every_figure_becomes_two_files_the_same_when_made_twice(folder, tmp_path, capsys):
     for name in FIGURES:
         report.main(["--figure", name, str(folder), "--output", str(tmp_path)])
