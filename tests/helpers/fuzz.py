@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from mutate import byte_edits, edits
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts/tools"), str(ROOT / "scripts/benchmark"), str(ROOT / "tests")]
+FOLDERS = ("", "scripts", "scripts/tools", "scripts/benchmark", "tests")
+sys.path[:0] = [str(ROOT / folder) for folder in FOLDERS]
 
 from fuzz_targets import TARGETS, World
 
