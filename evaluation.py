@@ -25,7 +25,6 @@ from torch import Tensor
 
 from hingeabl.core import one_module
 from hingeabl.data.checks import check_training_file, print_findings
-from hingeabl.data.documents import load_documents
 from hingeabl.data.predictions import (
     Prediction,
     check_predictions,
@@ -37,6 +36,7 @@ from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import read_json, write_json
 from hingeabl.outputs import check_outputs
+from hingeabl.readers.documents import load_documents
 
 # The ten most frequent relations, as the official evaluator lists them: country, located in, country of citizenship,
 # contains, performer, publication date, member of, has part, country of origin, part of.

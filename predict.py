@@ -33,7 +33,6 @@ import torch
 from tqdm import tqdm
 
 from hingeabl.core import one_module
-from hingeabl.data.formats import FORMATS, TEXT_SUFFIXES, suffix_of
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import atomic_write, atomic_write_text
@@ -41,6 +40,7 @@ from hingeabl.outputs import check_outputs
 from hingeabl.prediction.choices import add_prediction_options, prediction_options
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.any_format import open_file, read_format, read_paths
+from hingeabl.readers.formats import FORMATS, TEXT_SUFFIXES, suffix_of
 from hingeabl.reporting.page import about_block, documents_block, pairs_block, write_page
 from hingeabl.reporting.pairs import evaluate_pairs, evidence_of, rows_by_pair
 from hingeabl.training.hub import SHIPPED

@@ -7,7 +7,7 @@
 A document in DocRED's schema is {title, sents, vertexSet, labels}: `sents` holds lists of tokens,
 `vertexSet[i]` the mentions of entity i as {name, sent_id, pos: [start, end)}, and `labels` (missing
 in a test set without gold) the facts {h, t, r, evidence}. `pairs`, optional, lists the pairs [h, t] to score; without
-it every ordered pair is scored. Files of CDR and GDA are read as documents with `pairs`, see hingeabl/data/cdr.py.
+it every ordered pair is scored. Files of CDR and GDA are read as documents with `pairs`, see hingeabl/readers/cdr.py.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from tqdm import tqdm
 from hingeabl.core import one_module
 from hingeabl.data.cache import WordPieces, load_pieces, pieces_path, save_pieces
 from hingeabl.data.checks import check_cuts, check_files, print_findings, refuse_empty, refuse_same_files
-from hingeabl.data.documents import DEFAULT_REL2ID, garbage_collection_paused, load_documents, load_rel2id
-from hingeabl.data.formats import FORMATS
 from hingeabl.data.pairs import AllPairs
+from hingeabl.data.relations import DEFAULT_REL2ID, load_rel2id
 from hingeabl.data.schema import CLOSING, MARKED_TYPES, Document
 from hingeabl.data.statistics import count_pairs, make_rel2id, print_statistics, statistics
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import ROOT, refuse_non_data_files, write_json
 from hingeabl.outputs import check_outputs
-from hingeabl.readers.convert import convert
+from hingeabl.readers.documents import garbage_collection_paused, load_documents
+from hingeabl.readers.formats import FORMATS
 
 ENTITY_MARKERS = ("asterisk", "asterisks", "typed")
 
@@ -357,6 +357,8 @@ def write_rel2id(files: list[str], output: str) -> None:
 def convert_all(files: list[str], output: str, file_format: str | None) -> None:
     """Convert files into one and print what was written. Raises UserError for a file that is given twice, and as
     convert does."""
+    from hingeabl.readers.convert import convert  # here, as training reads no other format
+
     refuse_same_files(files)
     counts = convert(files, output, file_format)
     print(", ".join(f"{count:,} {name}" for name, count in counts.items()) + f": {output}")

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 import train
-from hingeabl.data.documents import load_rel2id
+from hingeabl.data.relations import load_rel2id
 from hingeabl.files import sha256_of_file
 from hingeabl.modeling import padded
 from hingeabl.prediction.predictor import Predictor

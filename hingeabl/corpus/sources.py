@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from hingeabl.data.formats import TEXT_SUFFIXES, suffix_of
 from hingeabl.data.stream import CHUNK, LARGEST, Rewound, read_object_texts
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import GZIP, cannot_read, encoding_of, listed
+from hingeabl.readers.formats import TEXT_SUFFIXES, suffix_of
 
 OF_JSON = (".json", ".jsonl", ".ndjson")
 OF_PARQUET = (".parquet",)

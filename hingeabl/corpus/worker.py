@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from hingeabl.corpus.sources import Raw, need_pyarrow
-from hingeabl.data.formats import format_of_text
 from hingeabl.data.schema import Document, GeneratedTitle
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import not_text
 from hingeabl.prediction.answers import captured_warnings, temporary_vocabulary
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.any_format import read_format
+from hingeabl.readers.formats import format_of_text
 from hingeabl.writers.writer import Entry, entities_of
 
 Row = dict[str, Any]

@@ -1,5 +1,5 @@
-"""Documents before any model: read, checked, counted, split into word pieces.
+"""Documents before any model: checked, counted, split into word pieces.
 
-Read schema.py (one document) and documents.py (a file of them), stream.py and formats.py (large files, file formats),
-tokenizer.py and cache.py (word pieces), then checks.py, statistics.py and predictions.py.
+Read schema.py (one document), relations.py (rel2id) and stream.py (large files), tokenizer.py and cache.py (word
+pieces), then pairs.py, checks.py, statistics.py and predictions.py. hingeabl/readers/ reads files of documents.
 """

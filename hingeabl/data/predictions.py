@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from hingeabl.data.documents import RELATION_NAMES
+from hingeabl.data.relations import RELATION_NAMES
 from hingeabl.errors import UserError
 from hingeabl.files import atomic_write, read_json, read_list
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hingeabl.data.documents import means_no_relation
+from hingeabl.data.relations import means_no_relation
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from hingeabl.core.prepro import count_entities
-from hingeabl.data.formats import FORMATS, JSON_FORMATS, format_of_text, starts_as_json
 from hingeabl.data.schema import Document
 from hingeabl.data.stream import CHUNK
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import GZIP, encoding_of, parse_json
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.any_format import read_format
+from hingeabl.readers.formats import FORMATS, JSON_FORMATS, format_of_text, starts_as_json
 from hingeabl.readers.offsets import MARK
 from hingeabl.training.inference import Predictions
 from hingeabl.writers.by_extension import FORMS

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 from hingeabl.core.prepro import Feature, featurize
 from hingeabl.core.utils import pick_device, pick_precision
 from hingeabl.data.checks import check_cuts
-from hingeabl.data.documents import RELATION_NAMES, MentionCounts
 from hingeabl.data.pairs import near_pairs, pairs_sharing_a_window
+from hingeabl.data.relations import RELATION_NAMES
 from hingeabl.data.schema import Document, check_document, check_types
 from hingeabl.errors import UserError
 from hingeabl.files import read_json, refuse_lone_surrogates
 from hingeabl.modeling.encoder import WINDOW, cut, max_window
 from hingeabl.prediction.choices import DEFAULT, PredictionOptions
+from hingeabl.readers.documents import MentionCounts
 from hingeabl.readers.text import document_of_text, load_spacy
 from hingeabl.training.fitted import CONFIDENCE, TYPES, joins_learned_types, read_confidence, read_types
 from hingeabl.training.hub import SHIPPED

@@ -1,6 +1,6 @@
-"""Input formats other than DocRED's: each reader turns a file into documents in DocRED's schema.
+"""Files of documents in any format: each reader returns documents in DocRED's schema.
 
-Read any_format.py, which chooses a reader, and align.py, which turns character offsets into tokens; then the reader of
-your format: spans.py, pubtator.py, brat.py, exports.py (doccano, Label Studio) or text.py (plain text; its parts are
-mentions.py and coreference.py).
+Read documents.py (DocRED's schema; cdr.py for CDR and GDA) and formats.py (how a format is recognised), any_format.py
+(which chooses a reader) and align.py (character offsets to tokens); then the reader of your format: spans.py,
+pubtator.py, brat.py, exports.py, or text.py with its parts mentions.py and coreference.py.
 """

@@ -8,16 +8,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from hingeabl.data.cdr import read_cdr
-from hingeabl.data.formats import FORMATS, TEXT_SUFFIXES, detect, suffix_of
 from hingeabl.data.schema import Document, GeneratedTitle, check_document, check_types
 from hingeabl.data.stream import CHUNK, Rewound, read_objects, stream_documents
 from hingeabl.errors import UserError
 from hingeabl.files import cannot_read, listed
 from hingeabl.readers.align import warn
 from hingeabl.readers.brat import read_brat
+from hingeabl.readers.cdr import read_cdr
 from hingeabl.readers.decoding import read_lines
 from hingeabl.readers.exports import read_doccano, read_label_studio
+from hingeabl.readers.formats import FORMATS, TEXT_SUFFIXES, detect, suffix_of
 from hingeabl.readers.offsets import Counts
 from hingeabl.readers.pubtator import read_pubtator
 from hingeabl.readers.spans import read_spans

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
-from hingeabl.data.formats import MENTION_KEYS, decoded, format_of_text, starts_as_json
 from hingeabl.data.schema import Document, GeneratedTitle
 from hingeabl.data.stream import CHUNK, Rewound, read_objects
 from hingeabl.errors import UserError, first_line
@@ -27,6 +26,7 @@ from hingeabl.readers.coreference import (
     pronouns_of,
 )
 from hingeabl.readers.decoding import read_all
+from hingeabl.readers.formats import MENTION_KEYS, decoded, format_of_text, starts_as_json
 from hingeabl.readers.offsets import Span
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hingeabl.data.checks import refuse_empty
-from hingeabl.data.documents import load_documents
 from hingeabl.data.statistics import statistics as data_statistics
 from hingeabl.errors import UserError
 from hingeabl.files import read_json
+from hingeabl.readers.documents import load_documents
 from hingeabl.reporting.corpora import official_split
 from hingeabl.reporting.records import SPLITS
 from hingeabl.reporting.tables import PAPER, Cell, Column, Row, Table

@@ -17,9 +17,10 @@ from matplotlib.ticker import MaxNLocator
 
 from hingeabl.core.evaluation import PATTERNS, SHIFT, number_predictions, precision_recall_f1
 from hingeabl.core.losses import loss_names
-from hingeabl.data.documents import RELATION_NAMES, load_documents
+from hingeabl.data.relations import RELATION_NAMES
 from hingeabl.errors import UserError
 from hingeabl.files import read_json, sha256_of_file
+from hingeabl.readers.documents import load_documents
 from hingeabl.reporting.calibration import figure_reliability
 from hingeabl.reporting.corpora import corpus_of, names_of_files
 from hingeabl.reporting.drawing import (

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from hingeabl.core.losses import Loss, get_loss, loss_names
-from hingeabl.data.documents import load_rel2id
+from hingeabl.data.relations import load_rel2id
 from hingeabl.reporting.drawing import BLUE, GREY, ORANGE, PALE, loss_style, new_figure, styled
 from hingeabl.reporting.names import loss_title
 from hingeabl.reporting.records import Run

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hingeabl.core.evaluation import Gold, prepare_gold, score_predictions
-from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
 from hingeabl.files import read_json, sha256_of_file
+from hingeabl.readers.documents import load_documents
 from hingeabl.reporting.records import OTHER_SCORES, Run, documents_of, file_of
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 from torch import Tensor
 
 from hingeabl.core.evaluation import PATTERNS
-from hingeabl.data.documents import RELATION_NAMES
+from hingeabl.data.relations import RELATION_NAMES
 from hingeabl.data.schema import Document
 from hingeabl.files import read_json
 from hingeabl.reporting.pairs import Pairs

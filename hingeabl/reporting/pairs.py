@@ -15,8 +15,8 @@ from torch import Tensor
 
 from hingeabl.core.evaluation import pattern_of_each
 from hingeabl.core.losses import Loss
-from hingeabl.data.documents import load_rel2id
 from hingeabl.data.predictions import check_predictions
+from hingeabl.data.relations import load_rel2id
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import read_json, refuse_non_data_file

@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from hingeabl.core.evaluation import PERCENTILES, Gold, are_scores, prepare_gold, triples_by_document
-from hingeabl.data.documents import load_documents, read_documents
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 from hingeabl.files import ROOT, TIMING, are_numbers, make_folder, parse_json, read_json, sha256_of_file, write_json
+from hingeabl.readers.documents import load_documents, read_documents
 
 TEXT_SETTINGS = ("data_dir", "train_file", "dev_file", "test_file", "model_name_or_path")  # of a run's settings
 THRESHOLDS = {"ro_mean", "ro_std", "ovr", "ro_pairs", "ro_left_out", *(f"ro_p{percent}" for percent in PERCENTILES)}

@@ -23,10 +23,10 @@ from hingeabl.core.losses import Loss
 from hingeabl.core.model import DocREModel
 from hingeabl.core.prepro import Feature, featurize
 from hingeabl.core.utils import pick_device, pick_precision
-from hingeabl.data.documents import garbage_collection_paused, load_documents
 from hingeabl.errors import UserError, first_line
 from hingeabl.files import make_folder, read_json, save_tensors, sha256_of_file, write_json
 from hingeabl.modeling.encoder import WINDOW
+from hingeabl.readers.documents import garbage_collection_paused, load_documents
 from hingeabl.training.inference import score
 from hingeabl.training.saved_run import open_run
 

@@ -18,7 +18,7 @@ from hingeabl.core.prepro import Feature, featurize
 from hingeabl.core.utils import describe_device, pick_device, pick_precision
 from hingeabl.data.cache import pieces_path
 from hingeabl.data.checks import check_cuts, check_files, print_findings, without_gold
-from hingeabl.data.documents import garbage_collection_paused, load_documents, load_rel2id
+from hingeabl.data.relations import load_rel2id
 from hingeabl.data.schema import Document
 from hingeabl.data.statistics import relation_rates
 from hingeabl.data.tokenizer import load_tokenizer
@@ -26,6 +26,7 @@ from hingeabl.errors import UserError
 from hingeabl.files import json_files, listed, read_json
 from hingeabl.modeling.encoder import WINDOW
 from hingeabl.outputs import check_output_folder
+from hingeabl.readers.documents import garbage_collection_paused, load_documents
 from hingeabl.training import parallel
 from hingeabl.training.distillation import ATTENTION, WithTeacher
 from hingeabl.training.inference import Predictions, predict

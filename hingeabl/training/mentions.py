@@ -26,11 +26,11 @@ from transformers import BertForTokenClassification
 
 from hingeabl.compressed import compress
 from hingeabl.core.utils import pick_precision
-from hingeabl.data.documents import load_documents
 from hingeabl.data.quiet import quiet_loading
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 from hingeabl.files import listed, make_folder, read_json, save_tensors, sha256_of_file, write_json
+from hingeabl.readers.documents import load_documents
 from hingeabl.readers.joining import gold_of
 from hingeabl.readers.mentions import (
     LABELS,

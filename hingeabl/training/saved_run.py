@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hingeabl.core.losses import Loss, get_loss
 from hingeabl.core.model import DocREModel
-from hingeabl.data.documents import load_rel2id
+from hingeabl.data.relations import load_rel2id
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError, first_line, remedy_of
 from hingeabl.files import are_numbers, read_json, write_json

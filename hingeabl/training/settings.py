@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from hingeabl.core.losses import loss_names
 from hingeabl.core.model import DocREModel
 from hingeabl.core.prepro import ENTITY_MARKERS
-from hingeabl.data.documents import DEFAULT_REL2ID
+from hingeabl.data.relations import DEFAULT_REL2ID
 from hingeabl.errors import UserError
 from hingeabl.files import read_json
 from hingeabl.training.hub import SHIPPED, resolve_run

@@ -42,12 +42,13 @@ from hingeabl.core.losses import get_loss
 from hingeabl.core.model import DocREModel
 from hingeabl.core.prepro import read_docred
 from hingeabl.core.utils import autocast, collate_fn, describe_device, pick_device, pick_precision, set_seed, to_device
-from hingeabl.data.documents import load_documents, load_rel2id
+from hingeabl.data.relations import load_rel2id
 from hingeabl.data.statistics import relation_rates
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import run_command_line
 from hingeabl.files import read_json, write_json
 from hingeabl.modeling.encoder import WINDOW
+from hingeabl.readers.documents import load_documents
 from hingeabl.training.inference import predict
 from hingeabl.training.runs import describe_environment
 from hingeabl.training.steps import build_optimizer, build_scaler, optimizer_step

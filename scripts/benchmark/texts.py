@@ -14,9 +14,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from hingeabl.data.documents import load_documents
 from hingeabl.errors import run_command_line
 from hingeabl.prediction.predictor import Predictor
+from hingeabl.readers.documents import load_documents
 from hingeabl.readers.joining import join_tokens
 from hingeabl.readers.mentions import shipped_tagger
 from hingeabl.readers.text import Text, document_of_detection

@@ -12,12 +12,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import sha256_of_file, write_json
 from hingeabl.prediction.choices import add_prediction_options, prediction_options
 from hingeabl.prediction.from_text import INPUT_MODES, score_from_text
 from hingeabl.prediction.predictor import Predictor
+from hingeabl.readers.documents import load_documents
 from hingeabl.training.hub import SHIPPED
 
 

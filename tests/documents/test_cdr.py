@@ -15,11 +15,12 @@ import prepro
 import report
 import train
 from evaluation import official_evaluate
-from hingeabl.data.documents import load_documents, load_rel2id
+from hingeabl.data.relations import load_rel2id
 from hingeabl.data.statistics import count_pairs
 from hingeabl.errors import UserError
 from hingeabl.files import META
 from hingeabl.readers.any_format import detect, read_format
+from hingeabl.readers.documents import load_documents
 from hingeabl.reporting.figures import lead_of_gold
 from hingeabl.reporting.pairs import Pairs
 from prepro import read_docred

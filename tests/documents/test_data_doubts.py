@@ -21,8 +21,9 @@ import prepro
 import train
 from evaluation import official_evaluate
 from hingeabl.data.checks import check_cuts, check_files
-from hingeabl.data.documents import load_documents, load_rel2id
+from hingeabl.data.relations import load_rel2id
 from hingeabl.errors import UserError
+from hingeabl.readers.documents import load_documents
 from prepro import LabelRows, featurize
 
 # --- 1: what lies past max_seq_length

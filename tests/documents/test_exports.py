@@ -11,9 +11,9 @@ import evaluation
 import predict
 import prepro
 import train
-from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
 from hingeabl.readers.any_format import detect
+from hingeabl.readers.documents import load_documents
 
 STORY = "\U0001f600 Orla Venn founded Tamsin Works."
 DOCCANO = {

@@ -274,7 +274,7 @@ def test_the_mentions_of_old_line_ends_do_not_go_over_a_blank_line(tagger):
 @pytest.mark.slow
 @pytest.mark.skipif("REDOCRED_DIR" not in os.environ, reason="REDOCRED_DIR is not set")
 def test_the_detectors_scores_are_those_of_its_record():
-    from hingeabl.data.documents import load_documents
+    from hingeabl.readers.documents import load_documents
     from hingeabl.training.mentions import scores_of
 
     record = json.loads((mentions.MODEL / "training.json").read_text())["scores"]["test"]

@@ -7,10 +7,10 @@ import re
 import pytest
 from test_readers import brat, read, told
 
-from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
 from hingeabl.readers.align import to_spans
 from hingeabl.readers.any_format import read_format
+from hingeabl.readers.documents import load_documents
 
 TEXT = "\u00c9mile \U0001f600 met Orla.\r\nShe left \U0001f600 Porto.\r\nPorto is big."
 NAMES = [("\u00c9mile", 0), ("Orla", 12), ("Porto", 30), ("Porto", 38)]

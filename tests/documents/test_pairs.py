@@ -14,10 +14,11 @@ from trainings import arguments
 import predict
 import prepro
 import train
-from hingeabl.data.documents import load_documents, load_rel2id
 from hingeabl.data.pairs import AllPairs, near_pairs, pairs_sharing_a_window
+from hingeabl.data.relations import load_rel2id
 from hingeabl.data.statistics import count_pairs, statistics
 from hingeabl.errors import UserError
+from hingeabl.readers.documents import load_documents
 from model import DocREModel
 from prepro import featurize
 

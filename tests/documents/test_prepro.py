@@ -9,8 +9,9 @@ from baseline import plain_features
 from model_scores import DATA
 from transformers import AutoTokenizer
 
-from hingeabl.data.documents import load_documents, load_rel2id
+from hingeabl.data.relations import load_rel2id
 from hingeabl.errors import UserError
+from hingeabl.readers.documents import load_documents
 from prepro import featurize, read_docred, statistics
 
 DOCUMENT = {

@@ -9,12 +9,13 @@ from baseline import plain_features, plain_scores
 from mutate import edit_bytes, mutated
 
 from evaluation import prepare_gold, score_predictions, train_facts
-from hingeabl.data.documents import load_documents, load_rel2id
 from hingeabl.data.predictions import read_predictions
+from hingeabl.data.relations import load_rel2id
 from hingeabl.data.schema import check_document
 from hingeabl.data.stream import stream_documents
 from hingeabl.errors import UserError
 from hingeabl.files import read_json
+from hingeabl.readers.documents import load_documents
 from prepro import featurize
 
 

@@ -26,10 +26,11 @@ import report
 import train
 from evaluation import prepare_gold, train_facts
 from hingeabl.data.cache import pieces_path
-from hingeabl.data.documents import load_documents, load_rel2id
+from hingeabl.data.relations import load_rel2id
 from hingeabl.errors import UserError
 from hingeabl.files import read_json
 from hingeabl.modeling.checkpoints import read_weights
+from hingeabl.readers.documents import load_documents
 from hingeabl.reporting.pairs import read_pairs
 from hingeabl.reporting.records import count_by_document, dev_scores, read_runs
 from hingeabl.reporting.tables import table_of_runs

@@ -25,7 +25,7 @@ from baseline import Baseline, plain_features, plain_scores
 from make_sample import make_sample
 from model_scores import DATA, STEP, drawn_model, largest_differences, released_model, released_scores, score
 
-from hingeabl.data.documents import load_rel2id
+from hingeabl.data.relations import load_rel2id
 from model import DocREModel
 from prepro import read_docred
 

@@ -19,8 +19,8 @@ from evaluation import (
     threshold_diagnostics,
     train_facts,
 )
-from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
+from hingeabl.readers.documents import load_documents
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from reports import printed
 from test_evaluation import as_predictions
 
 from evaluation import official_evaluate
-from hingeabl.data.documents import load_documents
+from hingeabl.readers.documents import load_documents
 from hingeabl.training import inference
 from hingeabl.training.saved_run import open_run
 from hingeabl.training.settings import read_settings

@@ -19,10 +19,11 @@ import predict
 import report
 import train
 from evaluation import PATTERNS, pattern_of_each, threshold_diagnostics
-from hingeabl.data.documents import load_documents, load_rel2id
+from hingeabl.data.relations import load_rel2id
 from hingeabl.data.statistics import relation_rates
 from hingeabl.errors import UserError
 from hingeabl.prediction.predictor import Predictor
+from hingeabl.readers.documents import load_documents
 from hingeabl.reporting.names import loss_title
 from hingeabl.training.inference import margins
 from losses import amtl, atl, frequency_groups, get_loss, pn_risk

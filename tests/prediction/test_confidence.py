@@ -12,7 +12,7 @@ from scipy.special import expit
 
 import report
 from hingeabl.core.losses import get_loss
-from hingeabl.data.documents import load_rel2id
+from hingeabl.data.relations import load_rel2id
 from hingeabl.errors import UserError
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.reporting.publishing import shift_threshold

@@ -17,7 +17,7 @@ from trainings import EMPTY
 
 import evaluation
 import predict
-from hingeabl.data.documents import RELATION_NAMES
+from hingeabl.data.relations import RELATION_NAMES
 from hingeabl.data.stream import LARGEST, read_objects, stream_documents
 from hingeabl.errors import UserError
 from hingeabl.files import read_json

@@ -16,10 +16,10 @@ from model_scores import CPU
 
 import train
 from hingeabl.compressed import compress, expand
-from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
 from hingeabl.files import read_json, write_json
 from hingeabl.prediction.predictor import Predictor
+from hingeabl.readers.documents import load_documents
 from hingeabl.reporting import publishing
 from hingeabl.reporting.publishing import files_of, write_folder
 from hingeabl.training import inference

@@ -10,8 +10,9 @@ import pytest
 from conftest import ROOT
 
 from hingeabl.core.evaluation import score_predictions
-from hingeabl.data.documents import load_documents, load_rel2id
+from hingeabl.data.relations import load_rel2id
 from hingeabl.prediction.predictor import Predictor
+from hingeabl.readers.documents import load_documents
 from hingeabl.training.fitted import calibration_error
 from hingeabl.training.hub import SHIPPED
 from hingeabl.training.settings import parse_args

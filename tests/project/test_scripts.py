@@ -13,8 +13,8 @@ import pytest
 from conftest import ROOT
 from make_sample import make_sample
 
-from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
+from hingeabl.readers.documents import load_documents
 from prepro import read_docred, statistics
 
 

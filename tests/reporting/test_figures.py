@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 import report
 from evaluation import PATTERNS, official_evaluate, prediction_patterns
-from hingeabl.data.documents import DEFAULT_REL2ID, RELATION_NAMES, load_documents, load_rel2id
+from hingeabl.data.relations import DEFAULT_REL2ID, RELATION_NAMES, load_rel2id
 from hingeabl.errors import UserError
 from hingeabl.files import sha256_of_file
+from hingeabl.readers.documents import load_documents
 from hingeabl.reporting import drawing
 from hingeabl.reporting.drawing import BLUE, fit_text, loss_style, save_figure
 from hingeabl.reporting.figures import BINS, FIGURES

@@ -11,9 +11,9 @@ from reports import printed
 from test_figures import ALL, make_run
 
 import report
-from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
 from hingeabl.files import sha256_of_file
+from hingeabl.readers.documents import load_documents
 
 
 @pytest.fixture(scope="module")

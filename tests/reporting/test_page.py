@@ -12,9 +12,10 @@ from selenium.webdriver.support.ui import Select
 import predict
 import report
 from evaluation import PATTERNS, prepare_gold, score_predictions, train_facts
-from hingeabl.data.documents import DEFAULT_REL2ID, RELATION_NAMES, load_documents, load_rel2id
+from hingeabl.data.relations import DEFAULT_REL2ID, RELATION_NAMES, load_rel2id
 from hingeabl.errors import UserError
 from hingeabl.files import atomic_write, read_json, save_tensors, sha256_of_file
+from hingeabl.readers.documents import load_documents
 from hingeabl.reporting import page
 from hingeabl.reporting.figures import CAPTIONS
 from hingeabl.reporting.names import loss_title

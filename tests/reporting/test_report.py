@@ -20,9 +20,9 @@ from scipy.stats import permutation_test
 
 import report
 from evaluation import prepare_gold, score_predictions, threshold_diagnostics, train_facts, triples_by_document
-from hingeabl.data.documents import load_documents
 from hingeabl.errors import UserError
 from hingeabl.files import sha256_of_file
+from hingeabl.readers.documents import load_documents
 from hingeabl.reporting.comparisons import verdict
 from hingeabl.reporting.names import loss_title
 from hingeabl.reporting.significance import PERMUTATIONS, RESAMPLES, Counts, compare, holm, smallest_p

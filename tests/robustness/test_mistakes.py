@@ -17,14 +17,15 @@ import predict
 import prepro
 import report
 from hingeabl.data.checks import check_files, check_training_file
-from hingeabl.data.documents import load_documents, load_rel2id
 from hingeabl.data.predictions import read_predictions
+from hingeabl.data.relations import load_rel2id
 from hingeabl.data.stream import stream_documents
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError
 from hingeabl.files import parse_json, write_json
 from hingeabl.modeling.encoder import load_encoder
 from hingeabl.outputs import check_outputs
+from hingeabl.readers.documents import load_documents
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from programs import ended
 from trainings import EMPTY, arguments
 
 import train
-from hingeabl.data.documents import DEFAULT_REL2ID
+from hingeabl.data.relations import DEFAULT_REL2ID
 from hingeabl.errors import UserError
 from hingeabl.training.settings import build_parser, parse_args
 

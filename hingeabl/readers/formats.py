@@ -7,10 +7,10 @@ import shlex
 import zlib
 from pathlib import Path
 
-from hingeabl.data.cdr import is_cdr
 from hingeabl.data.stream import CHUNK, TOKEN
 from hingeabl.errors import UserError
 from hingeabl.files import GZIP, ZIP, encoding_of, refuse_non_data
+from hingeabl.readers.cdr import is_cdr
 
 FORMATS = ("docred", "spans", "text", "pubtator", "brat", "cdr", "doccano", "labelstudio")
 FORMAT_NAMES = {
