@@ -260,7 +260,12 @@ def test_spacys_component_without_entities_before_it_is_told_what_is_missing(tra
         blank("Anna left.")
 
 
-def test_the_programs_do_not_import_optional_packages():
-    code = "import predict, prepro, sys; print({'spacy', 'networkx', 'rdflib', 'fastapi'} & set(sys.modules))"
+def test_training_loads_no_other_formats_readers_and_no_program_an_optional_package():
+    code = (
+        "import sys, train; print(*sorted(name for name in sys.modules if name.startswith('hingeabl.readers.')));"
+        "import predict; print({'spacy', 'networkx', 'rdflib', 'fastapi'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout in ("set()\n", "{'networkx'}\n")  # torch may import networkx
+    readers, optional = done.stdout.splitlines()
+    assert readers.split() == [f"hingeabl.readers.{name}" for name in ("cdr", "documents", "formats")]
+    assert optional in ("set()", "{'networkx'}")  # torch may import networkx
