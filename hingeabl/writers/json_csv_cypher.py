@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from hingeabl.errors import UserError
 from hingeabl.writers.writer import Entry, OutputEntity, Writer, edge_properties
 
 
@@ -54,18 +55,14 @@ class Csv(Writer):
         """Write a row."""
         scores = [entry[field] for field in ("score", "threshold", "margin")]
         pair = [entry["h_idx"], head.name, entry["t_idx"], tail.name]
-        self.rows.writerow(
-            [
-                entry["title"],
-                *pair,
-                entry["r"],
-                entry["relation"],
-                *scores,
-                head.id,
-                tail.id,
-                entry.get("confidence", ""),
-            ]
-        )
+        row = [entry["title"], *pair, entry["r"], entry["relation"], *scores, head.id, tail.id]
+        try:
+            self.rows.writerow([*row, entry.get("confidence", "")])
+        except csv.Error:
+            raise UserError(
+                f"document {entry['title']!r}: has a NUL character, which Python 3.10 cannot write as CSV; remove it, "
+                "choose another output format or use Python 3.11"
+            ) from None
 
 
 def escaped(text: str, special: dict[str, str], other: Callable[[int], str]) -> str:
