@@ -35,6 +35,7 @@ def run(hub, home, *command, **environment):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_run_goes_to_the_hub_and_comes_back_with_equal_scores(near, trained, published, sample, tmp_path, capsys):
     """Published and downloaded in this process; then a process without a network finds it in the cache."""
     documents = sample / "test.json"

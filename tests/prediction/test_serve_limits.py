@@ -297,6 +297,7 @@ def ended_by_ctrl_c(trained, *options):
     return process.returncode, *output
 
 
+@pytest.mark.slow
 def test_the_network_is_warned_of_and_ctrl_c_ends_it_quietly_even_if_a_request_goes_on(trained):
     status, shown, warned = ended_by_ctrl_c(trained, "--host", "0.0.0.0")
     assert (status, shown, warned.count("\n")) == (0, "", 1)

@@ -82,6 +82,7 @@ def run(program, *arguments, cwd, **environment):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_importing_a_module_changes_nothing_of_its_process(tmp_path):
     assert len(MODULES) > 70
     found = dict(map(json.loads, run(PROGRAM, *MODULES, cwd=tmp_path).splitlines()))
@@ -104,7 +105,7 @@ print(get_loss("mine").name)
     assert run(program, cwd=tmp_path) == "mine\n"
 
 
-@pytest.fixture(scope="module", params=["editable", pytest.param("wheel", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["editable", "wheel"])
 def installed(request, tmp_path_factory):
     """The Python of an environment in which the clone is installed, beside the packages of this one."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -136,6 +137,7 @@ def run_installed(python, program, *arguments, cwd):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_installed_it_predicts_beside_a_users_own_modules(installed, users_folder, trained, sample):
     program = """
 import json, sys
@@ -152,6 +154,7 @@ print(shout(NAME), len(model(document)), model.names["P17"])
     assert found == f"MY OWN {expected} country\n"
 
 
+@pytest.mark.slow
 def test_installed_its_version_is_known_and_its_programs_run_from_any_folder(installed, users_folder):
     version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
     program = "from importlib import metadata; print(metadata.version('hingeabl'))"

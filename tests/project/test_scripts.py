@@ -249,6 +249,7 @@ def test_the_quickstart_trains_both_losses_for_one_seed_and_compares_them(tmp_pa
     assert "HingeABL needs a long training" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_quickstart_takes_other_losses_and_folders_by_its_variables_alone(tmp_path):
     done = quickstart(tmp_path, "--seeds", "5", LOSSES="afl", RUNS="runs/mine")
     assert "the best on dev: runs/mine/afl/seed_5\n" in done.stdout

@@ -110,7 +110,10 @@ def test_a_checkpoint_with_pickled_settings_is_refused_with_the_way_to_extract_i
 # --- 18: scoring a released checkpoint
 
 
-@pytest.mark.parametrize(("backbone", "kind"), [("atlop", "pt"), ("docunet", "pt"), ("kd_docre", "safetensors")])
+@pytest.mark.parametrize(
+    ("backbone", "kind"),
+    [("atlop", "pt"), pytest.param("docunet", "pt", marks=pytest.mark.slow), ("kd_docre", "safetensors")],
+)
 def test_a_checkpoint_file_is_scored_in_one_command(sample, tiny_bert, tmp_path, backbone, kind):
     """A run's weights as a released checkpoint has them give the run's scores and predictions."""
     loss = ("--loss_type", "balanced_softmax", "--num_labels", "3", "--backbone", backbone, "--num_train_epochs", "1")

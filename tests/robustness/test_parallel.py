@@ -65,13 +65,8 @@ first_gradients(sys.argv[4:], Path(sys.argv[3]))
 """
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        ("--backbone", "atlop", "--evidence_weight", "10"),
-        pytest.param(("--backbone", "kd_docre"), marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [("--backbone", "atlop", "--evidence_weight", "10"), ("--backbone", "kd_docre")])
 def test_two_processes_share_flags_sums_map_sizes_and_results_and_have_the_gradients_of_the_doubled_batch(
     given, sample, still_bert, tmp_path
 ):

@@ -143,7 +143,8 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(
     assert_same_run(tmp_path / "run" / "seed_7", whole)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_scheduler_that_stops_a_training_gets_75_and_loses_nothing(long_arguments, uninterrupted, tmp_path, name):
     """SIGTERM goes to the process group, as SLURM and torchrun send it, SIGUSR1 to the process."""
     process = start(long_arguments(tmp_path / "run"), start_new_session=True)

@@ -71,13 +71,8 @@ def test_the_same_at_the_papers_sizes(encoder):
     check(records)
 
 
-@pytest.mark.parametrize(
-    ("fault", "found"),
-    [
-        ("item", "forward: waits: "),
-        pytest.param("cpu", "forward: on both devices: ", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "found"), [("item", "forward: waits: "), ("cpu", "forward: on both devices: ")])
 def test_a_number_that_is_read_and_a_tensor_left_on_the_cpu_are_found(fault, found):
     [record] = dry_run("--fault", fault)
     assert any(text.startswith(found) for text in faults_of(record))
