@@ -232,11 +232,11 @@ def test_trained_evidence_is_better_than_chance_and_than_weight_0(minilm, tmp_pa
     corpus["dev"] = corpus["dev"][:5]  # enough to choose an epoch
     for split, documents in corpus.items():
         (tmp_path / f"{split}.json").write_text(json.dumps(documents))
-    more = "--emb_size 128 --learning_rate 5e-5 --classifier_lr 1e-3 --train_batch_size 1 --num_train_epochs 3"
+    more = "--emb_size 128 --learning_rate 5e-5 --classifier_lr 1e-3 --train_batch_size 1 --num_train_epochs 2"
     evidence_f1 = {}
     for weight in ("0", "0.1"):
         output = tmp_path / f"weight_{weight}"
-        given = (*more.split(), "--loss_type", "atl", "--evidence_weight", weight)
+        given = (*more.split(), "--loss_type", "hingeabl_released", "--evidence_weight", weight)
         train.main(arguments(tmp_path, minilm, output, *given))
         evidence_f1[weight] = json.loads((output / "seed_7" / "scores.json").read_text())["test"]["evidence_f1"]
     predictions = json.loads((output / "seed_7" / "result.json").read_text())
