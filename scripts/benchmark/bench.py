@@ -14,6 +14,8 @@ printed and stored as soon as it is measured.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import multiprocessing
 import platform
 import random
@@ -169,10 +171,11 @@ def build_tasks(side: str, args: argparse.Namespace, encoder: str) -> dict[str, 
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     scalers = {precision: build_scaler(device, precision) for precision in args.precision}
     gold, predictions = prepare_gold(documents, train_facts(documents)), make_predictions(documents)
-    features = (read_docred if ours else plain_features)(args.data, tokenizer, rel2id)
+    with contextlib.redirect_stderr(io.StringIO()):  # load_documents has printed the warnings
+        features = (read_docred if ours else plain_features)(args.data, tokenizer, rel2id)
 
     def preprocess(cached: bool) -> float:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
             if cached:
                 read_docred(args.data, tokenizer, rel2id, cache_dir=folder)
             clock = Clock(torch.device("cpu"))
