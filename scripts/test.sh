@@ -2,8 +2,8 @@
 # Set-up, then the linter, the type checker and the tests, in parallel.
 #     bash scripts/test.sh [arguments of pytest]          the short suite
 #     bash scripts/test.sh --all [arguments of pytest]    everything: fuzzing, many kills, full disks, a browser, real data
-# Tests on real documents find them through REDOCRED_DIR, CDR_DIR, BIORED_DIR and FIXTURES_DIR; without these, all
-# others still run.
+# Tests on real documents find them through REDOCRED_DIR, CDR_DIR, BIORED_DIR, DWIE_DIR and FIXTURES_DIR; without these,
+# all others still run.
 # TEST_PROCESSES sets how many tests run at once (default: the number of cores, 4 at most).
 set -euo pipefail
 EXTRAS=yes
