@@ -107,18 +107,26 @@ def start(folder, *options):
     )
 
 
-def workers_below(pid, count):
-    """The workers below a process, as soon as there are so many."""
-    while True:
-        found = [number for number, line in children_of(pid).items() if line.startswith("ray::Worker")]
+def workers_below(pid, count, process, gone=()):
+    """The workers below a process without those that are gone, as soon as there are so many; `process` is the driver,
+    which must be running."""
+    while process.poll() is None:
+        lines = children_of(pid)
+        found = [number for number, line in lines.items() if line.startswith("ray::Worker") and number not in gone]
         if len(found) >= count:
             return found
         time.sleep(0.1)
+    raise AssertionError("".join(process.communicate()))
 
 
 def raylet(node):
     """The process of a node that starts its workers."""
     return node.all_processes["raylet"][0].process.pid
+
+
+def seeds_trained_by(node):
+    """The seeds of the stand-in that run on a node now."""
+    return [line.split("--seeds ")[1][0] for line in children_of(raylet(node)).values() if "run_bert.sh" in line]
 
 
 def ended(process):
@@ -144,9 +152,10 @@ def test_workers_and_drivers_are_killed_and_each_document_is_there_once(document
     write(tmp_path / "in", documents)
     process = start(tmp_path)
     assert wait_for_a_part(tmp_path / "out", process)
-    first, other = workers_below(process.pid, 2)
+    first, other = workers_below(process.pid, 2, process)
     os.kill(other, signal.SIGSTOP)  # so the run cannot end before its driver is killed
     os.kill(first, signal.SIGKILL)
+    workers_below(process.pid, 2, process, gone=(first,))  # with the one in its place
     assert wait_for_a_part(tmp_path / "out", process)
     process.kill()
     os.kill(other, signal.SIGKILL)
@@ -166,9 +175,9 @@ def test_workers_and_drivers_are_killed_and_each_document_is_there_once(document
 def test_a_node_is_killed_and_the_other_predicts_what_it_had(cluster, second, documents, predictor, tmp_path):
     write(tmp_path / "in", documents)
     process = start(tmp_path, "--address", cluster.address)
-    (first,) = workers_below(raylet(cluster.head_node), 1)
+    (first,) = workers_below(raylet(cluster.head_node), 1, process)
     os.kill(first, signal.SIGSTOP)  # so the first part is the other's, which is then ready and has more to do
-    (other,) = workers_below(raylet(second), 1)
+    (other,) = workers_below(raylet(second), 1, process)
     assert wait_for_a_part(tmp_path / "out", process)
     os.kill(other, signal.SIGSTOP)  # so it cannot finish its parts before its node is gone
     cluster.remove_node(second, allow_graceful=False)
@@ -189,7 +198,7 @@ def test_a_node_is_killed_and_the_other_trains_what_it_had_from_where_it_was(clu
         stderr=subprocess.STDOUT,
         text=True,
     )
-    while len(list(clone.glob("begun_*"))) < 2:
+    while not any((clone / f"steps_{seed}").exists() for seed in seeds_trained_by(second)):
         assert sweep.poll() is None, sweep.communicate()[0]
         time.sleep(0.1)
     cluster.remove_node(second, allow_graceful=False)

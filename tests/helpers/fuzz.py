@@ -29,7 +29,7 @@ from fuzz_targets import TARGETS, World
 
 from hingeabl.errors import UserError
 
-SECONDS = 10  # that a case may take
+SECONDS = 120  # that a case may take: a page with its figures takes three here, and a hang takes for ever
 PART = 5000  # cases at a time: hypothesis keeps all that it drew
 
 

@@ -196,14 +196,14 @@ def test_a_private_model_is_not_there_without_its_token(near, published, monkeyp
 
 
 def test_a_hub_that_does_not_answer_is_told_with_what_is_set(near, trained, monkeypatch):
-    with socket.socket() as closed:
+    with socket.socket() as closed:  # the port is taken, but nobody listens
         closed.bind(("127.0.0.1", 0))
         address = f"http://me:secret@127.0.0.1:{closed.getsockname()[1]}"
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-    for call in (lambda: resolve_run("me/model"), lambda: publish(trained, "me/model", False, None)):
-        with pytest.raises(UserError, match=r"me/model: .*refused\); check name and network; set here: ") as found:
-            call()
-        assert "secret" not in str(found.value)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        for call in (lambda: resolve_run("me/model"), lambda: publish(trained, "me/model", False, None)):
+            with pytest.raises(UserError, match=r"me/model: .*refused\); check name and network; set here: ") as found:
+                call()
+            assert "secret" not in str(found.value)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"\(Cannot reach http://\*\*\*@127") as found:
         resolve_run("me/model")

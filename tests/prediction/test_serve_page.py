@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 
 import pytest
 from browsing import NAME, TITLE, text
@@ -203,9 +202,8 @@ def test_a_download_is_the_servers_file(page, sample, port, tmp_path):
     assert offered[:3] == ["json", "jsonl", "csv"]
     page.find_element("xpath", "//div[@id='downloads']/button[text()='csv']").click()
     path = tmp_path / "predictions.csv"
-    wait_until(path.exists)
-    time.sleep(0.2)
-    assert path.read_bytes() == post(port, (sample / "test.json").read_bytes(), "?form=csv")[2]
+    expected = post(port, (sample / "test.json").read_bytes(), "?form=csv")[2]
+    wait_until(lambda: path.exists() and path.read_bytes() == expected)
 
 
 def test_hostile_names_are_shown_as_text(page, tmp_path):

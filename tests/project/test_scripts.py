@@ -81,7 +81,7 @@ def copy_scripts(clone, *names):
 SWEEP = {
     "scripts/setup.sh": 'cd "$(dirname "${BASH_SOURCE[0]}")/.."; PATH=$PWD/bin:$PATH',
     "scripts/tools/size.sh": "RUNS=runs",
-    "scripts/run_bert.sh": 'mkdir "at_$CUDA_VISIBLE_DEVICES"; sleep 0.2; rmdir "at_$CUDA_VISIBLE_DEVICES"\n'
+    "scripts/run_bert.sh": 'mkdir "at_$CUDA_VISIBLE_DEVICES" || exit 1; sleep 0.2; rmdir "at_$CUDA_VISIBLE_DEVICES"\n'
     'echo "$3 $CUDA_VISIBLE_DEVICES" >>used',
     "bin/python": '#!/bin/bash\n[ "$1" = -c ] && echo 0 1 || echo status',
 }

@@ -21,7 +21,8 @@ STAND_INS = {
     "scripts/run_bert.sh": """
         echo "$SIZE $(basename "$DOCUMENTS_992") $*" >>trained
         [ "$1 $3" != "${FAILS:-}" ] || exit 1
-        mkdir -p at_once; mkdir "at_once/$$"; ls at_once | wc -l >>counts; sleep "${SLEEP:-0.05}"; rmdir "at_once/$$"
+        mkdir -p at_once; mkdir "at_once/$$"; ls at_once | wc -l >>counts
+        until [ "$(wc -l <counts)" -ge "${AT_ONCE:-1}" ]; do sleep 0.05; done; rmdir "at_once/$$"
     """,
     "bin/python": """#!/bin/bash
         echo "$*" >>called
@@ -72,7 +73,7 @@ def study(clone, *arguments, **variables):
     ]
     ours = ("PARTS", "EPOCHS", "RECORDS", "RUNS", "JOBS", "SIZE", "DOCUMENTS_992")
     environment = {key: value for key, value in os.environ.items() if key not in ours}
-    return subprocess.run(command, env=environment | variables, capture_output=True, text=True)
+    return subprocess.run(command, env=environment | variables, capture_output=True, text=True, timeout=60)
 
 
 def lines_of(clone, name):
@@ -134,7 +135,7 @@ def test_a_run_that_has_a_record_is_not_trained_and_documents_are_checked_only_t
 
 
 def test_as_many_runs_as_asked_for_go_at_once(clone):
-    assert study(clone, PARTS="eight", JOBS="3", SLEEP="1").returncode == 0
+    assert study(clone, PARTS="eight", JOBS="3", AT_ONCE="3").returncode == 0
     assert max(map(int, lines_of(clone, "counts"))) == 3
     assert sorted(lines_of(clone, "trained")) == sorted(training(*run) for run in PARTS["eight"])
 

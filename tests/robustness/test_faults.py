@@ -224,15 +224,16 @@ def test_a_missing_package_is_named_with_the_remedy(program):
     assert "is not installed; pip install -r requirements.txt" in lines[0]
 
 
+@pytest.fixture
 def closed_port():
-    """An address at which nothing answers."""
+    """An address at which nothing answers: the port is taken, but nobody listens."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{found.getsockname()[1]}"
+        yield f"http://127.0.0.1:{found.getsockname()[1]}"
 
 
-def test_an_encoder_of_a_hub_that_does_not_answer_is_named_with_the_remedy(sample, tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", closed_port())
+def test_an_encoder_of_a_hub_that_does_not_answer_is_named_with_the_remedy(closed_port, sample, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", closed_port)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("time.sleep", lambda _: None)  # the hub's client waits between its tries
     with pytest.raises(
@@ -243,10 +244,10 @@ def test_an_encoder_of_a_hub_that_does_not_answer_is_named_with_the_remedy(sampl
 
 
 @pytest.mark.slow
-def test_without_a_network_training_ends_in_one_line(sample, tmp_path):
+def test_without_a_network_training_ends_in_one_line(closed_port, sample, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import time; time.sleep = lambda _: None")  # between the client's tries
     command = arguments(sample, "google-bert/bert-base-cased", tmp_path / "run")
-    hub = {"HF_ENDPOINT": closed_port(), "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": str(tmp_path)}
+    hub = {"HF_ENDPOINT": closed_port, "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": str(tmp_path)}
     line = refused(run("train.py", *command, **hub))
     assert "google-bert/bert-base-cased" in line and "pass an encoder's folder" in line
     assert not (tmp_path / "run").exists()

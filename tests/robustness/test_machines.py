@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -12,7 +13,7 @@ import time
 
 import pytest
 from conftest import ROOT
-from trainings import arguments, wait_for_steps
+from trainings import SLOWLY, arguments, wait_for_steps
 
 import train
 from hingeabl.training.resume import status_of
@@ -21,17 +22,20 @@ pytestmark = pytest.mark.slow
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """A port below those that the kernel gives to connections, so that nobody takes it meanwhile."""
+    for port in random.sample(range(20000, 30000), 100):
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
-def agent(given, port):
-    """torchrun of a training on one of two machines, as docs/scale.md has it."""
-    program = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--rdzv_id=1"]
-    program += ["--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}", "--local_addr=127.0.0.1"]
+def agent(program, given, port, number):
+    """torchrun of a training on one of two machines, as docs/scale.md has it; ranks go by address."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--rdzv_id=1"]
+    command += ["--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}", f"--local_addr=127.0.0.{number}"]
     return subprocess.Popen(
-        [*program, str(ROOT / "train.py"), *given],
+        [*command, *program, *given],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -39,15 +43,16 @@ def agent(given, port):
     )
 
 
-def two_agents(given):
+def two_agents(given, *program):
     """Both of them; the processes meet at the first."""
     port = free_port()
-    first = agent(given, port)
+    program = program or (str(ROOT / "train.py"),)
+    first = agent(program, given, port, 1)
     for _ in range(600):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             break
         time.sleep(0.1)
-    return first, agent(given, port)
+    return first, agent(program, given, port, 2)
 
 
 def kill_machine(process):
@@ -70,7 +75,8 @@ def test_a_machine_dies_the_other_ends_with_a_line_and_a_restart_ends_as_one_pro
 
     train.main(given("one", "2"))
     one, two = tmp_path / "one/seed_7", tmp_path / "two/seed_7"
-    first, second = two_agents(given("two", "1"))
+    (tmp_path / "slowly.py").write_text(SLOWLY)
+    first, second = two_agents(given("two", "1"), str(tmp_path / "slowly.py"), str(ROOT))
     for _ in range(2):  # a loaded machine takes its time to start
         with contextlib.suppress(AssertionError):
             wait_for_steps(two, 8)

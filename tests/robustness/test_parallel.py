@@ -28,7 +28,8 @@ from utils import collate_fn
 
 def launcher(processes, *program):
     """The command that runs a program in several processes on this machine."""
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *program]
+    here = ("--standalone", "--local_addr=127.0.0.1")  # the machine's name need not resolve
+    return [sys.executable, "-m", "torch.distributed.run", *here, f"--nproc_per_node={processes}", *program]
 
 
 def torchrun(processes, *program):

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT
-from trainings import arguments, changed, start, wait_for_steps
+from trainings import SLOWLY, arguments, changed, start, wait_for_steps
 
 import report
 import train
@@ -86,7 +86,7 @@ def test_a_training_killed_again_and_again_ends_as_one_that_was_not(long_argumen
     chance, folder, kills = random.Random(5), tmp_path / "run" / "seed_7", 0
     for kill in range(KILLS):
         since = changed(folder)
-        process = start(long_arguments(tmp_path / "run"))
+        process = start(long_arguments(tmp_path / "run"), "-c", SLOWLY, str(ROOT))
         wait_for_steps(folder, 12 * EPOCHS * (kill + 1) / (KILLS + 2), since)
         time.sleep(chance.random() * 0.7)
         process.kill()
