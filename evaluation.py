@@ -8,13 +8,11 @@ docs/metrics.md defines every figure with a worked example.
 
 from __future__ import annotations
 
-if __name__ == "__main__":
-    from hingeabl.start import start
+from hingeabl.start import start
 
-    start()  # first, as it reports a missing package in one line
+start(__name__)  # first, as it reports a missing package in one line
 
 import argparse
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -25,15 +23,9 @@ from torch import Tensor
 
 from hingeabl.core import one_module
 from hingeabl.data.checks import check_training_file, print_findings
-from hingeabl.data.predictions import (
-    Prediction,
-    check_predictions,
-    prediction_warnings,
-    read_predictions,
-    write_codalab,
-)
+from hingeabl.data.predictions import Prediction, check_predictions, doubts_about, read_predictions, write_codalab
 from hingeabl.data.schema import Document
-from hingeabl.errors import UserError, run_command_line
+from hingeabl.errors import UserError, print_warning, run_command_line
 from hingeabl.files import read_json, write_json
 from hingeabl.outputs import check_outputs
 from hingeabl.readers.documents import load_documents
@@ -373,8 +365,8 @@ def main() -> None:
         print_findings(
             check_training_file((args.gold, args.train), documents, train_documents, int(gold.in_train.sum()))
         )
-    for doubt in prediction_warnings(predictions, counts, relations):
-        print(f"WARNING: {args.predictions}: {doubt}", file=sys.stderr)
+    for doubt in doubts_about(predictions, counts, relations):
+        print_warning(f"{args.predictions}: {doubt}")
     print(format_scores(scores))
     if args.json:
         write_json(args.json, scores)

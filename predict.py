@@ -10,10 +10,9 @@ and their predictions, however large the input is; GraphML and pictures hold the
 
 from __future__ import annotations
 
-if __name__ == "__main__":
-    from hingeabl.start import start
+from hingeabl.start import start
 
-    start()  # first: it tells in one line which package is missing
+start(__name__)  # first: it tells in one line which package is missing
 
 import argparse
 import contextlib
@@ -34,7 +33,7 @@ from tqdm import tqdm
 
 from hingeabl.core import one_module
 from hingeabl.data.schema import Document
-from hingeabl.errors import UserError, run_command_line
+from hingeabl.errors import UserError, print_warning, run_command_line
 from hingeabl.files import atomic_write, atomic_write_text
 from hingeabl.outputs import check_outputs
 from hingeabl.prediction.choices import add_prediction_options, prediction_options
@@ -43,11 +42,10 @@ from hingeabl.readers.any_format import open_file, read_format, read_paths
 from hingeabl.readers.formats import FORMATS, TEXT_SUFFIXES, suffix_of
 from hingeabl.reporting.page import about_block, documents_block, pairs_block, write_page
 from hingeabl.reporting.pairs import evaluate_pairs, evidence_of, rows_by_pair
-from hingeabl.training.hub import SHIPPED
 from hingeabl.training.inference import Predictions
 from hingeabl.training.saved_run import refuse_file
 from hingeabl.training.settings import positive_int
-from hingeabl.writers.by_extension import FORMS, check_form, form_of
+from hingeabl.writers.by_extension import FORMS, form_of
 from hingeabl.writers.writer import Writer
 
 GROUP_SIZE = 500  # documents read and scored at a time: as many as Re-DocRED's dev file has, so batched as there
@@ -66,12 +64,8 @@ def predict_stream(
         else read_paths([name], file_format, typed, text_model=model)
     )
     size = file_size(file) if file else sum(suffix_of(path.name) in TEXT_SUFFIXES for path in Path(name).rglob("*"))
-    writer.begin()
     unit = "B" if file else "document"
-    with (
-        tqdm(total=size, desc="documents", unit=unit, unit_scale=bool(file), leave=False) as progress,
-        dropped_on_error(writer),
-    ):
+    with writer, tqdm(total=size, desc="documents", unit=unit, unit_scale=bool(file), leave=False) as progress:
         while group := list(itertools.islice(documents, GROUP_SIZE)):
             predictions = predictor.predict_group(group)
             writer.add(group, predictions.entries_by_document())
@@ -82,17 +76,6 @@ def predict_stream(
                 progress.update(file.tell() - progress.n)
             del group, predictions  # else they would stay in memory while the next ones are read
             progress.set_postfix(read=predictor.documents)
-    writer.end()
-
-
-@contextlib.contextmanager
-def dropped_on_error(writer: Writer) -> Iterator[None]:
-    """Drop what the writer holds if an exception ends its work."""
-    try:
-        yield
-    except BaseException:
-        writer.drop()
-        raise
 
 
 def page_blocks(predictor: Predictor, groups: Iterator[tuple[list[Document], Predictions]]) -> Iterator[str]:
@@ -163,17 +146,12 @@ def check_paths(args: argparse.Namespace) -> None:
         {"--output": (args.output, tuple(FORMS)), "--html": (args.html, (".html", ".htm"))},
         {"--input": args.input, "--load_path": args.load_path},
     )
-    check_form(args.output)
+    form_of(args.output).need()
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Predict; `arguments` default to the command line's."""
     parser = argparse.ArgumentParser(description="Predict the relations of new documents with a trained run.")
-    parser.add_argument(
-        "--load_path",
-        default=str(SHIPPED),
-        help="a finished run's seed folder, or hub name (owner/name[@revision]); default: the shipped model",
-    )
     parser.add_argument(
         "--input",
         required=True,
@@ -183,7 +161,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", default="-", help="file for the predictions; default: - for standard output")
     parser.add_argument("--html", metavar="FILE", help="also write a page to look at the predictions")
     parser.add_argument("--test_batch_size", type=positive_int, help="as in train.py; default: the run's")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the run's, as in train.py")
     parser.add_argument("--device", help="default: CUDA where there is one")
     add_prediction_options(parser)
     args = parser.parse_args(arguments)
@@ -204,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             write_page(page, "HingeABL: predictions", {}, "Predicted pairs", page_blocks(predictor, groups))
     if not predictor.documents:
-        print(f"WARNING: {name}: holds no documents, so there is nothing to predict", file=sys.stderr)
+        print_warning(f"{name}: holds no documents, so there is nothing to predict")
     predictor.warn(name)
     if args.output != "-":
         documents = f"{predictor.documents:,} document{'s' * (predictor.documents != 1)}"

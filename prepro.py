@@ -12,10 +12,9 @@ it every ordered pair is scored. Files of CDR and GDA are read as documents with
 
 from __future__ import annotations
 
-if __name__ == "__main__":
-    from hingeabl.start import start
+from hingeabl.start import start
 
-    start()  # first, as it reports a missing package in one line
+start(__name__)  # first, as it reports a missing package in one line
 
 import argparse
 import itertools
@@ -97,7 +96,7 @@ def featurize(
     as encode_documents does, and for a max_seq_length that leaves no room.
     """
     check_length(max_seq_length)
-    encoded = load_pieces(cache_file, documents) if cache_file else None
+    encoded = load_pieces(cache_file) if cache_file else None
     if encoded is None:
         encoded = encode_documents(documents, tokenizer, max_seq_length, entity_marker)
         if cache_file:
@@ -357,7 +356,7 @@ def write_rel2id(files: list[str], output: str) -> None:
 def convert_all(files: list[str], output: str, file_format: str | None) -> None:
     """Convert files into one and print what was written. Raises UserError for a file that is given twice, and as
     convert does."""
-    from hingeabl.readers.convert import convert  # here, as training reads no other format
+    from hingeabl.readers.any_format import convert  # here, as training reads no other format
 
     refuse_same_files(files)
     counts = convert(files, output, file_format)

@@ -16,10 +16,9 @@ run cost. Figures take folders of runs; epochs, patterns, length and reliability
 
 from __future__ import annotations
 
-if __name__ == "__main__":
-    from hingeabl.start import start
+from hingeabl.start import start
 
-    start()  # first: it tells in one line which package is missing
+start(__name__)  # first: it tells in one line which package is missing
 
 import argparse
 import html
@@ -36,26 +35,23 @@ from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import atomic_write
 from hingeabl.outputs import check_outputs
 from hingeabl.reporting.calibration import calibration_of, with_calibration
-from hingeabl.reporting.data_tables import table_of_data
 from hingeabl.reporting.drawing import png_of, save_figure
 from hingeabl.reporting.figures import CAPTIONS, FIGURES
 from hingeabl.reporting.names import loss_title, model_title
 from hingeabl.reporting.other_labels import scores_with
 from hingeabl.reporting.page import about_block, documents_block, image, pairs_block, write_page
 from hingeabl.reporting.pairs import read_pairs
-from hingeabl.reporting.records import (
-    SPLITS,
-    Run,
-    data_file,
-    read_all_runs,
-    read_runs,
-    same_experiment,
-    seed_folders,
-    write_record,
+from hingeabl.reporting.records import Run, read_all_runs, read_runs, same_experiment, seed_folders, write_record
+from hingeabl.reporting.rendering import WRITERS, aligned, as_html, list_of_runs
+from hingeabl.reporting.tables import (
+    MORE_TABLES,
+    OTHER_PAPERS,
+    Table,
+    groups_of,
+    table_of_data,
+    table_of_runs,
+    tables_of_files,
 )
-from hingeabl.reporting.rendering import WRITERS, aligned, as_html
-from hingeabl.reporting.run_list import list_of_runs
-from hingeabl.reporting.tables import MORE_TABLES, OTHER_PAPERS, Table, groups_of, table_of_runs
 
 GOES_WITH = {  # an option, and what it belongs to
     "also": ("record",),
@@ -113,12 +109,6 @@ def tables_of(runs: list[Run], unfinished: list[Path]) -> list[Table]:
     of_runs: tuple[int | str, ...] = (1, 2, 3, 4, 7, *MORE_TABLES)
     numbers = [number for number in of_runs if wanted.get(number, True) and groups_of(number, runs)]
     return [table_of_runs(number, runs, unfinished) for number in numbers]
-
-
-def tables_of_files(run: Run) -> list[Table]:
-    """Tables 5 and 6 of a run's data files, as far as these are still there."""
-    paths = [path for path, is_present in (data_file(run, split) for split in SPLITS) if is_present]
-    return [table_of_data(5, paths), table_of_data(6, paths)] if paths else []
 
 
 def figures_of(runs: list[Run], split: str) -> str:

@@ -8,10 +8,9 @@ describes it. This file reads from top to bottom: settings and data, seeds, the 
 
 from __future__ import annotations
 
-if __name__ == "__main__":
-    from hingeabl.start import start
+from hingeabl.start import start
 
-    start()  # first: it tells in one line which package is missing
+start(__name__)  # first: it tells in one line which package is missing
 
 from pathlib import Path
 from typing import Any

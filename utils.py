@@ -148,7 +148,8 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     batch's memory is pinned."""
     if device.type == "cpu":
         return batch
-    tensors = [tensor for value in batch.values() for tensor in as_list(value) if isinstance(tensor, torch.Tensor)]
+    lists = [value if isinstance(value, list) else [value] for value in batch.values()]
+    tensors = [tensor for values in lists for tensor in values if isinstance(tensor, torch.Tensor)]
     moved: dict[int, torch.Tensor] = {}
     for dtype in {tensor.dtype for tensor in tensors}:
         same = [tensor for tensor in tensors if tensor.dtype == dtype]
@@ -163,9 +164,12 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return {name: move(value) for name, value in batch.items()}
 
 
-def as_list(value: Any) -> list[Any]:
-    """A list unchanged, anything else as a list of one item."""
-    return value if isinstance(value, list) else [value]
+def columns_of_rows(members: torch.Tensor) -> list[list[int]]:
+    """The columns that are true in each row of bool [n, columns]."""
+    columns: list[list[int]] = [[] for _ in range(len(members))]
+    for row, column in members.nonzero().tolist():
+        columns[row].append(column)
+    return columns
 
 
 def describe_device(device: torch.device) -> str:

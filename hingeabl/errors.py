@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import io
 import os
 import sys
@@ -17,6 +18,14 @@ CANNOT_WRITE = (*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, e
 
 class UserError(Exception):
     """An error that the user can correct: one line that names file, document, field and remedy."""
+
+
+def need(module: str, problem: str) -> Any:
+    """A module of an optional package. Raises UserError, saying `problem`, if it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(problem) from None
 
 
 def run_command_line(main: Callable[[], None]) -> None:
@@ -58,6 +67,11 @@ def _fail(message: str, code: int) -> int:
         message = f"{message[: LONGEST_MESSAGE // 2]} ... {message[-LONGEST_MESSAGE // 2 :]}"
     print(f"error: {message}", file=sys.stderr)
     return code
+
+
+def print_warning(message: str) -> None:
+    """Print a warning to stderr."""
+    print(f"WARNING: {message}", file=sys.stderr)
 
 
 def remedy_of(error: Exception) -> str:

@@ -118,17 +118,12 @@ def refuse_non_data_files(folder: str | Path) -> None:
             refuse_non_data_file(path)
 
 
-def read_list(path: str | Path, item: str, form: str, may_be_empty: bool = False) -> list[Any]:
-    """The objects in a file, unchecked: a JSON list, a single object, or one after the other (JSON Lines).
+def parse_list(text: str, path: str | Path, item: str, form: str, may_be_empty: bool = False) -> list[Any]:
+    """The objects in a file's text, unchecked: a JSON list, a single object, or one after the other (JSON Lines).
 
     In messages `item` names one object, and `form` the whole file. With `may_be_empty`, an empty .jsonl file gives [].
-    Raises UserError for anything else; see read_text for encodings and gzip.
+    Raises UserError for anything else.
     """
-    return parse_list(read_text(path), path, item, form, may_be_empty)
-
-
-def parse_list(text: str, path: str | Path, item: str, form: str, may_be_empty: bool = False) -> list[Any]:
-    """read_list for text that has been read."""
     first = text.lstrip()[:1]
     if not first:
         if may_be_empty and ".jsonl" in Path(path).suffixes:

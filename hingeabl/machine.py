@@ -30,11 +30,6 @@ def ask_nvidia_smi(*fields: str) -> list[list[str]]:
     return [values for values in rows if len(values) == len(fields)]
 
 
-def nvidia_gpus() -> list[tuple[str, str]]:
-    """(name, driver version) of each GPU that nvidia-smi reports; [] if it is missing or fails."""
-    return [(name, driver) for name, driver in ask_nvidia_smi("name", "driver_version")]
-
-
 def gpu_problem() -> str:
     """Why torch cannot use this machine's GPU, with the remedy; "" if it can, or if there is no GPU."""
     import torch  # here, since set-up asks for the GPUs before it installs torch
@@ -50,7 +45,7 @@ def gpu_problem() -> str:
                 f"{torch.__version__}, which has kernels for {kernels} ({first_line(error)}); {WHEELS}"
             )
         return ""
-    gpus = nvidia_gpus()
+    gpus = ask_nvidia_smi("name", "driver_version")
     if not gpus:
         return ""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -108,5 +103,5 @@ def hub_hint(name: str) -> str:
         return f"; the proxy {socks} needs the package socksio: pip install socksio"
     settings = [f"{name}={value}" for name, value in proxies.items() if value]
     names = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    settings += [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
+    settings += [f"{name}={without_password(os.environ[name])}" for name in names if os.environ.get(name)]
     return f"; set here: {', '.join(settings)}" if settings else ""

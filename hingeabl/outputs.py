@@ -23,8 +23,6 @@ def check_outputs(outputs: Mapping[str, Output], inputs: Mapping[str, str | Path
             continue
         path, where = Path(name), f"{option} {name}"
         try:
-            if name.endswith("/"):
-                raise UserError(f"{where}: is a folder; name a file, such as {path / f'found{endings[0]}'}")
             check_ending(path, where, endings)
             check_not_overwriting(path, where, taken)
             check_writable(path)
@@ -46,7 +44,7 @@ def check_output_folder(
 def check_ending(path: Path, where: str, endings: tuple[str, ...]) -> None:
     """Raise UserError, starting with `where`, if the path is not a file, or has an ending that is not among
     `endings`."""
-    if path.is_dir():
+    if path.is_dir() or where.endswith("/"):
         raise UserError(f"{where}: is a folder; name a file, such as {path / f'found{endings[0]}'}")
     if path.exists() and not path.is_file():
         raise UserError(f"{where}: is not a file; name one")

@@ -3,7 +3,6 @@ old one."""
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import sys
@@ -69,9 +68,10 @@ def check_machine() -> None:
         sys.exit(1)
 
 
-@functools.cache
-def start() -> None:
-    """The first call of a program, which runs once: end with one line if it cannot run here or a package is missing."""
-    sys.excepthook = report_uncaught
-    set_allocator()
-    check_machine()
+def start(name: str) -> None:
+    """The first call of a program, with its __name__: end with one line if it cannot run here or a package is missing.
+    Nothing is done in a module that is imported."""
+    if name == "__main__":
+        sys.excepthook = report_uncaught
+        set_allocator()
+        check_machine()

@@ -17,13 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-if __name__ == "__main__":
-    from hingeabl.start import start
+from hingeabl.start import start
 
-    start()  # first: it tells in one line which package is missing
+start(__name__)  # first: it tells in one line which package is missing
 
-from hingeabl.corpus.graph import joined_graph
-from hingeabl.corpus.graph_files import WRITERS, writer_of
+from hingeabl.corpus.graph import WRITERS, joined_graph, writer_of
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.outputs import check_outputs
 from hingeabl.training.settings import positive_int

@@ -15,10 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-if __name__ == "__main__":
-    from hingeabl.start import start
+from hingeabl.start import start
 
-    start()  # first: it tells in one line which package is missing
+start(__name__)  # first: it tells in one line which package is missing
 
 from hingeabl.errors import run_command_line
 from hingeabl.training.distillation import distill

@@ -20,10 +20,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-if __name__ == "__main__":
-    from hingeabl.start import start
+from hingeabl.start import start
 
-    start()  # first: it tells in one line which package is missing
+start(__name__)  # first: it tells in one line which package is missing
 
 import torch
 from tqdm import tqdm
@@ -32,11 +31,11 @@ from hingeabl.corpus import folder
 from hingeabl.corpus.pool import Job, Pool, joined, need_ray, worker_capacity
 from hingeabl.corpus.sources import Source, blocks_of, find_sources, fixed_part, need_pyarrow, read_sources
 from hingeabl.corpus.worker import Worker
-from hingeabl.errors import UserError, run_command_line
+from hingeabl.errors import UserError, print_warning, run_command_line
 from hingeabl.prediction.answers import captured_warnings
 from hingeabl.prediction.choices import PredictionOptions, add_prediction_options, prediction_options
 from hingeabl.readers.any_format import read_format
-from hingeabl.training.hub import SHIPPED, is_hub_name
+from hingeabl.training.hub import is_hub_name
 from hingeabl.training.saved_run import refuse_file
 from hingeabl.training.settings import positive_int
 
@@ -54,11 +53,6 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", required=True, help="a folder; what is finished there is not predicted again")
     parser.add_argument("--form", choices=("jsonl", "parquet"), default="jsonl", help="of the output; default: jsonl")
     parser.add_argument(
-        "--load_path",
-        default=str(SHIPPED),
-        help="a finished run's seed folder, or hub name; default: the shipped model",
-    )
-    parser.add_argument(
         "--address", help="a Ray cluster that runs, auto or HOST:PORT; default: one that is started here"
     )
     parser.add_argument("--workers", type=positive_int, help="default: as many as there are GPUs, or cores / --threads")
@@ -66,7 +60,6 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--part_size", type=positive_int, default=PART, help=f"documents of a part; default: {PART}")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA where this machine has it")
     parser.add_argument("--test_batch_size", type=positive_int, help="as in train.py; default: the run's")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the run's, as in train.py")
     add_prediction_options(parser)
     return parser.parse_args(arguments)
 
@@ -120,7 +113,7 @@ def predict(args: argparse.Namespace, jobs: Iterator[Job]) -> list[int]:
                 folder.write_part(Path(args.output), number, part, args.form)
                 progress.update(part.documents + len(part.errors))
     if pool.deaths:
-        print(f"WARNING: {pool.deaths:,} workers died; their parts were given to others", file=sys.stderr)
+        print_warning(f"{pool.deaths:,} workers died; their parts were given to others")
     return pool.abandoned
 
 
@@ -129,7 +122,7 @@ def finish_output(output: Path, given_up: list[int]) -> None:
     totals = folder.finish(output)
     for name, description in (("errors", "documents could not be predicted"), ("warnings", "warnings about documents")):
         if totals[name]:
-            print(f"WARNING: {totals[name]:,} {description}; {output / name}.jsonl tells which", file=sys.stderr)
+            print_warning(f"{totals[name]:,} {description}; {output / name}.jsonl tells which")
     print(f"{totals['predictions']:,} predictions for {totals['documents']:,} documents: {output / 'parts'}")
     if given_up:
         raise UserError(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import importlib
 import ipaddress
 import logging
 import socket
@@ -21,16 +20,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-if __name__ == "__main__":
-    from hingeabl.start import start
+from hingeabl.start import start
 
-    start()  # first: it tells in one line which package is missing
+start(__name__)  # first: it tells in one line which package is missing
 
-from hingeabl.errors import UserError, run_command_line
+from hingeabl.errors import UserError, need, print_warning, run_command_line
 from hingeabl.prediction.answers import Limits
 from hingeabl.prediction.choices import add_prediction_options, prediction_options
 from hingeabl.prediction.predictor import Predictor
-from hingeabl.training.hub import SHIPPED
 from hingeabl.training.saved_run import refuse_file
 from hingeabl.training.settings import positive_int
 
@@ -40,14 +37,9 @@ CONNECTIONS = 512  # at once; more are refused
 
 def need_packages() -> None:
     """Raise UserError for a package of scripts/requirements/serve.txt that is not installed."""
+    remedy = "pip install -r scripts/requirements/serve.txt"
     for name in PACKAGES:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            raise UserError(
-                f"{name.replace('_', '-')} is not installed, which the page needs; pip install -r "
-                "scripts/requirements/serve.txt"
-            ) from None
+        need(name, f"{name.replace('_', '-')} is not installed, which the page needs; {remedy}")
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -78,13 +70,9 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     default = Limits()
     parser = argparse.ArgumentParser(description="Answer texts and files with the predictions of a trained run.")
-    parser.add_argument(
-        "--load_path", default=str(SHIPPED), help="a finished run's seed folder; default: the shipped model"
-    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1, this machine")
     parser.add_argument("--port", type=port_number, default=8000, help="default: 8000; 0 is any free one")
     parser.add_argument("--device", help="default: CUDA where there is one")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the run's, as in train.py")
     for name, value, description in (
         ("max_bytes", default.max_bytes, "bytes of a request"),
         ("max_waiting", default.max_waiting, "requests that wait while one is worked on"),
@@ -111,10 +99,9 @@ def main(arguments: list[str] | None = None) -> None:
         limits = Limits(max_bytes=args.max_bytes, max_waiting=args.max_waiting, timeout=args.timeout)
         app = make_app(predictor, limits, args.host)
         if not ipaddress.ip_address(address).is_loopback:
-            print(
-                f"WARNING: --host {args.host}: whoever reaches this machine over the network can use the page; "
-                "127.0.0.1 keeps it to this machine",
-                file=sys.stderr,
+            print_warning(
+                f"--host {args.host}: whoever reaches this machine over the network can use the page; "
+                "127.0.0.1 keeps it to this machine"
             )
         name = f"[{address}]" if ":" in address else address
         print(f"http://{name}:{port}/ answers with {args.load_path}; Ctrl-C ends it; more in docs/use.md", flush=True)

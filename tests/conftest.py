@@ -63,7 +63,7 @@ def sample(tmp_path_factory) -> Path:
 def as_redocred(sample, monkeypatch) -> None:
     """Let the sample folder's documents be known as Re-DocRED's, beside which the paper's figures stand."""
     known = {split: sha256_of_file(sample / f"{split}.json") for split in ("train", "dev", "test")}
-    monkeypatch.setattr("hingeabl.reporting.corpora.REDOCRED", known)
+    monkeypatch.setattr("hingeabl.reporting.names.REDOCRED", known)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hingeabl.corpus.sources import INSTALL
-from hingeabl.errors import UserError, first_line
+from hingeabl.errors import UserError, first_line, need
 
 JOBS_PER_WORKER = 2  # jobs of a worker: it works on one while the other waits
 START_TRIES = 3  # tries to start Ray, which does not wait long: on a busy machine some fail
@@ -41,11 +41,7 @@ def need_ray(address: str | None) -> Any:
     if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    try:
-        import ray
-    except ImportError:
-        raise UserError(f"ray is not installed, which this needs; {INSTALL}") from None
-    return ray
+    return need("ray", f"ray is not installed, which this needs; {INSTALL}")
 
 
 @contextlib.contextmanager

@@ -6,26 +6,25 @@ Local files need no further package; Parquet, and addresses such as s3://bucket/
 from __future__ import annotations
 
 import fnmatch
+import functools
 import glob
 import gzip
 import hashlib
-import importlib
 import itertools
 import json
 import posixpath
-import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from hingeabl.data.stream import CHUNK, LARGEST, Rewound, read_object_texts
-from hingeabl.errors import UserError, first_line
+from hingeabl.errors import UserError, first_line, need, print_warning
 from hingeabl.files import GZIP, cannot_read, encoding_of, listed
-from hingeabl.readers.formats import TEXT_SUFFIXES, suffix_of
+from hingeabl.readers.formats import TEXT_SUFFIXES, suffix_of, without_gz
 
-OF_JSON = (".json", ".jsonl", ".ndjson")
-OF_PARQUET = (".parquet",)
+KINDS = dict.fromkeys((".json", ".jsonl", ".ndjson"), "json") | {".parquet": "parquet"}
+KINDS |= dict.fromkeys(TEXT_SUFFIXES, "text")
 INSTALL = "pip install -r scripts/requirements/ray.txt"
 ROWS = 100  # of a Parquet file that are read at once
 
@@ -63,26 +62,18 @@ def find_sources(pattern: str) -> list[Source]:
     or if pyarrow is missing or cannot open the address.
     """
     openers = dict(sorted((_remote_files if "://" in pattern else _local_files)(pattern)))
-    sources = [Source(name, kind, file) for name, file in openers.items() if (kind := kind_of_name(name))]
+    sources = [Source(name, kind, file) for name, file in openers.items() if (kind := KINDS.get(suffix_of(name)))]
     others = sorted(openers.keys() - {source.name for source in sources})
-    readable = f"{', '.join((*OF_JSON, *OF_PARQUET, *TEXT_SUFFIXES))}, packed by gzip or not"
+    readable = f"{', '.join(KINDS)}, packed by gzip or not"
     if not sources:
         more = f"; it has {listed(others)}" if others else ""
         raise UserError(f"--input {pattern}: no file is there that ends in one of {readable}{more}; check the path")
     if others:
-        print(
-            f"WARNING: --input {pattern}: {len(others):,} files are left out, such as {others[0]}; read are "
-            f"{readable}; prepro.py --convert makes documents of other formats",
-            file=sys.stderr,
+        print_warning(
+            f"--input {pattern}: {len(others):,} files are left out, such as {others[0]}; read are "
+            f"{readable}; prepro.py --convert makes documents of other formats"
         )
     return sources
-
-
-def kind_of_name(name: str) -> str:
-    """What a file with that name holds: "json", "text", "parquet", or "" for none of them."""
-    suffix = suffix_of(name)
-    kinds = {"json": OF_JSON, "text": TEXT_SUFFIXES, "parquet": OF_PARQUET}
-    return next((kind for kind, endings in kinds.items() if suffix in endings), "")
 
 
 def fixed_part(pattern: str) -> str:
@@ -117,17 +108,16 @@ def _opener(path: Path) -> Callable[[], BinaryIO]:
 
 def need_pyarrow(module: str) -> Any:
     """A module of pyarrow. Raises UserError with the command that installs it."""
-    try:
-        return importlib.import_module(f"pyarrow.{module}")
-    except ImportError:
-        raise UserError(f"pyarrow is not installed, which Parquet and places such as s3:// need; {INSTALL}") from None
+    problem = "pyarrow is not installed, which Parquet and places such as s3:// need"
+    return need(f"pyarrow.{module}", f"{problem}; {INSTALL}")
 
 
 def _remote_files(location: str) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
     fs = need_pyarrow("fs")
     try:
         system, base = fs.FileSystem.from_uri(fixed_part(location))
-        pattern = base + location.removeprefix(fixed_part(location)).rstrip("/")
+        pattern = base + location.removeprefix(fixed_part(location))
+        pattern = pattern if glob.has_magic(location) else pattern.rstrip("/")
         [info] = system.get_file_info([base])
         if info.type == fs.FileType.File:
             base, infos = posixpath.dirname(base), [info]
@@ -137,13 +127,23 @@ def _remote_files(location: str) -> Iterator[tuple[str, Callable[[], BinaryIO]]]
         raise UserError(f"--input {location}: cannot be opened ({first_line(error)}); check the address") from None
     for info in infos:
         name = posixpath.relpath(info.path, base)
-        is_wanted = pattern in (base, info.path) or fnmatch.fnmatchcase(info.path, pattern)
+        is_wanted = pattern in (base, info.path) or fits(info.path, pattern)
         if info.type == fs.FileType.File and is_wanted and not is_hidden(name):
-            yield name, _remote_opener(system, info.path)
+            yield name, functools.partial(system.open_input_file, info.path)
 
 
-def _remote_opener(system: Any, path: str) -> Callable[[], BinaryIO]:
-    return lambda: system.open_input_file(path)
+def fits(path: str, pattern: str) -> bool:
+    """Whether a file's path fits a glob as in glob.glob: ** is any number of folders, and at the end all that is in
+    them. None fits a glob that ends in /."""
+
+    def parts_fit(names: list[str], patterns: list[str]) -> bool:
+        if patterns in ([], ["**"]):
+            return bool(names) == bool(patterns)
+        if patterns[0] == "**":
+            return parts_fit(names, patterns[1:]) or (bool(names) and parts_fit(names[1:], patterns))
+        return bool(names) and fnmatch.fnmatchcase(names[0], patterns[0]) and parts_fit(names[1:], patterns[1:])
+
+    return not pattern.endswith("/") and parts_fit(*([x for x in y.split("/") if x] for y in (path, pattern)))
 
 
 def checksums(sources: Iterable[Source]) -> dict[str, str]:
@@ -177,7 +177,7 @@ def read_sources(sources: Iterable[Source]) -> Iterator[Raw]:
 
 
 def _read_text(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, str]]:
-    yield "text", file.read(), Path(name.removesuffix(".gz")).with_suffix("").as_posix()
+    yield "text", file.read(), Path(without_gz(name)).with_suffix("").as_posix()
 
 
 def _read_json(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, str]]:
@@ -229,7 +229,4 @@ def _read_parquet(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, str]]
 def blocks_of(documents: Iterable[Raw], size: int) -> Iterator[tuple[int, list[Raw]]]:
     """The documents in blocks of `size`, the last one being smaller, each with its number from 0."""
     documents = iter(documents)
-    for number in itertools.count():
-        if not (block := list(itertools.islice(documents, size))):
-            return
-        yield number, block
+    return enumerate(iter(lambda: list(itertools.islice(documents, size)), []))

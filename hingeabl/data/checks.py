@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hingeabl.data.schema import Document
-from hingeabl.errors import UserError
+from hingeabl.errors import UserError, print_warning
 
 MIN_FACTS_TO_COMPARE = 1000  # among so many facts, some are in the training file if both files are of one data set
 Finding = dict[str, Any]  # {"check", "files", "count", "message"}
@@ -76,19 +76,16 @@ def shared_documents(files: dict[str, Sequence[Document]]) -> list[Finding]:
     findings = []
     titles = {path: {document["title"] for document in documents} for path, documents in files.items()}
     texts = {path: {text_of(document): document["title"] for document in files[path]} for path in files}
-    paths = list(files)
-    for index, first in enumerate(paths):
-        for second in paths[index + 1 :]:
-            same_title = titles[first] & titles[second]
-            same_text = {title for text, title in texts[second].items() if text and text in texts[first]}
-            shared = same_title | same_text
-            if shared:
-                message = (
-                    f"{first} and {second} share {len(shared):,} documents ({len(same_title):,} by title, "
-                    f"{len(same_text):,} by text), such as {min(shared)!r}: scores on one are not independent of the "
-                    "other; take them out of one file"
-                )
-                findings.append(finding("shared documents", [first, second], len(shared), message))
+    for first, second in itertools.combinations(files, 2):
+        same_title = titles[first] & titles[second]
+        same_text = {title for text, title in texts[second].items() if text and text in texts[first]}
+        if shared := same_title | same_text:
+            message = (
+                f"{first} and {second} share {len(shared):,} documents ({len(same_title):,} by title, "
+                f"{len(same_text):,} by text), such as {min(shared)!r}: scores on one are not independent of the "
+                "other; take them out of one file"
+            )
+            findings.append(finding("shared documents", [first, second], len(shared), message))
     return findings
 
 
@@ -153,4 +150,4 @@ def finding(check: str, files: list[str], count: int, message: str) -> Finding:
 def print_findings(findings: list[Finding]) -> None:
     """Print one line for each to stderr."""
     for entry in findings:
-        print(f"WARNING: {entry['message']}", file=sys.stderr)
+        print_warning(entry["message"])

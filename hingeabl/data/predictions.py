@@ -11,19 +11,20 @@ from typing import Any
 
 from hingeabl.data.relations import RELATION_NAMES
 from hingeabl.errors import UserError
-from hingeabl.files import atomic_write, read_json, read_list
+from hingeabl.files import atomic_write, parse_list, read_json, read_text
 
 Prediction = dict[str, Any]
 
 
 def read_predictions(path: str | Path) -> list[Any]:
-    """The predictions in a file, unchecked: a list of them, or one a line; see read_list."""
-    return read_list(path, "prediction", "a list of {title, h_idx, t_idx, r}, or one a line", may_be_empty=True)
+    """The predictions in a file, unchecked: a list of them, or one a line; see read_text and parse_list."""
+    form = "a list of {title, h_idx, t_idx, r}, or one a line"
+    return parse_list(read_text(path), path, "prediction", form, may_be_empty=True)
 
 
 def check_predictions(predictions: Any, where: str) -> None:
     """Raise UserError, starting with `where`, at the first entry that is not a prediction. Titles and entities that the
-    gold file lacks are allowed, see doubts."""
+    gold file lacks are allowed, see doubts_about."""
     if not isinstance(predictions, list):
         raise UserError(f"{where}: must be a list of {{title, h_idx, t_idx, r}}")
     for index, entry in enumerate(predictions):
@@ -52,7 +53,7 @@ def hint(entry: Any) -> str:
     return f"; take the list under {inner!r} alone" if inner is not None and "title" not in entry else ""
 
 
-def prediction_warnings(predictions: list[Prediction], counts: dict[str, int], relations: set[str]) -> list[str]:
+def doubts_about(predictions: list[Prediction], counts: dict[str, int], relations: set[str]) -> list[str]:
     """Signs of a wrong file, one line each: no predictions; repeated ones; documents and entities that the gold file,
     given as {title: entities}, does not have; and relations not among `relations`. The last three count as wrong, as in
     the official evaluator."""

@@ -52,7 +52,7 @@ def misnamed(value: dict[str, Any], field: str, schema_keys: tuple[str, ...]) ->
     for key in value:
         if key in schema_keys or not isinstance(key, str) or not isinstance(value[key], FIELD_TYPES.get(field, object)):
             continue
-        if field == "pairs" and not (value[key] and all(map(_is_pair, value[key]))):
+        if field == "pairs" and not (value[key] and all(map(is_pair, value[key]))):
             continue
         normalized = key.lower().replace("-", "_")
         is_similar = len(field) > 2 and difflib.SequenceMatcher(None, normalized, field.lower()).ratio() >= 0.75
@@ -150,7 +150,7 @@ def _check_mention(mention: Any, lengths: list[int], where: str) -> None:
         raise UserError(
             f"{where}.sent_id: {sentence!r} is not a sentence of this document, which has {len(lengths)}; fix it"
         )
-    if not (isinstance(span, list) and len(span) == 2 and all(type(index) is int for index in span)):
+    if not is_pair(span):
         raise UserError(f"{where}.pos: {span!r} is not [start, end] in tokens; correct it")
     if not 0 <= span[0] < span[1] <= lengths[sentence]:
         problem = "is empty" if span[0] == span[1] else f"lies outside sentence {sentence}"
@@ -161,7 +161,8 @@ def _check_mention(mention: Any, lengths: list[int], where: str) -> None:
         )
 
 
-def _is_pair(value: Any) -> bool:
+def is_pair(value: Any) -> bool:
+    """Whether a value read from JSON is a list of two whole numbers."""
     return isinstance(value, list) and len(value) == 2 and all(type(index) is int for index in value)
 
 
@@ -171,7 +172,7 @@ def _check_pairs(pairs: Any, entities: int, where: str) -> None:
     seen: dict[tuple[int, int], int] = {}
     for number, pair in enumerate(pairs):
         at = f"{where}: pairs[{number}]"
-        if not _is_pair(pair):
+        if not is_pair(pair):
             raise UserError(f"{at}: {pair!r} is not [h, t], the numbers of two entities; correct it")
         head, tail = pair
         for index in pair:

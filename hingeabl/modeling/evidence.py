@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from opt_einsum import contract
 from torch import Tensor
 
+from hingeabl.core.utils import columns_of_rows
+
 EPSILON = 1e-30  # as in the authors' program; ATLOP's context pooling has 1e-5
 THRESHOLD = 0.2  # a sentence with more of a pair's attention is evidence for its relations
 
@@ -49,7 +51,4 @@ def divergence(attention: Tensor, target: Tensor) -> Tensor:
 
 def evidence_sentences(attention: Tensor) -> list[list[int]]:
     """The sentences with more than THRESHOLD of each pair's attention [pairs, sentences]."""
-    sentences: list[list[int]] = [[] for _ in range(len(attention))]
-    for pair, sentence in (attention > THRESHOLD).nonzero().tolist():
-        sentences[pair].append(sentence)
-    return sentences
+    return columns_of_rows(attention > THRESHOLD)

@@ -129,15 +129,7 @@ def merge_indices(windows: list[Window], lengths: list[int]) -> dict[str, np.nda
     column = np.where(kept, positions - offset, 0)
     row = starts[window][:, :, None] + column
     row = np.stack([np.where(kept[0], row[0], row[1]), np.where(kept[1], row[1], row[0])])
-    return {
-        "row": row,
-        "window": window,
-        "column": column,
-        "kept": kept,
-        "start": start,
-        "stop": stop,
-        "two": two,
-    }
+    return {"row": row, "window": window, "column": column, "kept": kept, "start": start, "stop": stop, "two": two}
 
 
 def run_padded(

@@ -132,14 +132,10 @@ def recognised(data: bytes) -> tuple[bytes, str]:
     if file_format == "text":
         with contextlib.suppress(UserError, UnicodeDecodeError):  # which the reader of the format tells with its place
             value = parse_json(data.decode(encoding_of(data)), NAME)
-            if isinstance(value, dict) and isinstance(text := value.get("text"), str) and is_plain(text):
+            text = value.get("text") if isinstance(value, dict) else None
+            if isinstance(text, str) and not text.startswith(MARK) and not starts_as_json(text):  # itself plain text
                 return text.encode(), "text"
     return data, file_format
-
-
-def is_plain(text: str) -> bool:
-    """Whether a text, sent as a whole body, would be read as plain text."""
-    return not text.startswith(MARK) and not starts_as_json(text)
 
 
 @contextlib.contextmanager
@@ -194,10 +190,8 @@ def written(documents: list[Document], predictions: Predictions, extension: str)
     """A file with that extension, a key of FORMS. Raises UserError as the writer does."""
     file = io.BytesIO()
     with io.TextIOWrapper(file, encoding="utf-8", newline="") as output:
-        writer = FORMS[extension](output)
-        writer.begin()
-        writer.add(documents, predictions.entries_by_document())
-        writer.end()
+        with FORMS[extension](output) as writer:
+            writer.add(documents, predictions.entries_by_document())
         output.flush()
         return file.getvalue()
 

@@ -7,6 +7,7 @@ import math
 from typing import Any, NamedTuple
 
 from hingeabl.errors import UserError
+from hingeabl.training.hub import SHIPPED
 
 
 class PredictionOptions(NamedTuple):
@@ -48,7 +49,10 @@ DEFAULT = PredictionOptions()
 
 
 def add_prediction_options(parser: argparse.ArgumentParser) -> None:
-    """Options of a command line for the fields of PredictionOptions."""
+    """Options of a command line for the run and its precision, and for the fields of PredictionOptions."""
+    text = "a finished run's seed folder, or hub name (owner/name[@revision]); default: the shipped model"
+    parser.add_argument("--load_path", default=str(SHIPPED), help=text)
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the run's, as in train.py")
     parser.add_argument("--min_confidence", type=float, default=0.0, help="only relations that are as probable; 0 to 1")
     parser.add_argument(
         "--types",

@@ -94,7 +94,7 @@ class Guard:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        scope["inbox"] = inbox = Inbox(receive)  # for Refusal
+        scope["inbox"] = inbox = Inbox(receive)  # for ErrorResponse
         refused = self.refused(scope["method"], Headers(scope=scope))
         await (ErrorResponse(refused) if refused else self.app)(scope, inbox, with_headers)
 
@@ -130,7 +130,7 @@ def urlsplit_or_none(origin: str) -> str | None:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """A request's body. Raises Refused as soon as it exceeds `limit` bytes."""
+    """A request's body. Raises RequestRefused as soon as it exceeds `limit` bytes."""
     message = f"the request has more than {limit:,} bytes, which is the limit; split it"
     if int(request.headers.get("content-length", 0)) > limit:
         raise RequestRefused(413, message)
@@ -144,8 +144,8 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def file_of_form(request: Request, body: bytes) -> bytes:
-    """The file, or else the text, of a multipart body; another body unchanged. Raises Refused if it cannot be
-    read, or has not exactly one part."""
+    """The file, or else the text, of a multipart body; another body unchanged. Raises RequestRefused if it
+    cannot be read, or has not exactly one part."""
     from starlette.formparsers import MultiPartException, MultiPartParser
 
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):

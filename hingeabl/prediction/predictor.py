@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ from hingeabl.data.checks import check_cuts
 from hingeabl.data.pairs import near_pairs, pairs_sharing_a_window
 from hingeabl.data.relations import RELATION_NAMES
 from hingeabl.data.schema import Document, check_document, check_types
-from hingeabl.errors import UserError
+from hingeabl.errors import UserError, print_warning
 from hingeabl.files import read_json, refuse_lone_surrogates
 from hingeabl.modeling.encoder import WINDOW, cut, max_window
 from hingeabl.prediction.choices import DEFAULT, PredictionOptions
@@ -61,17 +62,10 @@ def plain_document(text: str, text_model: str | None = None) -> Document:
     refuse_lone_surrogates(text, "text")
     if len(text) < LONGEST_PATH and os.path.isfile(text):
         raise UserError(f"text {text!r}: is the path of a file; pass the file's content")
-    if text.lstrip()[:1] in ("{", "[") and json_or_none(text) is not None:
-        raise UserError("text: is JSON; pass what json.loads makes of it, if that is a document in DocRED's schema")
+    with contextlib.suppress(ValueError):
+        if text.lstrip()[:1] in ("{", "[") and json.loads(text) is not None:
+            raise UserError("text: is JSON; pass what json.loads makes of it, if that is a document in DocRED's schema")
     return document_of_text(text, "text", "text", text_model)
-
-
-def json_or_none(text: str) -> Any:
-    """The list or object that a JSON text holds, None if it is not JSON."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
 
 
 def relations_of(document: Document, entries: list[Entry]) -> list[Relation]:
@@ -212,17 +206,9 @@ class Predictor:
         self.entities += sum(len(document["vertexSet"]) for document in documents)
         for lost in check_cuts("", features, self.max_seq_length):
             self.cut.update(documents=lost["count"], mentions=lost["mentions"], entities=lost["entities"])
+        how = (self.device, self.precision, settings.num_labels, self.budget)
         predictions = predict(
-            self.run.model,
-            features,
-            self.loss,
-            self.relations,
-            self.device,
-            self.precision,
-            settings.num_labels,
-            self.budget,
-            title="scoring",
-            with_scores=True,
+            self.run.model, features, self.loss, self.relations, *how, title="scoring", with_scores=True
         )
         kept = [
             [named for entry in entries if (named := self.named(entry, document))]
@@ -245,12 +231,11 @@ class Predictor:
         """Warn on stderr of doubtful mentions and of what cut documents lost; each line opens with `where`."""
         self.mentions.warn(where)
         if self.cut:
-            print(
-                f"WARNING: {where}: {self.cut['documents']:,} of {self.documents:,} documents are longer than "
+            print_warning(
+                f"{where}: {self.cut['documents']:,} of {self.documents:,} documents are longer than "
                 f"max_seq_length, {self.max_seq_length:,} word pieces, and are cut: {self.cut['mentions']:,} of "
                 f"{self.mentions.total:,} mentions are lost, and {self.cut['entities']:,} of {self.entities:,} "
-                "entities have no mention left",
-                file=sys.stderr,
+                "entities have no mention left"
             )
 
     def named(self, entry: dict[str, Any], document: Document) -> Entry | None:

@@ -105,7 +105,7 @@ class Service:
 
 
 def requested_extension(request: Request) -> str | None:
-    """The extension of the file that a request asks for, None for JSON with the documents. Raises Refused for an
+    """The extension of the file that a request asks for, None for JSON with the documents. Raises RequestRefused for an
     unknown form, and for parameters that are unknown or repeated, UserError if a package for that form is missing."""
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-import sys
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hingeabl.data.schema import Document
-from hingeabl.errors import UserError
+from hingeabl.errors import UserError, print_warning
 from hingeabl.readers.offsets import READ_AS, RULE, AnnotatedMention, Counts, Span, mismatch_message
 
 IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -279,4 +278,4 @@ def warn(name: str, counts: Counts) -> None:
     if readings and counts.silent:
         warnings.append(f"{counts.silent:,} documents before these tell no texts, and are read as characters")
     if warnings:
-        print(f"WARNING: {name}: {'; '.join(warnings)}", file=sys.stderr)
+        print_warning(f"{name}: {'; '.join(warnings)}")

@@ -31,7 +31,7 @@ def document_of(
     mark: bool = False,
 ) -> Document:
     """The document: each mention is an entity of its own unless a relation in COREFERENCE joins it with others; other
-    relations are labels, except those of an entity with itself. `mark` and errors are as in settle and align."""
+    relations are labels, except those of an entity with itself. `mark` and errors are as in to_characters and align."""
     joins = [relation for relation in relations if _joins(relation)]
     entities = joined(list(mentions), joins)
     number_of = {key: number for number, keys in enumerate(entities) for key in keys}

@@ -1,23 +1,24 @@
-"""Documents of any input format, as a stream in DocRED's schema."""
+"""Documents of any input format, as a stream in DocRED's schema; and converted, written in that schema or as spans."""
 
 from __future__ import annotations
 
 import itertools
-import sys
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from hingeabl.data.schema import Document, GeneratedTitle, check_document, check_types
 from hingeabl.data.stream import CHUNK, Rewound, read_objects, stream_documents
-from hingeabl.errors import UserError
-from hingeabl.files import cannot_read, listed
-from hingeabl.readers.align import warn
+from hingeabl.errors import UserError, print_warning
+from hingeabl.files import atomic_write_text, cannot_read, listed
+from hingeabl.outputs import check_outputs
+from hingeabl.readers.align import to_spans, warn
 from hingeabl.readers.brat import read_brat
 from hingeabl.readers.cdr import read_cdr
 from hingeabl.readers.decoding import read_lines
 from hingeabl.readers.exports import read_doccano, read_label_studio
-from hingeabl.readers.formats import FORMATS, TEXT_SUFFIXES, detect, suffix_of
+from hingeabl.readers.formats import FORMATS, TEXT_SUFFIXES, detect, suffix_of, without_gz
 from hingeabl.readers.offsets import Counts
 from hingeabl.readers.pubtator import read_pubtator
 from hingeabl.readers.spans import read_spans
@@ -29,15 +30,13 @@ READERS: dict[str, Any] = {
     "doccano": read_doccano,
     "labelstudio": read_label_studio,
 }
+ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+LINES = (".jsonl", ".jsonl.gz")
+SPANS = tuple(f".spans{ending}" for ending in ENDINGS)
 
 
 def read_format(
-    file: BinaryIO,
-    name: str,
-    file_format: str | None,
-    typed: bool,
-    labels: bool = False,
-    text_model: str | None = None,
+    file: BinaryIO, name: str, file_format: str | None, typed: bool, labels: bool = False, text_model: str | None = None
 ) -> Iterator[Document]:
     """Checked documents in DocRED's schema, as they are read, without their labels unless `labels`.
 
@@ -65,7 +64,8 @@ def read_paths(
             for path in files_of(source, file_format):
                 with open_file(path) as file:
                     for item in _checked(file, path, file_format, typed, labels, counts):
-                        generated = Path(path).relative_to(source).with_suffix("").as_posix() if path != source else ""
+                        inside = Path(without_gz(path)).with_suffix("") if path != source else None
+                        generated = inside.relative_to(source).as_posix() if inside else ""
                         if isinstance(item, Text):
                             item = item._replace(title=GeneratedTitle(generated) if generated else item.title)
                         elif generated:
@@ -79,10 +79,9 @@ def read_paths(
     name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1:,} more"
     warn(name, counts)
     if repeated:
-        print(
-            f"WARNING: {name}: {len(repeated):,} titles are of documents of several files ({listed(list(repeated))}), "
-            "and files that are scored need distinct ones; convert a folder, or rename the files",
-            file=sys.stderr,
+        print_warning(
+            f"{name}: {len(repeated):,} titles are of documents of several files ({listed(list(repeated))}), "
+            "and files that are scored need distinct ones; convert a folder, or rename the files"
         )
 
 
@@ -108,15 +107,13 @@ def files_of(path: str, file_format: str | None) -> list[str]:
         others = [file.name for file in files if file not in set(texts)]
         if chosen and others:
             problem = f"{len(others):,} files are no texts and are left out, such as {others[0]}"
-            print(f"WARNING: {path}: {problem}; pass them one by one", file=sys.stderr)
+            print_warning(f"{path}: {problem}; pass them one by one")
     else:
         chosen = annotations
         alone = [file for file in texts if file.with_suffix(".ann") not in set(annotations)]
         if alone:
-            print(
-                f"WARNING: {path}: {len(alone):,} texts have no .ann file beside them and are left out, such as "
-                f"{alone[0].name}",
-                file=sys.stderr,
+            print_warning(
+                f"{path}: {len(alone):,} texts have no .ann file beside them and are left out, such as {alone[0].name}"
             )
     if not chosen:
         hint = f"; it has {listed([file.name for file in files])}: pass these" if files else ""
@@ -181,3 +178,35 @@ def _read(file: BinaryIO, name: str, file_format: str, labels: bool, counts: Cou
     if file_format == "docred":
         return read_objects(file, name)
     return READERS[file_format](file, name, counts)
+
+
+def convert(paths: Sequence[str], output: str, file_format: str | None) -> dict[str, int]:
+    """Write the documents of files or folders, see read_paths, with their labels to `output`, completely or not at all,
+    and return the counts of documents, entities, mentions and labels.
+
+    The output's ending sets its format: .jsonl one document a line, .gz packed, .spans.json and the like spans, else
+    DocRED's schema. `file_format` is the input's format, None to recognise it. Raises UserError for an output that must
+    not be written, or an input that cannot be read or has no documents.
+    """
+    if output == "-":
+        raise UserError(f"--convert -: is not standard output; name a file that ends in {' or '.join(ENDINGS)}")
+    check_outputs(
+        {"--convert": (output, ENDINGS)}, {"FILE" if len(paths) == 1 else f"FILE {path}": path for path in paths}
+    )
+    as_lines, as_spans = output.lower().endswith(LINES), output.lower().endswith(SPANS)
+    counts = dict.fromkeys(("documents", "entities", "mentions", "labels"), 0)
+    with atomic_write_text(output) as text:
+        for document in read_paths(paths, file_format, typed=False, labels=True):
+            opening = "" if as_lines else ",\n" if counts["documents"] else "[\n"
+            text.write(opening + json.dumps(to_spans(document) if as_spans else document, ensure_ascii=False))
+            text.write("\n" if as_lines else "")
+            counts["documents"] += 1
+            counts["entities"] += len(document["vertexSet"])
+            counts["mentions"] += sum(map(len, document["vertexSet"]))
+            counts["labels"] += len(document.get("labels", []))
+        if not counts["documents"]:
+            raise UserError(
+                f"{', '.join(paths)}: holds no documents, so there is nothing to convert; is it the right file?"
+            )
+        text.write("" if as_lines else "\n]\n")
+    return counts

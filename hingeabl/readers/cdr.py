@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from hingeabl.data.schema import Document
-from hingeabl.errors import UserError
+from hingeabl.errors import UserError, print_warning
 
 FIELDS = 17
 NOT_SCORED = "not_include"
@@ -72,7 +71,7 @@ def read_cdr(lines: Iterable[str], name: str) -> Iterator[Document]:
         seen.add(document["title"])
         yield document
     if repeated:
-        print(f"WARNING: {name}: left out {repeated:,} lines whose document's number is there before", file=sys.stderr)
+        print_warning(f"{name}: left out {repeated:,} lines whose document's number is there before")
     if not seen:
         raise UserError(f"{name}: is empty; it must hold CDR's or GDA's documents, one a line")
 
@@ -92,6 +91,7 @@ def _document(line: str, where: str) -> Document:
     vertices: list[list[dict[str, Any]]] = []
     pairs: dict[tuple[int, int], str] = {}
     all_mentions: dict[tuple[str, str, Span], None] = {}  # the mentions of all pairs, in order
+    taken: set[tuple[str, Span]] = set()  # those of entities in `pairs`
     for index, group in enumerate(groups):
         at = f"{where}: pair {index}"
         sides = [_side(group, columns, firsts, at) for columns in SIDES]
@@ -109,16 +109,21 @@ def _document(line: str, where: str) -> Document:
         for side in (head, tail):
             if numbers.setdefault(side.identifier, len(numbers)) == len(vertices):
                 vertices.append([_mention(sents, firsts, side.type, span) for span in side.spans])
+                taken |= {(side.type, span) for span in side.spans}
         pair = numbers[head.identifier], numbers[tail.identifier]
         if pairs.setdefault(pair, relation[1]) != relation[1]:
             raise UserError(
                 f"{at}: {head.identifier!r} and {tail.identifier!r} are {pairs[pair]} already, and {relation[1]} here; "
                 "remove one"
             )
+    others: dict[str, list[dict[str, Any]]] = {}  # mentions that none of these entities has, one entity an identifier
+    for identifier, entity_type, span in all_mentions:
+        if (entity_type, span) not in taken:
+            others.setdefault(identifier, []).append(_mention(sents, firsts, entity_type, span))
     return {
         "title": title,
         "sents": sents,
-        "vertexSet": vertices + _others(all_mentions, vertices, sents, firsts),
+        "vertexSet": vertices + list(others.values()),
         "pairs": [list(pair) for pair in pairs],
         "labels": [{"h": h, "t": t, "r": name, "evidence": []} for (h, t), name in pairs.items() if name != NONE],
     }
@@ -170,25 +175,3 @@ def _mention(sents: list[list[str]], firsts: list[int], entity_type: str, span: 
     start, end = (token - firsts[sentence] for token in span)
     name = " ".join(sents[sentence][start:end])
     return {"name": name, "sent_id": sentence, "pos": [start, end], "type": entity_type}
-
-
-def _others(
-    all_mentions: dict[tuple[str, str, Span], None],
-    vertices: list[list[dict[str, Any]]],
-    sents: list[list[str]],
-    firsts: list[int],
-) -> list[list[dict[str, Any]]]:
-    """The mentions that no entity in `vertices` has, as one entity for each identifier."""
-    in_vertices = {
-        (
-            mention["type"],
-            firsts[mention["sent_id"]] + mention["pos"][0],
-            firsts[mention["sent_id"]] + mention["pos"][1],
-        )
-        for mention in itertools.chain.from_iterable(vertices)
-    }
-    others: dict[str, list[dict[str, Any]]] = {}
-    for identifier, entity_type, span in all_mentions:
-        if (entity_type, *span) not in in_vertices:
-            others.setdefault(identifier, []).append(_mention(sents, firsts, entity_type, span))
-    return list(others.values())

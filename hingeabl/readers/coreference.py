@@ -20,13 +20,12 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hingeabl.errors import first_line
+from hingeabl.errors import first_line, print_warning
 
 TITLES = frozenset("mr mrs ms miss dr prof professor sir lady lord dame madame president".split())
 SMALL_WORDS = frozenset("of the and for in on a an de la du et von und der".split())
@@ -113,7 +112,7 @@ def _fastcoref() -> Any:
         return FCoref()
     except Exception as error:  # of the hub, the network, the file system or torch
         problem = f"fastcoref's model cannot be loaded ({first_line(error)})"
-        print(f"WARNING: {problem}; mentions are joined by rules alone", file=sys.stderr)
+        print_warning(f"{problem}; mentions are joined by rules alone")
         return None
 
 

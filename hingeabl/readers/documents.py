@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hingeabl.data.schema import Document, check_document, check_types
-from hingeabl.errors import UserError
+from hingeabl.errors import UserError, print_warning
 from hingeabl.files import parse_list, read_text
 from hingeabl.readers.cdr import is_cdr, read_cdr
 from hingeabl.readers.formats import conversion, refuse_other_format
@@ -20,8 +19,8 @@ NAMES_MAY_DIFFER = 0.01  # share of mentions: Re-DocRED's own files have 0.02 to
 
 
 def read_documents(path: str | Path) -> list[Any]:
-    """The documents in a file, unchecked: CDR's or GDA's format, see read_cdr, or JSON, see read_list. Raises UserError
-    for another of FORMATS, with the command that converts it."""
+    """The documents in a file, unchecked: CDR's or GDA's format, see read_cdr, or JSON, see parse_list. Raises
+    UserError for another of FORMATS, with the command that converts it."""
     if Path(path).is_dir() and any(Path(path).rglob("*.ann")):
         raise UserError(f"{path}: is a folder of brat's files, and a file is needed here; {conversion(path)}")
     text = read_text(path)
@@ -38,7 +37,7 @@ def load_documents(
 
     If `rel2id` is given, labels must name its relations. `unique_titles` is for files that are scored, where the title
     identifies a document; `typed` for typed entity markers, which need each mention's type. A label with h = t is
-    dropped; the number of these is printed. Suspicious mentions are counted on stderr, see MentionCounts. Raises
+    dropped, and a warning says how many. Suspicious mentions are counted on stderr, see MentionCounts. Raises
     UserError with file, document, field and remedy.
     """
     documents = read_documents(path)
@@ -60,7 +59,7 @@ def load_documents(
             self_labels += len(document["labels"]) - len(kept)
             document["labels"] = kept
     if self_labels:
-        print(f"{path}: dropped {self_labels} labels whose head and tail are the same entity")
+        print_warning(f"{path}: {self_labels:,} labels whose head and tail are the same entity are left out")
     mentions = MentionCounts()
     mentions.add(documents)
     mentions.warn(str(path))
@@ -106,24 +105,20 @@ class MentionCounts:
         """Print warnings to stderr: entities without a mention, repeated mentions, and names that differ from the text
         if their share exceeds NAMES_MAY_DIFFER."""
         if self.empty:
-            print(
-                f"WARNING: {where}: {self.empty:,} entities have no mention; they keep their number and get a zero "
-                "embedding",
-                file=sys.stderr,
+            print_warning(
+                f"{where}: {self.empty:,} entities have no mention; they keep their number and get a zero embedding"
             )
         if self.twice:
-            print(
-                f"WARNING: {where}: {self.twice:,} of {self.total:,} mentions ({self.twice / self.total:.1%}) are at "
+            print_warning(
+                f"{where}: {self.twice:,} of {self.total:,} mentions ({self.twice / self.total:.1%}) are at "
                 f"the place of another one of their entity ({self.twice_at}); they are kept and count again, as in "
-                "ATLOP's program",
-                file=sys.stderr,
+                "ATLOP's program"
             )
         if self.differ > NAMES_MAY_DIFFER * self.total:
-            print(
-                f"WARNING: {where}: {self.differ:,} of {self.total:,} mentions ({self.differ / self.total:.1%}) have a "
+            print_warning(
+                f"{where}: {self.differ:,} of {self.total:,} mentions ({self.differ / self.total:.1%}) have a "
                 f"name that is not the text at pos ({self.example}); pos is [start, end) in tokens of the sentence, "
-                "not in characters, not in tokens of the document, and without the end",
-                file=sys.stderr,
+                "not in characters, not in tokens of the document, and without the end"
             )
 
 

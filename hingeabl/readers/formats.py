@@ -84,19 +84,24 @@ def refuse_other_format(text: str, path: str | Path) -> None:
 
 def conversion(path: str | Path) -> str:
     """The command that converts a file."""
-    output = Path(str(path).removesuffix(".gz")).with_suffix("").name.removesuffix(".spans")
+    output = Path(without_gz(str(path))).with_suffix("").name.removesuffix(".spans")
     return f"convert it: python prepro.py {shlex.quote(str(path))} --convert {shlex.quote(output)}.docred.json"
 
 
 def is_brat_file(name: str) -> bool:
     """Whether a path is one of brat's two files: NAME.ann, or NAME.txt with NAME.ann beside it."""
-    path = Path(name.removesuffix(".gz"))
+    path = Path(without_gz(name))
     return path.suffix == ".ann" or (path.suffix == ".txt" and path.with_suffix(".ann").exists())
 
 
 def suffix_of(name: str) -> str:
     """A file name's suffix in lower case, without .gz."""
-    return Path(name.lower().removesuffix(".gz")).suffix
+    return Path(without_gz(name.lower())).suffix
+
+
+def without_gz(name: str) -> str:
+    """A file name without .gz at its end, in upper or lower case."""
+    return name[:-3] if name.lower().endswith(".gz") else name
 
 
 def decoded(start: bytes) -> str:

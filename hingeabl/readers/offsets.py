@@ -104,6 +104,12 @@ def end_character(scale: Scale, offset: int) -> int:
     return bisect_left(scale, offset) if offset <= scale[-1] else len(scale) - 1 + offset - scale[-1]
 
 
+def characters_of(scale: Scale, start: int, end: int) -> Span:
+    """A token's span in characters; an empty token stays empty."""
+    first = start_character(scale, start)
+    return first, max(first, end_character(scale, end)) if start < end else first
+
+
 def _best(
     text: str, stated: list[AnnotatedMention], counts: Counts, mark: bool
 ) -> tuple[str, Scale, list[AnnotatedMention]]:
@@ -111,7 +117,8 @@ def _best(
     differ. In a tie, a reading used for earlier documents wins, then characters, then the simplest."""
     name, scale = "", range(len(text) + 1)
     wrong = _wrong(text, stated, scale)
-    readings = list(_readings(text, mark)) if wrong or not stated or any(map(_is_reading, counts)) else []
+    known = any(key.startswith(READ_AS) for key in counts)
+    readings = list(_readings(text, mark)) if wrong or not stated or known else []
     used_before = [reading for reading in readings if counts[READ_AS + reading.name]]
     best: tuple[str, Scale, list[AnnotatedMention]] = (name, scale, wrong)
     if not stated and not used_before:
@@ -127,10 +134,6 @@ def _best(
         if len(other_wrong) < len(best[2]) and len(other_wrong) <= MAY_DIFFER * len(stated):
             best = (reading.name, reading_scale, other_wrong)
     return best
-
-
-def _is_reading(key: str) -> bool:
-    return key.startswith(READ_AS)
 
 
 def _readings(text: str, mark: bool) -> Iterator[Reading]:

@@ -10,19 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from hingeabl.data.schema import Document, GeneratedTitle, refuse_misnamed
+from hingeabl.data.schema import Document, GeneratedTitle, is_pair, refuse_misnamed
 from hingeabl.data.stream import read_objects
 from hingeabl.errors import UserError
 from hingeabl.readers.align import align
-from hingeabl.readers.offsets import (
-    AnnotatedMention,
-    Counts,
-    Scale,
-    Span,
-    end_character,
-    start_character,
-    to_characters,
-)
+from hingeabl.readers.offsets import AnnotatedMention, Counts, Scale, Span, characters_of, to_characters
 
 REQUIRED = (("text", str, "string"), ("entities", list, "list of objects with mentions"))
 OPTIONAL = (
@@ -97,7 +89,7 @@ def _mention(mention: Any, entity_type: Any, location: str, where: str) -> Annot
         refuse_misnamed(mention, "type", MENTION_FIELDS, f"{where}: {location}")
         span = [mention.get("start"), mention.get("end")]
         entity_type = mention.get("type", entity_type)
-    if not _is_span(span):
+    if not is_pair(span):
         raise UserError(
             f"{where}: {location}: {mention!r} is not {{start, end}} or [start, end] in characters of the text; "
             "correct it"
@@ -109,10 +101,6 @@ def _mention(mention: Any, entity_type: Any, location: str, where: str) -> Annot
     return AnnotatedMention(span[0], span[1], entity_type, location, stated_text)
 
 
-def _is_span(span: Any) -> bool:
-    return isinstance(span, list) and len(span) == 2 and all(type(index) is int for index in span)
-
-
 def _sents(sents: list[Any], scale: Scale, where: str) -> list[list[Span]]:
     """The tokens of each sentence, checked, in characters."""
     last = scale[0]
@@ -120,19 +108,13 @@ def _sents(sents: list[Any], scale: Scale, where: str) -> list[list[Span]]:
         if not isinstance(sentence, list):
             raise UserError(f"{where}: sents[{number}]: must be a list of tokens, each [start, end]; correct it")
         for token, span in enumerate(sentence):
-            if not _is_span(span) or not last <= span[0] <= span[1] <= scale[-1]:
+            if not is_pair(span) or not last <= span[0] <= span[1] <= scale[-1]:
                 raise UserError(
                     f"{where}: sents[{number}][{token}]: {span!r} is not [start, end] in characters of the text, after "
                     "the token before; correct it, or leave sents out"
                 )
             last = span[1]
-    return [[_characters(scale, *span) for span in sentence] for sentence in sents]
-
-
-def _characters(scale: Scale, start: int, end: int) -> Span:
-    """A token's span in characters; an empty token stays empty."""
-    first = start_character(scale, start)
-    return first, max(first, end_character(scale, end)) if start < end else first
+    return [[characters_of(scale, *span) for span in sentence] for sentence in sents]
 
 
 def _labels(labels: list[Any], sents: list[list[Span]] | None, where: str) -> list[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,19 +13,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from hingeabl.data.schema import Document, GeneratedTitle
 from hingeabl.data.stream import CHUNK, Rewound, read_objects
-from hingeabl.errors import UserError, first_line
+from hingeabl.errors import UserError, first_line, need, print_warning
 from hingeabl.files import refuse_lone_surrogates, refuse_non_data
 from hingeabl.readers.align import tokenize
-from hingeabl.readers.coreference import (
-    Clusters,
-    Mention,
-    find_clusters,
-    join_by_rules,
-    merge_by_clusters,
-    pronouns_of,
-)
+from hingeabl.readers.coreference import Clusters, Mention, find_clusters, join_by_rules, merge_by_clusters, pronouns_of
 from hingeabl.readers.decoding import read_all
-from hingeabl.readers.formats import MENTION_KEYS, decoded, format_of_text, starts_as_json
+from hingeabl.readers.formats import MENTION_KEYS, decoded, format_of_text, starts_as_json, without_gz
 from hingeabl.readers.offsets import Span
 
 if TYPE_CHECKING:
@@ -75,7 +67,7 @@ def read_texts(file: BinaryIO, name: str) -> Iterator[Text]:
             return
     text = read_all(file, name)
     refuse_non_data(text[:1000], name)
-    yield checked(Text(text, GeneratedTitle(Path(name.removesuffix(".gz")).stem), name))
+    yield checked(Text(text, GeneratedTitle(Path(without_gz(name)).stem), name))
 
 
 def _texts_of_json(file: BinaryIO, name: str) -> Iterator[Text]:
@@ -130,10 +122,7 @@ def document_of_text(text: str, title: str, where: str, text_model: str | None =
 def load_spacy(name: str = MODELS[0]) -> Language:
     """The spaCy pipeline of this name or folder; of MODELS the first that is installed. Raises UserError, with the
     commands to install them, if spaCy or the pipeline is missing or cannot be loaded."""
-    try:
-        import spacy
-    except ImportError:
-        raise UserError(f"text_model {name}: needs spaCy, which is not installed; {COMMANDS.format(name)}") from None
+    spacy = need("spacy", f"text_model {name}: needs spaCy, which is not installed; {COMMANDS.format(name)}")
     problem = ""
     for candidate in MODELS if name == MODELS[0] else (name,):
         try:
@@ -209,7 +198,7 @@ def _document(
     pronouns = pronouns_of(text, mentions, clusters)
     entities = merge_by_clusters(join_by_rules(mentions, text) + [[pronoun] for pronoun in pronouns], clusters)
     if not entities:
-        print(f"WARNING: {title!r}: no named entity is found, so there is nothing to relate", file=sys.stderr)
+        print_warning(f"{title!r}: no named entity is found, so there is nothing to relate")
 
     def as_docred(mention: Mention) -> dict[str, Any]:
         row, start = starts[mention.start]
@@ -239,7 +228,7 @@ def _mentions(doc: Doc, title: str) -> list[Mention]:
         mentions.append(Mention(name, TYPES.get(entity.label_, "MISC"), start, end))
     if total := unknown.total():
         labels = ", ".join(f"{label} ({count:,})" for label, count in unknown.items() if count)
-        print(f"WARNING: {title!r}: {total:,} mentions of unknown labels are MISC: {labels}", file=sys.stderr)
+        print_warning(f"{title!r}: {total:,} mentions of unknown labels are MISC: {labels}")
     return mentions
 
 

@@ -7,18 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hingeabl.reporting import significance
 from hingeabl.reporting.names import row_title
 from hingeabl.reporting.records import Run, count_by_document, data_file
-from hingeabl.reporting.significance import (
-    Comparison,
-    Counts,
-    Spread,
-    compare,
-    holm,
-    smallest_p,
-    spread_of_seeds,
-    with_seed_noise,
-)
+from hingeabl.reporting.significance import Comparison, Counts, Spread
 
 Groups = dict[str, list[Run]]  # runs by row
 
@@ -48,14 +40,14 @@ def compare_groups(number: int | str, groups: Groups) -> tuple[list[Difference],
         if run.test_documents is None and not is_present:
             return [], [f"differences not tested: {path}, the runs' test file, is not there or has changed"]
     chosen = [shared_seeds(groups[first], groups[second]) for first, second in pairs]
-    comparisons = [compare(counts_of(first), counts_of(second)) for first, second in chosen]
-    spread = spread_of_seeds(map(counts_of, groups.values()))
+    comparisons = [compare_runs(first, second) for first, second in chosen]
+    spread = significance.spread_of_seeds(map(counts_of, groups.values()))
     if spread:
         comparisons = [
-            comparison if comparison.seed_noise else with_seed_noise(comparison, spread, (len(first), len(second)))
-            for comparison, (first, second) in zip(comparisons, chosen, strict=True)
+            each if each.seed_noise else significance.with_seed_noise(each, spread, (len(first), len(second)))
+            for each, (first, second) in zip(comparisons, chosen, strict=True)
         ]
-    corrected = holm([comparison.p_value for comparison in comparisons])
+    corrected = significance.holm([comparison.p_value for comparison in comparisons])
     seeds = [([run.seed for run in first], [run.seed for run in second]) for first, second in chosen]
     results = [
         Difference(first, second, of_both, comparison, p)
@@ -70,6 +62,12 @@ def shared_seeds(first: list[Run], second: list[Run]) -> tuple[list[Run], list[R
     if not shared:
         return first, second
     return [run for run in first if run.seed in shared], [run for run in second if run.seed in shared]
+
+
+def compare_runs(first: list[Run], second: list[Run]) -> Comparison:
+    """The comparison of two rows."""
+    same_seeds = [run.seed for run in first] == [run.seed for run in second]
+    return significance.compare(counts_of(first), counts_of(second), same_seeds=same_seeds)
 
 
 def counts_of(runs: list[Run]) -> Counts:
@@ -89,7 +87,7 @@ def notes_on(results: list[Difference], spread: Spread | None, several: list[str
     if fewest := min((count for count in counts if min(count) > 1), default=None):
         notes.append(
             f"With {fewest[0]} and {fewest[1]} seeds, a test over seeds alone could not reach a p below "
-            f"{smallest_p(*fewest):.3g}."
+            f"{significance.smallest_p(*fewest):.3g}."
         )
     if min(map(min, counts)) == 1 and spread:
         notes.append(
@@ -105,7 +103,9 @@ def notes_on(results: list[Difference], spread: Spread | None, several: list[str
             "much they vary, so a difference outside its interval is open."
         )
     if any(first != second for first, second in (result.seeds for result in results)):
-        notes.append("Rows that share no seed are compared on all seeds that they have.")
+        notes.append(
+            "Rows that share no seed are compared on all seeds that they have, by Welch's interval over seeds."
+        )
     return notes
 
 

@@ -22,21 +22,10 @@ from hingeabl.errors import UserError
 from hingeabl.files import read_json, sha256_of_file
 from hingeabl.readers.documents import load_documents
 from hingeabl.reporting.calibration import figure_reliability
-from hingeabl.reporting.corpora import corpus_of, names_of_files
-from hingeabl.reporting.drawing import (
-    BLACK,
-    BLUE,
-    PALE,
-    VERMILION,
-    fit_text,
-    loss_style,
-    mean_and_std,
-    new_figure,
-    styled,
-)
+from hingeabl.reporting.drawing import BLUE, PALE, VERMILION, fit_text, loss_style, mean_and_std, new_figure, styled
 from hingeabl.reporting.length_figure import figure_length, name_seeds
 from hingeabl.reporting.loss_figures import figure_3, figure_4, figure_losses
-from hingeabl.reporting.names import loss_title, model_title
+from hingeabl.reporting.names import corpus_of, loss_title, model_title, names_of_files
 from hingeabl.reporting.page import name_and_type
 from hingeabl.reporting.pairs import Pairs, read_pairs, rows_by_pair
 from hingeabl.reporting.records import SEARCHED, Run, dev_scores, file_of, gold_of, same_experiment
@@ -206,7 +195,7 @@ def draw_scores(axes: Axes, pairs: Pairs, row: int) -> None:
     scores = pairs.scores[row, shown].tolist()
     colours = [BLUE if pairs.labels[row, number] else PALE for number in shown]
     axes.barh(range(len(shown)), scores, color=colours, height=0.7)
-    axes.axvline(float(pairs.threshold[row]), color=BLACK, linestyle="--", linewidth=1.2)
+    axes.axvline(float(pairs.threshold[row]), color="black", linestyle="--", linewidth=1.2)
     relation_of = {number: relation for relation, number in pairs.rel2id.items()}
     relations = [relation_of[number] for number in shown]
     axes.set_yticks(
@@ -225,7 +214,7 @@ def signed(score: float) -> str:
 
 def score_legend(figure: Figure) -> None:
     """What the colours and the line of draw_scores mean."""
-    handles = [Patch(color=BLUE), Patch(color=PALE), Line2D([], [], color=BLACK, linestyle="--", linewidth=1.2)]
+    handles = [Patch(color=BLUE), Patch(color=PALE), Line2D([], [], color="black", linestyle="--", linewidth=1.2)]
     figure.legend(handles, ["gold relation", "other relation", "threshold"], loc="outside lower center", ncols=3)
 
 

@@ -64,9 +64,8 @@ def text_size(text: str, size: int) -> tuple[float, float]:
     renderer = renderer_of_texts()
     font = FontProperties(family=FONT, size=size, weight="bold" if size == NAME_SIZE else "normal")
     lines = text.split("\n")
-    return max(renderer.get_text_width_height_descent(line, font, False)[0] for line in lines) + 2, LINE * size * len(
-        lines
-    )
+    width = max(renderer.get_text_width_height_descent(line, font, False)[0] for line in lines)
+    return width + 2, LINE * size * len(lines)
 
 
 def around(place: Place, step: float) -> Iterator[np.ndarray]:

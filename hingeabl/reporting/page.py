@@ -13,9 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from torch import Tensor
-
 from hingeabl.core.evaluation import PATTERNS
+from hingeabl.core.utils import columns_of_rows
 from hingeabl.data.relations import RELATION_NAMES
 from hingeabl.data.schema import Document
 from hingeabl.files import read_json
@@ -107,8 +106,9 @@ def pairs_block(run: int, pairs: Pairs, first: int = 0) -> str:
     predicts evidence, a list of sentences follows.
     """
     best = pairs.scores[:, 1:].topk(min(TOP_RELATIONS, pairs.scores.shape[1] - 1), dim=1).indices + 1
-    shown = lists_of((pairs.labels | pairs.predicted).scatter(1, best, True))
-    predicted, scores, threshold = lists_of(pairs.predicted), hundredths(pairs.scores), hundredths(pairs.threshold)
+    predicted = columns_of_rows(pairs.predicted)
+    shown = columns_of_rows((pairs.labels | pairs.predicted).scatter(1, best, True))
+    scores, threshold = (values.double().round(decimals=2).tolist() for values in (pairs.scores, pairs.threshold))
     document, entities, pattern = ((pairs.document + first).tolist(), pairs.entities.tolist(), pairs.pattern.tolist())
     rows: list[list[Any]] = [
         [number, head, tail, pattern_number, pair_threshold, relations, [part for c in classes for part in (c, row[c])]]
@@ -120,19 +120,6 @@ def pairs_block(run: int, pairs: Pairs, first: int = 0) -> str:
         keys = zip(pairs.document.tolist(), *pairs.entities.T.tolist(), strict=True)
         rows = [[*row, pairs.evidence.get(key, [])] for row, key in zip(rows, keys, strict=True)]
     return block(f'data-run="{run}"', rows)
-
-
-def hundredths(values: Tensor) -> list[Any]:
-    """Values rounded to two digits."""
-    return values.double().mul(100).round().div(100).tolist()
-
-
-def lists_of(members: Tensor) -> list[list[int]]:
-    """The classes that hold in each row of bool [n, classes]."""
-    classes: list[list[int]] = [[] for _ in range(len(members))]
-    for row, column in members.nonzero().tolist():
-        classes[row].append(column)
-    return classes
 
 
 def image(png: bytes, caption: str) -> str:

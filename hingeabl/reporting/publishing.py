@@ -45,7 +45,7 @@ class CompressionOptions:
 def publish(
     folder: str | Path, repo: str, private: bool, license: str | None, compression: CompressionOptions | None = None
 ) -> str:
-    """Upload a finished run to the hub's model `repo`, which is made if needed; compressed if `small` is given.
+    """Upload a finished run to the hub's model `repo`, which is made if needed; compressed if `compression` is given.
     Returns its address.
 
     Raises UserError for an unfinished run, an invalid name, a public model where a private one is wanted, and if the
@@ -101,7 +101,7 @@ def write_folder(
 
 
 def files_of(folder: Path, name: str, license: str | None, compression: CompressionOptions | None = None) -> Files:
-    """What is published of a finished run: the files that load it, its weights, compressed if `small` is given,
+    """What is published of a finished run: the files that load it, its weights, compressed if `compression` is given,
     config.json without the machine's paths, and a card README.md for the model `name`. Raises UserError if the run is
     not whole, or the compressed one was not scored."""
     if not folder.is_dir():
@@ -113,22 +113,21 @@ def files_of(folder: Path, name: str, license: str | None, compression: Compress
     relations = {index: relation for relation, index in opened.rel2id.items()}
     needed = ENCODER_NAMES | {Path(name).name for name in opened.tokenizer.vocab_files_names.values()}
     run = read_run(folder)
-    if compression and compression.scored:
-        run = replace(run, scores=run.scores | scores_of(Path(compression.scored)))
+    scored = Path(compression.scored) if compression and compression.scored else None
+    if scored:
+        run = replace(run, scores=run.scores | scores_of(scored))
     config = published_config(run.config, relations[0])
     if compression and compression.shift:
         config["decision"]["threshold_shift"] = compression.shift
-    if compression and compression.scored and types_help(Path(compression.scored)):
+    if scored and types_help(scored):
         config["decision"]["types"] = "learned"
     encoder = run.config["settings"]["model_name_or_path"]
     base_model = None if looks_like_path(encoder) or os.path.isdir(encoder) else encoder
     files: Files = {file: folder / file for file in UNCHANGED}
-    fitted = Path(compression.scored) if compression and compression.scored else folder
-    confidence = (
-        read_json(fitted / CONFIDENCE) if compression and compression.scored and read_confidence(fitted) else {}
-    )
+    confidence = read_json(scored / CONFIDENCE) if scored and read_confidence(scored) else {}
     card = front_matter(run, base_model, license) + "\n" + write_card(config, run, seeds_of(run), name, confidence)
-    files |= {name: fitted / name for name in (CONFIDENCE, TYPES) if (fitted / name).exists()}
+    fitted = [(scored or folder) / name for name in (CONFIDENCE, TYPES)]
+    files |= {path.name: path for path in fitted if path.exists()}
     for path in sorted(path for pattern in ENCODER_FILES for path in folder.glob(pattern)):
         if path.name in needed:
             files[f"encoder/{path.name}"] = encoder_file(path)

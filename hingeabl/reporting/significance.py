@@ -56,8 +56,9 @@ def micro_f1(correct: np.ndarray, predicted: np.ndarray, gold: np.ndarray | int)
     return 2 * correct / np.where(total == 0, 1, total)
 
 
-def compare(first: Counts, second: Counts, seed: int = 0) -> Comparison:
-    """Compare two losses on the same documents; the number of seeds may differ.
+def compare(first: Counts, second: Counts, seed: int = 0, same_seeds: bool = True) -> Comparison:
+    """Compare two losses on the same documents; the number of seeds may differ. `same_seeds`: where both have as many,
+    they are the same ones in the same order.
 
     The interval is of a bootstrap that draws documents, and each loss's seeds, with replacement; from a single seed it
     can draw no other, so it holds no variation between seeds then. The p-value is for these trained models alone, of
@@ -66,17 +67,19 @@ def compare(first: Counts, second: Counts, seed: int = 0) -> Comparison:
     """
     low, high = interval(first, second, seed)
     several = min(len(first.correct), len(second.correct)) > 1
-    difference = mean_f1(second) - mean_f1(first)
-    return Comparison(difference, low, high, p_value(first, second, seed), several, seeds_interval(first, second))
+    difference = float(f1_of_seeds(second).mean() - f1_of_seeds(first).mean())
+    return Comparison(
+        difference, low, high, p_value(first, second, seed), several, seeds_interval(first, second, same_seeds)
+    )
 
 
-def seeds_interval(first: Counts, second: Counts) -> tuple[float, float] | None:
+def seeds_interval(first: Counts, second: Counts, same_seeds: bool) -> tuple[float, float] | None:
     """Student's t interval, 95 %, of the difference of mean F1 over seeds, on these documents: paired, seed by seed,
-    where both losses have as many (the same ones then), else Welch's. None with a single seed."""
+    where both losses have the same ones, else Welch's; see compare. None with a single seed."""
     ours, theirs = f1_of_seeds(second), f1_of_seeds(first)
     if min(len(ours), len(theirs)) < 2:
         return None
-    paired = len(ours) == len(theirs)
+    paired = same_seeds and len(ours) == len(theirs)
     if paired and np.ptp(ours - theirs) < 1e-12:  # of which scipy warns
         return float((ours - theirs).mean()), float((ours - theirs).mean())
     result = ttest_1samp(ours - theirs, 0) if paired else ttest_ind(ours, theirs, equal_var=False)
@@ -87,11 +90,6 @@ def seeds_interval(first: Counts, second: Counts) -> tuple[float, float] | None:
 def f1_of_seeds(counts: Counts) -> np.ndarray:
     """Micro F1 of each seed, [seeds]."""
     return micro_f1(counts.correct.sum(axis=1), counts.predicted.sum(axis=1), counts.gold.sum())
-
-
-def mean_f1(counts: Counts) -> float:
-    """Mean over seeds of micro F1."""
-    return float(f1_of_seeds(counts).mean())
 
 
 def spread_of_seeds(losses: Iterable[Counts]) -> Spread | None:
@@ -131,8 +129,8 @@ def p_value(first: Counts, second: Counts, seed: int) -> float:
 
 @functools.lru_cache(maxsize=2)
 def permutations(count: int, max_count: int, seed: int) -> np.ndarray:
-    """Ways to exchange two losses' counts, 1 where they change places, float64 [ways, documents]: none, then `most`
-    random ones, or all that there are where these are not more."""
+    """Ways to exchange two losses' counts, 1 where they change places, float64 [ways, documents]: none, then
+    `max_count` random ones, or all that there are where these are not more."""
     if 2**count <= max_count:
         return np.array(list(itertools.product((0.0, 1.0), repeat=count)))
     places = np.tile(np.arange(2, dtype=np.int8), (max_count, count, 1))

@@ -1,4 +1,4 @@
-"""The figures of the paper's tables, and of five more, from finished runs and data files; report.py prints them."""
+"""The figures of the paper's tables, and of six more, from finished runs and data files; report.py prints them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any
 
 from hingeabl.core.evaluation import PERCENTILES
 from hingeabl.core.losses import loss_names
+from hingeabl.data.checks import refuse_empty
+from hingeabl.data.statistics import statistics as data_statistics
 from hingeabl.errors import UserError
 from hingeabl.files import META, read_json
+from hingeabl.readers.documents import load_documents
 from hingeabl.reporting.comparisons import Difference, compare_groups
-from hingeabl.reporting.corpora import corpus_of, names_of_files
-from hingeabl.reporting.names import BACKBONES, loss_title
-from hingeabl.reporting.records import OTHER_SCORES, Run, same_experiment
+from hingeabl.reporting.names import BACKBONES, corpus_of, loss_title, names_of_files, official_split
+from hingeabl.reporting.records import OTHER_SCORES, SPLITS, Run, data_file, same_experiment
 
 PAPER = META / "paper_results.json"
 LATER_RESULTS = META / "later_results.json"
@@ -96,10 +98,13 @@ def pattern_share(part: tuple[str, ...], whole: tuple[str, ...]) -> Callable[[di
 
 FN = ("FN_CRK", "FN_IRK")
 WRONG = ("FP", *FN)
+F1, IGN_F1 = percentage("f1", "F1"), percentage("ign_f1", "Ign F1")
+PRECISION_RECALL_F1 = (percentage("precision", "precision"), percentage("recall", "recall"), F1)
+WRONG_PAIRS = tuple(number_column(name, name, 0) for name in WRONG)
 TABLE_COLUMNS: dict[int | str, tuple[str, tuple[Column, ...]]] = {  # split and columns of each table
-    1: ("dev", tuple(number_column(name, name, 0) for name in WRONG)),
-    2: ("test", (percentage("f1", "F1"), percentage("ign_f1", "Ign F1"))),
-    3: ("test", (percentage("f1", "F1"), percentage("ign_f1", "Ign F1"))),
+    1: ("dev", WRONG_PAIRS),
+    2: ("test", (F1, IGN_F1)),
+    3: ("test", (F1, IGN_F1)),
     4: (
         "dev",
         (
@@ -109,31 +114,12 @@ TABLE_COLUMNS: dict[int | str, tuple[str, tuple[Column, ...]]] = {  # split and 
         ),
     ),
     7: ("test", (percentage("macro_f1", "macro F1"), percentage("macro_ign_f1", "macro Ign F1"))),
-    "3_later": ("test", (percentage("f1", "F1"), percentage("ign_f1", "Ign F1"))),
-    "precision": (
-        "test",
-        (
-            percentage("precision", "precision"),
-            percentage("recall", "recall"),
-            percentage("f1", "F1"),
-            percentage("ign_f1", "Ign F1"),
-            *(number_column(name, name, 0) for name in WRONG),
-        ),
-    ),
-    "other_labels": (
-        "test",
-        (percentage("precision", "precision"), percentage("recall", "recall"), percentage("f1", "F1")),
-    ),
+    "3_later": ("test", (F1, IGN_F1)),
+    "precision": ("test", (*PRECISION_RECALL_F1, IGN_F1, *WRONG_PAIRS)),
+    "other_labels": ("test", PRECISION_RECALL_F1),
     "inter": (
         "test",
-        (
-            percentage("precision", "precision"),
-            percentage("recall", "recall"),
-            percentage("f1", "F1"),
-            percentage("f1_intra", "intra F1"),
-            percentage("f1_inter", "inter F1"),
-            *(number_column(name, name, 0) for name in WRONG),
-        ),
+        (*PRECISION_RECALL_F1, percentage("f1_intra", "intra F1"), percentage("f1_inter", "inter F1"), *WRONG_PAIRS),
     ),
     "thresholds": (
         "test",
@@ -149,7 +135,7 @@ TABLE_COLUMNS: dict[int | str, tuple[str, tuple[Column, ...]]] = {  # split and 
     "shift": (
         "test",
         (
-            percentage("f1", "F1"),
+            F1,
             number_column("shift", "shift", 3),
             percentage("f1_shifted", "F1 shifted"),
             percentage("precision_shifted", "precision"),
@@ -329,3 +315,56 @@ def mark_best(rows: list[Row], columns: tuple[Column, ...]) -> list[Row]:
             cell = row.cells[column.key]
             row.cells[column.key] = Cell(cell.mean, cell.std, cell.paper, cell.mean == best)
     return marked
+
+
+DATA_COLUMNS = {  # row of tables 5 and 6: its name, the digits the paper prints, and how it follows from the statistics
+    "documents": ("# Documents", 0, lambda stats: stats["documents"]),
+    "relations": ("# Relations", 0, lambda stats: stats["relations seen"]),
+    "words": ("Avg. # Words", 1, lambda stats: stats["words / doc"]),
+    "entities": ("Avg. # Entities", 1, lambda stats: stats["entities / doc"]),
+    "pairs": ("Avg. # Entity Pairs", 1, lambda stats: stats["ordered pairs"] / max(stats["documents"], 1)),
+    "na": ("NA %", 0, lambda stats: stats["NA %"]),
+    "triples": ("Avg. # Triples", 1, lambda stats: stats["triples / doc"]),
+    "sentences": ("Avg. # Sentences", 1, lambda stats: stats["sentences / doc"]),
+}
+
+
+def table_of_data(number: int, paths: list[str]) -> Table:
+    """Table 5 or 6 of data files: a row for each file (the paper has columns), and in table 5 one for all together.
+
+    The paper's figures stand beside the files of Re-DocRED, known by their checksums; in table 5 beside the row of all
+    where these are its three files.
+    """
+    paper = read_json(PAPER)["tables"][str(number)]
+    keys = list(next(iter(paper["columns"].values())))
+    columns = tuple(Column(key, DATA_COLUMNS[key][0], DATA_COLUMNS[key][1], None, DATA_COLUMNS[key][2]) for key in keys)
+    documents = {Path(path).name: load_documents(path) for path in paths}
+    if len(documents) < len(paths):
+        raise UserError(f"table {number}: two files have the same name; pass files of different names")
+    splits = []
+    for path, contents in zip(paths, documents.values(), strict=True):
+        refuse_empty(path, contents)
+        splits.append(official_split(path))
+    rows = [
+        data_row(name, contents, columns, paper["columns"].get(split, {}))
+        for (name, contents), split in zip(documents.items(), splits, strict=True)
+    ]
+    is_redocred = sorted(splits) == sorted(SPLITS)
+    if number == 5:
+        all_documents = list(itertools.chain.from_iterable(documents.values()))
+        rows.append(data_row("all of these", all_documents, columns, paper["columns"]["all"] if is_redocred else {}))
+    title = paper["title"] if is_redocred else "Statistics of data files"
+    has_paper_values = any(cell.paper is not None for row in rows for cell in row.cells.values())
+    return Table(number, title, ", ".join(documents), columns, rows, [], [], "paper" if has_paper_values else "")
+
+
+def tables_of_files(run: Run) -> list[Table]:
+    """Tables 5 and 6 of a run's data files, as far as these are still there."""
+    paths = [path for path, is_present in (data_file(run, split) for split in SPLITS) if is_present]
+    return [table_of_data(5, paths), table_of_data(6, paths)] if paths else []
+
+
+def data_row(name: str, documents: list[Any], columns: tuple[Column, ...], paper: dict[str, float]) -> Row:
+    """Statistics of documents as a row."""
+    stats = data_statistics(documents)
+    return Row(name, [], {column.key: Cell(column.value(stats), None, paper.get(column.key)) for column in columns})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from hingeabl.core.model import DocREModel
 from hingeabl.core.prepro import Feature, featurize
 from hingeabl.core.utils import describe_device, pick_device, pick_precision
 from hingeabl.data.cache import pieces_path
-from hingeabl.data.checks import check_cuts, check_files, print_findings, without_gold
+from hingeabl.data.checks import check_cuts, check_files, print_findings, refuse_empty, without_gold
 from hingeabl.data.relations import load_rel2id
 from hingeabl.data.schema import Document
 from hingeabl.data.statistics import relation_rates
 from hingeabl.data.tokenizer import load_tokenizer
-from hingeabl.errors import UserError
+from hingeabl.errors import UserError, print_warning
 from hingeabl.files import json_files, listed, read_json
 from hingeabl.modeling.encoder import WINDOW
 from hingeabl.outputs import check_output_folder
@@ -85,17 +84,10 @@ def prepare(args: Settings) -> Experiment:
 def predict_documents(experiment: Experiment, model: DocREModel, features: list[Feature], title: str) -> Predictions:
     """Predictions of documents with the experiment's loss and settings; `title` stands before the progress bar."""
     args = experiment.args
-    return predict(
-        model,
-        features,
-        experiment.loss,
-        {number: relation for relation, number in experiment.rel2id.items()},
-        experiment.device,
-        experiment.precision,
-        args.num_labels,
-        args.test_batch_size * WINDOW,  # tokens and pairs at once
-        title=title,
-    )
+    relations = {number: relation for relation, number in experiment.rel2id.items()}
+    budget = args.test_batch_size * WINDOW  # tokens and pairs at once
+    how = (experiment.device, experiment.precision, args.num_labels, budget)
+    return predict(model, features, experiment.loss, relations, *how, title=title)
 
 
 def with_teacher(args: Settings, train: Split, rel2id: dict[str, int], loss: Loss) -> Any:
@@ -136,7 +128,7 @@ def check_inputs(args: Settings, paths: dict[str, Path]) -> None:
         if not args.load_path:
             raise UserError(f"{same}, and scores on what a model was trained on mean nothing; pass another file")
         if parallel.rank() == 0:
-            print(f"WARNING: {same}: Ign F1 ignores every fact, and the model may know them", file=sys.stderr)
+            print_warning(f"{same}: Ign F1 ignores every fact, and the model may know them")
 
 
 def remedy_of_missing(args: Settings, name: str, folder: Path) -> str:
@@ -183,7 +175,6 @@ def read_splits(
     is_run = args.load_path and Path(args.load_path).is_dir()
     tokenizer = load_tokenizer(f"{args.load_path}/encoder" if is_run else args.model_name_or_path)
     used = ("dev", "test") if args.load_path else ("train", "dev", "test")
-    scored = [name for name in ("dev", "test") if is_labelled(documents[name])]
     facts = train_facts(documents["train"])
 
     splits = {}
@@ -194,7 +185,8 @@ def read_splits(
             cache_file = pieces_path(Path(args.cache_dir), path, tokenizer, *settings)
             with_evidence = args.evidence_weight is not None
             features = featurize(documents[name], tokenizer, rel2id, *settings, cache_file, with_evidence)
-        gold = prepare_gold(documents[name], facts) if name in scored else None
+        labelled = all("labels" in document for document in documents[name]) and not without_gold(documents[name])
+        gold = prepare_gold(documents[name], facts) if name != "train" and labelled else None
         splits[name] = Split(path, documents[name], features, gold)
     findings = check_files({str(path): documents[name] for name, path in paths.items()}, str(paths["train"]))
     for split in splits.values():
@@ -206,8 +198,7 @@ def read_splits(
 
 def check_labels(path: Path, documents: list[Document], required: bool) -> None:
     """Raise UserError for a file without documents, with labels for only some, or without labels if `required`."""
-    if not documents:
-        raise UserError(f"{path}: holds no documents; check the file")
+    refuse_empty(path, documents)
     missing = [index for index, document in enumerate(documents) if "labels" not in document]
     if missing and (required or len(missing) < len(documents)):
         title = documents[missing[0]]["title"]
@@ -225,11 +216,6 @@ def check_evidence(args: Settings, path: Path, documents: list[Document]) -> Non
         raise UserError(
             f"--evidence_weight {args.evidence_weight:g}: no label of {path} names evidence; pass another file, or 0"
         )
-
-
-def is_labelled(documents: list[Document]) -> bool:
-    """Whether every document has a list of labels, and not all lists are empty."""
-    return all("labels" in document for document in documents) and not without_gold(documents)
 
 
 def announce(experiment: Experiment) -> None:
@@ -257,10 +243,9 @@ def warn_of_docred(splits: dict[str, Split]) -> None:
     old_name = train.path.name in ("train_annotated.json", "train_distant.json")
     for split in scored:
         if (old_name and "revised" in split.path.name) or density(train) < 0.6 * density(split):
-            print(
-                f"WARNING: {train.path} has {density(train):.1f} triples a document, {split.path} {density(split):.1f}."
+            print_warning(
+                f"{train.path} has {density(train):.1f} triples a document, {split.path} {density(split):.1f}."
                 " Is the training file the original DocRED? Its missing labels cost recall on Re-DocRED: train on "
-                "train_revised.json.",
-                file=sys.stderr,
+                "train_revised.json."
             )
             return

@@ -46,9 +46,8 @@ def fit_confidence(margins: np.ndarray, right: np.ndarray) -> Confidence:
     def cross_entropy(weights: np.ndarray) -> tuple[float, np.ndarray]:
         value = weights[0] * margins + weights[1]
         error = 1 / (1 + np.exp(-value)) - target
-        return float(np.mean(np.logaddexp(0, value) - target * value)), np.array([error @ margins, error.sum()]) / len(
-            margins
-        )
+        gradient = np.array([error @ margins, error.sum()]) / len(margins)
+        return float(np.mean(np.logaddexp(0, value) - target * value)), gradient
 
     return Confidence(*map(float, minimize(cross_entropy, np.zeros(2), jac=True, method="L-BFGS-B").x))
 
@@ -90,6 +89,7 @@ def best_shift(margins: np.ndarray, right: np.ndarray, gold: int) -> tuple[float
     order = np.argsort(-margins, kind="stable")
     correct = np.cumsum(right[order])
     f1 = 2 * correct / (np.arange(1, len(order) + 1) + gold)
+    f1[:-1][margins[order][:-1] == margins[order][1:]] = -1  # no threshold lies between equal margins
     last = len(order) - 1 - int(f1[::-1].argmax())  # the lowest of several equally good thresholds
     if last == len(order) - 1:
         return 0.0, float(f1[last])

@@ -62,11 +62,7 @@ def pseudo_documents(
     for (number, chosen), pairs in by_evidence.items():
         document, new_sent = documents[number], {old: new for new, old in enumerate(chosen)}
         entities = [
-            [
-                mention | {"sent_id": new_sent[mention["sent_id"]]}
-                for mention in entity
-                if mention["sent_id"] in new_sent
-            ]
+            [m | {"sent_id": new_sent[m["sent_id"]]} for m in entity if m["sent_id"] in new_sent]
             for entity in document["vertexSet"]
         ]
         mentioned = [entity for entity, mentions in enumerate(entities) if mentions]
@@ -96,7 +92,7 @@ def pair_margins(experiment: Experiment, scores: Tensor) -> Iterator[tuple[Tenso
 def second_pass(
     experiment: Experiment, model: DocREModel, documents: list[Document], evidence: dict[Pair, list[int]]
 ) -> dict[Pair, tuple[Tensor, Tensor]]:
-    """The results of `judge` for pairs in their pseudo-documents."""
+    """The results of `pair_margins` for pairs in their pseudo-documents."""
     args = experiment.args
     pseudo, pairs_of_each = pseudo_documents(documents, evidence)
     features = featurize(pseudo, experiment.tokenizer, experiment.rel2id, args.max_seq_length, args.entity_marker)

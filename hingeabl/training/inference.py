@@ -217,9 +217,7 @@ def gather(
             entry["evidence"] = numbers.get(tuple(row), [])
     labelled = all("labels" in feature for feature in features)
     return Predictions(
-        all_entries,
-        dict(zip(PATTERNS, patterns.tolist(), strict=True)) if labelled else {},
-        in_order(parts),
+        all_entries, dict(zip(PATTERNS, patterns.tolist(), strict=True)) if labelled else {}, in_order(parts)
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +27,7 @@ from hingeabl.compressed import compress
 from hingeabl.core.utils import pick_precision
 from hingeabl.data.quiet import quiet_loading
 from hingeabl.data.schema import Document
-from hingeabl.errors import UserError
+from hingeabl.errors import UserError, print_warning
 from hingeabl.files import listed, make_folder, read_json, save_tensors, sha256_of_file, write_json
 from hingeabl.readers.documents import load_documents
 from hingeabl.readers.joining import gold_of
@@ -196,10 +195,7 @@ def train_mentions(
     held_out_titles = {document["title"] for split in held_out.values() for document in split}
     left_out = [document["title"] for document in documents if document["title"] in held_out_titles]
     if left_out:
-        print(
-            f"WARNING: {len(left_out):,} training documents are left out, as dev or test has them: {listed(left_out)}",
-            file=sys.stderr,
-        )
+        print_warning(f"{len(left_out):,} training documents are left out, as dev or test has them: {listed(left_out)}")
     documents = [document for document in documents if document["title"] not in held_out_titles]
     if not documents:
         raise UserError(f"{listed(list(train))}: have no document that dev and test do not have; name other files")
@@ -211,10 +207,14 @@ def train_mentions(
     steps = settings.epochs * math.ceil(len(examples) / settings.batch_size)
     optimizer, schedule = optimizer_of(model, settings, steps)
     make_folder(folder)
+    names = [Path(path).name for path in train]
     facts = {
         "settings": asdict(settings),
         "documents": len(documents),
-        "data": {Path(p).name: sha256_of_file(p) for p in train},
+        "data": {
+            name if names.count(name) == 1 else f"{name} ({number})": sha256_of_file(path)
+            for number, (name, path) in enumerate(zip(names, train, strict=True), 1)
+        },
     }
     history, checkpoint = [], folder / "checkpoint.pt"
     if checkpoint.exists():

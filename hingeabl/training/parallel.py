@@ -6,7 +6,6 @@ Each process (a "rank") has the whole model and a part of every batch. Only rank
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import sys
 import time
@@ -45,7 +44,8 @@ def start(device: str | None) -> None:
         dist.init_process_group("gloo", timeout=TIMEOUT)
     if rank():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)  # type: ignore[assignment,method-assign]
+        shown = tqdm.__init__
+        tqdm.__init__ = lambda bar, *args, **options: shown(bar, *args, **options | {"disable": True})  # type: ignore[assignment,method-assign]
 
 
 def gpu_of_process(gpus: int) -> int:
@@ -123,15 +123,6 @@ def wait_for_all() -> None:
     if dist.is_initialized():
         on_gpu = dist.get_backend() == "nccl"
         dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
-
-
-def any_over_processes(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set in any process."""
-    if not dist.is_initialized():
-        return flag
-    flags = torch.tensor(int(flag), device=device)
-    dist.all_reduce(flags, dist.ReduceOp.MAX)
-    return bool(flags)
 
 
 def sum_over_processes(values: Tensor) -> Tensor:

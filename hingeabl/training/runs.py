@@ -10,7 +10,6 @@ import secrets
 import shutil
 import statistics
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from hingeabl.core.evaluation import are_scores
-from hingeabl.errors import UserError, first_line, remedy_of
+from hingeabl.errors import UserError, first_line, need, print_warning, remedy_of
 from hingeabl.files import ROOT, read_json, write_json
 from hingeabl.training.settings import NOT_COMPARED, Settings
 
@@ -108,7 +107,7 @@ class RunLog:
             try:
                 self.wandb.log(figures, step=step)
             except Exception as error:  # its service may have died
-                print(f"WARNING: Weights & Biases ({first_line(error)}); the training goes on without", file=sys.stderr)
+                print_warning(f"Weights & Biases ({first_line(error)}); the training goes on without")
                 self.wandb = None
 
     def size(self) -> int:
@@ -149,11 +148,7 @@ def start_wandb(folder: Path, name: str, project: str) -> Any:
 
 def require_wandb() -> Any:
     """The package of Weights & Biases. Raises UserError if it is missing."""
-    try:
-        import wandb
-    except ImportError:
-        raise UserError("--wandb_project: wandb is not installed; pip install wandb, or leave the flag out") from None
-    return wandb
+    return need("wandb", "--wandb_project: wandb is not installed; pip install wandb, or leave the flag out")
 
 
 def summarise(loss: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -196,14 +191,9 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 def describe_environment() -> dict[str, Any]:
     """Python, package versions and the git commit of this checkout, for config.json."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
     try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = None
     return {

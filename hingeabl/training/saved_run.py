@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from hingeabl.core.losses import Loss, get_loss
 from hingeabl.core.model import DocREModel
 from hingeabl.data.relations import load_rel2id
 from hingeabl.data.tokenizer import load_tokenizer
-from hingeabl.errors import UserError, first_line, remedy_of
+from hingeabl.errors import UserError, first_line, print_warning, remedy_of
 from hingeabl.files import are_numbers, read_json, write_json
 from hingeabl.modeling.checkpoints import misfit, read_weights
 from hingeabl.training.hub import is_hub_name, resolve_run
@@ -60,15 +59,9 @@ def load_checkpoint_file(path: str | Path, encoder: str, num_classes: int) -> Do
         raise UserError(f"{path}: has no head_extractor.weight; pass a checkpoint of ATLOP, DocuNet or KD-DocRE")
     layers = {name.split(".")[2] for name in shapes if name.startswith("axial_transformer.axial_attns.")}
     unet = shapes.get("segmentation_net.inc.conv.double_conv.0.weight", [256])
-    model = DocREModel(
-        encoder,
-        num_classes,
-        shapes["head_extractor.weight"][0],
-        backbone=backbones[0] if backbones else "atlop",
-        unet_channels=unet[0],
-        axial_layers=len(layers),
-        pretrained=False,
-    )
+    sizes: dict[str, Any] = {"unet_channels": unet[0], "axial_layers": len(layers), "pretrained": False}
+    backbone = backbones[0] if backbones else "atlop"
+    model = DocREModel(encoder, num_classes, shapes["head_extractor.weight"][0], backbone=backbone, **sizes)
     fit_weights(model, weights, path)
     return model
 
@@ -145,7 +138,7 @@ def describe_progress(run: str | Path) -> str | None:
 def warn_unfinished(option: str, run: str | Path) -> None:
     """Warn on stderr, naming `option`, if a run that is only read is not finished, and how far it got."""
     if progress := describe_progress(run):
-        print(f"WARNING: {option} {run}: is not finished ({progress})", file=sys.stderr)
+        print_warning(f"{option} {run}: is not finished ({progress})")
 
 
 def refuse_unfinished(option: str, run: str | Path) -> None:

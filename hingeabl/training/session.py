@@ -21,19 +21,12 @@ from hingeabl.core.model import DocREModel
 from hingeabl.core.utils import describe_device
 from hingeabl.errors import UserError
 from hingeabl.files import TIMING, make_folder, save_tensors, sha256_of_file, write_json
-from hingeabl.training import parallel
+from hingeabl.modeling.layers import max_over_processes
+from hingeabl.training import parallel, resume
 from hingeabl.training.distillation import ATTENTION, SCORES, teacher_file
 from hingeabl.training.experiment import Experiment
 from hingeabl.training.inference import Predictions
-from hingeabl.training.resume import (
-    CHECKPOINTS,
-    EXIT_STOPPED,
-    CheckpointWriter,
-    StopRequest,
-    TrainingProgress,
-    load_checkpoint,
-    locked,
-)
+from hingeabl.training.resume import CheckpointWriter, StopRequest, TrainingProgress
 from hingeabl.training.runs import RunLog, describe_environment
 from hingeabl.training.saved_run import save_run, weights_of
 from hingeabl.training.steps import move_schedule, scaling_figures, settle_skipped
@@ -45,8 +38,8 @@ ESTIMATES = {"cpu": (5, 50), "cuda": (50,)}  # after how many steps the end is e
 @dataclass
 class Training:
     """One seed's training. restore_or_initialise sets the fields from `ddp_model` on: the model as several processes
-    call it, how far the training is (`place`), the step of its last checkpoint (`saved`), and in rank 0 the log.
-    `counted` is when time was last added to `place.seconds`."""
+    call it, how far the training is (`progress`), the step of its last checkpoint (`saved`), and in rank 0 the log.
+    `counted` is when time was last added to `progress.seconds`."""
 
     experiment: Experiment
     seed: int
@@ -64,7 +57,7 @@ class Training:
     counted: float = field(default_factory=time.monotonic)
 
     def count_time(self) -> None:
-        """Add to `place.seconds` the time since this was last called."""
+        """Add to `progress.seconds` the time since this was last called."""
         now = time.monotonic()
         if self.progress.seconds is not None:
             self.progress.seconds += now - self.counted
@@ -123,7 +116,7 @@ class StepClock:
 def run_folder(output_dir: str | Path, seed: int) -> Iterator[Path]:
     """A seed's folder, locked against other processes. Raises UserError if another one holds it."""
     folder = make_folder(Path(output_dir) / f"seed_{seed}")
-    with locked(folder) if parallel.rank() == 0 else contextlib.nullcontext():
+    with resume.locked(folder) if parallel.rank() == 0 else contextlib.nullcontext():
         yield folder
 
 
@@ -152,7 +145,7 @@ def run_config(experiment: Experiment, seed: int) -> dict[str, Any]:
 def restore_or_initialise(training: Training) -> None:
     """Restore a training from the last checkpoint of its run's folder, or write the first files of a new run."""
     experiment, folder, model = training.experiment, training.folder, training.model
-    progress = training.progress = load_checkpoint(folder, model, training.optimizer, training.scaler)
+    progress = training.progress = resume.load_checkpoint(folder, model, training.optimizer, training.scaler)
     training.saved = progress.step
     move_schedule(training.scheduler, progress.step)
     parallel.wait_for_all()  # before any of these files changes
@@ -212,7 +205,7 @@ def save_if_due(training: Training, stop: StopRequest) -> None:
 
 def name_of_stop(training: Training, stop: StopRequest) -> str:
     """The signal that asked this process to stop, or a note that another process was asked; "" if none was."""
-    asked = parallel.any_over_processes(bool(stop.name), training.experiment.device)
+    asked = max_over_processes(int(bool(stop.name)), training.experiment.device)
     return (stop.name or "another process was asked to stop") if asked else ""
 
 
@@ -234,7 +227,7 @@ def save(training: Training, signal_name: str) -> None:
         parallel.wait_for_all()  # torchrun ends all processes when one has left, so not while rank 0 writes
         parallel.finish()
         tqdm.write(f"{signal_name}: saved after step {training.progress.step:,}; run the same command to resume")
-        raise SystemExit(EXIT_STOPPED)
+        raise SystemExit(resume.EXIT_STOPPED)
 
 
 def save_predictions(folder: Path, name: str, predictions: Predictions) -> None:
@@ -254,4 +247,4 @@ def mark_finished(training: Training, result: dict[str, Any]) -> None:
     training.count_time()
     write_timing(training.folder, training.progress)
     write_json(training.folder / "scores.json", result)
-    shutil.rmtree(training.folder / CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(training.folder / resume.CHECKPOINTS, ignore_errors=True)

@@ -114,9 +114,7 @@ class TrainingSettings:
     learning_rate: float = setting(5e-5, "learning rate of the encoder; 3e-5 for RoBERTa", finite_float)
     classifier_lr: float = setting(1e-4, "learning rate of the new layers", finite_float)
     module_lr: float | None = setting(
-        None,
-        "learning rate of DocuNet's U-Net or KD-DocRE's axial transformer; default: --classifier_lr",
-        finite_float,
+        None, "learning rate of DocuNet's U-Net or KD-DocRE's axial transformer; default: --classifier_lr", finite_float
     )
     adam_epsilon: float = setting(1e-6, "of AdamW", finite_float)
     warmup_ratio: float = setting(0.06, "share of the steps with linear warm-up", fraction)

@@ -15,7 +15,7 @@ from typing import Any, TextIO, cast
 
 from hingeabl.data.schema import Document
 from hingeabl.readers.align import to_spans
-from hingeabl.writers.json_csv_cypher import JsonList
+from hingeabl.writers.json_csv_cypher import JsonLines, JsonList
 from hingeabl.writers.writer import Entry, Writer
 
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the time of files in an archive, so that equal predictions give equal bytes
@@ -49,10 +49,8 @@ class SpansList(JsonList):
             self.item(with_labels(document, predictions))
 
 
-class SpansLines(SpansList):
+class SpansLines(SpansList, JsonLines):
     """Documents in the format spans, one a line."""
-
-    opening, separator, closing, empty = "", "\n", "\n", ""
 
 
 class Brat(Writer):

@@ -35,8 +35,3 @@ def form_of(name: str) -> type[Writer]:
     """The format of an output by its ending; a JSON list for an unknown ending."""
     endings = [ending for ending in FORMS if name.lower().endswith(ending)]
     return FORMS[max(endings, key=len)] if endings else JsonList
-
-
-def check_form(name: str) -> None:
-    """Raise UserError if a package that an output's format needs is not installed."""
-    form_of(name).need()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable
 from typing import Any
 
 from hingeabl.errors import UserError
@@ -65,21 +64,14 @@ class Csv(Writer):
             ) from None
 
 
-def escaped(text: str, special: dict[str, str], other: Callable[[int], str]) -> str:
-    """Text with its `special` characters replaced, and each one that is not printable by `other` of its code point."""
+def escaped(text: str, special: dict[str, str]) -> str:
+    r"""Text with its `special` characters replaced, and others that are not printable, up to U+FFFF, as \uXXXX."""
 
     def replaced(match: re.Match[str]) -> str:
-        character = match[0]
-        if character in special:
-            return special[character]
-        return character if character.isprintable() else other(ord(character))
+        is_plain = match[0].isprintable() or match[0] > "\uffff"
+        return special.get(match[0]) or (match[0] if is_plain else f"\\u{ord(match[0]):04X}")
 
     return re.sub(r"[^\w ]", replaced, text)
-
-
-def utf16_escape(code: int) -> str:
-    r"""A character as \uXXXX; unchanged above U+FFFF."""
-    return f"\\u{code:04X}" if code < 0x10000 else chr(code)
 
 
 CYPHER_SPECIAL = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -88,7 +80,7 @@ CYPHER_SPECIAL = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t
 def cypher(value: Any) -> str:
     """A string, number, list or map as a Cypher literal, on one line."""
     if isinstance(value, str):
-        return f"'{escaped(value, CYPHER_SPECIAL, utf16_escape)}'"
+        return f"'{escaped(value, CYPHER_SPECIAL)}'"
     if isinstance(value, list):
         return f"[{', '.join(map(cypher, value))}]"
     if isinstance(value, dict):
@@ -98,7 +90,7 @@ def cypher(value: Any) -> str:
 
 def cypher_name(name: str) -> str:
     """A name in backticks, "_" for an empty one, which Cypher does not have."""
-    return f"`{escaped(name or '_', {'`': '``', chr(92): utf16_escape(92)}, utf16_escape)}`"
+    return f"`{escaped(name or '_', {'`': '``', chr(92): chr(92) + 'u005C'})}`"
 
 
 class Cypher(Writer):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import json
 import re
-import sys
 from typing import IO, Any, TextIO, cast
 
-from hingeabl.errors import UserError
+from hingeabl.errors import UserError, print_warning
 from hingeabl.writers.writer import Entry, OutputEntity, Writer, edge_properties
 
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -64,10 +63,7 @@ class GraphMl(NetworkX):
         self.module.write_graphml_xml(self.graph, file)
         self.output.write(file.getvalue().decode().replace("\r", "&#13;") + "\n")  # else a reader takes it for \n
         if self.replaced:
-            print(
-                f"WARNING: GraphML: {self.replaced:,} control characters, which XML does not allow, are U+FFFD there",
-                file=sys.stderr,
-            )
+            print_warning(f"GraphML: {self.replaced:,} control characters, which XML does not allow, are U+FFFD there")
 
 
 class Picture(NetworkX):

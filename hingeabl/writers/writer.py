@@ -6,13 +6,12 @@ In a graph the entities of each document are the nodes, with or without a relati
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Sequence
 from typing import IO, Any, NamedTuple
 
 from hingeabl.data.schema import Document, GeneratedTitle
-from hingeabl.errors import UserError
+from hingeabl.errors import need
 
 KEY_FIELDS = ("name", "sent_id", "pos")
 Entry = dict[str, Any]  # a prediction: {title, h_idx, t_idx, r, relation, score, threshold, margin}, and {confidence}
@@ -73,7 +72,7 @@ def edge_properties(entry: Entry) -> Entry:
 
 
 class Writer:
-    """An output format: `begin`, then `add` for each group of documents, then `end`. A format defines how it writes an
+    """An output format: within its `with` block, `add` for each group of documents. A format defines how it writes an
     entity and a relation."""
 
     package = ""  # a package in scripts/requirements/graph.txt that the format needs
@@ -87,13 +86,16 @@ class Writer:
     @classmethod
     def need(cls) -> Any:
         """The module of `package`, None if none is needed. Raises UserError if it is not installed."""
-        try:
-            return importlib.import_module(cls.package) if cls.package else None
-        except ImportError:
-            raise UserError(
-                f"{cls.package} is not installed, which this form of output needs; pip install -r "
-                "scripts/requirements/graph.txt, or name a .json file"
-            ) from None
+        remedy = "pip install -r scripts/requirements/graph.txt, or name a .json file"
+        problem = f"{cls.package} is not installed, which this form of output needs; {remedy}"
+        return need(cls.package, problem) if cls.package else None
+
+    def __enter__(self) -> Writer:
+        self.begin()
+        return self
+
+    def __exit__(self, error_type: object, *_: object) -> None:
+        self.drop() if error_type else self.end()
 
     def add(self, documents: Sequence[Document], entries: Sequence[Sequence[Entry]]) -> None:
         """Write checked documents; `entries` holds the predictions of each."""

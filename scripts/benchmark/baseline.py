@@ -36,12 +36,8 @@ class Baseline(nn.Module):
             owner = self.encoder.get_submodule(name.rpartition(".")[0])
             assert parameter.shape == ours.shape
             setattr(owner, name.rpartition(".")[2], ours)
-        self.head_extractor, self.tail_extractor, self.bilinear = (
-            model.head_extractor,
-            model.tail_extractor,
-            model.bilinear,
-        )
-        self.block_size = model.settings["block_size"]
+        self.head_extractor, self.tail_extractor = model.head_extractor, model.tail_extractor
+        self.bilinear, self.block_size = model.bilinear, model.settings["block_size"]
         self.train(model.training)
 
     def forward(self, features: list[dict[str, Any]]) -> Tensor:

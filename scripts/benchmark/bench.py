@@ -336,7 +336,9 @@ def main() -> None:
     if args.dry:
         print_dry(args.launch_us, args.tflops, args.gb_per_s)
         return
-    cpu = next((line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")), "")
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     machine = f"{describe_device(torch.device(args.device))}, {cpu or platform.processor()}"
     documents = read_json(args.data)[: args.documents]
     print(f"{machine}\nbatches of {args.batch_size} of {len(documents)} documents of {args.data}, ", end="")
@@ -361,11 +363,6 @@ def main() -> None:
             print_row(title, timings[precision], rows_left)
             write_json(args.output, result)
     print(f"\nwritten: {args.output}")
-
-
-def _cpu_lines() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from hingeabl.errors import UserError, run_command_line
+from hingeabl.errors import UserError, print_warning, run_command_line
 from hingeabl.start import numbers, requirements
 
 SECONDS = 10  # to wait for the hub, or for an address
@@ -85,11 +85,11 @@ def gpu() -> Iterator[Line]:
     try:
         import torch
 
-        from hingeabl.machine import gpu_problem, nvidia_gpus
+        from hingeabl.machine import ask_nvidia_smi, gpu_problem
     except ImportError as error:
         yield "torch", f"cannot be imported ({error})", False
         return
-    for name, driver in nvidia_gpus():
+    for name, driver in ask_nvidia_smi("name", "driver_version"):
         yield "GPU", f"{name}, driver {driver}", True
     yield "torch's build", f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU alone", True
     problem = gpu_problem()
@@ -108,8 +108,9 @@ def hub() -> Iterator[Line]:
     except ImportError:
         yield "hub", "not asked: huggingface_hub is not installed", None
         return
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
-        yield "hub", "not asked: HF_HUB_OFFLINE is set", None
+    name = next((name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)), "")
+    if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):  # as huggingface_hub reads them
+        yield "hub", f"not asked: {name} is set", None
         return
     try:
         urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=SECONDS)
@@ -144,7 +145,7 @@ def main() -> None:
     if sys.argv[1:] == ["--gpu"]:
         for title, status, is_ok in gpu():
             if is_ok is False:
-                print(f"WARNING: {title}: {status}", file=sys.stderr)
+                print_warning(f"{title}: {status}")
         return
     if sys.argv[1:]:
         raise UserError(f"{' '.join(sys.argv[1:])}: this program takes no arguments; leave them out")

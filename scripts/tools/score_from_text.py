@@ -18,7 +18,6 @@ from hingeabl.prediction.choices import add_prediction_options, prediction_optio
 from hingeabl.prediction.from_text import INPUT_MODES, score_from_text
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.documents import load_documents
-from hingeabl.training.hub import SHIPPED
 
 
 def main() -> None:
@@ -27,11 +26,10 @@ def main() -> None:
     parser.add_argument(
         "--data", required=True, nargs="+", metavar="FILE", help="labelled documents in DocRED's schema"
     )
-    parser.add_argument("--load_path", default=str(SHIPPED), help="the run that predicts; default: the shipped model")
     parser.add_argument("--output", metavar="FILE", help="also write the scores as JSON")
     add_prediction_options(parser)
     args = parser.parse_args()
-    predictor = Predictor.from_run(args.load_path, **prediction_options(args))
+    predictor = Predictor.from_run(args.load_path, precision=args.precision, **prediction_options(args))
     record = {}
     for path in args.data:
         documents = load_documents(path, typed=True)

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import random
+import shutil
 import sys
 from collections import defaultdict
 
@@ -152,6 +153,10 @@ def test_what_is_no_corpus_or_no_place_is_told_in_one_line(rows, tmp_path, monke
     corpus = corpus_of(tmp_path / "corpus", rows)
     with pytest.raises(UserError, match=r"cannot be written as \.svg"):
         corpus_graph.main(["--input", corpus, "--output", str(tmp_path / "graph.svg")])
+    (tmp_path / "csv/nodes.csv.tmp").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"nodes\.csv\.tmp: cannot be written \("):
+        corpus_graph.main(["--input", corpus, "--output", str(tmp_path / "csv")])
+    shutil.rmtree(tmp_path / "csv")
     (tmp_path / "corpus/parts/part-000000.jsonl").write_text('{"file": broken\n')
     with pytest.raises(UserError, match=r"cannot be joined .*are its parts whole"):
         corpus_graph.main(["--input", corpus, "--output", str(tmp_path / "graph.ttl")])

@@ -1,15 +1,17 @@
 """A corpus: what is read of it, what a part holds, and what of the output is finished. test_on_ray.py has Ray."""
 
+import glob
 import gzip
 import json
 import sys
+from pathlib import Path
 
 import predict_corpus
 import pytest
 from predictions import predict_file
 
 from hingeabl.corpus import folder
-from hingeabl.corpus.sources import blocks_of, checksums, find_sources, read_sources
+from hingeabl.corpus.sources import blocks_of, checksums, find_sources, fits, read_sources
 from hingeabl.corpus.worker import Part, part_of
 from hingeabl.errors import UserError
 
@@ -72,6 +74,19 @@ def test_globs_and_files_are_named_below_their_fixed_part(tmp_path):
 
     assert names("**/*.txt") == ["x/a.txt", "x/y/b.txt", "z.txt"]
     assert names("x/*.txt") == names("x/a.txt") == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*.txt", "**/*.txt", "x/*.txt", "x/**/*.txt", "**", "x/**", "*/**", "**/x/*", "*//?.txt"]
+)
+def test_a_glob_means_for_other_places_what_it_does_here(pattern, tmp_path):
+    for name in ("a.txt", "x/a.txt", "x/y/b.txt", "x/y/x/c.txt", "z.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    here = {Path(name) for name in glob.glob(f"{tmp_path}/{pattern}", recursive=True) if Path(name).is_file()}
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path for path in files if fits(str(path), f"{tmp_path}/{pattern}")} == here != set()
+    assert not any(fits(str(path), f"{tmp_path}/*/") for path in files)
 
 
 def test_a_place_that_pyarrow_opens_is_read_as_the_local_folder_is(documents, tmp_path):

@@ -1,5 +1,6 @@
 """Exports of label tools, folders and several files as input, and formats that programs name but cannot read."""
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import predict
 import prepro
 import train
 from hingeabl.errors import UserError
-from hingeabl.readers.any_format import detect
+from hingeabl.readers.any_format import detect, read_paths
 from hingeabl.readers.documents import load_documents
 
 STORY = "\U0001f600 Orla Venn founded Tamsin Works."
@@ -151,6 +152,14 @@ def test_several_files_of_several_formats_are_converted_into_one(folder, monkeyp
     titles = [json.loads(line)["title"] for line in Path("out.jsonl").read_text().splitlines()]
     assert titles == ["Mira", "7", "story", "story"]
     assert "1 titles are of documents of several files (story), and files that are scored" in capsys.readouterr().err
+
+
+def test_a_text_of_a_folder_has_the_title_of_its_file_packed_or_not(tmp_path):
+    for name in ("a.txt", "b/c.txt.gz", "b/d.TXT.GZ"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(gzip.compress(TEXT.encode()) if name != "a.txt" else TEXT.encode())
+    assert [found["title"] for found in read_paths([str(tmp_path)], None, False)] == ["a", "b/c", "b/d"]
+    assert [found["title"] for found in read_paths([str(tmp_path / "b/d.TXT.GZ")], None, False)] == ["d"]
 
 
 def test_a_folder_without_input_files_is_told(folder, monkeypatch):

@@ -116,7 +116,7 @@ def test_a_label_of_an_entity_with_itself_is_dropped_and_counted(tmp_path, rel2i
     path.write_text(json.dumps([document]))
     [loaded] = load_documents(path, rel2id)
     assert len(loaded["labels"]) == 2
-    assert "dropped 1 labels" in capsys.readouterr().out
+    assert "1 labels whose head and tail are the same entity are left out" in capsys.readouterr().err
 
 
 def test_another_inventory_sets_the_number_of_classes(tmp_path, minilm_tokenizer):

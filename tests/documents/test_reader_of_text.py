@@ -1,6 +1,5 @@
 """Plain text: rules of coreference, spaCy's entities in DocRED's schema, and what is missing or wrong."""
 
-import builtins
 import io
 import re
 import sys
@@ -276,19 +275,8 @@ def test_what_is_no_text_is_refused(data, message):
     assert str(error.value) == message
 
 
-def without(monkeypatch, package):
-    real = builtins.__import__
-
-    def refuse(name, *rest):
-        if name == package:
-            raise ModuleNotFoundError(f"No module named {name!r}")
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-
-
 def test_missing_spacy_is_told_with_the_commands(monkeypatch, fresh_spacy):
-    without(monkeypatch, "spacy")
+    monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(UserError) as error:
         text.document_of_text("Anna left.", "a", "a.txt", "de_core_news_sm")
     assert str(error.value) == (
@@ -338,7 +326,7 @@ def test_fastcorefs_clusters_are_used_where_it_is_installed(monkeypatch, fresh_f
 
 
 def test_without_fastcoref_rules_are_used_in_silence(monkeypatch, capsys, fresh_fastcoref):
-    without(monkeypatch, "fastcoref")
+    monkeypatch.setitem(sys.modules, "fastcoref", None)
     assert coreference.find_clusters("Anna") == []
     assert capsys.readouterr().err == ""
 

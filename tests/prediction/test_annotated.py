@@ -145,8 +145,7 @@ def test_names_with_white_space_stay_one_line_in_brat(document, entries, tmp_pat
 
 def test_an_archive_of_a_run_that_fails_is_closed_before_its_file_is(tmp_path):
     writer = form_of("found.brat.zip")(io.TextIOWrapper(io.BytesIO()))
-    writer.begin()
-    with pytest.raises(KeyError), predict.dropped_on_error(writer):
+    with pytest.raises(KeyError), writer:
         raise KeyError
     assert writer.archive.fp is None  # else zipfile would complain of a closed file
     path = tmp_path / "bad.jsonl"
@@ -188,3 +187,11 @@ def test_corrected_predictions_of_a_text_become_training_data(tmp_path, capsys, 
     prepro.main()
     (statistics,) = json.loads(capsys.readouterr().out)["files"].values()
     assert (statistics["documents"], statistics["triples / doc"]) == (1, 1)
+    documents = json.loads(corrected.read_text())
+    documents[0]["labels"] += [{"h": 0, "t": 0, "r": "P19", "evidence": []}]
+    corrected.write_text(json.dumps(documents))
+    prepro.main()
+    said = capsys.readouterr()
+    (statistics,) = json.loads(said.out)["files"].values()
+    assert statistics["triples / doc"] == 1
+    assert "1 labels whose head and tail are the same entity are left out" in said.err

@@ -209,6 +209,7 @@ def test_a_shift_is_refused_where_there_are_several_thresholds_and_the_best_one_
     shift, f1 = best_shift(np.array([5.0, 0.5, 3.0, 1.0]), np.array([True, False, True, False]), 2)
     assert (shift, f1) == (2.0, 1.0)
     assert best_shift(np.array([1.0, 2.0]), np.array([True, True]), 3) == (0.0, pytest.approx(0.8))
+    assert best_shift(np.array([3.0, 1.0, 1.0]), np.array([True, True, False]), 2) == (0.0, pytest.approx(0.8))
 
 
 def test_predict_py_and_its_page_leave_out_what_is_not_wanted(trained, sample, tmp_path):

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import simulate_tests
 from conftest import ROOT
-from scipy.stats import t
+from scipy.stats import t, ttest_ind
 from test_figures import ALL, make_run
 
 import report
 from hingeabl.data import checksums
 from hingeabl.errors import UserError
 from hingeabl.files import sha256_of_file
-from hingeabl.reporting.comparisons import verdict
+from hingeabl.reporting.comparisons import counts_of, verdict
 from hingeabl.reporting.figures import FIGURES
 from hingeabl.reporting.records import count_by_document, read_record, read_runs
 from hingeabl.reporting.significance import Comparison, Counts, compare, f1_of_seeds, spread_of_seeds, with_seed_noise
@@ -81,6 +81,27 @@ def test_the_interval_over_seeds_is_students_of_the_differences_seed_by_seed():
     assert (low + high) / 2 == pytest.approx(statistics.mean(differences)) and (high - low) / 2 == pytest.approx(half)
     fewer = Counts(second.correct[:2], second.predicted[:2], second.gold)
     assert compare(first, fewer).over_seeds is not None and compare(first, random_counts(1, 2)).over_seeds is None
+
+
+def test_losses_of_other_seeds_are_not_compared_seed_by_seed():
+    first, second = random_counts(2, 1), random_counts(2, 2)
+    turned = Counts(second.correct[::-1], second.predicted[::-1], second.gold)
+    found, again = (compare(first, x, same_seeds=False).over_seeds for x in (second, turned))
+    assert found == pytest.approx(again)
+    f1 = [2 * x.correct.sum(1) / (x.predicted.sum(1) + x.gold.sum()) for x in (first, second)]
+    assert found == pytest.approx(ttest_ind(f1[1], f1[0], equal_var=False).confidence_interval(0.95))
+
+
+def test_rows_that_share_no_seed_have_welchs_interval_and_a_note_says_so(sample, tmp_path, capsys):
+    for loss, seed in (("atl", 1), ("atl", 2), ("sat", 3), ("sat", 4)):
+        make_run(tmp_path, sample, loss, seed, ALL)
+    runs = read_runs([str(tmp_path)])[0]
+    f1 = [f1_of_seeds(counts_of([run for run in runs if run.loss == loss])) for loss in ("sat", "atl")]
+    found = json.loads(printed(capsys, "--table", 3, tmp_path, "--format", "json"))
+    [comparison] = found["comparisons"]
+    assert comparison["seeds"] == [[1, 2], [3, 4]]
+    assert comparison["over_seeds"] == pytest.approx(ttest_ind(*f1, equal_var=False).confidence_interval(0.95))
+    assert any("Welch's interval" in note for note in found["notes"])
 
 
 def test_a_difference_is_noise_where_its_interval_over_seeds_holds_0():
@@ -209,7 +230,7 @@ def test_tables_of_data_are_named_by_files_that_are_not_re_docreds(sample, capsy
     text = printed(capsys, "--table", number, *files)
     assert "Re-DocRED" not in text and "paper" not in text and "train.json, dev.json, test.json" in text
     own = {path.stem: sha256_of_file(path) for path in files}
-    monkeypatch.setattr("hingeabl.reporting.corpora.REDOCRED", own)
+    monkeypatch.setattr("hingeabl.reporting.names.REDOCRED", own)
     assert "Re-DocRED" in printed(capsys, "--table", number, *files)
 
 

@@ -135,8 +135,11 @@ def test_the_doctor_calls_nothing_well_that_is_not_there(monkeypatch, tmp_path):
     lines = list(doctor.data())
     assert len(lines) == 4 and {well for _, _, well in lines} == {None}
     assert all("not here; python scripts/tools/fetch.py" in found for _, found, _ in lines)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert list(doctor.hub())[-1] == ("hub", "not asked: HF_HUB_OFFLINE is set", None)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        with monkeypatch.context() as patched:
+            patched.delenv("HF_HUB_OFFLINE", raising=False)
+            patched.setenv(name, "true")
+            assert list(doctor.hub())[-1] == ("hub", f"not asked: {name} is set", None)
 
 
 @pytest.mark.parametrize("end", ["2>&1 |", pytest.param("|", marks=pytest.mark.slow)])

@@ -153,6 +153,7 @@ def test_a_file_that_is_no_checkpoint_of_these_models_is_named(tiny_bert, tmp_pa
         ("HTTPS_PROXY", "http://me:secret@127.0.0.1:9", "set here: HTTPS_PROXY=http://***@127.0.0.1:9"),
         ("HF_HUB_OFFLINE", "1", "set here: HF_HUB_OFFLINE=1"),
         ("HF_ENDPOINT", "http://127.0.0.1:9", "set here: HF_ENDPOINT=http://127.0.0.1:9"),
+        ("HF_ENDPOINT", "http://me:secret@127.0.0.1:9", "set here: HF_ENDPOINT=http://***@127.0.0.1:9"),
     ],
 )
 def test_what_stands_between_here_and_the_hub_is_named(monkeypatch, name, value, told):
@@ -355,7 +356,7 @@ def test_gpu_memory_grows_in_pieces_unless_the_user_has_set_it_up(name):
     environment = {key: value for key, value in os.environ.items() if key not in names}
     environment |= {name: "backend:native"} if name else {}
     found = (
-        "import os, sys; from hingeabl.start import start; start(); "
+        "import os, sys; from hingeabl.start import start; start('__main__'); "
         "print(*[os.environ.get(n) for n in sys.argv[1:]], 'torch' in sys.modules)"
     )
     done = subprocess.run(

@@ -51,14 +51,16 @@ import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1], sys.argv[2]
 import torch
+from tqdm import tqdm
 from hingeabl.modeling.layers import max_over_processes
 from hingeabl.training import parallel
 from trainings import first_gradients
 parallel.start("cpu")
 rank, cpu = parallel.rank(), torch.device("cpu")
 assert parallel.world_size() == 2
-assert parallel.any_over_processes(rank == 1, cpu) and not parallel.any_over_processes(False, cpu)
+assert max_over_processes(int(rank == 1), cpu) and not max_over_processes(0, cpu)
 assert max_over_processes(40 + 5 * rank, cpu) == 45  # of DocuNet's maps
+assert tqdm(total=1, disable=False).disable == bool(rank)
 assert parallel.sum_over_processes(torch.tensor([1.0, rank])).tolist() == [2, 1]
 found = parallel.gather_rows(torch.full((3 * rank, 2), rank), cpu)
 assert [part.tolist() for part in found] == ([] if rank else [[], 3 * [[1, 1]]])

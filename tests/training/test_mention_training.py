@@ -97,9 +97,15 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(files, tiny_ber
 
 
 def test_a_checkpoint_of_other_settings_is_refused(files, tiny_bert, tmp_path):
+    more = tmp_path / Path(files["train"][0]).name  # a second file of the same name
+    more.write_bytes(Path(files["train"][0]).read_bytes())
+    files = files | {"train": [str(more), *files["train"]]}
     train_mentions(**files, folder=tmp_path / "out", settings=settings(tiny_bert, epochs=1))
     with pytest.raises(UserError, match="is of other settings or data; name another folder, or remove it"):
         train_mentions(**files, folder=tmp_path / "out", settings=settings(tiny_bert, epochs=2))
+    more.write_text(json.dumps(json.loads(more.read_text())[::-1]))
+    with pytest.raises(UserError, match="is of other settings or data"):
+        train_mentions(**files, folder=tmp_path / "out", settings=settings(tiny_bert, epochs=1))
 
 
 def test_documents_of_dev_and_test_are_not_trained_on(files, tiny_bert, tmp_path, capsys):

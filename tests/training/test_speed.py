@@ -60,7 +60,7 @@ def test_the_cache_knows_content_settings_and_tokenizer(sample, minilm_tokenizer
     assert pieces_path(tmp_path, sample / "train.json", minilm_tokenizer, 1024) in paths
 
 
-@pytest.mark.parametrize("break_it", ["empty", "cut", "flip a length", "flip a piece", "other documents"])
+@pytest.mark.parametrize("break_it", ["empty", "cut", "flip near the end", "flip a piece", "other documents"])
 def test_a_broken_cache_file_is_made_again(sample, minilm_tokenizer, rel2id, tmp_path, break_it):
     first = read_docred(sample / "train.json", minilm_tokenizer, rel2id, cache_dir=tmp_path)
     [path] = tmp_path.iterdir()
@@ -70,7 +70,7 @@ def test_a_broken_cache_file_is_made_again(sample, minilm_tokenizer, rel2id, tmp
         [other] = set(tmp_path.iterdir()) - {path}
         path.write_bytes(other.read_bytes())
     else:
-        place = {"flip a length": len(whole) - 40, "flip a piece": len(whole) // 2}.get(break_it, 0)
+        place = {"flip near the end": len(whole) - 40, "flip a piece": len(whole) // 2}.get(break_it, 0)
         flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
         path.write_bytes({"empty": b"", "cut": whole[:-100]}.get(break_it, flipped))
     assert equal(first, read_docred(sample / "train.json", minilm_tokenizer, rel2id, cache_dir=tmp_path))
