@@ -149,6 +149,8 @@ def write_csv(graph: Any, output: str) -> None:
         try:
             graph.execute(f"COPY ({query}) TO '{str(temporary).replace(chr(39), 2 * chr(39))}' (FORMAT csv, HEADER)")
         except Error as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise UserError(
                 f"{temporary}: cannot be written ({first_line(error)}); make room, or name another"
             ) from None

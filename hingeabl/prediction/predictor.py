@@ -62,8 +62,9 @@ def plain_document(text: str, text_model: str | None = None) -> Document:
     refuse_lone_surrogates(text, "text")
     if len(text) < LONGEST_PATH and os.path.isfile(text):
         raise UserError(f"text {text!r}: is the path of a file; pass the file's content")
-    with contextlib.suppress(ValueError):
-        if text.lstrip()[:1] in ("{", "[") and json.loads(text) is not None:
+    if text.lstrip()[:1] in ("{", "["):
+        with contextlib.suppress(ValueError):  # it is no JSON, and so a text
+            json.loads(text)
             raise UserError("text: is JSON; pass what json.loads makes of it, if that is a document in DocRED's schema")
     return document_of_text(text, "text", "text", text_model)
 
