@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
@@ -72,3 +73,19 @@ def joined(keys: list[str], joins: list[Relation]) -> list[list[str]]:
     order = {key: number for number, key in enumerate(keys)}
     unique = {id(members): sorted(members, key=order.__getitem__) for members in group.values()}
     return list(unique.values())
+
+
+def objects_of(value: dict[str, Any], field: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects in a list that may be missing, with their locations. Raises UserError, starting with `where`."""
+    for number, item in enumerate(list_of(value, field, where)):
+        if not isinstance(item, dict):
+            raise UserError(f"{where}: {field}[{number}]: is not an object; correct it")
+        yield f"{field}[{number}]", item
+
+
+def list_of(value: dict[str, Any], field: str, where: str) -> list[Any]:
+    """The list in a field, [] if it is missing. Raises UserError, starting with `where`, for anything else."""
+    found = value.get(field)
+    if found is not None and not isinstance(found, list):
+        raise UserError(f"{where}: {field}: must be a list; correct it")
+    return found or []

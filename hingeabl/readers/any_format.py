@@ -17,6 +17,7 @@ from hingeabl.readers.align import to_spans, warn
 from hingeabl.readers.brat import read_brat
 from hingeabl.readers.cdr import read_cdr
 from hingeabl.readers.decoding import read_lines
+from hingeabl.readers.dwie import read_dwie
 from hingeabl.readers.exports import read_doccano, read_label_studio
 from hingeabl.readers.formats import FORMATS, TEXT_SUFFIXES, detect, suffix_of, without_gz
 from hingeabl.readers.offsets import Counts
@@ -29,6 +30,7 @@ READERS: dict[str, Any] = {
     "brat": read_brat,
     "doccano": read_doccano,
     "labelstudio": read_label_studio,
+    "dwie": read_dwie,
 }
 ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 LINES = (".jsonl", ".jsonl.gz")

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from hingeabl.data.schema import Document, GeneratedTitle
 from hingeabl.data.stream import read_objects
 from hingeabl.errors import UserError
-from hingeabl.readers.annotations import Relation, check_ends, document_of
+from hingeabl.readers.annotations import Relation, check_ends, document_of, list_of, objects_of
 from hingeabl.readers.offsets import AnnotatedMention, Counts
 
 
@@ -23,14 +23,14 @@ def read_doccano(file: BinaryIO, name: str, counts: Counts) -> Iterator[Document
         where = f"{name}: document {number}"
         text = _text(value, where)
         mentions: dict[str, AnnotatedMention] = {}
-        for location, entity in _items(value, "entities", where):
+        for location, entity in objects_of(value, "entities", where):
             span = [entity.get(field) for field in ("start_offset", "end_offset", "label")]
             _add(mentions, entity.get("id"), _mention(span, None, location, where), where)
         for location, span in _triples(value, where):
             _add(mentions, location, _mention(span, None, location, where), where)
         relations = [
             _relation(relation.get("type"), relation.get("from_id"), relation.get("to_id"), f"{where}: {location}")
-            for location, relation in _items(value, "relations", where)
+            for location, relation in objects_of(value, "relations", where)
         ]
         check_ends(relations, mentions, "the id of one of entities")
         yield document_of(_title(value, number), text, mentions, relations, where, counts)
@@ -46,7 +46,7 @@ def read_label_studio(file: BinaryIO, name: str, counts: Counts) -> Iterator[Doc
             raise UserError(f"{where}: data: is missing; JSON-MIN has no relations, so export the project as JSON")
         mentions: dict[str, AnnotatedMention] = {}
         relations: list[Relation] = []
-        for location, item in _items(_annotation(task, where, counts), "result", where):
+        for location, item in objects_of(_annotation(task, where, counts), "result", where):
             if item.get("type") == "relation":
                 relations += _both_ways(item, f"{where}: {location}", counts)
             elif item.get("type") in ("hypertextlabels", "paragraphlabels"):
@@ -65,7 +65,9 @@ def read_label_studio(file: BinaryIO, name: str, counts: Counts) -> Iterator[Doc
 def _annotation(task: dict[str, Any], where: str, counts: Counts) -> dict[str, Any]:
     """The annotation of a task that is read, {} if there is none."""
     field = "annotations" if "annotations" in task else "completions"
-    annotations = [annotation for _, annotation in _items(task, field, where) if not annotation.get("was_cancelled")]
+    annotations = [
+        annotation for _, annotation in objects_of(task, field, where) if not annotation.get("was_cancelled")
+    ]
     if not annotations:
         return {}
     counts["second"] += len(annotations) - 1
@@ -102,7 +104,7 @@ def _relation(relation_type: Any, head: Any, tail: Any, where: str) -> Relation:
 def _triples(value: dict[str, Any], where: str) -> Iterator[tuple[str, list[Any]]]:
     """The spans [start, end, type] in doccano's other layout, with their locations."""
     for field in ("label", "labels"):
-        for number, span in enumerate(_list(value, field, where)):
+        for number, span in enumerate(list_of(value, field, where)):
             if not isinstance(span, list) or len(span) != 3:
                 raise UserError(f"{where}: {field}[{number}]: {span!r} is not [start, end, type]; correct it")
             yield f"{field}[{number}]", span
@@ -125,21 +127,6 @@ def _text(value: dict[str, Any], where: str) -> str:
     if not isinstance(value.get("text"), str):
         raise UserError(f"{where}: text: must be a string; correct it")
     return value["text"]
-
-
-def _items(value: dict[str, Any], field: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects in a list that may be missing, with their locations."""
-    for number, item in enumerate(_list(value, field, where)):
-        if not isinstance(item, dict):
-            raise UserError(f"{where}: {field}[{number}]: is not an object; correct it")
-        yield f"{field}[{number}]", item
-
-
-def _list(value: dict[str, Any], field: str, where: str) -> list[Any]:
-    items = value.get(field)
-    if items is not None and not isinstance(items, list):
-        raise UserError(f"{where}: {field}: must be a list; correct it")
-    return items or []
 
 
 def _title(value: dict[str, Any], number: int) -> str:

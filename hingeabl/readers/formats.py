@@ -12,7 +12,7 @@ from hingeabl.errors import UserError
 from hingeabl.files import GZIP, ZIP, encoding_of, refuse_non_data
 from hingeabl.readers.cdr import is_cdr
 
-FORMATS = ("docred", "spans", "text", "pubtator", "brat", "cdr", "doccano", "labelstudio")
+FORMATS = ("docred", "spans", "text", "pubtator", "brat", "cdr", "doccano", "labelstudio", "dwie")
 FORMAT_NAMES = {
     "spans": "text with mentions at character offsets",
     "text": "plain text",
@@ -20,6 +20,7 @@ FORMAT_NAMES = {
     "brat": "one of brat's two files",
     "doccano": "an export of doccano",
     "labelstudio": "an export of Label Studio",
+    "dwie": "an article of DWIE's own release",
 }
 JSON_FORMATS = ("docred", "spans", "text")  # formats that text in brackets may be mistaken for
 JSON_STARTS = ('{"', "{}", "[{", "[]")  # without white space
@@ -130,7 +131,7 @@ def _format_of_json(text: str) -> str:
     if "annotation_id" in keys or (keys.get("data") == "{" and {"annotations", "completions"} & keys.keys()):
         return "labelstudio"
     if keys.get("text") != QUOTE:
-        return "docred"
+        return "dwie" if {"mentions", "concepts"} <= keys.keys() else "docred"
     if "Comments" in keys or DOCCANO.search(text):
         return "doccano"
     return "text" if is_whole and not keys.keys() & MENTION_KEYS else "spans"

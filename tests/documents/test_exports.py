@@ -1,4 +1,5 @@
-"""Exports of label tools, folders and several files as input, and formats that programs name but cannot read."""
+"""Exports of label tools and DWIE's release, folders and several files as input, and formats that programs name but
+cannot read."""
 
 import gzip
 import json
@@ -45,6 +46,30 @@ def studio(**change):
         {"type": "choices", "value": {"choices": ["good"]}},
     ]
     return {"id": 5, "data": {"text": STORY}, "annotations": [{"result": result}], "predictions": []} | change
+
+
+ARTICLE = {
+    "id": "DW_1",
+    "content": f"A founding\n{STORY}",
+    "tags": ["all", "train"],
+    "mentions": [
+        {"begin": 31, "end": 43, "text": "Tamsin Works", "concept": 2},
+        {"begin": 13, "end": 22, "text": "Orla Venn", "concept": 0, "candidates": ["Orla_Venn"], "scores": [1.0]},
+        {"begin": 13, "end": 17, "text": "Orla", "concept": 0},
+    ],
+    "concepts": [
+        {"concept": 0, "text": "Orla Venn", "tags": ["type::role", "type::entity", "type::person"]},
+        {"concept": 1, "text": "Tamsin", "count": 0, "tags": ["type::entity", "type::gpe", "type::location"]},
+        {"concept": 2, "text": "Tamsin Works", "tags": ["slot::keyword"]},
+    ],
+    "relations": [
+        {"s": 0, "p": "head_of", "o": 2},
+        {"s": 2, "p": "based_in0", "o": 1},
+        {"s": 2, "p": "vs", "o": 2},
+    ],
+    "frames": [],
+    "iptc": ["04000000"],
+}
 
 
 def run(monkeypatch, program, *arguments):
@@ -116,6 +141,44 @@ def test_bad_exports_are_told_by_document_and_field(value, message):
         read(json.dumps([value]))
     with pytest.raises(UserError, match=r"^docs: document 1: text: must be a string"):
         read([DOCCANO, DOCCANO | {"text": None}])
+
+
+# --- DWIE's release
+
+
+def test_an_article_of_dwie_becomes_a_document(capsys):
+    (found,) = read(ARTICLE)
+    assert found["title"] == "DW_1" and found["labels"] == [{"h": 0, "t": 1, "r": "head_of"}]
+    assert [len(sentence) for sentence in found["sents"]] == [2, 7]
+    person = {"sent_id": 1, "type": "type::person"}
+    assert found["vertexSet"][0] == [
+        person | {"name": "Orla Venn", "pos": [1, 3]},
+        person | {"name": "Orla", "pos": [1, 2]},
+    ]
+    [company] = found["vertexSet"][1]
+    assert company["name"] == "Tamsin Works" and "type" not in company
+    shown = told(capsys)
+    assert "1 relations are left out, as they name what has no mention" in shown
+    assert "1 relations are left out, as both their ends are one entity" in shown
+    in_utf16 = [mention | {"begin": mention["begin"] + 1, "end": mention["end"] + 1} for mention in ARTICLE["mentions"]]
+    assert read([ARTICLE | {"mentions": in_utf16}]) == [found]
+    assert "offsets of 1 documents are read as UTF-16 units" in told(capsys)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": 5}, r"id: must be a string; correct it"),
+        ({"content": None}, r"content: must be a string; DWIE's dwie_download.py adds it"),
+        ({"mentions": [{"begin": 2, "end": 11}]}, r"mentions\[0\].concept: None is no whole number"),
+        ({"mentions": [{"begin": 2, "end": 11, "concept": 9}]}, r"mentions\[0\].concept: 9 is none of the concepts"),
+        ({"concepts": [{"concept": "0"}]}, r"concepts\[0\].concept: '0' is no whole number"),
+        ({"relations": [{"s": 0, "o": 1}]}, r"relations\[0\].p: None is no relation's name"),
+    ],
+)
+def test_bad_articles_of_dwie_are_told_by_document_and_field(change, message):
+    with pytest.raises(UserError, match=f"^docs: document 0: {message}"):
+        read(ARTICLE | change)
 
 
 # --- folders and several files
@@ -198,6 +261,7 @@ def test_a_folder_is_predicted(folder, trained, monkeypatch, capsys):
         ("a.md", "# A title", "plain text"),
         ("a.jsonl", json.dumps(DOCCANO), "an export of doccano"),
         ("a.json", json.dumps([studio()]), "an export of Label Studio"),
+        ("DW_1.json", json.dumps(ARTICLE, indent=4), "an article of DWIE's own release"),
         ("set", None, "a folder of brat's files"),
     ],
 )

@@ -180,19 +180,25 @@ def test_a_sweep_runs_each_script_that_its_head_names(tmp_path):
     assert trained == [f"runs/{name}_afl" for name in names]
 
 
-def test_the_study_on_cdr_trains_and_records_what_has_no_record_and_else_needs_no_documents(tmp_path):
+@pytest.mark.parametrize(
+    ("dataset", "script", "table"), [("cdr", "run_cdr.sh", "inter"), ("dwie", "studies/run_dwie.sh", "all")]
+)
+def test_the_studies_on_other_benchmarks_train_and_record_what_has_no_record(tmp_path, dataset, script, table):
     chosen = {"LOSSES": "atl sat", "SEEDS": "1 5", "RECORDS": "records", "RUNS": "runs", "EPOCHS": "30"}
+    scripts = ["studies/small_encoder.sh", script]
     (tmp_path / "records/bert_atl").mkdir(parents=True)
     (tmp_path / "records/bert_atl/seed_5.json").touch()
-    calls = calls_of(tmp_path, ["studies/cdr.sh", "run_cdr.sh"], **chosen)
+    calls = calls_of(tmp_path, scripts, dataset, **chosen)
     outputs = [call.split("--output_dir ")[-1] for call in calls if call.startswith("train.py")]
     assert len(outputs) == 3 and sum("bert_sat" in output for output in outputs) == 2
-    assert calls[0] == "scripts/tools/fetch.py cdr"
+    assert calls[0].startswith(
+        "scripts/tools/fetch.py cdr" if dataset == "cdr" else "prepro.py dataset/dwie/train.json"
+    )
     assert len(list(tmp_path.glob("records/bert_*/seed_*.json"))) == 4
-    again = calls_of(tmp_path, ["studies/cdr.sh", "run_cdr.sh"], **chosen)
-    assert all(call.startswith("report.py --table") for call in again)
+    again = calls_of(tmp_path, scripts, dataset, **chosen)
+    assert all(call.startswith("report.py --table") for call in again)  # no documents are needed
     tables = (tmp_path / "records/tables.md").read_text()
-    assert tables == "<--table inter --format markdown records>\n\n<--table runs --format markdown records>\n"
+    assert tables == f"<--table {table} --format markdown records>\n\n<--table runs --format markdown records>\n"
 
 
 @pytest.mark.parametrize("distant", [True, False])
