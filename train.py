@@ -26,7 +26,7 @@ from hingeabl.core.model import DocREModel
 from hingeabl.core.utils import autocast, set_seed, to_device
 from hingeabl.errors import naming_batch, run_command_line
 from hingeabl.files import make_folder, write_json
-from hingeabl.modeling.checkpoints import save_weights
+from hingeabl.modeling.checkpoints import epoch_of_weights, save_weights
 from hingeabl.modeling.encoder import checkpoint_layers
 from hingeabl.modeling.evidence import attention_loss, evidence_loss
 from hingeabl.training import parallel, saved_run, session, steps
@@ -72,7 +72,8 @@ def train_seeds(experiment: Experiment) -> None:
         clock.seeds_left = len(missing) - number
         results[seed] = train_seed(experiment, seed, clock, stop)
     if parallel.rank() == 0:
-        summary = summarise(experiment.loss.describe(), [results[seed] for seed in args.seeds])
+        results |= session.other_finished_seeds(experiment)  # a sweep trains each seed by a command of its own
+        summary = summarise(experiment.loss.describe(), list(results.values()))
         write_json(f"{args.output_dir}/summary.json", summary)
         print_summary(summary)
         print(f"\nsummary: {args.output_dir}/summary.json; predictions, weights and logs: {args.output_dir}/seed_*")
@@ -207,11 +208,13 @@ def score_epoch(training: Training) -> None:
     training.writer.wait()  # one large file at a time
     training.log.write(progress.step, {"epoch": progress.epoch, "dev": scores})
     mark = ""
-    if not progress.best or scores["f1"] > progress.best["dev"]["f1"]:
+    weights = folder / "model.safetensors"  # of this epoch, if it was stopped before its checkpoint and is repeated
+    is_lost = epoch_of_weights(weights) == progress.epoch
+    if not progress.best or is_lost or scores["f1"] > progress.best["dev"]["f1"]:
         progress.best = {"seed": training.seed, "best_epoch": progress.epoch, "dev": scores}
         session.save_predictions(folder, "dev", predictions)
         write_calibration(training.experiment, "dev", predictions, folder)
-        save_weights(folder / "model.safetensors", training.model)
+        save_weights(weights, training.model, progress.epoch)
         mark = "  best"
     tqdm.write(
         f"epoch {progress.epoch:>3}  dev F1 {100 * scores['f1']:6.2f}  Ign F1 {100 * scores['ign_f1']:6.2f}  "

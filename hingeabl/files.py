@@ -236,6 +236,11 @@ def item_with_repeated_key(text: str, item: str) -> str:
 STRICT: Any = {"object_pairs_hook": _each_key_once, "parse_constant": _refuse_constant, "parse_float": _finite}
 
 
+def name_in_utf8(name: str) -> str:
+    """A file's name as it can be written to a file: a byte that is not UTF-8 becomes \\x and two digits."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def write_json(path: str | Path, value: Any, indent: int = 2) -> None:
     """Write a JSON file completely or not at all: under a temporary name, then renamed. indent 0 puts it on one line.
 

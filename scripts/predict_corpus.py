@@ -119,7 +119,7 @@ def predict(args: argparse.Namespace, jobs: Iterator[Job]) -> list[int]:
 
 def finish_output(output: Path, given_up: list[int]) -> None:
     """Write the files of errors and warnings, and print a summary. Raises UserError for parts that were given up."""
-    totals = folder.finish(output)
+    totals = folder.finish(output, complete=not given_up)
     for name, description in (("errors", "documents could not be predicted"), ("warnings", "warnings about documents")):
         if totals[name]:
             print_warning(f"{totals[name]:,} {description}; {output / name}.jsonl tells which")

@@ -7,7 +7,7 @@
 # SIZE=sample takes the sample corpus, half of its labels left out as the distant ones. Finished steps are skipped.
 set -euo pipefail
 LOSS=${1:-atl}
-[ -z "${DISTANT:-}" ] || DISTANT=$(realpath -m "$DISTANT")
+case ${DISTANT:-/} in /*) ;; *) DISTANT=$PWD/$DISTANT ;; esac
 source "$(dirname "$0")/setup.sh"
 source scripts/tools/size.sh
 if [ "${SIZE:-full}" = sample ]; then

@@ -5,7 +5,7 @@
 # DISTANT names the distantly labelled file; SIZE=sample takes the sample corpus, half of its labels left out.
 # Each step is skipped when it is finished, so a stopped script goes on where it was.
 set -euo pipefail
-[ -z "${DISTANT:-}" ] || DISTANT=$(realpath -m "$DISTANT")
+case ${DISTANT:-/} in /*) ;; *) DISTANT=$PWD/$DISTANT ;; esac
 source "$(dirname "$0")/setup.sh"
 source scripts/tools/size.sh
 DATA=dataset/redocred

@@ -22,8 +22,13 @@ install_packages() {
     }
 }
 
-wanted=$(pwd && cat scripts/requirements/requirements.lock)
-if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
+wanted=$(pwd -P && cat scripts/requirements/requirements.lock)
+is_set_up() { [ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ]; }
+if ! is_set_up; then # one script at a time: another one may be setting up
+    exec 9>.setup.lock
+    ! command -v flock >/dev/null || flock 9
+fi
+if ! is_set_up; then
     python=$(find_python) || exit 1
     echo "setting up .venv with $("$python" --version): a few minutes, once"
     "$python" -m venv --clear .venv || exit 1
@@ -33,6 +38,7 @@ if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
     .venv/bin/python scripts/tools/doctor.py --gpu # warns of a GPU that torch cannot use
     echo "$wanted" >.venv/installed
 fi
+exec 9>&-
 wanted=$(cat scripts/requirements/extras.lock scripts/requirements/spacy_model.lock)
 if [ "${EXTRAS:-}" = yes ] && [ "$(cat .venv/installed_extras 2>/dev/null)" != "$wanted" ]; then
     install_packages scripts/requirements/extras.lock && install_packages scripts/requirements/spacy_model.lock || exit 1

@@ -18,7 +18,7 @@ source scripts/setup.sh
 source scripts/tools/size.sh
 source scripts/tools/sweep_list.sh
 
-trap 'pkill -USR1 -s 0 -f train.py' USR1 TERM # of this job's session
+trap 'pkill -USR1 -s 0 -f train.py || true' USR1 TERM # of this job's session
 run_of_list "${SLURM_ARRAY_TASK_ID:?submit this with sbatch --array=0-N}" "$@" &
 status=0
 wait $! || status=$?
@@ -26,5 +26,7 @@ while jobs -r | grep -q .; do # a trapped signal ends the first wait
     status=0
     wait $! || status=$?
 done
-if [ "$status" = 75 ]; then scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; fi
+case $status in # 138: the signal came before the training could save, and ended it
+75 | 138) scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" ;;
+esac
 exit "$status"

@@ -30,7 +30,16 @@ run_every_nth() { # trainings $1, $1 + the number of GPUs, ... on the GPU of tha
     return $failed
 }
 
+stop_trainings() { # each saves, and leaves; background jobs do not get Ctrl-C themselves
+    local trainings
+    trap '' INT TERM
+    trainings=$(pgrep -P "$(IFS=, && echo "${pids[*]}")" || true)
+    kill -TERM "${pids[@]}" $trainings 2>/dev/null || true
+    for pid in $trainings; do while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done; done
+    exit 130
+}
 pids=()
+trap stop_trainings INT TERM
 for place in "${!GPUS[@]}"; do
     run_every_nth "$place" "$@" &
     pids+=($!)

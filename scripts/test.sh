@@ -20,4 +20,4 @@ ruff format --check .
 mypy
 cores=$(python -c 'import os; print(min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))')
 export OMP_NUM_THREADS=1 # each test has a core
-python -m pytest -ra -n "${TEST_PROCESSES:-$cores}" --dist worksteal "${WHICH[@]}" "$@"
+python -m pytest -ra -n "${TEST_PROCESSES:-$cores}" --dist worksteal ${WHICH[@]+"${WHICH[@]}"} "$@"

@@ -5,9 +5,10 @@
 # is chosen by dev F1. An interrupted training goes on with the same command. It writes runs/mentions/detector.
 set -euo pipefail
 [ "${1:-}" = --data ] && [ $# -ge 3 ] || { echo "usage: bash scripts/train_mentions.sh --data FOLDER TRAIN.json ..." >&2; exit 2; }
-DATA=$(realpath -m "$2")
+absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
+DATA=$(absolute "$2")
 TRAIN=()
-for path in "${@:3}"; do TRAIN+=("$(realpath -m "$path")"); done
+for path in "${@:3}"; do TRAIN+=("$(absolute "$path")"); done
 source "$(dirname "$0")/setup.sh"
 python scripts/tools/fetch.py encoder
 

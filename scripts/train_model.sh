@@ -5,10 +5,11 @@
 # dev F1. An interrupted training goes on with the same command. The folder is made anew in runs/model/redocred_minilm.
 set -euo pipefail
 [ "${1:-}" = --data ] && [ $# -ge 3 ] || { echo "usage: bash scripts/train_model.sh --data FOLDER TRAIN.json ..." >&2; exit 2; }
-DATA=$(realpath -m "$2")
+absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
+DATA=$(absolute "$2")
 shift 2
 TRAIN=()
-while [ $# -gt 0 ] && [ "$1" != -- ]; do TRAIN+=("$(realpath -m "$1")"); shift; done
+while [ $# -gt 0 ] && [ "$1" != -- ]; do TRAIN+=("$(absolute "$1")"); shift; done
 source "$(dirname "$0")/setup.sh"
 python scripts/tools/fetch.py encoder
 RUN=runs/model/seed_1
@@ -17,9 +18,19 @@ FILES=(--data_dir "$DATA" --train_file "$PWD/runs/model/train.json" --dev_file d
 mkdir -p runs/model
 python - runs/model/train.json "${TRAIN[@]}" <<'END'
 import json, sys
-documents = [document for path in sys.argv[2:] for document in json.load(open(path, encoding="utf-8"))]
-documents.sort(key=lambda document: document["title"])
-json.dump(documents, open(sys.argv[1], "w", encoding="utf-8"), ensure_ascii=False)
+from hingeabl.errors import run_command_line
+from hingeabl.files import atomic_write
+from hingeabl.readers.documents import load_documents, read_documents
+
+def join() -> None:
+    for path in sys.argv[2:]:
+        load_documents(path)  # which checks them
+    documents = [document for path in sys.argv[2:] for document in read_documents(path)]
+    documents.sort(key=lambda document: document["title"])
+    with atomic_write(sys.argv[1]) as file:
+        json.dump(documents, file, ensure_ascii=False)
+
+run_command_line(join)
 END
 
 python train.py \
@@ -43,4 +54,6 @@ SMALL=(--compress --license mit --shift "$(python -c 'import json, sys; print(js
 python scripts/publish.py "$RUN" --folder runs/model/compressed "${SMALL[@]}"
 python train.py --load_path runs/model/compressed "${FILES[@]}" --output_dir runs/model/scored
 python scripts/publish.py "$RUN" --folder runs/model/redocred_minilm "${SMALL[@]}" --scored runs/model/scored
-sed -i 's#owner/name#models/redocred_minilm#' runs/model/redocred_minilm/README.md
+card=runs/model/redocred_minilm/README.md
+sed 's#owner/name#models/redocred_minilm#' $card >$card.tmp
+mv $card.tmp $card

@@ -2,7 +2,7 @@
 
 manifest.json names the input files and settings. parts/part-000007.jsonl has the rows of a block of documents;
 done/part-000007.json, written after it, says that the part is finished, and lists its errors and warnings.
-errors.jsonl and warnings.jsonl are made of these at the end.
+errors.jsonl and warnings.jsonl are made of these at the end, and then finished.json, the totals.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hingeabl.files import atomic_write, listed, make_folder, read_json, sha256_
 from hingeabl.training.hub import resolve_run
 
 MANIFEST = "manifest.json"
+FINISHED = "finished.json"
 RUN_FILES = ("config.json", "model.json", "model.safetensors", "rel2id.json", "confidence.json", "types.json")
 Manifest = dict[str, dict[str, Any]]
 
@@ -32,14 +33,14 @@ def manifest_of(sources: Iterable[Source], load_path: str, settings: dict[str, A
 
 
 def begin(output: Path, manifest: Manifest) -> None:
-    """Make the folder, or take one that was begun with the same manifest. Raises UserError if it was begun with another
-    manifest, or holds other files."""
+    """Make the folder, or take one that was begun with the same manifest, or that has no part yet. Raises UserError if
+    it was begun with another manifest, or holds other files."""
     make_folder(output)
     path = output / MANIFEST
-    if path.exists():
+    if path.exists() and any((output / "parts").glob("*")):
         refuse_other(output, read_json(path), manifest)
         return
-    if any(output.iterdir()):
+    if any(entry.name not in (MANIFEST, f"{MANIFEST}.tmp", "parts", "done") for entry in output.iterdir()):
         raise UserError(f"--output {output}: holds files of something else; name a folder that is empty or not there")
     write_json(path, manifest)
 
@@ -79,9 +80,9 @@ def write_part(output: Path, number: int, part: Part, file_format: str) -> None:
     )
 
 
-def finish(output: Path) -> dict[str, int]:
-    """Write errors.jsonl and warnings.jsonl of all finished parts; returns how many documents, predictions, errors and
-    warnings there are."""
+def finish(output: Path, complete: bool) -> dict[str, int]:
+    """Write errors.jsonl and warnings.jsonl of all finished parts and, if they are all, finished.json; returns how many
+    documents, predictions, errors and warnings there are."""
     totals = dict.fromkeys(("documents", "predictions", "errors", "warnings"), 0)
     with atomic_write(output / "errors.jsonl") as errors, atomic_write(output / "warnings.jsonl") as warnings:
         for path in sorted((output / "done").glob("part-*.json")):
@@ -97,4 +98,6 @@ def finish(output: Path) -> dict[str, int]:
     for folder in ("parts", "done"):
         for leftover in (output / folder).glob("*.tmp"):  # by a process that was killed
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    if complete:
+        write_json(output / FINISHED, totals)
     return totals

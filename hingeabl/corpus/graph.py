@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from hingeabl.corpus.folder import FINISHED
 from hingeabl.corpus.sources import INSTALL
-from hingeabl.errors import UserError, first_line, need
+from hingeabl.errors import UserError, first_line, need, print_warning
 from hingeabl.files import atomic_write_text, fsync_and_rename, make_folder
 from hingeabl.writers.networks import NOT_XML
 from hingeabl.writers.rdf import SKOS, TERMS, WIKIDATA, iri_of_relation, urn
@@ -98,10 +99,16 @@ Row = dict[str, Any]
 
 
 def parts_of(corpus: str) -> tuple[str, list[str]]:
-    """DuckDB's reader and the files of a folder that predict_corpus.py wrote. Raises UserError if there are none."""
+    """DuckDB's reader and the files of a folder that predict_corpus.py wrote, with a warning if there will be more.
+    Raises UserError if there are none."""
     for ending, reader in (("jsonl", "read_json"), ("parquet", "read_parquet")):
         paths = sorted(str(path) for path in Path(corpus).glob(f"parts/part-*.{ending}"))
         if paths:
+            if not (Path(corpus) / FINISHED).exists():
+                print_warning(
+                    f"--input {corpus}: is not finished, and the graph is of {len(paths):,} parts; for the rest, run "
+                    "predict_corpus.py again"
+                )
             return reader, paths
     raise UserError(f"--input {corpus}: has no parts; name a folder that scripts/predict_corpus.py wrote")
 
@@ -134,9 +141,14 @@ def joined_graph(
 
 def rows_of(graph: Any, table: str, columns: tuple[str, ...]) -> Iterator[Row]:
     """The rows of a table of joined_graph's connection, by the names of its columns, in their order."""
-    result = graph.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY {', '.join(columns[:3])}")
-    while rows := result.fetchmany(ROWS):
-        yield from (dict(zip(columns, row, strict=True)) for row in rows)
+    from duckdb import Error
+
+    try:
+        result = graph.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY {', '.join(columns[:3])}")
+        while rows := result.fetchmany(ROWS):
+            yield from (dict(zip(columns, row, strict=True)) for row in rows)
+    except Error as error:
+        raise UserError(f"the graph cannot be sorted ({first_line(error)}); is the disk full?") from None
 
 
 def write_csv(graph: Any, output: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from hingeabl.data.stream import CHUNK, LARGEST, Rewound, read_object_texts
 from hingeabl.errors import UserError, first_line, need, print_warning
-from hingeabl.files import GZIP, cannot_read, encoding_of, listed
+from hingeabl.files import GZIP, cannot_read, encoding_of, listed, name_in_utf8
 from hingeabl.readers.formats import TEXT_SUFFIXES, suffix_of, without_gz
 
 KINDS = dict.fromkeys((".json", ".jsonl", ".ndjson"), "json") | {".parquet": "parquet"}
@@ -99,7 +99,7 @@ def _local_files(pattern: str) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
     for file in paths:
         name = file.relative_to(base).as_posix()
         if not is_hidden(name):
-            yield name, _opener(file)
+            yield name_in_utf8(name), _opener(file)
 
 
 def _opener(path: Path) -> Callable[[], BinaryIO]:

@@ -6,6 +6,7 @@ import difflib
 from typing import Any
 
 from hingeabl.errors import UserError
+from hingeabl.files import name_in_utf8
 
 MARKED_TYPES = {"ORG": 1, "LOC": 3, "TIME": 5, "PER": 7, "MISC": 9, "NUM": 11}  # DocuNet's: [unused1] opens an ORG ...
 CLOSING = 50  # ... and [unused51] closes it
@@ -15,6 +16,10 @@ Document = dict[str, Any]
 class GeneratedTitle(str):
     """The title that a reader gives to a document without one, made from its position in the file or the file's
     name."""
+
+    def __new__(cls, title: str) -> GeneratedTitle:
+        """The title as it can be written to a file."""
+        return super().__new__(cls, name_in_utf8(title))
 
 
 OTHER_NAMES = {  # what other programs and data sets call the fields

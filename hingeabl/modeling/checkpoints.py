@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -21,9 +22,19 @@ from hingeabl.files import refuse_non_data_file, save_tensors
 WRAPPERS = ("checkpoint", "state_dict", "model_state_dict", "model")  # keys under which programs put a state dict
 
 
-def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a model's state dict as safetensors, whole or not at all. Raises UserError if that fails."""
-    save_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
+def save_weights(path: Path, model: nn.Module, epoch: int) -> None:
+    """Write a model's state dict after an epoch as safetensors, whole or not at all. Raises UserError if that fails."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_tensors(path, tensors, {"epoch": str(epoch)})
+
+
+def epoch_of_weights(path: Path) -> int | None:
+    """The epoch of a file that save_weights wrote; None for another file, or none."""
+    try:
+        with safe_open(path, "pt") as file:
+            return int((file.metadata() or {})["epoch"])
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return None
 
 
 def misfit(loaded: Tensor, expected: Tensor) -> str:

@@ -44,7 +44,7 @@ def extract_document(
     """From the entities' mentions (start, end, type) and the triples (head, relation, tail)."""
     entities, typed_entities = list(entities), []
     for mentions in entities:
-        entity_type = Counter(entity_type for _, _, entity_type in mentions).most_common(1)[0][0]
+        entity_type = next((kind for kind, _ in Counter(kind for *_, kind in mentions).most_common(1)), "")
         names = frozenset(" ".join(text[start:end].casefold().split()) for start, end, _ in mentions)
         typed_entities.append(Entity(frozenset((start, end) for start, end, _ in mentions), entity_type, names))
     all_mentions = frozenset(mention for mentions in entities for mention in mentions)
@@ -138,7 +138,7 @@ def b_cubed(pairs: Sequence[tuple[ExtractedDocument, ExtractedDocument]]) -> dic
             spans_in_other = {span: entity.spans for entity in other.entities for span in entity.spans}
             for entity in reading.entities:
                 shared = sum(len(entity.spans & spans_in_other.get(span, frozenset())) for span in entity.spans)
-                sums[side][0] += shared / len(entity.spans)
+                sums[side][0] += shared / max(len(entity.spans), 1)
                 sums[side][1] += len(entity.spans)
     (right, predicted), (recalled, gold) = sums
     return rates(right, predicted, recalled, gold)

@@ -106,9 +106,11 @@ def gold_triples(documents: Sequence[Document], rel2id: dict[str, int]) -> set[t
 
 
 def types_of_pair(document: Document, head: int, tail: int) -> set[tuple[str, str]]:
-    """The types (head, tail) of two entities, each mention's with each mention's; none if mentions have no types."""
+    """The types (head, tail) of two entities, each mention's with each mention's; none if mentions have no types, or
+    what is there is not a string."""
     head_types, tail_types = (
-        {mention["type"] for mention in document["vertexSet"][entity] if "type" in mention} for entity in (head, tail)
+        {kind for mention in document["vertexSet"][entity] if isinstance(kind := mention.get("type"), str)}
+        for entity in (head, tail)
     )
     return set(itertools.product(head_types, tail_types))
 

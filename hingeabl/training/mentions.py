@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
@@ -27,8 +28,8 @@ from hingeabl.compressed import compress
 from hingeabl.core.utils import pick_precision
 from hingeabl.data.quiet import quiet_loading
 from hingeabl.data.schema import Document
-from hingeabl.errors import UserError, print_warning
-from hingeabl.files import listed, make_folder, read_json, save_tensors, sha256_of_file, write_json
+from hingeabl.errors import UserError, first_line, print_warning
+from hingeabl.files import atomic_write, listed, make_folder, read_json, save_tensors, sha256_of_file, write_json
 from hingeabl.readers.documents import load_documents
 from hingeabl.readers.joining import gold_of
 from hingeabl.readers.mentions import (
@@ -43,6 +44,8 @@ from hingeabl.readers.mentions import (
     windows_of,
     words_of,
 )
+from hingeabl.training.resume import optimizer_state, state_tensors
+from hingeabl.training.steps import move_schedule
 
 ITEMS, NAMES = ("span", "typed", "sentence"), ("precision", "recall", "f1")  # of scores_of
 NO_LABEL = -100  # for pieces without a loss
@@ -216,15 +219,8 @@ def train_mentions(
             for number, (name, path) in enumerate(zip(names, train, strict=True), 1)
         },
     }
-    history, checkpoint = [], folder / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        if state["facts"] != json.dumps(facts):
-            raise UserError(f"{checkpoint}: is of other settings or data; name another folder, or remove it")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        history = json.loads(state["history"])
+    checkpoint = folder / "checkpoint.safetensors"
+    history = load_state(checkpoint, model, optimizer, schedule, facts) if checkpoint.exists() else []
     print(f"{len(documents):,} documents, {len(examples):,} windows, {steps:,} steps")
     for epoch in range(len(history) + 1, settings.epochs + 1):
         started = time.monotonic()
@@ -234,20 +230,39 @@ def train_mentions(
         print(f"epoch {epoch}: loss {loss:.4f}, dev span F1 {scores['span_f1']:.2f}, typed {scores['typed_f1']:.2f}")
         if scores["typed_f1"] >= max(record["dev"]["typed_f1"] for record in history):
             write_detector(folder / "detector", model, settings, facts | {"epoch": epoch, "history": history})
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
-        torch.save(state | {"facts": json.dumps(facts), "history": json.dumps(history)}, folder / "checkpoint.tmp")
-        (folder / "checkpoint.tmp").replace(checkpoint)
+        state = {"facts": facts, "history": history, "step": schedule.last_epoch}
+        save_tensors(checkpoint, state_tensors(model, optimizer), {"state": json.dumps(state)})
     final = MentionTagger.load(folder / "detector")
     final_scores = {name: scores_of(final, split) for name, split in held_out.items()}
     record = read_json(folder / "detector" / "training.json")
     record |= {"history": history, "scores": final_scores}
     write_json(folder / "detector" / "training.json", record)
-    (folder / "detector" / "README.md").write_text(card_of(record), encoding="utf-8")
+    with atomic_write(folder / "detector" / "README.md") as file:
+        file.write(card_of(record))
     for name, scores in final_scores.items():
         print(
             f"{name}, as written: span F1 {scores['span_f1']:.2f}, typed {scores['typed_f1']:.2f}, "
             f"sentence starts {scores['sentence_f1']:.2f}"
         )
+
+
+def load_state(
+    path: Path, model: BertForTokenClassification, optimizer: Any, schedule: Any, facts: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Restore a training from its checkpoint; returns the records of its epochs. Raises UserError for a checkpoint of
+    other `facts`, or one that cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            state = json.loads((file.metadata() or {})["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)}); remove it to start anew") from None
+    if state["facts"] != facts:
+        raise UserError(f"{path}: is of other settings or data; name another folder, or remove it")
+    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model/")})
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": optimizer_state(tensors, model)})
+    move_schedule(schedule, state["step"])
+    return state["history"]
 
 
 def train_epoch(

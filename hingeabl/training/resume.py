@@ -103,12 +103,17 @@ def take_checkpoint(
     progress: TrainingProgress, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
 ) -> Checkpoint:
     """A copy of a training's current state."""
+    state = json.dumps({"place": asdict(progress), "scaler": scaler.state_dict()})
+    name = f"epoch_{progress.epoch:04d}_batch_{progress.batch:08d}.safetensors"
+    return Checkpoint(name, state_tensors(model, optimizer), state)
+
+
+def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Copies of all tensors of a model and of its optimizer's state, on the CPU."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in state.items()}
-    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    state = json.dumps({"place": asdict(progress), "scaler": scaler.state_dict()})
-    return Checkpoint(f"epoch_{progress.epoch:04d}_batch_{progress.batch:08d}.safetensors", tensors, state)
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -154,13 +159,19 @@ def load_checkpoint(
     progress, that of a new training if there is no checkpoint. A broken one is removed with a note, and the one before
     it used.
 
-    Raises UserError if there were checkpoints, but none was whole.
+    Raises UserError if there were checkpoints, but none was whole, or one cannot be read now.
     """
     paths = sorted((folder / CHECKPOINTS).glob("*.safetensors"), reverse=True)
     for path in paths:
         try:
             tensors, state = read_checkpoint(path)
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
+        except OSError as error:
+            if not path.exists():
+                continue  # removed meanwhile
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror or first_line(error)}); check the disk, then run this again"
+            ) from None
+        except (SafetensorError, ValueError, KeyError) as error:
             print(f"note: {path} is broken ({first_line(error)}); using the one before it")
             path.unlink(missing_ok=True)
             continue

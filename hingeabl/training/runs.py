@@ -121,7 +121,10 @@ class RunLog:
         self.file.close()
         self.tensorboard.close()
         if self.wandb:
-            self.wandb.finish()
+            try:
+                self.wandb.finish()
+            except Exception as error:
+                print_warning(f"Weights & Biases ({first_line(error)}); its log may lack the end")
 
 
 def start_wandb(folder: Path, name: str, project: str) -> Any:

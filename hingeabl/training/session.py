@@ -27,11 +27,12 @@ from hingeabl.training.distillation import ATTENTION, SCORES, teacher_file
 from hingeabl.training.experiment import Experiment
 from hingeabl.training.inference import Predictions
 from hingeabl.training.resume import CheckpointWriter, StopRequest, TrainingProgress
-from hingeabl.training.runs import RunLog, describe_environment
+from hingeabl.training.runs import RunLog, describe_environment, finished_scores
 from hingeabl.training.saved_run import save_run, weights_of
 from hingeabl.training.steps import move_schedule, scaling_figures, settle_skipped
 
 STEPS_PER_LOG = 10
+SHARED_SECONDS = 120  # after which all processes must see a new run's folder
 ESTIMATES = {"cpu": (5, 50), "cuda": (50,)}  # after how many steps the end is estimated
 
 
@@ -142,10 +143,25 @@ def run_config(experiment: Experiment, seed: int) -> dict[str, Any]:
     }
 
 
+def other_finished_seeds(experiment: Experiment) -> dict[int, Any]:
+    """The scores of the finished runs in the output folder that have the same settings and a seed not asked for."""
+    found: dict[int, Any] = {}
+    for folder in sorted(Path(str(experiment.args.output_dir)).glob("seed_*")):
+        name = folder.name.removeprefix("seed_")
+        if name.isdecimal() and int(name) not in experiment.args.seeds:
+            with contextlib.suppress(UserError):  # of other settings
+                found[int(name)] = finished_scores(folder, run_config(experiment, int(name)))
+    return {seed: found[seed] for seed in sorted(found) if found[seed]}
+
+
 def restore_or_initialise(training: Training) -> None:
-    """Restore a training from the last checkpoint of its run's folder, or write the first files of a new run."""
+    """Restore a training from the last checkpoint of its run's folder, or write the first files of a new run. Raises
+    UserError if its processes do not share the folder."""
     experiment, folder, model = training.experiment, training.folder, training.model
     progress = training.progress = resume.load_checkpoint(folder, model, training.optimizer, training.scaler)
+    device, step = experiment.device, progress.step
+    if max_over_processes(step, device) != -max_over_processes(-step, device):
+        raise UserError(f"{folder}: the processes see different checkpoints; all need it on one shared disk")
     training.saved = progress.step
     move_schedule(training.scheduler, progress.step)
     parallel.wait_for_all()  # before any of these files changes
@@ -158,7 +174,19 @@ def restore_or_initialise(training: Training) -> None:
     if parallel.rank() == 0:
         name = f"{Path(str(experiment.args.output_dir)).name} seed {training.seed}"
         training.log = RunLog(folder, name, experiment.args.wandb_project, progress.log_size, progress.step)
+    elif not seen_within(folder / "model.json", SHARED_SECONDS):
+        raise UserError(f"{folder}: one of the processes does not see it; all need it on one shared disk")
     training.ddp_model = parallel.wrap_for_ddp(model, experiment.device)
+
+
+def seen_within(path: Path, seconds: float) -> bool:
+    """Whether a file that another machine may have written is there, or appears in time; network disks need some."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def log_losses(training: Training, recent: SinceLastLog, bar: tqdm) -> None:

@@ -9,7 +9,7 @@
 #     RECORDS=runs/again bash scripts/studies/documents_400.sh --data FOLDER    trains all runs again
 set -euo pipefail
 [ "${1:-}" = --data ] && [ $# = 2 ] || { echo "usage: bash scripts/studies/documents_400.sh --data FOLDER" >&2; exit 2; }
-DATA=$(realpath -m "$2")
+case $2 in /*) DATA=$2 ;; *) DATA=$PWD/$2 ;; esac
 LOSSES=${LOSSES:-atl balanced_softmax afl aml sat mean_sat hingeabl hingeabl_released}
 SEEDS=${SEEDS:-1 5 42}
 EPOCHS=${EPOCHS:-10}

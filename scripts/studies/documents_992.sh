@@ -19,7 +19,7 @@
 #     PARTS=first EPOCHS=1 RECORDS=runs/try/records RUNS=runs/try/runs bash scripts/studies/documents_992.sh --data FOLDER
 set -euo pipefail
 [ "${1:-}" = --data ] && [ $# = 2 ] || { echo "usage: bash scripts/studies/documents_992.sh --data FOLDER" >&2; exit 2; }
-DOCUMENTS_992=$(realpath -m "$2")
+case $2 in /*) DOCUMENTS_992=$2 ;; *) DOCUMENTS_992=$PWD/$2 ;; esac
 PARTS=${PARTS:-first eight length margin seeds later}
 EPOCHS=${EPOCHS:-30}
 NAME=documents_992

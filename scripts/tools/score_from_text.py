@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.files import sha256_of_file, write_json
+from hingeabl.outputs import check_outputs
 from hingeabl.prediction.choices import add_prediction_options, prediction_options
 from hingeabl.prediction.from_text import INPUT_MODES, score_from_text
 from hingeabl.prediction.predictor import Predictor
@@ -29,14 +30,17 @@ def main() -> None:
     parser.add_argument("--output", metavar="FILE", help="also write the scores as JSON")
     add_prediction_options(parser)
     args = parser.parse_args()
+    if args.output:
+        check_outputs({"--output": (args.output, (".json",))}, {f"--data {path}": path for path in args.data})
     predictor = Predictor.from_run(args.load_path, precision=args.precision, **prediction_options(args))
-    record = {}
+    record, names = {}, [Path(path).name for path in args.data]
     for path in args.data:
         documents = load_documents(path, typed=True)
         if not any(document.get("labels") for document in documents):
             raise UserError(f"{path}: no document has labels; name a file of labelled documents")
         scores = score_from_text(documents, predictor)
-        record[Path(path).name] = {"sha256": sha256_of_file(path), "scores": scores}
+        name = Path(path).name if names.count(Path(path).name) == 1 else path
+        record[name] = {"sha256": sha256_of_file(path), "scores": scores}
         print(f"\n{Path(path).name}: F1 (precision, recall) in percent\n")
         print(f"{'':16}" + "".join(f"{way:>26}" for way in INPUT_MODES))
         for name in scores[INPUT_MODES[0]]:

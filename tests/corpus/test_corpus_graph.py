@@ -11,7 +11,7 @@ from collections import defaultdict
 import corpus_graph
 import pytest
 
-from hingeabl.corpus.folder import write_part
+from hingeabl.corpus.folder import finish, write_part
 from hingeabl.corpus.graph import joined_graph
 from hingeabl.corpus.worker import Part, encoded
 from hingeabl.errors import UserError
@@ -145,6 +145,15 @@ def test_the_same_corpus_gives_the_same_bytes(rows, tmp_path, name):
         corpus_graph.main(["--input", corpus, "--output", str(output)])
         found.append([path.read_bytes() for path in ([output] if output.is_file() else sorted(output.iterdir()))])
     assert found[0] == found[1]
+
+
+def test_a_corpus_that_is_not_finished_is_warned_of(rows, tmp_path, capsys):
+    corpus = corpus_of(tmp_path / "corpus", rows)
+    for complete in (False, True):
+        finish(tmp_path / "corpus", complete)
+        corpus_graph.main(["--input", corpus, "--output", str(tmp_path / "graph.ttl")])
+        warned = "is not finished, and the graph is of 4 parts" in capsys.readouterr().err
+        assert warned == (not complete)
 
 
 def test_what_is_no_corpus_or_no_place_is_told_in_one_line(rows, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import glob
 import gzip
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import predict_corpus
 import pytest
 from predictions import predict_file
 
+import predict
 from hingeabl.corpus import folder
 from hingeabl.corpus.sources import blocks_of, checksums, find_sources, fits, read_sources
 from hingeabl.corpus.worker import Part, part_of
@@ -62,6 +64,24 @@ def test_files_of_all_forms_give_their_documents_in_the_order_of_their_names(doc
     for raw in found[:-1]:
         assert json.loads(raw.data) == documents[raw.number]
     assert [len(block) for _, block in blocks_of(found, 10)] == [10, 10, 8]
+
+
+def test_a_file_name_that_is_not_utf8_is_written_with_its_odd_bytes(tmp_path, trained):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    path = os.path.join(os.fsencode(texts), b"caf\xe9.txt")
+    try:
+        with open(path, "wb") as file:
+            file.write(b"Ada Lovelace lived in London.")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert [source.name for source in find_sources(str(texts))] == ["caf\\xe9.txt"]
+    output = tmp_path / "found.json"
+    predict.main(["--load_path", str(trained), "--input", str(texts), "--output", str(output)])
+    page = tmp_path / "page.html"
+    given = {"--load_path": trained, "--input": os.fsdecode(path), "--output": output, "--html": page}
+    predict.main([str(part) for option in given.items() for part in option])
+    assert "caf\\\\xe9" in page.read_text()  # as JSON
 
 
 def test_globs_and_files_are_named_below_their_fixed_part(tmp_path):
@@ -189,7 +209,9 @@ MANIFEST = {"inputs": {"a": "1"}, "run": {"model": "2"}, "settings": {"shift": 0
     ],
 )
 def test_a_folder_that_was_begun_otherwise_is_refused_and_left_as_it_is(tmp_path, change, message):
+    folder.begin(tmp_path / "out", MANIFEST | change)  # has no part yet
     folder.begin(tmp_path / "out", MANIFEST)
+    folder.write_part(tmp_path / "out", 0, Part(b"{}\n", 1, 0), "jsonl")
     before = (tmp_path / "out/manifest.json").read_bytes()
     folder.begin(tmp_path / "out", MANIFEST)
     with pytest.raises(UserError, match=message):
@@ -212,7 +234,10 @@ def test_a_part_is_finished_only_when_both_of_its_files_are_there(tmp_path):
     (tmp_path / "parts/part-000002.jsonl").write_text("a process was killed behind this")
     (tmp_path / "done/part-000002.json.tmp").write_text("a process was killed")
     assert not folder.is_finished(tmp_path, 2)
-    assert folder.finish(tmp_path) == {"documents": 8, "predictions": 14, "errors": 1, "warnings": 2}
+    for complete in (False, True):
+        totals = folder.finish(tmp_path, complete)
+        assert totals == {"documents": 8, "predictions": 14, "errors": 1, "warnings": 2}
+        assert (tmp_path / "finished.json").exists() == complete
     assert [json.loads(line) for line in (tmp_path / "errors.jsonl").read_text().splitlines()] == errors
     assert not list(tmp_path.rglob("*.tmp"))
 

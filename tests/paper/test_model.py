@@ -295,7 +295,7 @@ def test_a_saved_run_loads_from_its_folder_alone(tiny_bert, minilm_tokenizer, re
     features = real_shapes(minilm_tokenizer, rel2id, [(5, 60)])
     model = DocREModel(str(tiny_bert), emb_size=64).eval()
     save_run(tmp_path, model, minilm_tokenizer)
-    save_weights(tmp_path / "model.safetensors", model)
+    save_weights(tmp_path / "model.safetensors", model, epoch=1)
     assert torch.equal(score(load_run(tmp_path).eval(), features), score(model, features))
 
 
@@ -314,7 +314,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(tiny_bert
 
 def test_a_truncated_checkpoint_is_refused(tiny_bert, tmp_path):
     model = DocREModel(str(tiny_bert), emb_size=64)
-    save_weights(tmp_path / "model.safetensors", model)
+    save_weights(tmp_path / "model.safetensors", model, epoch=1)
     path = tmp_path / "half.safetensors"
     path.write_bytes((tmp_path / "model.safetensors").read_bytes()[:1000])
     with pytest.raises(UserError, match="not a whole checkpoint"):

@@ -1,5 +1,6 @@
 """Confidence, learned types and the shift of the threshold: fitted at a training's end, and what the programs do."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -89,6 +90,10 @@ def test_types_are_those_of_labelled_pairs_and_unknown_ones_are_kept():
     assert types == {"P19": {("PER", "LOC"), ("PER", "ORG")}}
     assert joins_learned_types(types, CITY, {"h_idx": 0, "t_idx": 1, "r": "P19"})
     assert not joins_learned_types(types, CITY, {"h_idx": 1, "t_idx": 0, "r": "P19"})
+    odd = copy.deepcopy(CITY)
+    for entity, kind in zip(odd["vertexSet"], (None, ["LOC"]), strict=False):
+        entity[0]["type"] = kind
+    assert learned_types([{**odd, "labels": [{"h": 0, "t": 1, "r": "P19"}]}]) == {"P19": set()}
     assert not joins_learned_types(types, CITY, {"h_idx": 0, "t_idx": 1, "r": "P20"})
     assert joins_learned_types(types, CITY, {"h_idx": 0, "t_idx": 2, "r": "P20"})  # nobody knows the second's type
     other = {"vertexSet": [[{"type": "person"}], [{"type": "LOC"}]]}  # another corpus's names

@@ -7,7 +7,7 @@ from conftest import ROOT
 
 from evaluation import prepare_gold, score_predictions
 from hingeabl.prediction import from_text
-from hingeabl.prediction.from_text import compare, extract_document, gold_document, score_from_text
+from hingeabl.prediction.from_text import Entity, compare, extract_document, gold_document, score_from_text
 from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.joining import gold_of
 
@@ -72,6 +72,10 @@ def test_precision_and_recall_are_of_all_documents_together():
     assert compare([nothing], [GOLD])["triple by name"] == {"precision": 0, "recall": 0, "f1": 0}
     more = extract_document(TEXT, [[ANNA, ABEL], [BO], [ROME]], {*GOLD.triples, (2, "P1", 0), (0, "P2", 1)})
     assert compare([more], [GOLD])["triple by name"] == pytest.approx({"precision": 50, "recall": 100, "f1": 200 / 3})
+
+
+def test_an_entity_without_mentions_is_scored_as_one_that_is_not_found():
+    assert extract_document("Ada", [[], [(0, 3, "PER")]], ()).entities[0] == Entity(frozenset(), "", frozenset())
 
 
 def test_names_are_compared_without_case_and_white_space():

@@ -1,12 +1,15 @@
 """The sample corpus, and the checks on what is fetched."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import fetch
 import pytest
@@ -105,6 +108,29 @@ def test_a_sweep_takes_the_gpus_it_is_given_one_training_at_a_time_on_each(tmp_p
     assert done.returncode == 0 and "status" in done.stdout, done.stdout + done.stderr
     used = dict(line.split() for line in (tmp_path / "used").read_text().splitlines())
     assert used == {str(seed): gpu for seed, gpu in enumerate(gpus, 1)}
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_sweep_that_is_stopped_stops_its_trainings_and_waits_until_they_have_saved(tmp_path, name):
+    training = 'trap \'sleep 1; echo "$3" >>saved; exit 75\' TERM; touch "running_$3"; while true; do sleep 0.1; done'
+    for path, content in (SWEEP | {"scripts/run_bert.sh": training}).items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(content + "\n")
+        (tmp_path / path).chmod(0o755)
+    copy_scripts(tmp_path, "sweep.sh", "tools/sweep_list.sh")
+    environment = os.environ | {"LOSSES": "atl", "SEEDS": "1 2 3 4", "CUDA_VISIBLE_DEVICES": "2,3"}
+    sweep = subprocess.Popen(["bash", str(tmp_path / "scripts/sweep.sh")], env=environment, start_new_session=True)
+    try:
+        while not ((tmp_path / "running_1").exists() and (tmp_path / "running_2").exists()):
+            assert sweep.poll() is None
+            time.sleep(0.05)
+        sweep.send_signal(getattr(signal, name))
+        assert sweep.wait() == 130
+        assert sorted((tmp_path / "saved").read_text().split()) == ["1", "2"]
+        assert not (tmp_path / "running_3").exists()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(sweep.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("given", "address"), [(["--ray"], None), ([], "auto")])

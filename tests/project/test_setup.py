@@ -201,6 +201,15 @@ def test_extras_are_added_where_they_are_wanted_once_and_again_when_their_lock_c
     assert installed(EXTRAS="yes") == ["extras.lock", "spacy_model.lock"]
 
 
+def test_a_clone_that_is_reached_by_another_path_is_not_set_up_again(machine):
+    set_up(machine)
+    before = (machine.parent / "log").read_text()
+    (machine.parent / "link").symlink_to(machine.parent / "clone")
+    environment = {"PATH": str(machine), "LOG": str(machine.parent / "log"), "STAND_INS": str(machine)}
+    subprocess.run(["bash", "-c", f"source {machine.parent}/link/scripts/setup.sh"], env=environment, check=True)
+    assert (machine.parent / "log").read_text() == before
+
+
 def test_the_table_of_builds_is_for_the_torch_of_the_lock_and_starts_with_the_newest():
     assert f"\ntorch=={torch_build.TORCH}\n" in (ROOT / "scripts/requirements/requirements.lock").read_text()
     drivers = [build.driver for build in torch_build.BUILDS]

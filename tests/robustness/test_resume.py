@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT
+from safetensors.torch import load_file
 from trainings import SLOWLY, arguments, changed, start, wait_for_steps
 
 import report
@@ -19,6 +20,7 @@ import train
 from hingeabl import files
 from hingeabl.errors import UserError
 from hingeabl.files import save_tensors
+from hingeabl.modeling.checkpoints import epoch_of_weights
 from hingeabl.training import resume, session
 from hingeabl.training.steps import build_optimizer, load_batches
 from model import DocREModel
@@ -141,6 +143,48 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(
     shown = capsys.readouterr().out
     assert f"{newest} is broken" in shown and "resuming after step 12" in shown and older.name.startswith("epoch_0002")
     assert_same_run(tmp_path / "run" / "seed_7", whole)
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_kept(two_epochs, tmp_path, monkeypatch):
+    stop_at_third_save(monkeypatch, two_epochs(tmp_path / "run"))
+    checkpoints = sorted((tmp_path / "run/seed_7/checkpoints").iterdir())
+
+    def stale(path, framework):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(resume, "safe_open", stale)
+    with pytest.raises(
+        UserError, match=rf"{checkpoints[-1].name}: cannot be read \(Stale file handle\); check the disk"
+    ):
+        train.main(two_epochs(tmp_path / "run"))
+    assert sorted((tmp_path / "run/seed_7/checkpoints").iterdir()) == checkpoints
+
+
+def test_weights_whose_epoch_is_repeated_are_those_that_are_tested(two_epochs, whole, tmp_path, monkeypatch):
+    """The best epoch's weights were replaced just before a kill, and the repeated epoch is no better."""
+    stop_at_third_save(monkeypatch, two_epochs(tmp_path / "run"))
+    folder = tmp_path / "run/seed_7"
+    save_tensors(folder / "model.safetensors", load_file(folder / "model.safetensors"), {"epoch": "2"})
+    scored = train.score_split
+
+    def worse(experiment, model, name):
+        scores, predictions = scored(experiment, model, name)
+        return (scores | {"f1": -1.0} if name == "dev" else scores), predictions
+
+    monkeypatch.setattr(train, "score_split", worse)
+    train.main(two_epochs(tmp_path / "run"))
+    assert json.loads((folder / "scores.json").read_text())["best_epoch"] == 2
+    assert epoch_of_weights(folder / "model.safetensors") == 2 and epoch_of_weights(folder / "scores.json") is None
+
+
+def test_processes_that_do_not_share_the_folder_are_refused(two_epochs, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="the processes see different checkpoints"):
+        patched.setattr(session, "max_over_processes", lambda number, device: max(number, 7))
+        train.main(two_epochs(tmp_path / "run"))
+    monkeypatch.setattr(session.parallel, "rank", lambda: 1)
+    monkeypatch.setattr(session, "SHARED_SECONDS", 0)
+    with pytest.raises(UserError, match="one of the processes does not see it; all need it on one shared disk"):
+        train.main(two_epochs(tmp_path / "other"))
 
 
 @pytest.mark.slow

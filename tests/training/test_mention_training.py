@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hingeabl.errors import UserError
 from hingeabl.readers.joining import gold_of
@@ -90,10 +91,11 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(files, tiny_ber
         train_mentions(**files, folder=tmp_path / "parts", settings=settings(tiny_bert, epochs=3))
     monkeypatch.setattr(mentions, "train_epoch", original)
     train_mentions(**files, folder=tmp_path / "parts", settings=settings(tiny_bert, epochs=3))
-    whole, parts = (
-        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"] for name in ("whole", "parts")
-    )
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    whole, parts = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[name], parts[name]) for name in whole)
+    (tmp_path / "parts/checkpoint.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors: cannot be read .*; remove it to start anew"):
+        train_mentions(**files, folder=tmp_path / "parts", settings=settings(tiny_bert, epochs=3))
 
 
 def test_a_checkpoint_of_other_settings_is_refused(files, tiny_bert, tmp_path):

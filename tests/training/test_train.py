@@ -66,6 +66,18 @@ def test_the_summary_is_the_mean_and_standard_deviation_over_seeds(finished):
         assert summary[split]["f1"] == {"mean": statistics.mean(values), "std": statistics.stdev(values)}
 
 
+def test_the_summary_is_of_all_finished_seeds_however_many_commands_trained_them(finished, sample, tiny_bert, tmp_path):
+    output = shutil.copytree(finished, tmp_path / "run")
+    shutil.copytree(output / "seed_8", output / "seed_9")
+    config = json.loads((output / "seed_9/config.json").read_text())
+    config["settings"]["num_train_epochs"] = 3  # another training's
+    (output / "seed_9/config.json").write_text(json.dumps(config))
+    (output / "summary.json").unlink()
+    train.main(arguments(sample, tiny_bert, output, "--seeds", "8"))
+    summary, before = (json.loads((folder / "summary.json").read_text()) for folder in (output, finished))
+    assert summary["seeds"] == [8, 7] and summary["dev"]["f1"] == pytest.approx(before["dev"]["f1"])
+
+
 def test_a_saved_run_scores_the_same_and_writes_the_same_predictions(finished, tmp_path, capsys):
     train.main(["--load_path", str(finished / "seed_7"), "--output_dir", str(tmp_path / "again")])
     expected = json.loads((finished / "seed_7" / "scores.json").read_text())
