@@ -21,6 +21,8 @@ from hingeabl.modeling.encoder import max_window
 from hingeabl.modeling.evidence import evidence_sentences
 from hingeabl.training import parallel
 
+CPU_BUDGET = 4096  # tokens and pairs of a batch on the CPU: larger tensors take new memory each time, which costs 20 %
+
 
 class ScoredBatch(NamedTuple):
     """A batch, on the CPU: its documents' indices, scores float32 [pairs, outputs], labels [pairs, classes] or None,
@@ -85,11 +87,12 @@ def score(
 ) -> Iterator[ScoredBatch]:
     """Score documents in batches.
 
-    `budget` limits the tokens and pairs of a batch (scores do not depend on it), `title` stands before the progress
-    bar, `remedy` is what to do if a batch does not fit into memory. With `in_parts`, a document longer than two windows
-    that is a batch by itself comes some pairs at a time.
+    `budget`, and on the CPU also CPU_BUDGET, limits the tokens and pairs of a batch (scores do not depend on it),
+    `title` stands before the progress bar, `remedy` is what to do if a batch does not fit into memory. With `in_parts`,
+    a document longer than two windows that is a batch by itself comes some pairs at a time.
     """
     model.eval()
+    budget = min(budget, CPU_BUDGET) if device.type == "cpu" else budget
     with autocast(device, precision):
         half_weights = model.half_weights(device)
     with (

@@ -15,7 +15,8 @@ from conftest import ROOT
 import prepro
 from hingeabl.data.cache import pieces_path
 from hingeabl.data.tokenizer import load_tokenizer
-from hingeabl.training.inference import batches_by_size, predict
+from hingeabl.training import inference
+from hingeabl.training.inference import batches_by_size, predict, score
 from losses import get_loss
 from model import DocREModel
 from prepro import read_docred
@@ -91,7 +92,8 @@ def test_a_cache_that_cannot_be_written_is_gone_without(sample, minilm_tokenizer
     assert "the cache cannot be written" in capsys.readouterr().err
 
 
-def test_predictions_do_not_depend_on_the_batch_budget(sample, tiny_bert, minilm_tokenizer, rel2id):
+def test_predictions_do_not_depend_on_the_batch_budget(sample, tiny_bert, minilm_tokenizer, rel2id, monkeypatch):
+    monkeypatch.setattr(inference, "CPU_BUDGET", 10**9)
     features = read_docred(sample / "train.json", minilm_tokenizer, rel2id)
     torch.manual_seed(0)
     model = DocREModel(str(tiny_bert), emb_size=64)
@@ -113,6 +115,12 @@ def test_predictions_do_not_depend_on_the_batch_budget(sample, tiny_bert, minilm
     titles = [entry["title"] for entry in predictions]
     order = [feature["title"] for feature in features]
     assert titles == sorted(titles, key=order.index) and len(set(titles)) > 1
+
+
+def test_a_batch_on_the_cpu_is_small_whatever_the_budget(sample, tiny_bert, minilm_tokenizer, rel2id):
+    features = read_docred(sample / "train.json", minilm_tokenizer, rel2id)
+    scored = list(score(DocREModel(str(tiny_bert), emb_size=64), features, torch.device("cpu"), "fp32", 10**9))
+    assert [batch.indices for batch in scored] == batches_by_size(features, inference.CPU_BUDGET) and len(scored) > 1
 
 
 def test_batches_hold_every_document_once_the_longest_first_within_the_budget(sample, minilm_tokenizer, rel2id):
