@@ -46,11 +46,11 @@ def _mentions(article: dict[str, Any], where: str) -> dict[int, list[AnnotatedMe
         types[number] = next((kind for kind in TYPES if isinstance(tags, list) and kind in tags), None)
         mentions[number] = []
     for location, mention in objects_of(article, "mentions", where):
-        start, end, concept = (_number(mention, field, location, where) for field in ("begin", "end", "concept"))
-        if concept not in types:
-            raise UserError(f"{where}: {location}.concept: {concept} is none of the concepts; correct it")
+        start, end, number = (_number(mention, field, location, where) for field in ("begin", "end", "concept"))
+        if number not in types:
+            raise UserError(f"{where}: {location}.concept: {number} is none of the concepts; correct it")
         text = mention["text"] if isinstance(mention.get("text"), str) else None
-        mentions[concept].append(AnnotatedMention(start, end, types[concept], location, text))
+        mentions[number].append(AnnotatedMention(start, end, types[number], location, text))
     return {number: found for number, found in mentions.items() if found}
 
 
