@@ -119,13 +119,20 @@ def test_a_sweep_that_is_stopped_stops_its_trainings_and_waits_until_they_have_s
         (tmp_path / path).chmod(0o755)
     copy_scripts(tmp_path, "sweep.sh", "tools/sweep_list.sh")
     environment = os.environ | {"LOSSES": "atl", "SEEDS": "1 2 3 4", "CUDA_VISIBLE_DEVICES": "2,3"}
-    sweep = subprocess.Popen(["bash", str(tmp_path / "scripts/sweep.sh")], env=environment, start_new_session=True)
+    sweep = subprocess.Popen(
+        ["bash", str(tmp_path / "scripts/sweep.sh")],
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # which is ignored where tests run behind nohup
+    )
     try:
         while not ((tmp_path / "running_1").exists() and (tmp_path / "running_2").exists()):
             assert sweep.poll() is None
             time.sleep(0.05)
         sweep.send_signal(getattr(signal, name))
-        assert sweep.wait() == 130
+        assert sweep.wait(timeout=300) == 130
         assert sorted((tmp_path / "saved").read_text().split()) == ["1", "2"]
         assert not (tmp_path / "running_3").exists()
     finally:
