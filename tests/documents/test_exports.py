@@ -64,6 +64,7 @@ ARTICLE = {
     ],
     "relations": [
         {"s": 0, "p": "head_of", "o": 2},
+        {"s": 2, "p": "founded_by", "o": 0},
         {"s": 2, "p": "based_in0", "o": 1},
         {"s": 2, "p": "vs", "o": 2},
     ],
@@ -148,7 +149,10 @@ def test_bad_exports_are_told_by_document_and_field(value, message):
 
 def test_an_article_of_dwie_becomes_a_document(capsys):
     (found,) = read(ARTICLE)
-    assert found["title"] == "DW_1" and found["labels"] == [{"h": 0, "t": 1, "r": "head_of"}]
+    assert found["title"] == "DW_1" and found["labels"] == [
+        {"h": 0, "t": 1, "r": "head_of"},
+        {"h": 1, "t": 0, "r": "founded_by"},
+    ]
     assert [len(sentence) for sentence in found["sents"]] == [2, 7]
     person = {"sent_id": 1, "type": "type::person"}
     assert found["vertexSet"][0] == [
