@@ -1,8 +1,10 @@
-"""Which differences between the rows of a table are more than noise: every pair of losses compared on test F1."""
+"""Which differences between the rows of a table are more than noise: every pair of losses compared on test F1, and on
+other scores over seeds."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +12,15 @@ import numpy as np
 from hingeabl.reporting import significance
 from hingeabl.reporting.names import row_title
 from hingeabl.reporting.records import Run, count_by_document, data_file
-from hingeabl.reporting.significance import Comparison, Counts, Spread
+from hingeabl.reporting.significance import (
+    Comparison,
+    Counts,
+    ScoreDifference,
+    Spread,
+    difference_over_seeds,
+    f1_of_seeds,
+    spread_of_seeds,
+)
 
 Groups = dict[str, list[Run]]  # runs by row
 
@@ -25,14 +35,28 @@ class Difference(NamedTuple):
     p: float
 
 
-def compare_groups(number: int | str, groups: Groups) -> tuple[list[Difference], list[str]]:
-    """Every pair of rows compared on test F1 (in table 2, of rows that share a backbone), and notes to print. A pair is
-    compared on the seeds that both have, where there are such."""
-    pairs = [
-        (first, second)
-        for first, second in itertools.combinations(groups, 2)
-        if number != 2 or first.split("/")[0] == second.split("/")[0]
-    ]
+class SeedDifference(NamedTuple):
+    """A row against another over their seeds, on the same documents: their names, the seeds of each that were compared,
+    and for each score the difference of the means, second minus first, and its 95 % interval."""
+
+    first: str
+    second: str
+    seeds: tuple[list[int], list[int]]
+    scores: dict[str, ScoreDifference]
+
+
+OVER_SEEDS = (
+    "Differences over seeds: 95 % intervals on these documents, not corrected for many comparisons. With several "
+    "seeds, Student's t, seed by seed; with one seed -/+ t s sqrt(1/n1 + 1/n2), with n1 and n2 seeds, s the standard "
+    "deviation of the score over the seeds of the rows that have several, pooled, and t Student's at its degrees of "
+    "freedom."
+)
+
+
+def compare_groups(groups: Groups) -> tuple[list[Difference], list[str]]:
+    """Every pair of rows compared on test F1, and notes to print. A pair is compared on the seeds that both have, where
+    there are such."""
+    pairs = pairs_of(groups)
     if not pairs:
         return [], []
     for run in itertools.chain.from_iterable(groups.values()):
@@ -41,7 +65,7 @@ def compare_groups(number: int | str, groups: Groups) -> tuple[list[Difference],
             return [], [f"differences not tested: {path}, the runs' test file, is not there or has changed"]
     chosen = [shared_seeds(groups[first], groups[second]) for first, second in pairs]
     comparisons = [compare_runs(first, second) for first, second in chosen]
-    spread = significance.spread_of_seeds(map(counts_of, groups.values()))
+    spread = spread_of_seeds(f1_of_seeds(counts_of(runs)) for runs in groups.values())
     if spread:
         comparisons = [
             each if each.seed_noise else significance.with_seed_noise(each, spread, (len(first), len(second)))
@@ -54,6 +78,33 @@ def compare_groups(number: int | str, groups: Groups) -> tuple[list[Difference],
         for (first, second), of_both, comparison, p in zip(pairs, seeds, comparisons, corrected, strict=True)
     ]
     return results, notes_on(results, spread, [name for name, runs in groups.items() if len(runs) > 1])
+
+
+def pairs_of(groups: Groups) -> list[tuple[str, str]]:
+    """The names of every two rows, of the same backbone where rows are named backbone/loss."""
+    pairs = itertools.combinations(groups, 2)
+    return [(first, second) for first, second in pairs if first.rpartition("/")[0] == second.rpartition("/")[0]]
+
+
+def compare_over_seeds(groups: Groups, scores: dict[str, Callable[[Run], float]]) -> list[SeedDifference]:
+    """Every pair of rows compared on scores, by name, over the seeds that both have; [] where no row has several."""
+
+    def values(name: str, runs: list[Run]) -> np.ndarray:
+        return np.array([scores[name](run) for run in runs])
+
+    spreads = {name: spread_of_seeds(values(name, runs) for runs in groups.values()) for name in scores}
+    results = []
+    for first, second in pairs_of(groups):
+        chosen = shared_seeds(groups[first], groups[second])
+        seeds = [run.seed for run in chosen[0]], [run.seed for run in chosen[1]]
+        differences = {
+            name: difference_over_seeds(values(name, chosen[0]), values(name, chosen[1]), seeds[0] == seeds[1], spread)
+            for name, spread in spreads.items()
+            if spread
+        }
+        if differences:
+            results.append(SeedDifference(first, second, seeds, differences))
+    return results
 
 
 def shared_seeds(first: list[Run], second: list[Run]) -> tuple[list[Run], list[Run]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hingeabl.reporting.comparisons import verdict
+from hingeabl.reporting.comparisons import Difference, SeedDifference, verdict
 from hingeabl.reporting.names import row_title
 from hingeabl.reporting.records import Run
 from hingeabl.reporting.tables import Cell, Table, one_set_of_seeds
@@ -104,6 +104,8 @@ def sheet_of(table: Table | RunList, style: Style) -> Sheet:
     if isinstance(table, RunList):
         return Sheet(table.title, {"": [list(map(style.escape, line)) for line in table.texts()]}, 2, table.notes)
     differences = {"Differences of test F1": comparison_lines(table)} if table.comparisons else {}
+    if table.over_seeds:
+        differences["Differences over seeds"] = over_seeds_lines(table)
     return Sheet(caption(table), {"": lines_of(table, style)} | differences, 1, table.notes)
 
 
@@ -146,16 +148,14 @@ def listed(seeds: list[int]) -> str:
 
 
 def comparison_lines(table: Table) -> list[list[str]]:
-    """Head and rows of the comparisons: the pair, its seeds where rows differ in them, the difference of test F1, its
-    intervals, p, and what it means."""
-    seeds = 0 if one_set_of_seeds(table.rows) else 1  # columns of them
-    return [["second against first", *["seeds"] * seeds, "F1 diff.", "over seeds", "95 % interval", "p", ""]] + [
+    """Head and rows of the comparisons: the pair and its seeds, the difference of test F1, its intervals, p, and what
+    it means."""
+    return [[*pair_head(table), "F1 diff.", "over seeds", "95 % interval", "p", ""]] + [
         [
-            f"{row_title(difference.second)} against {row_title(difference.first)}",
-            *[" and ".join(dict.fromkeys(map(listed, reversed(difference.seeds))))] * seeds,
+            *pair_cells(table, difference),
             f"{100 * difference.comparison.difference:+.2f}",
-            span(difference.comparison.over_seeds) if difference.comparison.over_seeds else "",
-            span((difference.comparison.low, difference.comparison.high)),
+            percent(difference.comparison.over_seeds) if difference.comparison.over_seeds else "",
+            percent((difference.comparison.low, difference.comparison.high)),
             f"{difference.p:.4f}",
             verdict(difference.comparison, difference.p),
         ]
@@ -163,10 +163,39 @@ def comparison_lines(table: Table) -> list[list[str]]:
     ]
 
 
-def span(interval: tuple[float, float]) -> str:
+def over_seeds_lines(table: Table) -> list[list[str]]:
+    """Head and rows of the differences over seeds: the pair and its seeds, and for each score the difference and its
+    interval."""
+    columns = [column for column in table.columns if column.key in table.over_seeds[0].scores]
+    lines = [pair_head(table) + [text for column in columns for text in (f"{column.name} diff.", "95 % interval")]]
+    for row in table.over_seeds:
+        line = pair_cells(table, row)
+        for column in columns:
+            difference, low, high = row.scores[column.key]
+            line += [f"{difference:+.{column.digits}f}", span(low, high, column.digits)]
+        lines.append(line)
+    return lines
+
+
+def pair_head(table: Table) -> list[str]:
+    """The head of pair_cells."""
+    return ["second against first"] + ["seeds"] * (not one_set_of_seeds(table.rows))
+
+
+def pair_cells(table: Table, pair: Difference | SeedDifference) -> list[str]:
+    """The names of two rows, and their seeds where the table's rows differ in them."""
+    seeds = " and ".join(dict.fromkeys(map(listed, reversed(pair.seeds))))
+    return [f"{row_title(pair.second)} against {row_title(pair.first)}"] + [seeds] * (not one_set_of_seeds(table.rows))
+
+
+def percent(interval: tuple[float, float]) -> str:
     """An interval of F1, in percent."""
-    low, high = interval
-    return f"{100 * low:+.2f} to {100 * high:+.2f}"
+    return span(100 * interval[0], 100 * interval[1], 2)
+
+
+def span(low: float, high: float, digits: int) -> str:
+    """An interval of a score."""
+    return f"{low:+.{digits}f} to {high:+.{digits}f}"
 
 
 def caption(table: Table) -> str:
@@ -286,6 +315,11 @@ def as_json(table: Table | RunList) -> str:
                 | vars(difference.comparison)
                 | {"corrected_p": difference.p, "verdict": verdict(difference.comparison, difference.p)}
                 for difference in table.comparisons
+            ],
+            "over_seeds": [
+                {"first": row.first, "second": row.second, "seeds": row.seeds}
+                | {key: score._asdict() for key, score in row.scores.items()}
+                for row in table.over_seeds
             ],
             "notes": table.notes,
         },

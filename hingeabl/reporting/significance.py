@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import t, ttest_1samp, ttest_ind
@@ -37,9 +38,18 @@ class Comparison:
     over_seeds: tuple[float, float] | None = None
 
 
+class ScoreDifference(NamedTuple):
+    """A difference of means over seeds, second minus first, and its 95 % interval, in the score's unit."""
+
+    difference: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True)
 class Spread:
-    """The standard deviation of F1 over seeds, pooled over the losses that have several, and its degrees of freedom."""
+    """The standard deviation of a score over seeds, pooled over the losses that have several, and its degrees of
+    freedom."""
 
     deviation: float
     freedom: int
@@ -48,6 +58,10 @@ class Spread:
     def factor(self) -> float:
         """Student's t of a 95 % interval."""
         return float(t.ppf(0.975, self.freedom))
+
+    def half_width(self, first_seeds: int, second_seeds: int) -> float:
+        """Of the 95 % interval of a difference of means over so many seeds: t s sqrt(1/n1 + 1/n2)."""
+        return self.factor * self.deviation * math.sqrt(1 / first_seeds + 1 / second_seeds)
 
 
 def micro_f1(correct: np.ndarray, predicted: np.ndarray, gold: np.ndarray | int) -> np.ndarray:
@@ -66,23 +80,23 @@ def compare(first: Counts, second: Counts, seed: int = 0, same_seeds: bool = Tru
     documents that computes both micro F1 anew for each reassignment, from the counts' means over seeds.
     """
     low, high = interval(first, second, seed)
-    several = min(len(first.correct), len(second.correct)) > 1
-    difference = float(f1_of_seeds(second).mean() - f1_of_seeds(first).mean())
-    return Comparison(
-        difference, low, high, p_value(first, second, seed), several, seeds_interval(first, second, same_seeds)
-    )
-
-
-def seeds_interval(first: Counts, second: Counts, same_seeds: bool) -> tuple[float, float] | None:
-    """Student's t interval, 95 %, of the difference of mean F1 over seeds, on these documents: paired, seed by seed,
-    where both losses have the same ones, else Welch's; see compare. None with a single seed."""
     ours, theirs = f1_of_seeds(second), f1_of_seeds(first)
-    if min(len(ours), len(theirs)) < 2:
+    several = min(len(ours), len(theirs)) > 1
+    over_seeds = seeds_interval(theirs, ours, same_seeds)
+    difference = float(ours.mean() - theirs.mean())
+    return Comparison(difference, low, high, p_value(first, second, seed), several, over_seeds)
+
+
+def seeds_interval(first: np.ndarray, second: np.ndarray, same_seeds: bool) -> tuple[float, float] | None:
+    """Student's t interval, 95 %, of the difference of a score's means over seeds, on these documents: paired, seed by
+    seed, where both losses have the same ones, else Welch's; see compare. The scores are float64 [seeds]. None with a
+    single seed."""
+    if min(len(first), len(second)) < 2:
         return None
-    paired = same_seeds and len(ours) == len(theirs)
-    if paired and np.ptp(ours - theirs) < 1e-12:  # of which scipy warns
-        return float((ours - theirs).mean()), float((ours - theirs).mean())
-    result = ttest_1samp(ours - theirs, 0) if paired else ttest_ind(ours, theirs, equal_var=False)
+    paired = same_seeds and len(first) == len(second)
+    if paired and np.ptp(second - first) < 1e-12:  # of which scipy warns
+        return float((second - first).mean()), float((second - first).mean())
+    result = ttest_1samp(second - first, 0) if paired else ttest_ind(second, first, equal_var=False)
     low, high = result.confidence_interval(0.95)
     return float(low), float(high)
 
@@ -92,18 +106,27 @@ def f1_of_seeds(counts: Counts) -> np.ndarray:
     return micro_f1(counts.correct.sum(axis=1), counts.predicted.sum(axis=1), counts.gold.sum())
 
 
-def spread_of_seeds(losses: Iterable[Counts]) -> Spread | None:
-    """The spread over seeds of those losses that have several, None if none has."""
-    scores = [f1_of_seeds(counts) for counts in losses if len(counts.correct) > 1]
-    freedom = sum(len(f1) - 1 for f1 in scores)
-    squares = sum(float(((f1 - f1.mean()) ** 2).sum()) for f1 in scores)
+def spread_of_seeds(losses: Iterable[np.ndarray]) -> Spread | None:
+    """The spread over seeds of a score, float64 [seeds] for each loss, of those that have several; None if none has."""
+    several = [scores for scores in losses if len(scores) > 1]
+    freedom = sum(len(scores) - 1 for scores in several)
+    squares = sum(float(((scores - scores.mean()) ** 2).sum()) for scores in several)
     return Spread(math.sqrt(squares / freedom), freedom) if freedom else None
 
 
+def difference_over_seeds(first: np.ndarray, second: np.ndarray, same_seeds: bool, spread: Spread) -> ScoreDifference:
+    """The difference of a score's means over seeds, float64 [seeds], on these documents. Its interval is
+    seeds_interval, with a single seed the difference -/+ t s sqrt(1/n1 + 1/n2)."""
+    difference = float(second.mean() - first.mean())
+    noise = spread.half_width(len(first), len(second))
+    low, high = seeds_interval(first, second, same_seeds) or (difference - noise, difference + noise)
+    return ScoreDifference(difference, low, high)
+
+
 def with_seed_noise(comparison: Comparison, spread: Spread, seeds: tuple[int, int]) -> Comparison:
-    """A comparison whose interval covers the documents only, with seed noise of half width t s sqrt(1/n1 + 1/n2) added
-    to each half of the interval, as the root of the sum of squares; `seeds` are n1 and n2."""
-    noise = spread.factor * spread.deviation * math.sqrt(sum(1 / count for count in seeds))
+    """A comparison whose interval covers the documents only, with the seed noise, Spread.half_width, added to each half
+    of the interval, as the root of the sum of squares; `seeds` are n1 and n2."""
+    noise = spread.half_width(*seeds)
     low = comparison.difference - math.hypot(comparison.difference - comparison.low, noise)
     high = comparison.difference + math.hypot(comparison.high - comparison.difference, noise)
     return replace(comparison, low=low, high=high, seed_noise=True)

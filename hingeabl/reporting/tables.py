@@ -17,7 +17,7 @@ from hingeabl.data.statistics import statistics as data_statistics
 from hingeabl.errors import UserError
 from hingeabl.files import META, read_json
 from hingeabl.readers.documents import load_documents
-from hingeabl.reporting.comparisons import Difference, compare_groups
+from hingeabl.reporting.comparisons import OVER_SEEDS, Difference, SeedDifference, compare_groups, compare_over_seeds
 from hingeabl.reporting.names import BACKBONES, corpus_of, loss_title, names_of_files, official_split
 from hingeabl.reporting.records import OTHER_SCORES, SPLITS, Run, data_file, same_experiment
 
@@ -26,6 +26,14 @@ LATER_RESULTS = META / "later_results.json"
 LATER_ROWS = read_json(LATER_RESULTS)["tables"]["3_later"]["rows"]
 OTHER_PAPERS = tuple(loss for loss in loss_names() if loss in LATER_ROWS)  # losses of other papers, not in this one's
 MORE_TABLES = ("3_later", "precision", "other_labels", "inter", "thresholds", "shift")  # not the paper's
+COMPARED_ON_F1 = (2, 3, "3_later", "inter")
+COMPARED_OVER_SEEDS = {  # the scores that a table compares over seeds, by column key
+    2: ("ign_f1",),
+    3: ("ign_f1",),
+    4: ("wrong", "fn_of_wrong", "crk_of_fn"),
+    7: ("macro_f1", "macro_ign_f1"),
+    "thresholds": ("ro_p50", "ovr"),
+}
 EVERY_BACKBONE = (2, "thresholds", "shift")  # tables that take runs of every backbone; the others take ATLOP's
 
 
@@ -71,7 +79,8 @@ class Table:
     setting: str  # split, and encoder here and in the paper
     columns: tuple[Column, ...]
     rows: list[Row]
-    comparisons: list[Difference]
+    comparisons: list[Difference]  # of test F1
+    over_seeds: list[SeedDifference]  # of other scores, by column key
     notes: list[str]
     published: str = "paper"  # heads the column of published figures; "" for a table without it
 
@@ -188,18 +197,29 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
     rows = mark_best(rows, columns)
     if number in MORE_TABLES:
         rows += [published_row(name, columns, row) for name, row in published["rows"].items() if name not in groups]
-    comparisons, more = compare_groups(number, groups) if number in (2, 3, "3_later", "inter") else ([], [])
+    comparisons, more = compare_groups(groups) if number in COMPARED_ON_F1 else ([], [])
+    compared = COMPARED_OVER_SEEDS.get(number, ())
+    scores = {column.key: value_of(column, split) for column in columns if column.key in compared}
+    over_seeds = compare_over_seeds(groups, scores)
     notes = [f"not finished, left out: {folder}" for folder in unfinished]
     others = sorted({run.loss for run in runs} & {*OTHER_PAPERS})
     if others and number not in MORE_TABLES:
         notes.append(f"not of the paper, left out: {', '.join(map(loss_title, others))}")
     notes += different_trainings(shown) + differing_seeds(rows)
-    notes += more + published.get("notes", []) + ([corpus.note] if corpus and corpus.note else [])
+    notes += more + [OVER_SEEDS] * bool(over_seeds)
+    notes += published.get("notes", []) + ([corpus.note] if corpus and corpus.note else [])
     setting = split if corpus else f"{split} of {names_of_files(shown[0])}"
     setting += f", {Path(shown[0].config['settings']['model_name_or_path']).name}"
     setting += f" (the paper's: {published['encoder']})" if "encoder" in published else ""
     heading = "paper" if number not in MORE_TABLES else "published" if number == "3_later" else ""
-    return Table(number, published["title"], setting, columns, rows, comparisons, notes, heading if corpus else "")
+    return Table(
+        number, published["title"], setting, columns, rows, comparisons, over_seeds, notes, heading if corpus else ""
+    )
+
+
+def value_of(column: Column, split: str) -> Callable[[Run], float]:
+    """What a column shows of a run."""
+    return lambda run: column.value(run.scores[split])
 
 
 def without_figures(published: dict[str, Any]) -> dict[str, Any]:
@@ -289,7 +309,7 @@ def row_of_runs(name: str, runs: list[Run], split: str, columns: tuple[Column, .
     """A row whose cells are mean and standard deviation over the runs' seeds."""
     cells = {}
     for column in columns:
-        values = [column.value(run.scores[split]) for run in runs]
+        values = list(map(value_of(column, split), runs))
         std = statistics.stdev(values) if len(values) > 1 else None
         cells[column.key] = Cell(statistics.mean(values), std, published.get(column.key))
     return Row(name, [run.seed for run in runs], cells, published.get("source", ""))
@@ -355,7 +375,7 @@ def table_of_data(number: int, paths: list[str]) -> Table:
         rows.append(data_row("all of these", all_documents, columns, paper["columns"]["all"] if is_redocred else {}))
     title = paper["title"] if is_redocred else "Statistics of data files"
     has_paper_values = any(cell.paper is not None for row in rows for cell in row.cells.values())
-    return Table(number, title, ", ".join(documents), columns, rows, [], [], "paper" if has_paper_values else "")
+    return Table(number, title, ", ".join(documents), columns, rows, [], [], [], "paper" if has_paper_values else "")
 
 
 def tables_of_files(run: Run) -> list[Table]:

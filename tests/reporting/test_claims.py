@@ -1,6 +1,7 @@
 """What reports say of losses with one seed or several, and of other documents than the paper's."""
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -53,14 +54,14 @@ def test_the_interval_of_one_seed_holds_the_spread_measured_over_seeds_of_other_
     f1 = [[2 * c.sum() / (p.sum() + 1200) for c, p in zip(x.correct, x.predicted, strict=True)] for x in several]
     squares = sum(statistics.variance(scores) * (len(scores) - 1) for scores in f1)
     first, second = random_counts(1, 3), random_counts(1, 4)
-    spread = spread_of_seeds([first, *several, second])
+    spread = spread_of_seeds(map(f1_of_seeds, [first, *several, second]))
     assert spread.freedom == 3 and spread.deviation == pytest.approx(math.sqrt(squares / 3))
     plain = compare(first, second)
     wide = with_seed_noise(plain, spread, (1, 1))
     noise = t.ppf(0.975, 3) * math.sqrt(squares / 3) * math.sqrt(2)
     assert wide.difference - wide.low == pytest.approx(math.hypot(plain.difference - plain.low, noise))
     assert wide.high - wide.difference == pytest.approx(math.hypot(plain.high - plain.difference, noise))
-    assert spread_of_seeds([first, second]) is None
+    assert spread_of_seeds(map(f1_of_seeds, [first, second])) is None
 
 
 def test_a_clear_difference_of_one_seed_is_open_where_no_spread_over_seeds_is_known():
@@ -133,35 +134,41 @@ def test_losses_are_compared_on_the_seeds_that_both_have_and_each_row_names_its_
     assert "With one seed, seed noise is added to the bootstrap" in text and "below 1." not in text
 
 
+@pytest.mark.parametrize(("number", "keys"), [(3, ["ign_f1"]), (4, ["wrong", "fn_of_wrong", "crk_of_fn"])])
+def test_other_scores_than_f1_are_compared_over_seeds(mixed, capsys, number, keys):
+    found = json.loads(printed(capsys, "--table", number, mixed, "--format", "json"))
+    cells = {row["name"]: row for row in found["rows"]}
+    one_seed = json.loads(printed(capsys, "--table", number, *mixed.glob("*/seed_1"), "--format", "json"))
+    of_seed_1 = {row["name"]: row for row in one_seed["rows"]}
+    assert one_seed["over_seeds"] == []
+    [pair] = found["over_seeds"]
+    assert (pair["first"], pair["second"], pair["seeds"]) == ("atl", "sat", [[1], [1]])
+    assert [key for key in pair if isinstance(pair[key], dict)] == keys
+    for key in keys:
+        half = t.ppf(0.975, 1) * cells["atl"][key]["std"] * math.sqrt(2)
+        difference = of_seed_1["sat"][key]["mean"] - of_seed_1["atl"][key]["mean"]
+        assert pair[key]["difference"] == pytest.approx(difference)
+        assert pair[key]["high"] - difference == difference - pair[key]["low"] == pytest.approx(half)
+    text = printed(capsys, "--table", number, mixed)
+    assert "Differences over seeds" in text and re.search(r"\nSAT against ATL +1 +[+-]", text)
+
+
+def test_other_scores_of_shared_seeds_have_students_interval(sample, tmp_path, capsys):
+    for loss, seed in itertools.product(("atl", "sat"), (1, 5, 42)):
+        make_run(tmp_path, sample, loss, seed, ALL)
+    macro = {(run.loss, run.seed): 100 * run.scores["test"]["macro_f1"] for run in read_runs([str(tmp_path)])[0]}
+    differences = [macro["sat", seed] - macro["atl", seed] for seed in (1, 5, 42)]
+    [pair] = json.loads(printed(capsys, "--table", 7, tmp_path, "--format", "json"))["over_seeds"]
+    half = t.ppf(0.975, 2) * statistics.stdev(differences) / math.sqrt(3)
+    mean = statistics.mean(differences)
+    assert pair["macro_f1"] == pytest.approx({"difference": mean, "low": mean - half, "high": mean + half})
+    assert re.search(r"\nSAT against ATL +[+-]", printed(capsys, "--table", 7, tmp_path))
+
+
 def test_of_one_seed_each_no_test_over_seeds_and_no_deviation_is_spoken_of(mixed, capsys):
     text = printed(capsys, "--table", 3, *mixed.glob("*/seed_1"))
     assert "With 1 and 1 seeds" not in text and "With one seed, the interval is over documents alone." in text
     assert ", seed 1\n" in text and "standard deviation" not in text
-
-
-def test_each_verdict_on_a_claim_names_its_seeds_and_holds_with_seed_noise(capsys):
-    section = (ROOT / "docs/results.md").read_text().split("\n## The paper's claims\n")[1].split("\n## ")[0]
-    rows = [re.split(r" *\| *", line.strip("| ")) for line in section.splitlines() if line.startswith("| ")][1:]
-    verdicts = {claim: (here, seeds, measured) for claim, here, seeds, measured in rows}
-    decided = {seeds for here, seeds, _ in verdicts.values() if here in ("shows", "contradicts")}
-    assert decided == {"1", "1, 5, 42"}
-    assert verdicts["hinge weights improve on SAT"][0] == "open"
-    table = json.loads(printed(capsys, "--table", 3, DOCUMENTS_992, "--format", "json"))
-    found = {(c["second"], c["first"]): c for c in table["comparisons"]}
-    for claim, pair in {
-        "HingeABL has a better F1 than ATL": ("hingeabl_released", "atl"),
-        "HingeABL has a better F1 than AFL": ("hingeabl_released", "afl"),
-        "HingeABL has a better F1 than AML": ("hingeabl_released", "aml"),
-        "HingeABL has a better F1 than Balanced Softmax": ("hingeabl_released", "balanced_softmax"),
-        "hinge weights improve on SAT": ("hingeabl_released", "sat"),
-        "hinge weights improve on mean weights": ("hingeabl_released", "mean_sat"),
-        "mean weights improve on SAT": ("mean_sat", "sat"),
-    }.items():
-        here, seeds, measured = verdicts[claim]
-        expected = {"higher": "shows", "lower": "contradicts", "within the noise": "open"}[found[pair]["verdict"]]
-        numbers = [f"{100 * found[pair][name]:+.2f}".replace("-", "−") for name in ("difference", "low", "high")]
-        assert here == expected and seeds == ", ".join(map(str, found[pair]["seeds"][0]))
-        assert measured.startswith("{} ({} to {})".format(*numbers))
 
 
 def test_a_curve_has_its_seeds_in_the_legend_and_a_band_only_where_there_are_several(mixed):

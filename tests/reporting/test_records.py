@@ -293,5 +293,5 @@ def table_of(table, name):
 )
 def test_every_score_in_the_results_comes_out_of_the_records(section, sources, least):
     text = section_of_results(section)
-    scores = text if least < 26 else rows_of(text)
+    scores = text if least < 26 else re.sub(r"\*[+−]\d+\.\d+\*", "", rows_of(text))  # test_verdicts has the paper's
     assert_scores_are_in(tables_of(sources), scores, least)
