@@ -47,9 +47,9 @@ class SeedDifference(NamedTuple):
 
 OVER_SEEDS = (
     "Differences over seeds: 95 % intervals on these documents, not corrected for many comparisons. With several "
-    "seeds, Student's t, seed by seed; with one seed -/+ t s sqrt(1/n1 + 1/n2), with n1 and n2 seeds, s the standard "
-    "deviation of the score over the seeds of the rows that have several, pooled, and t Student's at its degrees of "
-    "freedom."
+    "seeds, Student's t, seed by seed (Welch's for rows that share no seed); with one seed -/+ t s sqrt(1/n1 + 1/n2), "
+    "with n1 and n2 seeds, s the standard deviation of the score over the seeds of the rows that have several, pooled, "
+    "and t Student's at its degrees of freedom."
 )
 
 

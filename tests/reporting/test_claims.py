@@ -103,6 +103,13 @@ def test_rows_that_share_no_seed_have_welchs_interval_and_a_note_says_so(sample,
     assert comparison["seeds"] == [[1, 2], [3, 4]]
     assert comparison["over_seeds"] == pytest.approx(ttest_ind(*f1, equal_var=False).confidence_interval(0.95))
     assert any("Welch's interval" in note for note in found["notes"])
+    macro = [[run.scores["test"]["macro_f1"] * 100 for run in runs if run.loss == loss] for loss in ("sat", "atl")]
+    found = json.loads(printed(capsys, "--table", 7, tmp_path, "--format", "json"))
+    [pair] = found["over_seeds"]
+    bounds = [pair["macro_f1"]["low"], pair["macro_f1"]["high"]]
+    assert (pair["first"], pair["second"], pair["seeds"]) == ("atl", "sat", [[1, 2], [3, 4]])
+    assert bounds == pytest.approx(ttest_ind(*macro, equal_var=False).confidence_interval(0.95))
+    assert any("Welch's for rows" in note for note in found["notes"])
 
 
 def test_a_difference_is_noise_where_its_interval_over_seeds_holds_0():
