@@ -22,9 +22,9 @@ from hingeabl.corpus.pool import joined
 from hingeabl.errors import UserError, run_command_line
 
 PASSED = ("SCRIPTS", "LOSSES", "SEEDS", "SIZE", "DOCUMENTS_992")  # variables of sweep_list.sh and size.sh
-RETRIES = 20  # of a training whose machine or worker dies
-# The pipe that is its input closes when Ray's worker is gone, and then the training, which would be in the way of the
-# one that begins anew, has to go too.
+RETRIES = 20  # of a training whose machine or worker dies, or whose program is killed
+# Its input is a pipe from Ray's worker. When the worker dies, the pipe closes, and the watcher kills the training;
+# otherwise it would run beside the one that Ray begins again.
 PROGRAM = """
     exec 3<&0 </dev/null
     { cat <&3; kill -KILL 0; } >/dev/null 2>&1 &
@@ -38,7 +38,11 @@ PROGRAM = """
 
 
 def train(number: int, given: list[str], variables: dict[str, str]) -> tuple[int, str]:
-    """Training `number` of the list: its exit code, and what run_of_list printed. It runs within Ray."""
+    """Training `number` of the list: its exit code, and what run_of_list printed. It runs within Ray.
+
+    Raises ChildProcessError if the program was killed, so that Ray begins it again. When a machine dies, Ray kills the
+    children of its workers, and a worker may still report that before it dies itself.
+    """
     with subprocess.Popen(
         ["bash", "-c", PROGRAM, "sweep", str(number), *given],
         cwd=ROOT,
@@ -51,6 +55,8 @@ def train(number: int, given: list[str], variables: dict[str, str]) -> tuple[int
     ) as process:
         assert process.stdout is not None
         told = process.stdout.read()
+    if process.returncode < 0:
+        raise ChildProcessError(f"training {number + 1} was killed by signal {-process.returncode}")
     return process.returncode, told
 
 
@@ -65,7 +71,8 @@ def main() -> None:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         cpus = min((int(one["CPU"]) for one in machines if one.get("CPU")), default=1)
         needs = {"num_gpus": 1, "num_cpus": 0} if any(one.get("GPU") for one in machines) else {"num_cpus": cpus}
-        task = ray.remote(train).options(max_retries=RETRIES, **needs)
+        again = {"max_retries": RETRIES, "retry_exceptions": [ChildProcessError]}
+        task = ray.remote(train).options(**again, **needs)
         waiting = [task.remote(number, given, variables) for number in range(count)]
         while waiting:
             [done], waiting = ray.wait(waiting)

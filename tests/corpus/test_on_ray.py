@@ -188,24 +188,47 @@ def test_a_node_is_killed_and_the_other_predicts_what_it_had(cluster, second, do
     assert_equal(tmp_path, documents, predictor)
 
 
-def test_a_node_is_killed_and_the_other_trains_what_it_had_from_where_it_was(cluster, second, tmp_path):
-    clone = make_clone(tmp_path / "clone")
-    environment = os.environ | {"LOSSES": "atl", "SEEDS": "1 2 3 4", "PYTHONPATH": str(ROOT)}
-    sweep = subprocess.Popen(
+def start_sweep(clone):
+    return subprocess.Popen(
         ["bash", str(clone / "scripts/sweep.sh"), "--more", "one"],
-        env=environment,
+        env=os.environ | {"LOSSES": "atl", "SEEDS": "1 2 3 4", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    while not any((clone / f"steps_{seed}").exists() for seed in seeds_trained_by(second)):
+
+
+def wait_for_a_step(sweep, clone, node):
+    """Until one of the trainings that run on a node has written a step."""
+    while not any((clone / f"steps_{seed}").exists() for seed in seeds_trained_by(node)):
         assert sweep.poll() is None, sweep.communicate()[0]
         time.sleep(0.1)
-    cluster.remove_node(second, allow_graceful=False)
+
+
+def assert_each_is_trained_once(sweep, clone):
+    """The sweep ends well, each step of each training was done once, and one training was begun again."""
     shown = sweep.communicate(timeout=600)[0]
     assert sweep.returncode == 0 and "status" in shown, shown
     for seed in "1234":
         steps = (clone / f"steps_{seed}").read_text().split()
         assert steps == [str(step) for step in range(8)], f"seed {seed} was trained twice at once, or not to its end"
     begun = sum(len((clone / f"begun_{seed}").read_text().splitlines()) for seed in "1234")
-    assert begun == 5  # one of them again
+    assert begun == 5
+
+
+def test_a_node_is_killed_and_the_other_trains_what_it_had_from_where_it_was(cluster, second, tmp_path):
+    clone = make_clone(tmp_path / "clone")
+    sweep = start_sweep(clone)
+    wait_for_a_step(sweep, clone, second)
+    cluster.remove_node(second, allow_graceful=False)
+    assert_each_is_trained_once(sweep, clone)
+
+
+def test_a_training_whose_program_is_killed_while_its_worker_lives_goes_on_from_where_it_was(cluster, tmp_path):
+    clone = make_clone(tmp_path / "clone")
+    sweep = start_sweep(clone)
+    wait_for_a_step(sweep, clone, cluster.head_node)
+    programs = [pid for pid, line in children_of(raylet(cluster.head_node)).items() if line.startswith("bash -c")]
+    (program,) = [pid for pid in programs if any("run_bert.sh" in line for line in children_of(pid).values())]
+    os.kill(program, signal.SIGKILL)
+    assert_each_is_trained_once(sweep, clone)
