@@ -7,12 +7,13 @@
 # A run is kept as a record in results/documents_992/; one that has a record is not trained, one that was interrupted
 # goes on.
 # Then prints the tables of these records and a list of all the study's runs, writes both to tables.md, and draws
-# figures. The study has six parts, trained in this order:
+# figures. The study has seven parts, trained in this order:
 #     first     hingeabl_released and atl, seed 1
 #     eight     the paper's other losses and hingeabl, seed 1
 #     length    hingeabl_released and atl, seed 1, 3 and 10 epochs; records in ..._epochs_3/ and ..._epochs_10/
 #     margin    hingeabl_released, seed 1, margins 1, 2 and 10, 10 epochs; records in ..._epochs_10_margin_1/ and so on
 #     seeds     hingeabl_released, atl and afl, seeds 5, 42, 66 and 233
+#     claims    balanced_softmax and sat, seeds 5 and 42, for claims that one seed leaves open
 #     later     losses of later papers, seed 1
 # PARTS chooses some of them, JOBS how many runs go at once (on one GPU), and EPOCHS=1 makes a short try:
 #     PARTS="first eight" JOBS=4 bash scripts/studies/documents_992.sh --data FOLDER
@@ -20,7 +21,7 @@
 set -euo pipefail
 [ "${1:-}" = --data ] && [ $# = 2 ] || { echo "usage: bash scripts/studies/documents_992.sh --data FOLDER" >&2; exit 2; }
 case $2 in /*) DOCUMENTS_992=$2 ;; *) DOCUMENTS_992=$PWD/$2 ;; esac
-PARTS=${PARTS:-first eight length margin seeds later}
+PARTS=${PARTS:-first eight length margin seeds claims later}
 EPOCHS=${EPOCHS:-30}
 NAME=documents_992
 [ "$EPOCHS" = 30 ] || NAME+=_epochs_$EPOCHS
@@ -36,8 +37,9 @@ runs_of() { # PART: a line for each of its runs, LOSS SEED EPOCHS [MARGIN]
     length) for epochs in 3 10; do for loss in hingeabl_released atl; do echo "$loss 1 $epochs"; done; done ;;
     margin) for margin in 1 2 10; do echo "hingeabl_released 1 10 $margin"; done ;;
     seeds) for seed in 5 42 66 233; do for loss in hingeabl_released atl afl; do echo "$loss $seed $EPOCHS"; done; done ;;
+    claims) for seed in 5 42; do for loss in balanced_softmax sat; do echo "$loss $seed $EPOCHS"; done; done ;;
     later) for loss in atgl ncrl pmtl amtl pn_risk; do echo "$loss 1 $EPOCHS"; done ;;
-    *) echo "error: PARTS: $1: choose from first, eight, length, margin, seeds, later" >&2; return 2 ;;
+    *) echo "error: PARTS: $1: choose from first, eight, length, margin, seeds, claims, later" >&2; return 2 ;;
     esac
 }
 ending() { # EPOCHS [MARGIN]: of the folders of such runs

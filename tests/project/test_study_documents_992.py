@@ -45,6 +45,7 @@ PARTS = {  # of each part, what run_bert.sh gets: the loss, the seed, epochs, ma
     "length": [(loss, 1, n, None, f"_epochs_{n}") for n in (3, 10) for loss in ("hingeabl_released", "atl")],
     "margin": [("hingeabl_released", 1, 10, margin, f"_epochs_10_margin_{margin}") for margin in (1, 2, 10)],
     "seeds": [(loss, seed, 30, None, "") for seed in (5, 42, 66, 233) for loss in ("hingeabl_released", "atl", "afl")],
+    "claims": [(loss, seed, 30, None, "") for seed in (5, 42) for loss in ("balanced_softmax", "sat")],
     "later": [(loss, 1, 30, None, "") for loss in LATER],
 }
 
@@ -91,7 +92,7 @@ def test_every_run_is_trained_in_the_order_of_the_study_and_recorded_in_its_fold
     done = study(clone)
     assert done.returncode == 0, done.stderr
     runs = [run for part in PARTS.values() for run in part]
-    assert len(runs) == 32 and lines_of(clone, "trained") == [training(*run) for run in runs]
+    assert len(runs) == 36 and lines_of(clone, "trained") == [training(*run) for run in runs]
     for loss, seed, _, _, ending in runs:
         assert (clone / f"results/documents_992{ending}/bert_{loss}/seed_{seed}.json").exists()
     assert len(list((clone / "results").rglob("seed_*.json"))) == len(runs)
