@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import simulate_tests
 from conftest import ROOT
 
 import report
@@ -20,6 +21,15 @@ OVER_SEEDS = {  # claim: its table and score, which is better lower or higher fo
     "better macro F1 than ATL": (7, "macro_f1", "higher", "atl"),
     "better macro F1 than AFL": (7, "macro_f1", "higher", "afl"),
     "the best macro F1": (7, "macro_f1", "higher", "sat"),
+}
+F1_CLAIMS = {  # claim: the loss that the paper finds better, and the other
+    "better F1 than ATL": ("hingeabl_released", "atl"),
+    "better F1 than AFL": ("hingeabl_released", "afl"),
+    "better F1 than AML": ("hingeabl_released", "aml"),
+    "better F1 than Balanced Softmax": ("hingeabl_released", "balanced_softmax"),
+    "hinge weights improve on SAT": ("hingeabl_released", "sat"),
+    "hinge weights improve on mean weights": ("hingeabl_released", "mean_sat"),
+    "mean weights improve on SAT": ("mean_sat", "sat"),
 }
 
 
@@ -41,17 +51,6 @@ def is_of_hingeabl(pair, first):
 def interval_text(numbers, digits):
     """A difference and its interval as docs/results.md writes them."""
     return "{} ({} to {})".format(*(f"{numbers[name]:+.{digits}f}".replace("-", "−") for name in BOUNDS))
-
-
-F1_CLAIMS = {  # claim: the loss that the paper finds better, and the other
-    "better F1 than ATL": ("hingeabl_released", "atl"),
-    "better F1 than AFL": ("hingeabl_released", "afl"),
-    "better F1 than AML": ("hingeabl_released", "aml"),
-    "better F1 than Balanced Softmax": ("hingeabl_released", "balanced_softmax"),
-    "hinge weights improve on SAT": ("hingeabl_released", "sat"),
-    "hinge weights improve on mean weights": ("hingeabl_released", "mean_sat"),
-    "mean weights improve on SAT": ("mean_sat", "sat"),
-}
 
 
 def claims():
@@ -99,3 +98,13 @@ def test_the_papers_differences_beside_the_claims_are_those_of_its_tables():
         rows = paper[str(number)]["rows"]
         difference = f"{rows[second][name] - rows[first][name]:+.2f}".replace("-", "−")
         assert verdicts[claim][-1] == f"*{difference}*"
+
+
+def test_the_noise_between_seeds_in_the_text_and_in_the_simulation_is_that_of_the_records(table_992):
+    text = " ".join((ROOT / "docs/results.md").read_text().split())
+    [note] = [note for note in table_992(3)["notes"] if note.startswith("With one seed, seed noise is added")]
+    factor, deviation = re.search(r"\((\S+) \* (\S+) \* sqrt", note).groups()
+    freedom = note.rstrip(".").split()[-1]
+    assert f"standard deviation {deviation} F1, times {factor}, Student's t at {freedom} degrees of freedom" in text
+    assert f"measured noise of {deviation} F1 between seeds" in text
+    assert pytest.approx(float(deviation) / 100) == simulate_tests.DEVIATION
