@@ -199,7 +199,7 @@ def test_stored_records_count_what_they_score(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*/tables.md")), ids=lambda path: path.parent.name)
 def test_the_stored_tables_come_out_of_the_records(capsys, path):
     tables = printed(capsys, "--table", "all", path.parent, "--format", "markdown")
-    first = {"cdr": "inter", "dwie_epochs_3": "all"}.get(path.parent.name)
+    first = {"cdr": "inter", "dwie": "all", "dwie_epochs_3": "all"}.get(path.parent.name)
     if first:  # studies whose table of runs stands there too
         both = [printed(capsys, "--table", name, path.parent, "--format", "markdown") for name in (first, "runs")]
         assert path.read_text() == "\n".join(both)
@@ -285,6 +285,7 @@ def table_of(table, name):
         ("The paper's claims", [("all", "documents_992"), *STUDY], 26),
         ("992 training documents", STUDY, 26),
         ("CDR", CDR, 11),
+        ("DWIE", [("all", "dwie")], 3),
         (
             "400 training documents",
             [("all", "documents_400"), ("all", "documents_400_epochs_30"), ("runs", "documents_400")],
