@@ -268,6 +268,18 @@ def test_every_score_in_the_tables_of_the_studies_on_a_gpu_comes_out_of_the_reco
     assert_scores_are_in(tables_of(sources), rows_of((ROOT / "results" / page).read_text()))
 
 
+def test_the_scores_on_the_page_of_dwie_are_those_of_its_record():
+    folder = ROOT / "results/dwie"
+    page, record = (folder / "README.md").read_text(), json.loads((folder / "bert_atl/seed_1.json").read_text())
+    for split in ("dev", "test"):
+        scores = record["scores"][split]
+        percent = [f"{100 * scores[name]:.2f}" for name in ("precision", "recall", "f1", "ign_f1", "macro_f1")]
+        counts = [f"{scores[name]}" for name in ("FP", "FN_CRK", "FN_IRK")]
+        assert f"| {split} | {' | '.join(percent + counts)} |" in page
+        share = scores["FN_CRK"] / (scores["FN_CRK"] + scores["FN_IRK"])
+        assert f"{100 * share:.2f} %" in page
+
+
 def tables_of(sources):
     return "".join(table_of(table, name) for table, name in sources)
 
