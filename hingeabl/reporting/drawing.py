@@ -55,6 +55,16 @@ def loss_style(loss: str) -> dict[str, Any]:
     return {"color": COLOURS[number % len(COLOURS)], "marker": "os^vDPX<"[number % 8], "linestyle": dashes}
 
 
+def legend_below(figure: Figure) -> None:
+    """Add a legend under the axes, in up to three columns, as many as fit the figure's width."""
+    for columns in (3, 2, 1):
+        legend = figure.legend(loc="outside lower center", ncols=columns)
+        figure.draw_without_rendering()  # the legend's width is known only then
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
+
+
 def mean_and_std(values: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (n - 1; 0 for one seed) of values [seeds, points]: [points] each."""
     array = np.array(values)

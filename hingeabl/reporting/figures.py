@@ -22,7 +22,17 @@ from hingeabl.errors import UserError
 from hingeabl.files import read_json, sha256_of_file
 from hingeabl.readers.documents import load_documents
 from hingeabl.reporting.calibration import figure_reliability
-from hingeabl.reporting.drawing import BLUE, PALE, VERMILION, fit_text, loss_style, mean_and_std, new_figure, styled
+from hingeabl.reporting.drawing import (
+    BLUE,
+    PALE,
+    VERMILION,
+    fit_text,
+    legend_below,
+    loss_style,
+    mean_and_std,
+    new_figure,
+    styled,
+)
 from hingeabl.reporting.length_figure import figure_length, name_seeds
 from hingeabl.reporting.loss_figures import figure_3, figure_4, figure_losses
 from hingeabl.reporting.names import corpus_of, loss_title, model_title, names_of_files
@@ -33,7 +43,7 @@ from hingeabl.reporting.tables import PAPER, WRONG, pattern_share
 
 SHOWN_RELATIONS = 8  # relations of a pair that are drawn
 PATTERN_COLOURS = dict(zip(WRONG, ("#8C8C8C", VERMILION, PALE), strict=True))
-MEAN_AND_STD = "mean ± standard deviation over seeds"
+MEAN_AND_STD = "mean ± standard deviation"
 BINS = (0, 1, 10, 30, 100, 300, 1000, 3000)  # training triples of a relation: where each bin begins
 
 
@@ -52,19 +62,28 @@ def by_loss(name: str, runs: list[Run]) -> dict[str, list[Run]]:
 
 
 def describe(groups: dict[str, list[Run]], of_several: str) -> str:
-    """Backbone, encoder and documents of the runs; where a group has several seeds, on another line what is shown of
-    them."""
+    """Backbone, encoder and documents of the runs; on another line what is shown of several seeds, and the seeds if all
+    losses have the same."""
     run = next(iter(groups.values()))[0]
     encoder = Path(run.config["settings"]["model_name_or_path"]).name
     corpus = corpus_of(run)
-    several = any(len(group) > 1 for group in groups.values())
     title = fit_text(f"{model_title(run.backbone)} on {encoder}; {corpus.name if corpus else names_of_files(run)}", 90)
-    return title + f"\n{of_several}" * several
+    seeds = common_seeds(groups)
+    if any(len(group) > 1 for group in groups.values()):
+        return f"{title}\n{of_several} over {seeds or 'seeds'}"
+    return f"{title}\n{seeds}" if seeds else title
 
 
-def with_seeds(loss: str, runs: list[Run]) -> str:
-    """A loss's name and its seeds, for a legend."""
-    return f"{loss_title(loss)}, {name_seeds(runs)}"
+def common_seeds(groups: dict[str, list[Run]]) -> str:
+    """The seeds that every loss has, "" where losses have different ones."""
+    seeds = set(map(name_seeds, groups.values()))
+    return seeds.pop() if len(seeds) == 1 else ""
+
+
+def labels_of(groups: dict[str, list[Run]]) -> dict[str, str]:
+    """Each loss's name, and its seeds unless the title names them for all."""
+    shared = common_seeds(groups)
+    return {loss: loss_title(loss) + ("" if shared else f", {name_seeds(runs)}") for loss, runs in groups.items()}
 
 
 @styled
@@ -223,20 +242,21 @@ def figure_epochs(runs: list[Run]) -> Figure:
     """Dev F1 in percent over epochs: each loss's mean over its seeds, with a band of one standard deviation (n - 1)
     where there are several. Raises UserError if a run's metrics.jsonl holds no dev scores."""
     groups = by_loss("epochs", runs)
+    labels = labels_of(groups)
     figure, [[axes]] = new_figure(6.5, 4.2)
     for loss, group in groups.items():
         curves = [{epoch: dev["f1"] for epoch, dev in dev_scores(run).items()} for run in group]
         epochs = sorted(set.intersection(*map(set, curves)))
         mean, std = mean_and_std([[100 * curve[epoch] for epoch in epochs] for curve in curves])
         style = loss_style(loss)
-        axes.plot(epochs, mean, label=with_seeds(loss, group), clip_on=False, **style)
+        axes.plot(epochs, mean, label=labels[loss], clip_on=False, **style)
         if len(group) > 1:
             axes.fill_between(epochs, mean - std, mean + std, color=style["color"], alpha=0.13, linewidth=0)
     axes.set(xlabel="epoch", ylabel="dev F1 (%)", ylim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(True)
     figure.suptitle(describe(groups, MEAN_AND_STD), fontsize=9)
-    figure.legend(loc="outside lower center", ncols=3)
+    legend_below(figure)
     return figure
 
 
@@ -251,7 +271,8 @@ def figure_patterns(runs: list[Run]) -> Figure:
             raise UserError(
                 f"{run.folder}/scores.json: has no dev patterns; train the run again with a labelled dev file"
             )
-    bars = {with_seeds(loss, group): [run.scores["dev"] for run in group] for loss, group in groups.items()}
+    labels = labels_of(groups)
+    bars = {labels[loss]: [run.scores["dev"] for run in group] for loss, group in groups.items()}
     positions: list[float] = [*range(len(groups))]
     if corpus_of(next(iter(groups.values()))[0]):
         paper = read_json(PAPER)["tables"]["1"]
@@ -269,8 +290,8 @@ def figure_patterns(runs: list[Run]) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     axes.set(xlabel="share of the wrong dev pairs (%)", xlim=(0, 100))
-    figure.suptitle(describe(groups, "mean over seeds"), fontsize=9)
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.suptitle(describe(groups, "mean"), fontsize=9)
+    legend_below(figure)
     return figure
 
 
@@ -280,6 +301,7 @@ def figure_frequency(runs: list[Run]) -> Figure:
     with bars of one standard deviation (n - 1) where it has several. Bins without a gold test triple are left out.
     Raises UserError if the runs' train or test file is gone or has changed."""
     groups = by_loss("frequency", runs)
+    labels = labels_of(groups)
     counts = {loss: [frequency_counts(run) for run in group] for loss, group in groups.items()}
     gold = next(iter(counts.values()))[0][:, 2].tolist()  # the same for every run
     bins = [number for number, total in enumerate(gold) if total]
@@ -287,14 +309,14 @@ def figure_frequency(runs: list[Run]) -> Figure:
     for number, (loss, seeds) in enumerate(counts.items()):
         positions = np.arange(len(bins)) + 0.6 * ((number + 0.5) / len(counts) - 0.5)
         mean, std = mean_and_std([[100 * precision_recall_f1(*table[row])[2] for row in bins] for table in seeds])
-        style = loss_style(loss) | {"linestyle": "", "label": with_seeds(loss, groups[loss]), "clip_on": False}
+        style = loss_style(loss) | {"linestyle": "", "label": labels[loss], "clip_on": False}
         axes.errorbar(positions, mean, std if len(seeds) > 1 else None, capsize=2, elinewidth=0.9, **style)
     axes.set_xticks(range(len(bins)), [f"{bin_name(number)}\n({gold[number]:,} test)" for number in bins])
     axes.set(xlabel="training triples of the relation (test triples of the bin)", ylabel="test F1 (%)")
     axes.set_ylim(0)
     axes.grid(True, axis="y")
     figure.suptitle(describe(groups, MEAN_AND_STD), fontsize=9)
-    figure.legend(loc="outside lower center", ncols=3)
+    legend_below(figure)
     return figure
 
 

@@ -21,6 +21,7 @@ from hingeabl.data import checksums
 from hingeabl.errors import UserError
 from hingeabl.files import sha256_of_file
 from hingeabl.reporting.comparisons import counts_of, verdict
+from hingeabl.reporting.drawing import legend_below, new_figure, styled
 from hingeabl.reporting.figures import FIGURES
 from hingeabl.reporting.records import count_by_document, read_record, read_runs
 from hingeabl.reporting.significance import Comparison, Counts, compare, f1_of_seeds, spread_of_seeds, with_seed_noise
@@ -178,11 +179,11 @@ def test_of_one_seed_each_no_test_over_seeds_and_no_deviation_is_spoken_of(mixed
     assert ", seed 1\n" in text and "standard deviation" not in text
 
 
-def test_a_curve_has_its_seeds_in_the_legend_and_a_band_only_where_there_are_several(mixed):
+def test_of_different_seeds_each_curve_has_its_own_in_the_legend_and_a_band_where_there_are_several(mixed):
     figure = FIGURES["epochs"](read_runs([str(mixed)])[0])
     [axes] = figure.axes
     assert [line.get_label() for line in axes.lines] == ["ATL, seeds 1, 5", "SAT, seed 1"]
-    assert len(axes.collections) == 1 and "seed" not in figure.get_suptitle().split("\n")[0]
+    assert len(axes.collections) == 1 and figure.get_suptitle().endswith("\nmean ± standard deviation over seeds")
     names = [label.get_text() for label in FIGURES["patterns"](read_runs([str(mixed)])[0]).axes[0].get_yticklabels()]
     assert names[:2] == ["ATL, seeds 1, 5", "SAT, seed 1"]
 
@@ -192,6 +193,22 @@ def test_a_figure_of_one_seed_speaks_of_no_deviation(mixed):
     for name in ("epochs", "patterns", "frequency", "length"):
         assert "deviation" not in FIGURES[name](runs).get_suptitle()
         assert "mean" not in FIGURES[name](runs).get_suptitle()
+        assert name == "length" or FIGURES[name](runs).get_suptitle().endswith("\nseed 1")
+    others = [run for run in read_runs([str(mixed)])[0] if (run.loss, run.seed) in (("atl", 5), ("sat", 1))]
+    assert "seed" not in FIGURES["epochs"](others).get_suptitle()
+
+
+@pytest.mark.parametrize(("label", "columns"), [("ATL", 3), ("AFL, seeds 1, 5, 42, 66, 233", 2), ("a loss " * 9, 1)])
+def test_a_legend_has_as_many_columns_as_fit_the_figures_width(label, columns):
+    figure, [[axes]] = new_figure(6.5, 4.2)
+    for _ in range(6):
+        axes.plot([0, 1], [0, 1], label=label)
+    styled(legend_below)(figure)
+    figure.draw_without_rendering()
+    [legend] = figure.legends
+    boxes = [text.get_window_extent() for text in legend.get_texts()]
+    assert len({round(box.x0) for box in boxes}) == columns
+    assert legend.get_window_extent().x0 >= 0 and max(box.x1 for box in boxes) <= figure.bbox.width
 
 
 def test_the_highest_marker_of_figure_frequency_is_drawn_whole(mixed):
