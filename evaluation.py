@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from hingeabl.core import one_module
-from hingeabl.data.checks import check_training_file, print_findings
+from hingeabl.data.checks import check_labels, check_training_file, print_findings
 from hingeabl.data.predictions import Prediction, check_predictions, doubts_about, read_predictions, write_codalab
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, print_warning, run_command_line
@@ -342,18 +342,19 @@ def main() -> None:
         {"--json": (args.json, (".json",)), "--codalab": (args.codalab, (".zip",))},
         {f"--{name}": getattr(args, name) for name in ("predictions", "gold", "train", "train_facts")},
     )
-    if args.codalab:
-        write_codalab(args.codalab, read_predictions(args.predictions), args.predictions)
-        if not args.gold:
-            return
-    for name in ("gold", "train"):
+    is_scored = not args.codalab or any((args.gold, args.train, args.train_facts, args.json))
+    for name in ("gold", "train") if is_scored else ():
         if not (getattr(args, name) or (name == "train" and args.train_facts)):
             raise UserError(f"--{name} is missing; name the {'labelled' if name == 'gold' else 'training'} file")
+    if args.codalab:
+        write_codalab(args.codalab, read_predictions(args.predictions), args.predictions)
+    if not is_scored:
+        return
     documents = load_documents(args.gold, unique_titles=True)
     train_documents = load_documents(args.train) if args.train else []
-    for path, split_documents in ((args.gold, documents), (args.train, train_documents)):
-        if path and not any(document.get("labels") for document in split_documents):
-            raise UserError(f"{path}: has no labels; pass a labelled file")
+    check_labels(args.gold, documents, required=True)
+    if args.train:
+        check_labels(args.train, train_documents, required=True)
     facts = train_facts(train_documents) | (read_facts(args.train_facts) if args.train_facts else set())
     gold = prepare_gold(documents, facts)
     predictions = read_predictions(args.predictions)

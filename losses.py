@@ -40,11 +40,15 @@ def zero_threshold(scores: Tensor) -> Tensor:
     return torch.zeros_like(scores[:, 0])
 
 
+def are_highest(scores: Tensor, max_labels: int) -> Tensor:
+    """Whether each score is among the `max_labels` highest of its row, bool; ties for the last place are all kept."""
+    return scores >= scores.topk(min(max_labels, scores.shape[1]), dim=1).values[:, -1:]
+
+
 def among_highest(scores: Tensor, threshold: Tensor, max_labels: int) -> Tensor:
     """A relation is predicted if its score exceeds the threshold and is among the row's `max_labels` highest, column 0
-    counted; ties for the last place are all kept. Bool [pairs, classes], of which column 0 is not read."""
-    lowest_kept = scores.topk(min(max_labels, scores.shape[1]), dim=1).values[:, -1:]
-    return (scores > threshold[:, None]) & (scores >= lowest_kept)
+    counted. Bool [pairs, classes], of which column 0 is not read."""
+    return (scores > threshold[:, None]) & are_highest(scores, max_labels)
 
 
 def above_threshold(scores: Tensor, threshold: Tensor, max_labels: int) -> Tensor:
@@ -330,12 +334,13 @@ def threshold_of_group(scores: Tensor, priors: Tensor) -> Tensor:
 
 
 def among_highest_of_group(scores: Tensor, threshold: Tensor, max_labels: int, priors: Tensor) -> Tensor:
-    """A relation is predicted if its score exceeds its group's threshold and is among the `max_labels` highest of the
-    group, the threshold counted. Bool [pairs, classes], of which column 0 is not read."""
+    """A relation is predicted if its score exceeds its threshold, of [pairs, relations], and is among the `max_labels`
+    highest of its group, the group's output t_k counted. Bool [pairs, classes], of which column 0 is not read."""
     predicted = torch.zeros_like(scores[:, : 1 + len(priors)], dtype=torch.bool)
     for group, group_threshold in groups_and_thresholds(scores, priors):
         members = torch.cat([group_threshold, scores[:, group]], dim=1)
-        predicted[:, group] = among_highest(members, group_threshold[:, 0], max_labels)[:, 1:]
+        above = scores[:, group] > threshold[:, group - 1]
+        predicted[:, group] = above & are_highest(members, max_labels)[:, 1:]
     return predicted
 
 

@@ -41,7 +41,7 @@ from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.any_format import open_file, read_format, read_paths
 from hingeabl.readers.formats import FORMATS, TEXT_SUFFIXES, suffix_of
 from hingeabl.reporting.page import about_block, documents_block, pairs_block, write_page
-from hingeabl.reporting.pairs import evaluate_pairs, evidence_of, rows_by_pair
+from hingeabl.reporting.pairs import evaluate_pairs, evidence_of, rows_by_pair, rows_of_pairs
 from hingeabl.training.inference import Predictions
 from hingeabl.training.saved_run import refuse_file
 from hingeabl.training.settings import positive_int
@@ -99,7 +99,7 @@ def page_blocks(predictor: Predictor, groups: Iterator[tuple[list[Document], Pre
             entries_by_document = enumerate(predictions.entries_by_document())
             evidence = evidence_of((number, entry) for number, entries in entries_by_document for entry in entries)
         pairs = replace(pairs, predicted=predicted, pattern=torch.zeros_like(pairs.pattern), evidence=evidence)
-        yield pairs_block(0, pairs, first)
+        yield pairs_block(0, rows_of_pairs(pairs, predicted.any(dim=1)), first)
         first += len(documents)
 
 

@@ -203,7 +203,7 @@ def mark_entities(
     ends: dict[tuple[int, int], list[int]] = {}
     mentions = list(itertools.chain.from_iterable(document["vertexSet"]))
     if per_mention:
-        distinct = {(mention["sent_id"], *mention["pos"], mention.get("type")): mention for mention in mentions}
+        distinct = {(mention["sent_id"], *mention["pos"], str(mention.get("type"))): mention for mention in mentions}
         mentions = list(distinct.values())
     for mention in mentions:
         opening, closing = markers(mention)
@@ -255,12 +255,12 @@ def rows_of_labels(document: Document) -> list[int]:
 
 def evidence_of(document: Document) -> np.ndarray:
     """A feature's `evidence`."""
-    cells = [
-        (row, sentence)
+    cells = {
+        (row, sentence, label["r"])
         for row, label in zip(rows_of_labels(document), document["labels"], strict=True)
-        for sentence in set(label.get("evidence", ()))
-    ]
-    return np.array(sorted(cells), dtype=np.int32).reshape(-1, 2).T
+        for sentence in label.get("evidence", ())
+    }
+    return np.array(sorted(cell[:2] for cell in cells), dtype=np.int32).reshape(-1, 2).T
 
 
 class LabelRows:
@@ -303,9 +303,10 @@ def main() -> None:
         help="encoder whose tokenizer counts word pieces (default: the small one that scripts/tools/fetch.py fetches)",
     )
     parser.add_argument("--entity_marker", choices=ENTITY_MARKERS, default="asterisk", help="as in train.py")
-    parser.add_argument("--json", action="store_true", help="print statistics and findings as JSON")
-    parser.add_argument("--make_rel2id", metavar="OUT", help="write the relations of the FILEs as a rel2id file")
-    parser.add_argument(
+    result = parser.add_mutually_exclusive_group()
+    result.add_argument("--json", action="store_true", help="print statistics and findings as JSON")
+    result.add_argument("--make_rel2id", metavar="OUT", help="write the relations of the FILEs as a rel2id file")
+    result.add_argument(
         "--convert", metavar="OUT", help="write the FILEs, or folders of .ann files, in DocRED's schema"
     )
     parser.add_argument("--format", choices=FORMATS, help="the FILEs' format with --convert; default: recognised")
@@ -323,7 +324,8 @@ def main() -> None:
         write_rel2id(args.files, args.make_rel2id)
         return
     rel2id = load_rel2id(args.rel2id)
-    files: dict[str, Any] = {path: load_documents(path, rel2id) for path in args.files}
+    typed = args.entity_marker == "typed"
+    files: dict[str, Any] = {path: load_documents(path, rel2id, typed=typed) for path in args.files}
     for path, documents in files.items():
         refuse_empty(path, documents)
     train = next((path for path in files if "train" in Path(path).name.lower()), None)

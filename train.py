@@ -31,9 +31,9 @@ from hingeabl.modeling.encoder import checkpoint_layers
 from hingeabl.modeling.evidence import attention_loss, evidence_loss
 from hingeabl.training import parallel, saved_run, session, steps
 from hingeabl.training.experiment import Experiment, predict_documents, prepare
-from hingeabl.training.fitted import add_test_error, write_confidence_and_types
+from hingeabl.training.fitted import CONFIDENCE, TYPES, add_test_error, write_confidence_and_types
 from hingeabl.training.inference import Predictions, gather
-from hingeabl.training.resume import CheckpointWriter, StopRequest, failure_noted
+from hingeabl.training.resume import CheckpointWriter, StopRequest, alone_in, failure_noted
 from hingeabl.training.runs import finished_scores, print_summary, summarise
 from hingeabl.training.session import SinceLastLog, StepClock, Training, save_if_due
 from hingeabl.training.settings import parse_args
@@ -72,9 +72,10 @@ def train_seeds(experiment: Experiment) -> None:
         clock.seeds_left = len(missing) - number
         results[seed] = train_seed(experiment, seed, clock, stop)
     if parallel.rank() == 0:
-        results |= session.other_finished_seeds(experiment)  # a sweep trains each seed by a command of its own
-        summary = summarise(experiment.loss.describe(), list(results.values()))
-        write_json(f"{args.output_dir}/summary.json", summary)
+        with alone_in(str(args.output_dir)):  # a sweep trains each seed by a command of its own, many at once
+            results |= session.other_finished_seeds(experiment)
+            summary = summarise(experiment.loss.describe(), list(results.values()))
+            write_json(f"{args.output_dir}/summary.json", summary)
         print_summary(summary)
         print(f"\nsummary: {args.output_dir}/summary.json; predictions, weights and logs: {args.output_dir}/seed_*")
 
@@ -212,9 +213,9 @@ def score_epoch(training: Training) -> None:
     is_lost = epoch_of_weights(weights) == progress.epoch
     if not progress.best or is_lost or scores["f1"] > progress.best["dev"]["f1"]:
         progress.best = {"seed": training.seed, "best_epoch": progress.epoch, "dev": scores}
+        save_weights(weights, training.model, progress.epoch)  # first: is_lost reads which epoch's they are
         session.save_predictions(folder, "dev", predictions)
         write_calibration(training.experiment, "dev", predictions, folder)
-        save_weights(weights, training.model, progress.epoch)
         mark = "  best"
     tqdm.write(
         f"epoch {progress.epoch:>3}  dev F1 {100 * scores['f1']:6.2f}  Ign F1 {100 * scores['ign_f1']:6.2f}  "
@@ -276,6 +277,8 @@ def score_saved_run(experiment: Experiment) -> None:
         model.to(experiment.device)
     saved_run.check_outputs_of(model, experiment.loss, experiment.rel2id, args.rel2id)
     folder = make_folder(args.output_dir) if args.output_dir and parallel.rank() == 0 else None
+    for path in (folder / CONFIDENCE, folder / TYPES) if folder else ():  # of what was scored into it before
+        path.unlink(missing_ok=True)
     results: dict[str, Any] = {}
     for name in ("dev", "test"):
         results[name], predictions = score_split(experiment, model, name)

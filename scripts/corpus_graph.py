@@ -27,9 +27,11 @@ from hingeabl.outputs import check_outputs
 from hingeabl.training.settings import positive_int
 
 
-def check(output: str) -> None:
-    """Raise UserError for an output that cannot be written."""
-    if Path(output).suffix:
+def check(output: str, min_confidence: float) -> None:
+    """Raise UserError for an output that cannot be written, or a confidence that is no probability."""
+    if not 0 <= min_confidence <= 1:
+        raise UserError(f"--min_confidence {min_confidence}: is a probability; pass a number from 0 to 1")
+    if Path(output).suffix and not output.endswith("/") and not Path(output).is_dir():
         check_outputs({"--output": (output, tuple(filter(None, WRITERS)))}, {})
     elif Path(output).is_file():
         raise UserError(f"--output {output}: is a file; name a folder, or a file that ends in .ttl or .graphml")
@@ -44,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--min_confidence", type=float, default=0.0, help="only predictions that are as probable")
     parser.add_argument("--join_one_word_persons", action="store_true", help='also "Smith" and "Smith"; default: no')
     args = parser.parse_args(arguments)
-    check(args.output)
+    check(args.output, args.min_confidence)
     choices = (args.join_one_word_persons, args.min_documents, args.min_confidence)
     with joined_graph(args.input, *choices) as graph:
         writer_of(args.output)(graph, args.output)

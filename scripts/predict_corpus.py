@@ -69,8 +69,10 @@ def check(args: argparse.Namespace, sources: list[Source]) -> None:
     packages."""
     refuse_file(args.load_path)
     PredictionOptions(**prediction_options(args)).check()
-    output, input_folder = Path(args.output).resolve(), Path(fixed_part(args.input)).resolve()
-    reads_below = Path(args.input).is_dir() or "**" in args.input
+    fixed = args.input if os.path.exists(args.input) else fixed_part(args.input)
+    output, input_folder = Path(args.output).resolve(), Path(fixed).resolve()
+    levels = args.input[len(fixed) :].strip("/")  # of a glob
+    reads_below = Path(args.input).is_dir() or "/" in levels or "**" in levels
     forbidden = (output, *output.parents) if reads_below else (output,)
     if "://" not in args.input and (input_folder in forbidden or output in input_folder.parents):
         raise UserError(f"--output {args.output}: is in --input {args.input}, or around it; name another folder")

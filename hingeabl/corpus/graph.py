@@ -73,9 +73,10 @@ CREATE TABLE nodes AS
     names AS (SELECT DISTINCT node, unnest(mentions) AS name FROM entities),
     all_names AS (SELECT node, list(name ORDER BY name) AS names FROM names GROUP BY node)
     SELECT entities.node AS id, any_value(type) AS type, mode(name ORDER BY name) AS name,
-        any_value(all_names.names) AS names, count(DISTINCT (file, document)) AS documents
-    FROM entities JOIN all_names ON all_names.node = entities.node GROUP BY entities.node;
+        coalesce(any_value(all_names.names), []) AS names, count(DISTINCT (file, document)) AS documents
+    FROM entities LEFT JOIN all_names ON all_names.node = entities.node GROUP BY entities.node;
 """
+WITHOUT_CONFIDENCE = "SELECT bool_and(pred.confidence IS NULL) FROM (SELECT unnest(predictions) AS pred FROM part)"
 ROWS = 5000  # fetched at once
 NODE = ("id", "type", "name", "names", "documents")
 TRIPLE = ("head", "r", "tail", "relation", "documents", "highest", "combined", "places")
@@ -121,7 +122,8 @@ def joined_graph(
     combined, places) and nodes (id, type, name, names, documents), those at an end of a triple.
 
     `persons` joins persons of one word too; triples of fewer than `documents` documents, and predictions with less than
-    `confidence`, are left out. Raises UserError for a folder that is no corpus, or that cannot be read.
+    `confidence`, are left out. Raises UserError for a folder that is no corpus, that cannot be read, or whose
+    predictions have no confidence if one is asked for.
     """
     duckdb = need("duckdb", f"duckdb is not installed, which groups the triples; {INSTALL}")
     reader, files = parts_of(corpus)
@@ -131,6 +133,11 @@ def joined_graph(
         reader_options = {"columns": COLUMNS, "format": "newline_delimited"} if reader == "read_json" else {}
         try:
             connection.register("part", getattr(connection, reader)(files, **reader_options))
+            if confidence and connection.execute(WITHOUT_CONFIDENCE).fetchall() == [(True,)]:
+                raise UserError(
+                    f"--input {corpus}: its predictions have no confidence, as their model has none; leave out "
+                    "--min_confidence"
+                )
             for statement in filter(str.strip, SQL.split(";")):
                 options = {"persons": persons, "documents": documents, "confidence": confidence}
                 connection.execute(statement, {key: value for key, value in options.items() if f"${key}" in statement})

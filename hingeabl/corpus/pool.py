@@ -30,15 +30,15 @@ Job = tuple[int, Any]  # its number and what the worker's `part` gets with it
 
 
 def need_ray(address: str | None) -> Any:
-    """The module ray, for the cluster at `address`, or with None for one that is started here. Usage statistics are
-    off. Raises UserError if it is not installed.
+    """The module ray, for the cluster at `address`, or with None or "" for one that is started here. Usage statistics
+    are off. Raises UserError if it is not installed.
 
     Ray's ports are open to the network, and whoever reaches them may run anything. So a cluster that is started here
     asks for a secret token. Ray reads it when it is imported.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no advice about a coming version
-    if address is None:
+    if not address:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     return need("ray", f"ray is not installed, which this needs; {INSTALL}")

@@ -41,6 +41,19 @@ def refuse_empty(path: str | Path, documents: Sequence[Document]) -> None:
         raise UserError(f"{path}: holds no documents; check the file")
 
 
+def check_labels(path: str | Path, documents: Sequence[Document], required: bool) -> None:
+    """Raise UserError for a file without documents, with labels for only some, or without labels if `required`."""
+    refuse_empty(path, documents)
+    missing = [index for index, document in enumerate(documents) if "labels" not in document]
+    if missing and (required or len(missing) < len(documents)):
+        title = documents[missing[0]]["title"]
+        raise UserError(
+            f"{path}: document {missing[0]} ({title!r}): labels: is missing; add it, [] where there are no relations"
+        )
+    if required and not any(document["labels"] for document in documents):
+        raise UserError(f"{path}: has no labels; pass a labelled file")
+
+
 def check_training_file(
     files: tuple[str, str], gold: Sequence[Document], train: Sequence[Document], stated_in_train: int
 ) -> list[Finding]:

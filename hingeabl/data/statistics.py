@@ -14,12 +14,12 @@ from hingeabl.errors import UserError
 def statistics(documents: Sequence[Document]) -> dict[str, float]:
     """The figures for a list of documents; pairs are all ordered pairs h != t, or those that a document lists."""
     count = len(documents)
-    label_counts = Counter(
+    triples = {
         (index, label["h"], label["t"], label["r"])
         for index, document in enumerate(documents)
         for label in document.get("labels", [])
-    )
-    per_pair = Counter(key[:3] for key in label_counts)
+    }
+    per_pair = Counter(triple[:3] for triple in triples)
     entities = [len(document["vertexSet"]) for document in documents]
     pairs = sum(map(count_pairs, documents))
     entities_in_pairs = [
@@ -38,9 +38,9 @@ def statistics(documents: Sequence[Document]) -> dict[str, float]:
         "words / doc": average(sum(len(sentence) for document in documents for sentence in document["sents"])),
         "entities / doc": average(sum(entities)),
         "entities in pairs": sum(entities_in_pairs),
-        "triples / doc": average(sum(len(document.get("labels", [])) for document in documents)),
+        "triples / doc": average(len(triples)),
         "sentences / doc": average(sum(len(document["sents"]) for document in documents)),
-        "relations seen": len({key[3] for key in label_counts}),
+        "relations seen": len({triple[3] for triple in triples}),
         "most relations on one pair": max(per_pair.values(), default=0),
     }
 

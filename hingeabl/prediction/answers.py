@@ -124,7 +124,8 @@ def unpacked(body: bytes, max_bytes: int) -> bytes:
 
 
 def recognised(data: bytes) -> tuple[bytes, str]:
-    """The data and its format. Data of no other format is plain text; of {"text": ...} only the text is returned."""
+    """The data and its format. Data of no other format is plain text; of {"text": ...} without a title only the text is
+    returned."""
     beginning = data[:CHUNK].decode(encoding_of(data), "ignore")
     file_format = format_of_text(beginning) or "text"
     if file_format in JSON_FORMATS and not starts_as_json(beginning):
@@ -132,7 +133,7 @@ def recognised(data: bytes) -> tuple[bytes, str]:
     if file_format == "text":
         with contextlib.suppress(UserError, UnicodeDecodeError):  # which the reader of the format tells with its place
             value = parse_json(data.decode(encoding_of(data)), NAME)
-            text = value.get("text") if isinstance(value, dict) else None
+            text = value.get("text") if isinstance(value, dict) and "title" not in value else None
             if isinstance(text, str) and not text.startswith(MARK) and not starts_as_json(text):  # itself plain text
                 return text.encode(), "text"
     return data, file_format

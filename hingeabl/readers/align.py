@@ -30,6 +30,7 @@ WARNINGS = {  # key in Counts -> its part of the warning
     "gaps": "{:,} mentions have gaps and are taken from their first start to their last end",
     "lost": "{:,} relations are left out, as they name what has no mention",
     "skipped": "{:,} annotations are left out, as they are neither mentions nor relations",
+    "types": "{:,} further types of a mention are left out",
     "twice": "{:,} mentions are at the place of another one of their entity, and are taken once",
     "same": "{:,} labels state what another one states, and are taken once",
     "selves": "{:,} relations are left out, as both their ends are one entity",

@@ -56,34 +56,33 @@ def read_paths(
     paths: Sequence[str], file_format: str | None, typed: bool, labels: bool = False, text_model: str | None = None
 ) -> Iterator[Document]:
     """read_format for several files, with one line of warnings for all. A folder stands for the files in it, see
-    files_of; a document from a folder has its file's path there as its title."""
+    files_of; a document from a folder that states no title has its file's path there, and from the file's second
+    document on its number."""
     counts = Counts()
-    titles: dict[str, str] = {}  # with the file of each
+    titles: set[str] = set()
     repeated: dict[str, None] = {}
 
     def items() -> Iterator[Document | Text]:
         for source in paths:
             for path in files_of(source, file_format):
                 with open_file(path) as file:
-                    for item in _checked(file, path, file_format, typed, labels, counts):
-                        inside = Path(without_gz(path)).with_suffix("") if path != source else None
-                        generated = inside.relative_to(source).as_posix() if inside else ""
-                        if isinstance(item, Text):
-                            item = item._replace(title=GeneratedTitle(generated) if generated else item.title)
-                        elif generated:
-                            item["title"] = GeneratedTitle(generated)
+                    for number, item in enumerate(_checked(file, path, file_format, typed, labels, counts)):
                         title = item.title if isinstance(item, Text) else item["title"]
-                        if titles.setdefault(title, path) != path:
+                        if path != source and isinstance(title, GeneratedTitle):
+                            inside = Path(without_gz(path)).with_suffix("").relative_to(source).as_posix()
+                            title = GeneratedTitle(f"{inside} {number}" if number else inside)
+                        if title in titles:
                             repeated[title] = None
-                        yield item
+                        titles.add(title)
+                        yield item._replace(title=title) if isinstance(item, Text) else item | {"title": title}
 
     yield from with_documents(items(), text_model)
     name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1:,} more"
     warn(name, counts)
     if repeated:
         print_warning(
-            f"{name}: {len(repeated):,} titles are of documents of several files ({listed(list(repeated))}), "
-            "and files that are scored need distinct ones; convert a folder, or rename the files"
+            f"{name}: {len(repeated):,} titles are of several documents ({listed(list(repeated))}), and "
+            "files that are scored need distinct ones; convert a folder, or rename files or documents"
         )
 
 
@@ -106,13 +105,13 @@ def files_of(path: str, file_format: str | None) -> list[str]:
     texts = [file for file in files if suffix_of(file.name) in TEXT_SUFFIXES]
     if file_format == "text" or (file_format is None and not annotations):
         chosen = texts
-        others = [file.name for file in files if file not in set(texts)]
+        others = [file.name for file in files if suffix_of(file.name) not in TEXT_SUFFIXES]
         if chosen and others:
             problem = f"{len(others):,} files are no texts and are left out, such as {others[0]}"
             print_warning(f"{path}: {problem}; pass them one by one")
     else:
-        chosen = annotations
-        alone = [file for file in texts if file.with_suffix(".ann") not in set(annotations)]
+        chosen, annotated = annotations, set(annotations)
+        alone = [file for file in texts if file.with_suffix(".ann") not in annotated]
         if alone:
             print_warning(
                 f"{path}: {len(alone):,} texts have no .ann file beside them and are left out, such as {alone[0].name}"

@@ -37,12 +37,12 @@ def load_documents(
 
     If `rel2id` is given, labels must name its relations. `unique_titles` is for files that are scored, where the title
     identifies a document; `typed` for typed entity markers, which need each mention's type. A label with h = t is
-    dropped, and a warning says how many. Suspicious mentions are counted on stderr, see MentionCounts. Raises
-    UserError with file, document, field and remedy.
+    dropped; a warning says how many, and how many labels are there twice. Suspicious mentions are counted on stderr,
+    see MentionCounts. Raises UserError with file, document, field and remedy.
     """
     documents = read_documents(path)
     seen: dict[str, int] = {}
-    self_labels = 0
+    self_labels = repeated = 0
     for index, document in enumerate(documents):
         check_document(document, f"{path}: document {index}", rel2id)
         title = document["title"]
@@ -58,8 +58,11 @@ def load_documents(
             kept = [label for label in document["labels"] if label["h"] != label["t"]]
             self_labels += len(document["labels"]) - len(kept)
             document["labels"] = kept
+            repeated += len(kept) - len({(label["h"], label["t"], label["r"]) for label in kept})
     if self_labels:
         print_warning(f"{path}: {self_labels:,} labels whose head and tail are the same entity are left out")
+    if repeated:
+        print_warning(f"{path}: {repeated:,} labels repeat another one of their document, and count once")
     mentions = MentionCounts()
     mentions.add(documents)
     mentions.warn(str(path))

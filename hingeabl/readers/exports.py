@@ -55,6 +55,7 @@ def read_label_studio(file: BinaryIO, name: str, counts: Counts) -> Iterator[Doc
                 )
             elif isinstance(value := item.get("value"), dict) and isinstance(value.get("labels"), list):
                 span = [value.get("start"), value.get("end"), next(iter(value["labels"]), None)]
+                counts["types"] += max(len(value["labels"]) - 1, 0)
                 _add(mentions, item.get("id"), _mention(span, value.get("text"), location, where), where)
             else:
                 counts["skipped"] += 1
@@ -86,7 +87,7 @@ def _text_of_task(data: dict[str, Any], where: str) -> str:
 
 def _both_ways(item: dict[str, Any], where: str, counts: Counts) -> list[Relation]:
     """A Label Studio relation as one or two, by its direction: right, left or bi. One without a label is counted."""
-    labels = item.get("labels") or []
+    labels = list_of(item, "labels", where)
     counts["skipped"] += not labels
     ends = [(item.get("from_id"), item.get("to_id"))]
     if item.get("direction") in ("left", "bi"):

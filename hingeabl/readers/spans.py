@@ -65,6 +65,8 @@ def from_spans(value: dict[str, Any], where: str, title: str, counts: Counts) ->
 
 def _instead(value: dict[str, Any]) -> str:
     """The key that other tools use instead of entities, for a message."""
+    if value.keys() <= {"text", "title"}:
+        return "; a text alone is read with --format text"
     key = next((field for field in ("spans", "annotations", "mentions") if isinstance(value.get(field), list)), None)
     example = 'write each of them as an entity, {"mentions": [[start, end]], "type": ...}'
     return f"; it has {key!r} instead: {example}" if key else ""

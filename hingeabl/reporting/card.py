@@ -33,8 +33,8 @@ LIMITS = """\
 
 
 def write_card(config: dict[str, Any], run: Run, seeds: list[Run], name: str, confidence: dict[str, Any]) -> str:
-    """The card's text without its front matter. `config` is the run's, as published; `seeds` are the runs of all seeds
-    that are there, this one included; `name` the model's on the hub; `confidence` its confidence.json or {}."""
+    """The card's text without its front matter. `config` is the run's, as published; `seeds` are as in score_table;
+    `name` is the model's on the hub; `confidence` its confidence.json or {}."""
     settings = config["settings"]
     parts = {
         "Data": data_table(config),
@@ -97,13 +97,17 @@ def decision_text(config: dict[str, Any]) -> str:
     text = f"For a pair of entities, a relation is predicted if its score exceeds {decision['threshold']}"
     text += f"{limits.get(decision['rule'], '')}."
     if shift := decision.get("threshold_shift"):
-        text += f" After the training {shift:.4g} was added to the threshold, which gives the highest F1 on dev."
+        text += f" After the training {shift:.4g} was added to the threshold"
+        text += ", which gives the highest F1 on dev." if decision["shift_is_best_on_dev"] else "."
     parameters = [f"{name} {shown(value)}" for name, value in config["loss"].items() if name != "name"]
     return f"{text} The loss's parameters ({', '.join(parameters)}) play no part in it." if parameters else text
 
 
 def score_table(run: Run, seeds: list[Run]) -> str:
-    """The scores of this seed in percent; their mean and sample standard deviation where there are other seeds."""
+    """The scores of this seed in percent; their mean and sample standard deviation where there are other seeds. `seeds`
+    is empty if the weights were not scored as they are here."""
+    if not seeds:
+        return "The compressed weights were not scored."
     text = f"In percent, of the best epoch by dev F1 (epoch {shown(run.scores.get('best_epoch'))})."
     heads = ["split", "score", f"seed {run.seed}"]
     if len(seeds) > 1:

@@ -135,9 +135,10 @@ def notes_on(results: list[Difference], spread: Spread | None, several: list[str
         f"micro F1 computed anew, Holm's correction for {len(results)} comparison(s)."
     ]
     counts = [(len(result.seeds[0]), len(result.seeds[1])) for result in results]
-    if fewest := min((count for count in counts if min(count) > 1), default=None):
+    several_seeds = [count for count in counts if min(count) > 1]
+    if fewest := max(several_seeds, key=lambda count: significance.smallest_p(*count), default=None):
         notes.append(
-            f"With {fewest[0]} and {fewest[1]} seeds, a test over seeds alone could not reach a p below "
+            f"With {fewest[0]} and {fewest[1]} seeds, a permutation test over seeds alone could not reach a p below "
             f"{significance.smallest_p(*fewest):.3g}."
         )
     if min(map(min, counts)) == 1 and spread:

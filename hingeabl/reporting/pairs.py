@@ -53,6 +53,12 @@ class Pairs:
     evidence: Evidence | None = None
 
 
+def rows_of_pairs(pairs: Pairs, chosen: Tensor) -> Pairs:
+    """The pairs that are `chosen`, bool [n]."""
+    rows = ("document", "entities", "scores", "threshold", "labels", "predicted", "pattern")
+    return replace(pairs, **{name: getattr(pairs, name)[chosen] for name in rows})
+
+
 def read_pairs(run: Run, split: str) -> Pairs:
     """The pairs of a run's dev or test split. Raises UserError if files are missing, broken or do not fit."""
     settings = run.config["settings"]

@@ -53,6 +53,11 @@ def publish(
     """
     if not NAME.fullmatch(repo):
         raise UserError(f"--repo {repo}: is no name on the hub; pass owner/name")
+    if compression and not compression.scored:
+        raise UserError(
+            "--compress: changes the scores; write it with --folder, score that with train.py --load_path, and pass "
+            "--scored"
+        )
     files = files_of(Path(folder), repo, license, compression)
     from huggingface_hub import CommitOperationAdd, HfApi  # here, since it takes a while
 
@@ -102,8 +107,8 @@ def write_folder(
 
 def files_of(folder: Path, name: str, license: str | None, compression: CompressionOptions | None = None) -> Files:
     """What is published of a finished run: the files that load it, its weights, compressed if `compression` is given,
-    config.json without the machine's paths, and a card README.md for the model `name`. Raises UserError if the run is
-    not whole, or the compressed one was not scored."""
+    config.json without the machine's paths, and a card README.md for the model `name`. A compressed run that was not
+    scored has neither scores in its card nor a confidence. Raises UserError if the run is not whole."""
     if not folder.is_dir():
         raise UserError(f"{folder}: is no folder; pass the folder of a finished run's seed")
     if license and not re.fullmatch(r"[a-z0-9.-]+", license):
@@ -119,14 +124,17 @@ def files_of(folder: Path, name: str, license: str | None, compression: Compress
     config = published_config(run.config, relations[0])
     if compression and compression.shift:
         config["decision"]["threshold_shift"] = compression.shift
+        best_shift = read_json(folder / CONFIDENCE)["best_shift"] if read_confidence(folder) else None
+        config["decision"]["shift_is_best_on_dev"] = compression.shift == best_shift
     if scored and types_help(scored):
         config["decision"]["types"] = "learned"
     encoder = run.config["settings"]["model_name_or_path"]
     base_model = None if looks_like_path(encoder) or os.path.isdir(encoder) else encoder
     files: Files = {file: folder / file for file in UNCHANGED}
     confidence = read_json(scored / CONFIDENCE) if scored and read_confidence(scored) else {}
-    card = front_matter(run, base_model, license) + "\n" + write_card(config, run, seeds_of(run), name, confidence)
-    fitted = [(scored or folder) / name for name in (CONFIDENCE, TYPES)]
+    seeds = [] if compression and not scored else [run] if compression else seeds_of(run)  # those with its scores
+    card = front_matter(run, base_model, license) + "\n" + write_card(config, run, seeds, name, confidence)
+    fitted = [(scored or folder) / name for name in ((CONFIDENCE, TYPES) if seeds else (TYPES,))]
     files |= {path.name: path for path in fitted if path.exists()}
     for path in sorted(path for pattern in ENCODER_FILES for path in folder.glob(pattern)):
         if path.name in needed:
@@ -135,7 +143,8 @@ def files_of(folder: Path, name: str, license: str | None, compression: Compress
         weights = read_weights(folder / WEIGHTS)
         shift_threshold(weights, opened.loss, compression.shift)
         files[WEIGHTS] = save(compress(weights))
-        files["scores.json"] = as_json(run.scores)
+        kept = run.scores.keys() if scored else run.scores.keys() - {"dev", "test"}  # these are of other weights
+        files["scores.json"] = as_json({name: run.scores[name] for name in run.scores if name in kept})
     return {**files, "config.json": as_json(config), "README.md": card.encode()}
 
 

@@ -16,7 +16,7 @@ from hingeabl.core.model import DocREModel
 from hingeabl.core.prepro import Feature, featurize
 from hingeabl.core.utils import describe_device, pick_device, pick_precision
 from hingeabl.data.cache import pieces_path
-from hingeabl.data.checks import check_cuts, check_files, print_findings, refuse_empty, without_gold
+from hingeabl.data.checks import check_cuts, check_files, check_labels, print_findings, without_gold
 from hingeabl.data.relations import load_rel2id
 from hingeabl.data.schema import Document
 from hingeabl.data.statistics import relation_rates
@@ -63,7 +63,7 @@ class Experiment:
 def prepare(args: Settings) -> Experiment:
     """Read and check everything that a training needs, before anything is written."""
     loss = get_loss(args.loss_type, args.margin)
-    if args.wandb_project:
+    if args.wandb_project and not args.load_path:
         require_wandb()
     device = pick_device(args.device)
     rel2id = load_rel2id(args.rel2id)
@@ -116,7 +116,7 @@ def with_priors(loss: Loss, args: Settings, train: list[Document], rel2id: dict[
 def check_inputs(args: Settings, paths: dict[str, Path]) -> None:
     """Raise UserError for a missing file, naming the others in its folder; for a training file that is also scored (for
     a saved run, warn); and for --init_from with a run that is not finished."""
-    if args.init_from:
+    if args.init_from and not args.load_path:  # a saved run has its weights
         refuse_unfinished("--init_from", args.init_from)
     for name, path in paths.items():
         if not os.path.exists(path):  # unlike Path's, False for a name that is too long
@@ -154,7 +154,7 @@ def check_output(args: Settings) -> None:
         f"--{name}": getattr(args, name)
         for name in ("data_dir", "model_name_or_path", "teacher_scores", "teacher_attention")
     }
-    if args.init_from:
+    if args.init_from and not args.load_path:
         inputs["--init_from"] = weights_of(args.init_from)
     written = [output, *seeds, *map(weights_of, seeds)]
     check_output_folder("--output_dir", args.output_dir, written, inputs)
@@ -194,19 +194,6 @@ def read_splits(
     if parallel.rank() == 0:
         print_findings(findings)
     return splits, tokenizer
-
-
-def check_labels(path: Path, documents: list[Document], required: bool) -> None:
-    """Raise UserError for a file without documents, with labels for only some, or without labels if `required`."""
-    refuse_empty(path, documents)
-    missing = [index for index, document in enumerate(documents) if "labels" not in document]
-    if missing and (required or len(missing) < len(documents)):
-        title = documents[missing[0]]["title"]
-        raise UserError(
-            f"{path}: document {missing[0]} ({title!r}): labels: is missing; add it, [] where there are no relations"
-        )
-    if required and not any(document["labels"] for document in documents):
-        raise UserError(f"{path}: has no labels; pass a labelled file")
 
 
 def check_evidence(args: Settings, path: Path, documents: list[Document]) -> None:

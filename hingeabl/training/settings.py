@@ -15,7 +15,7 @@ from hingeabl.core.losses import loss_names
 from hingeabl.core.model import DocREModel
 from hingeabl.core.prepro import ENTITY_MARKERS
 from hingeabl.data.relations import DEFAULT_REL2ID
-from hingeabl.errors import UserError
+from hingeabl.errors import UserError, print_warning
 from hingeabl.files import read_json
 from hingeabl.training.hub import SHIPPED, resolve_run
 
@@ -129,7 +129,10 @@ class TrainingSettings:
         False, "less memory: compute encoder layers again in backward", compared=False
     )
     save_steps: int = setting(
-        1000, "optimizer steps between checkpoints, besides those at the ends of epochs", positive_int, compared=False
+        1000,
+        "optimizer steps between checkpoints, rounded up to tens, besides those at the ends of epochs",
+        positive_int,
+        compared=False,
     )
     init_from: str | None = setting(
         None, "start from the weights of this checkpoint, or of this seed's folder", compared=False
@@ -163,6 +166,8 @@ class Settings(OutputSettings, TrainingSettings, ModelSettings, DataSettings):
     groups below."""
 
 
+OF_TRAINING = {field.name for field in fields(TrainingSettings)} - {"test_batch_size", "precision", "device"}
+OF_TRAINING |= {"backbone", "emb_size", "wandb_project"}  # of no use with --load_path
 GROUPS = (DataSettings, ModelSettings, TrainingSettings, OutputSettings)
 NOT_COMPARED = frozenset(field.name for field in fields(Settings) if not field.metadata["compared"])
 
@@ -236,10 +241,19 @@ def parse_args(arguments: list[str] | None = None) -> Settings:
         parser.set_defaults(**settings | {"rel2id": str(loaded / "rel2id.json")})
         args = parser.parse_args(arguments)
         args.load_path = str(loaded)
-        if args.output_dir and (Path(args.output_dir) / "config.json").exists():
-            raise UserError(f"--output_dir {args.output_dir}: is a run's folder; choose another one for the new scores")
-    elif not args.output_dir and not args.load_path:
+    if args.load_path:
+        warn_of_unused(args, parser, OF_TRAINING | ({"model_name_or_path"} if loaded and loaded.is_dir() else set()))
+    if args.load_path and args.output_dir and (Path(args.output_dir) / "config.json").exists():
+        raise UserError(f"--output_dir {args.output_dir}: is a run's folder; choose another one for the new scores")
+    if not args.output_dir and not args.load_path:
         raise UserError("--output_dir is missing; name the folder that the runs shall go to")
     if len(set(args.seeds)) < len(args.seeds):
         raise UserError(f"--seeds {args.seeds}: name each seed once")
     return Settings(**vars(args))
+
+
+def warn_of_unused(args: argparse.Namespace, parser: argparse.ArgumentParser, names: set[str]) -> None:
+    """Warn of options among `names` that have another value than the saved run, or the default."""
+    changed = [f"--{name}" for name in vars(args) if name in names and getattr(args, name) != parser.get_default(name)]
+    if changed:
+        print_warning(f"{', '.join(changed)}: without effect, as --load_path takes the saved model as it is")

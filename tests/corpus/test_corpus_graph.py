@@ -102,6 +102,25 @@ def test_without_confidence_documents_are_counted_and_no_number_is_made_up(tmp_p
         assert graph.execute("SELECT documents, highest, combined FROM triples").fetchall() == [(2, None, None)]
 
 
+@pytest.mark.parametrize(("given", "message"), [("90", "is a probability"), ("0.5", "have no confidence")])
+def test_a_least_confidence_that_cannot_be_asked_for_is_refused(tmp_path, given, message):
+    corpus = corpus_of(tmp_path / "corpus", [row(0, [0, 2], {(0, "R", 1): None})])
+    with pytest.raises(UserError, match=message):
+        corpus_graph.main(["--input", corpus, "--output", str(tmp_path / "g.ttl"), "--min_confidence", given])
+    assert not (tmp_path / "g.ttl").exists()
+
+
+def test_an_entity_without_a_mention_is_a_node_and_a_folder_may_have_a_dot_in_its_name(tmp_path):
+    nameless = row(0, [0, 2], {(0, "R", 1): 0.5})
+    nameless["entities"][1] |= {"name": "", "mentions": [], "types": []}
+    output = tmp_path / "neo4j.v1"
+    corpus_graph.main(["--input", corpus_of(tmp_path / "corpus", [nameless]), "--output", f"{output}/"])
+    rows = {name: list(csv.DictReader((output / name).open(newline=""))) for name in ("nodes.csv", "relations.csv")}
+    [edge] = rows["relations.csv"]
+    assert {edge[":START_ID"], edge[":END_ID"]} == {node["id:ID"] for node in rows["nodes.csv"]}
+    corpus_graph.main(["--input", str(tmp_path / "corpus"), "--output", str(output)])  # it is there now
+
+
 def test_turtle_graphml_and_csv_hold_the_same_graph(rows, tmp_path):
     rdflib = pytest.importorskip("rdflib", reason="rdflib is not installed")
     networkx = pytest.importorskip("networkx", reason="networkx is not installed")

@@ -244,10 +244,22 @@ def test_a_part_is_finished_only_when_both_of_its_files_are_there(tmp_path):
 
 def test_the_output_may_not_lie_in_the_input(tmp_path, documents):
     (tmp_path / "a.jsonl").write_text(lines(documents))
-    for given in (tmp_path, f"{tmp_path}/**/*.jsonl"):
+    for given in (tmp_path, f"{tmp_path}/**/*.jsonl", f"{tmp_path}/**"):
         for output in (tmp_path / "out", tmp_path, tmp_path.parent):
             with pytest.raises(UserError, match=r"is in --input .* name another folder"):
                 predict_corpus.main(["--input", str(given), "--output", str(output)])
+
+
+def test_the_output_may_not_lie_where_a_glob_would_find_it_and_a_bracket_is_no_glob(tmp_path, documents, monkeypatch):
+    for name in ("in", "articles[1]"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "a.jsonl").write_text(lines(documents))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"--output data/out: is in --input .*data/\*/\*\.jsonl"):
+        predict_corpus.main(["--input", "data/*/*.jsonl", "--output", "data/out"])
+    for given in ("data/articles[1]", "data/in/*.jsonl"):
+        args = predict_corpus.parse_args(["--input", given, "--output", "found"])
+        predict_corpus.check(args, find_sources(given))
 
 
 def test_without_ray_one_line_tells_how_to_install_it_and_nothing_is_written(tmp_path, documents, monkeypatch):

@@ -340,12 +340,22 @@ def test_the_codalab_file_holds_the_predictions_alone(tmp_path, monkeypatch, cap
             RIGHT | {"evidence": []},
             RIGHT | {"t_idx": 2, "evidence": [0]},
         ]
-    with pytest.raises(UserError, match="--gold is missing"):
-        run_program(monkeypatch, evaluation, "--predictions", file)
+    for more in ([], ["--codalab", tmp_path / "no.zip", "--json", tmp_path / "no.json"]):
+        with pytest.raises(UserError, match="--gold is missing"):
+            run_program(monkeypatch, evaluation, "--predictions", file, *more)
     broken = written(tmp_path, [{"title": "A"}], "broken.json")
     with pytest.raises(UserError, match="entry 0: needs title and r"):
         run_program(monkeypatch, evaluation, "--predictions", broken, "--codalab", tmp_path / "no.zip")
     assert not (tmp_path / "no.zip").exists()
+
+
+def test_a_gold_file_with_documents_without_labels_is_refused(tmp_path, monkeypatch):
+    """Else every prediction in them would count as wrong."""
+    unlabelled = {key: value for key, value in DOCUMENT.items() if key != "labels"} | {"title": "Later"}
+    files = [written(tmp_path, found, name) for found, name in (([RIGHT], "p.json"), ([DOCUMENT], "train.json"))]
+    gold = written(tmp_path, [DOCUMENT, unlabelled], "gold.json")
+    with pytest.raises(UserError, match=r"gold\.json: document 1 \('Later'\): labels: is missing"):
+        run_program(monkeypatch, evaluation, "--predictions", files[0], "--gold", gold, "--train", files[1])
 
 
 # --- 23: many distantly labelled documents

@@ -17,6 +17,7 @@ from hingeabl.errors import UserError
 from hingeabl.readers.any_format import detect, read_paths
 from hingeabl.readers.documents import load_documents
 
+NAMED = {"title": "Named"}
 STORY = "\U0001f600 Orla Venn founded Tamsin Works."
 DOCCANO = {
     "id": 7,
@@ -113,6 +114,25 @@ def test_of_several_annotators_one_is_read_and_the_others_are_counted(capsys):
         assert ("1 annotations of a text by another annotator" in told(capsys)) == ("was_cancelled" not in found[0])
     (document,) = read([studio(annotations=[])])
     assert document["vertexSet"] == [] == document["labels"]
+
+
+def test_further_labels_of_a_span_are_counted(capsys):
+    spans = [
+        item | {"value": item["value"] | {"labels": ["PER", "ORG", "LOC"]}} if item["type"] == "labels" else item
+        for item in studio()["annotations"][0]["result"]
+    ]
+    read([studio(annotations=[{"result": spans}])])
+    assert "4 further types of a mention are left out" in told(capsys)
+
+
+@pytest.mark.parametrize("labels", ["P19", 5])
+def test_relations_whose_labels_are_no_list_are_refused(labels):
+    result = [
+        item | {"labels": labels} if item["type"] == "relation" else item
+        for item in studio()["annotations"][0]["result"]
+    ]
+    with pytest.raises(UserError, match=r"result\[\d\]: labels: must be a list"):
+        read([studio(annotations=[{"result": result}])])
 
 
 @pytest.mark.parametrize(
@@ -218,7 +238,17 @@ def test_several_files_of_several_formats_are_converted_into_one(folder, monkeyp
     run(monkeypatch, prepro, "a.json", "b.pubtator", "set/story.ann", "set/more/story.ann", "--convert", "out.jsonl")
     titles = [json.loads(line)["title"] for line in Path("out.jsonl").read_text().splitlines()]
     assert titles == ["Mira", "7", "story", "story"]
-    assert "1 titles are of documents of several files (story), and files that are scored" in capsys.readouterr().err
+    assert "1 titles are of several documents (story), and files that are scored" in capsys.readouterr().err
+
+
+def test_a_title_that_a_file_of_a_folder_states_is_kept_and_others_are_made_distinct(tmp_path, capsys):
+    (tmp_path / "cdr.PubTator.txt").write_text(PUBTATOR + "\n" + PUBTATOR.replace("7|", "8|").replace("7\t", "8\t"))
+    (tmp_path / "more.txt").write_text("".join(json.dumps({"text": TEXT} | title) + "\n" for title in ({}, {}, NAMED)))
+    titles = [found["title"] for found in read_paths([str(tmp_path)], None, False)]
+    assert titles == ["7", "8", "more", "more 1", "Named"] and "titles" not in capsys.readouterr().err
+    (tmp_path / "more.txt").write_text("".join(json.dumps({"text": TEXT} | NAMED) + "\n" for _ in range(2)))
+    list(read_paths([str(tmp_path)], None, False))
+    assert "1 titles are of several documents (Named)" in capsys.readouterr().err
 
 
 def test_a_text_of_a_folder_has_the_title_of_its_file_packed_or_not(tmp_path):

@@ -6,9 +6,11 @@ import json
 import numpy as np
 import pytest
 from baseline import plain_features
+from mistaken_files import run_program, written
 from model_scores import DATA
 from transformers import AutoTokenizer
 
+import prepro
 from hingeabl.data.relations import load_rel2id
 from hingeabl.errors import UserError
 from hingeabl.readers.documents import load_documents
@@ -117,6 +119,47 @@ def test_a_label_of_an_entity_with_itself_is_dropped_and_counted(tmp_path, rel2i
     [loaded] = load_documents(path, rel2id)
     assert len(loaded["labels"]) == 2
     assert "1 labels whose head and tail are the same entity are left out" in capsys.readouterr().err
+
+
+def test_a_repeated_label_is_counted_once_and_told(tmp_path, rel2id, minilm_tokenizer, capsys):
+    document = copy.deepcopy(DOCUMENT)
+    document["labels"][0]["evidence"] = [0]
+    once = [document["labels"][0] | {"evidence": [0]}, *document["labels"][1:]]
+    document["labels"].append(copy.deepcopy(document["labels"][0]))
+    path = tmp_path / "twice.json"
+    path.write_text(json.dumps([document]))
+    [loaded] = load_documents(path, rel2id)
+    assert "1 labels repeat another one of their document, and count once" in capsys.readouterr().err
+    assert statistics([loaded])["triples / doc"] == len(once)
+    evidence = [
+        featurize([one], minilm_tokenizer, rel2id, with_evidence=True)[0]["evidence"].tolist()
+        for one in (loaded, document | {"labels": once})
+    ]
+    assert evidence[0] == evidence[1] and len(evidence[0][0]) > 0
+
+
+@pytest.mark.parametrize("wrong", [None, "Chemical"])
+def test_the_command_tells_a_mention_without_a_marked_type(tmp_path, monkeypatch, wrong):
+    document = copy.deepcopy(TYPED)
+    document["vertexSet"][0][0]["type"] = wrong
+    path = written(tmp_path, [document], "typed.json")
+    with pytest.raises(UserError, match=rf"vertexSet\[0\]\[0\]\.type: {wrong!r} is none of"):
+        run_program(monkeypatch, prepro, path, "--entity_marker", "typed")
+
+
+def test_a_type_of_any_kind_passes_where_it_is_not_used(minilm_tokenizer, rel2id):
+    document = copy.deepcopy(DOCUMENT)
+    expected = featurize([document], minilm_tokenizer, rel2id, entity_marker="asterisks")[0]["input_ids"]
+    document["vertexSet"][0][0]["type"] = ["PER"]
+    assert featurize([document], minilm_tokenizer, rel2id, entity_marker="asterisks")[0]["input_ids"] == expected
+
+
+@pytest.mark.parametrize("other", [["--make_rel2id", "r.json"], ["--json"]])
+def test_options_for_different_results_are_refused_together(tmp_path, monkeypatch, capsys, other):
+    path = written(tmp_path, [DOCUMENT], "in.json")
+    with pytest.raises(SystemExit):
+        run_program(monkeypatch, prepro, path, "--convert", tmp_path / "out.json", *other)
+    assert "not allowed with argument" in capsys.readouterr().err and not (tmp_path / "out.json").exists()
 
 
 def test_another_inventory_sets_the_number_of_classes(tmp_path, minilm_tokenizer):

@@ -1,5 +1,6 @@
 """Losses that know each relation's rate in training, and have several threshold outputs: AMTL and pn_risk."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -158,6 +159,18 @@ def test_each_group_has_its_own_cap():
     scores[0, 1:8] = torch.arange(7.0, 0.0, -1)  # of the first group
     scores[0, 40:43] = 1.0  # of the third
     assert loss.predict(scores, 4)[0].nonzero().flatten().tolist() == [1, 2, 3, 4, 40, 41, 42]
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, -1.0])
+def test_a_shift_moves_amtls_thresholds_and_what_it_predicts(shift):
+    scores, _, priors = case()
+    loss = dataclasses.replace(get_loss("amtl", priors=priors.tolist()), shift=shift)
+    predicted = loss.predict(scores, 200)[:, 1:] > 0  # without a cap: all above t_k + shift
+    own = torch.empty_like(predicted, dtype=torch.double)
+    for column, group in zip((0, 97, 98, 99), frequency_groups(priors), strict=True):
+        own[:, group - 1] = scores[:, [column]]
+    assert torch.equal(predicted, scores[:, 1:97] > own + shift) and predicted.any()
+    assert (loss.predict(scores)[:, 1:] > 0).sum() < predicted.sum()
 
 
 def test_patterns_and_offsets_ask_for_each_relations_own_threshold():

@@ -301,6 +301,26 @@ def test_a_compressed_run_is_a_quarter_as_large_and_scores_almost_the_same(train
         assert open_run(folder, CPU).model.bilinear.weight.dtype == torch.float32
 
 
+def test_a_compressed_run_has_scores_and_confidence_only_if_these_weights_were_scored(
+    trained, sample, tmp_path, monkeypatch
+):
+    shift = read_json(trained / "confidence.json")["best_shift"] + 0.5
+    options = ["--compress", "--shift", str(shift)]
+    small, scored, whole = (tmp_path / name for name in ("small", "scored", "whole"))
+    publish.main([str(trained), "--folder", str(small), *options])
+    assert not (small / "confidence.json").exists() and "test" not in read_json(small / "scores.json")
+    assert "The compressed weights were not scored." in (small / "README.md").read_text()
+    with pytest.raises(UserError, match=r"--compress: changes the scores; .* pass --scored"):
+        publish.main([str(trained), "--repo", "a/b", *options])
+    train.main(["--load_path", str(small), "--data_dir", str(sample), "--output_dir", str(scored)])
+    publish.main([str(trained), "--folder", str(whole), *options, "--scored", str(scored)])
+    card, scores = (whole / "README.md").read_text(), read_json(scored / "scores.json")
+    assert {split: read_json(whole / "scores.json")[split] for split in scores} == scores
+    assert read_json(whole / "confidence.json") == read_json(scored / "confidence.json")
+    assert f"{100 * scores['test']['f1']:.2f}" in card and "of one seed alone" in card
+    assert "was added to the threshold." in card and "the highest F1 on dev" not in card
+
+
 def test_compressed_numbers_are_at_most_half_a_step_off():
     torch.manual_seed(0)
     weights = {

@@ -320,6 +320,12 @@ def test_a_page_of_predictions_shows_what_the_file_holds(browser, sample, tmp_pa
     }
     bars = dict(zip(text(browser, ".bar .name"), text(browser, ".bar .score"), strict=True))
     assert bars[f"✓ {last['relation']}"] == f"{last['score']:.2f}"
+    sure = sorted(e["confidence"] for e in found)[len(found) // 2]
+    fewer = ["--min_confidence", str(sure), "--html", str(tmp_path / "fewer.html")]
+    predict.main(["--load_path", str(trained), *files, *fewer])
+    left = {(e["title"], e["h_idx"], e["t_idx"]) for e in read_json(tmp_path / "found.json")}
+    opened(browser, tmp_path / "fewer.html")
+    assert pairs_in_view(browser) == len(left) < len({(e["title"], e["h_idx"], e["t_idx"]) for e in found})
 
 
 def test_the_scores_that_training_keeps_give_its_counts_and_predictions(trained, sample):

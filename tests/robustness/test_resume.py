@@ -5,6 +5,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -22,6 +24,7 @@ from hingeabl.errors import UserError
 from hingeabl.files import save_tensors
 from hingeabl.modeling.checkpoints import epoch_of_weights
 from hingeabl.training import resume, session
+from hingeabl.training.resume import alone_in
 from hingeabl.training.steps import build_optimizer, load_batches
 from model import DocREModel
 
@@ -175,6 +178,48 @@ def test_weights_whose_epoch_is_repeated_are_those_that_are_tested(two_epochs, w
     train.main(two_epochs(tmp_path / "run"))
     assert json.loads((folder / "scores.json").read_text())["best_epoch"] == 2
     assert epoch_of_weights(folder / "model.safetensors") == 2 and epoch_of_weights(folder / "scores.json") is None
+
+
+def test_a_kill_between_the_files_of_a_best_epoch_leaves_none_of_the_lost_attempt(two_epochs, tmp_path, monkeypatch):
+    """On a GPU a repeated epoch may score worse than the first attempt at it."""
+    folder, scored, written = tmp_path / "run/seed_7", train.score_split, train.write_calibration
+    f1 = [0.5, 0.6]  # of dev after each epoch
+
+    def with_f1(experiment, model, name):
+        scores, predictions = scored(experiment, model, name)
+        return (scores | {"f1": f1.pop(0)} if name == "dev" else scores), predictions
+
+    def killed_in_second_epoch(*given):
+        if not f1:
+            raise KeyboardInterrupt
+        written(*given)
+
+    monkeypatch.setattr(train, "score_split", with_f1)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(train, "write_calibration", killed_in_second_epoch)
+        train.main(two_epochs(tmp_path / "run"))
+    (folder / "result_dev.json").write_text("[]")  # as if the lost attempt had predicted nothing
+    f1.append(0.4)
+    train.main(two_epochs(tmp_path / "run"))
+    assert json.loads((folder / "result_dev.json").read_text())
+    best = json.loads((folder / "scores.json").read_text())["best_epoch"]
+    assert best == epoch_of_weights(folder / "model.safetensors") == 2
+
+
+def test_seeds_that_end_at_once_write_one_summary_after_the_other(tmp_path):
+    """In another process, as file locks are of a process."""
+    order = tmp_path / "order"
+    waiting = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom hingeabl.training.resume import alone_in\n"
+        f"print('ready', flush=True)\nwith alone_in({str(tmp_path)!r}): open({str(order)!r}, 'a').write('second')\n"
+    )
+    with alone_in(tmp_path):
+        process = subprocess.Popen([sys.executable, "-c", waiting], stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.5)
+        with order.open("a") as file:
+            file.write("first ")
+    assert process.wait(60) == 0 and order.read_text() == "first second"
 
 
 def test_processes_that_do_not_share_the_folder_are_refused(two_epochs, tmp_path, monkeypatch):

@@ -116,11 +116,46 @@ def test_another_numbering_of_the_relations_is_another_experiment(finished, samp
         train.main(arguments(sample, tiny_bert, finished, *more))
 
 
-def test_a_runs_folder_is_not_scored_over(finished):
+@pytest.mark.parametrize("loaded", ["seed_7", "seed_7/model.safetensors"])
+def test_a_runs_folder_is_not_scored_over(finished, sample, tiny_bert, loaded):
     before = (finished / "seed_8" / "scores.json").read_text()
     with pytest.raises(UserError, match="is a run's folder"):
-        train.main(["--load_path", str(finished / "seed_7"), "--output_dir", str(finished / "seed_8")])
+        train.main(arguments(sample, tiny_bert, finished / "seed_8", "--load_path", str(finished / loaded)))
     assert (finished / "seed_8" / "scores.json").read_text() == before
+
+
+def test_options_that_a_saved_run_does_not_take_are_told(finished, sample, tiny_bert, tmp_path, capsys):
+    run = str(finished / "seed_7")
+    train.main(["--load_path", run, "--data_dir", str(sample), "--test_batch_size", "2", "--num_labels", "3"])
+    assert "without effect" not in capsys.readouterr().err
+    train.main(["--load_path", run, "--backbone", "docunet", "--seeds", "1", "--model_name_or_path", "other"])
+    told = "WARNING: --model_name_or_path, --backbone, --seeds: without effect, as --load_path takes the saved model"
+    assert told in capsys.readouterr().err
+    file = arguments(sample, tiny_bert, tmp_path, "--load_path", f"{run}/model.safetensors")
+    assert parse_args(file).model_name_or_path == str(tiny_bert)
+    assert "--model_name_or_path" not in capsys.readouterr().err
+
+
+def test_a_saved_run_is_scored_while_the_run_that_it_began_with_is_trained_again(finished, sample, tmp_path, capsys):
+    copied = shutil.copytree(finished / "seed_7", tmp_path / "seed_7")
+    config = json.loads((copied / "config.json").read_text())
+    other = shutil.copytree(finished / "seed_8", tmp_path / "seed_8")
+    (other / "scores.json").unlink()
+    config["settings"]["init_from"] = str(other)
+    (copied / "config.json").write_text(json.dumps(config))
+    train.main(["--load_path", str(copied), "--data_dir", str(sample), "--output_dir", str(tmp_path / "new")])
+    assert json.loads((tmp_path / "new/scores.json").read_text())["test"]["f1"] > 0
+
+
+def test_a_folder_that_is_scored_into_again_keeps_no_confidence_of_the_run_before(finished, sample, tmp_path):
+    data = shutil.copytree(sample, tmp_path / "data")
+    scored = ["--load_path", str(finished / "seed_7"), "--data_dir", str(data), "--output_dir", str(tmp_path / "new")]
+    train.main(scored)
+    assert (tmp_path / "new/confidence.json").exists() and (tmp_path / "new/types.json").exists()
+    documents = json.loads((data / "dev.json").read_text())
+    (data / "dev.json").write_text(json.dumps([document | {"labels": []} for document in documents]))
+    train.main(scored)  # with no labels in dev, none can be fitted
+    assert not (tmp_path / "new/confidence.json").exists() and not (tmp_path / "new/types.json").exists()
 
 
 def test_a_folder_that_holds_no_run_is_refused(tmp_path):
