@@ -23,7 +23,8 @@ start(__name__)  # first: it tells in one line which package is missing
 import argparse
 import html
 import inspect
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +43,7 @@ from hingeabl.reporting.other_labels import scores_with
 from hingeabl.reporting.page import about_block, documents_block, image, pairs_block, write_page
 from hingeabl.reporting.pairs import read_pairs
 from hingeabl.reporting.records import Run, read_all_runs, read_runs, same_experiment, seed_folders, write_record
-from hingeabl.reporting.rendering import WRITERS, aligned, as_html, list_of_runs
+from hingeabl.reporting.rendering import WITHOUT_NOTES, WRITERS, RunList, aligned, as_html, list_of_runs
 from hingeabl.reporting.tables import (
     MORE_TABLES,
     OTHER_PAPERS,
@@ -108,6 +109,9 @@ def tables_of(runs: list[Run], unfinished: list[Path]) -> list[Table]:
     }
     of_runs: tuple[int | str, ...] = (1, 2, 3, 4, 7, *MORE_TABLES)
     numbers = [number for number in of_runs if wanted.get(number, True) and groups_of(number, runs)]
+    if not numbers:
+        losses = ", ".join(sorted({run.loss for run in runs}))
+        raise UserError(f"no table takes these runs (losses: {losses}); is each loss in losses.py, and test labelled?")
     return [table_of_runs(number, runs, unfinished) for number in numbers]
 
 
@@ -121,6 +125,15 @@ def figures_of(runs: list[Run], split: str) -> str:
         except UserError as error:
             parts.append(f'<p class="note">{html.escape(f"{CAPTIONS[name]}: not drawn. {error}")}</p>')
     return "\n".join(parts)
+
+
+def rendered(tables: Sequence[Table | RunList], form: str, as_list: bool = False) -> str:
+    """Tables in a form, one of WRITERS, as a list in JSON if `as_list`. The notes of a form without notes are printed
+    on stderr."""
+    for note in (note for table in tables for note in table.notes) if form in WITHOUT_NOTES else ():
+        print(f"note: {note}", file=sys.stderr)
+    texts = list(map(WRITERS[form], tables))
+    return f"[{', '.join(texts)}]" if form == "json" and as_list else "\n\n".join(texts)
 
 
 def write_html(path: str, runs: list[Run], unfinished: list[Path], split: str) -> None:
@@ -218,7 +231,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not args.paths:
         raise UserError("PATH: is missing; pass folders of runs, for tables 5 and 6 data files")
     if args.table in (5, 6):
-        print(WRITERS[args.format](table_of_data(args.table, args.paths)))
+        print(rendered([table_of_data(args.table, args.paths)], args.format))
         return
     if args.status:
         from hingeabl.training.resume import status_of  # here: it imports the model, which takes seconds
@@ -227,14 +240,14 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if args.table == "runs":
         runs, unfinished = read_all_runs(args.paths)
-        print(WRITERS[args.format](list_of_runs(finished(runs, unfinished), unfinished)))
+        print(rendered([list_of_runs(finished(runs, unfinished), unfinished)], args.format))
         return
     runs, unfinished = read_runs(args.paths)
     if args.table == "all":
-        texts = list(map(WRITERS[args.format], tables_of(finished(runs, unfinished), unfinished)))
-        print(f"[{', '.join(texts)}]" if args.format == "json" else "\n\n".join(texts))
+        tables = tables_of(finished(runs, unfinished), unfinished)
+        print(rendered(tables, args.format, as_list=True))
     elif args.table:
-        print(WRITERS[args.format](table_with_thresholds(args.table, finished(runs, unfinished), unfinished)))
+        print(rendered([table_with_thresholds(args.table, finished(runs, unfinished), unfinished)], args.format))
     elif args.record:
         for folder in unfinished:
             print(f"not finished, left out: {folder}")

@@ -17,7 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import torch
 import ujson
@@ -81,6 +81,22 @@ def cannot_read(path: str | Path, error: OSError) -> UserError:
         inside = listed(json_files(path))
         return UserError(f"{path}: is a folder; pass a file{f' in it: {inside}' if inside else ''}")
     return UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions")
+
+
+def files_below(folder: str | Path) -> Iterator[Path]:
+    """The files in a folder and its subfolders, without hidden folders. Links to folders are followed, each folder is
+    entered once. Raises UserError for a folder that cannot be read."""
+
+    def fail(error: OSError) -> NoReturn:
+        raise cannot_read(error.filename, error)
+
+    entered = {os.path.realpath(folder)}
+    for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        places = {name: os.path.realpath(os.path.join(root, name)) for name in sorted(folders) if name[0] != "."}
+        new = {place: name for name, place in reversed(places.items()) if place not in entered}
+        folders[:] = sorted(new.values())
+        entered.update(new)
+        yield from (path for name in names if (path := Path(root, name)).is_file())
 
 
 def json_files(folder: str | Path) -> list[str]:

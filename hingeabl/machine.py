@@ -49,7 +49,7 @@ def gpu_problem() -> str:
     if not gpus:
         return ""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if hidden is not None and not hidden.strip(" -1"):
+    if hidden is not None and hidden.split(",")[0].strip() in ("", "-1"):
         return ""  # hidden on purpose
     name, driver = gpus[0]
     build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build for the CPU alone"

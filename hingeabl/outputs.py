@@ -9,7 +9,10 @@ from pathlib import Path
 
 from hingeabl.errors import UserError, remedy_of
 
-RUN_FILES = ("config.json", "scores.json", "model.json", "rel2id.json", "result.json", "result_dev.json")
+RUN_FILES = (
+    *("config.json", "scores.json", "model.json", "rel2id.json", "result.json", "result_dev.json"),
+    *("metrics.jsonl", "confidence.json", "types.json", "timing.json"),
+)
 Output = tuple[str | None, tuple[str, ...]]  # (path, None or "-" for no file; the endings that it may have)
 
 

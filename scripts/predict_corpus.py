@@ -36,7 +36,7 @@ from hingeabl.prediction.answers import captured_warnings
 from hingeabl.prediction.choices import PredictionOptions, add_prediction_options, prediction_options
 from hingeabl.readers.any_format import read_format
 from hingeabl.training.hub import is_hub_name
-from hingeabl.training.saved_run import refuse_file
+from hingeabl.training.saved_run import refuse_file, warn_unfinished
 from hingeabl.training.settings import positive_int
 
 PART = 500  # documents: as many as predict.py predicts at a time, so that they are batched as there
@@ -68,6 +68,7 @@ def check(args: argparse.Namespace, sources: list[Source]) -> None:
     """Raise UserError for errors that show before any work: an output among the inputs, invalid options, and missing
     packages."""
     refuse_file(args.load_path)
+    warn_unfinished("--load_path", args.load_path)
     PredictionOptions(**prediction_options(args)).check()
     fixed = args.input if os.path.exists(args.input) else fixed_part(args.input)
     output, input_folder = Path(args.output).resolve(), Path(fixed).resolve()
@@ -125,6 +126,8 @@ def finish_output(output: Path, given_up: list[int]) -> None:
     for name, description in (("errors", "documents could not be predicted"), ("warnings", "warnings about documents")):
         if totals[name]:
             print_warning(f"{totals[name]:,} {description}; {output / name}.jsonl tells which")
+    if not (totals["documents"] or totals["errors"] or given_up):
+        print_warning("--input: holds no documents, so there is nothing to predict")
     print(f"{totals['predictions']:,} predictions for {totals['documents']:,} documents: {output / 'parts'}")
     if given_up:
         raise UserError(
@@ -141,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
     output = Path(args.output)
     folder.begin(output, folder.manifest_of(sources, args.load_path, settings_of(args)))
     blocks = blocks_of(read_sources(sources), args.part_size)
-    jobs = ((number, block) for number, block in blocks if not folder.is_finished(output, number))
+    jobs = ((number, block) for number, block in blocks if not folder.is_finished(output, number, args.form))
     first = next(jobs, None)  # where all is done, Ray need not be started
     given_up = predict(args, itertools.chain([first], jobs)) if first else []
     finish_output(output, given_up)

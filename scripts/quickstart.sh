@@ -5,13 +5,8 @@
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 RUNS=${RUNS:-runs/quickstart}
-for given in "$@"; do
-    case $given in --los* | --out*) # also where they are cut short
-        echo "error: ${given%%=*}: is not taken here; set LOSSES=\"atl afl\" or RUNS=runs/mine before the command" >&2
-        exit 2
-        ;;
-    esac
-done
+source scripts/tools/refuse.sh
+refuse_options 'set LOSSES="atl afl" or RUNS=runs/mine before the command' --los --o -- "$@"
 python scripts/tools/fetch.py encoder
 python scripts/tools/make_sample.py dataset/sample
 

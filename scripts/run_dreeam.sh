@@ -10,6 +10,8 @@ LOSS=${1:-atl}
 case ${DISTANT:-/} in /*) ;; *) DISTANT=$PWD/$DISTANT ;; esac
 source "$(dirname "$0")/setup.sh"
 source scripts/tools/size.sh
+source scripts/tools/refuse.sh
+refuse_options "the steps have folders of their own, in $RUNS/dreeam_$LOSS; move these away for another experiment" --o -- "$@"
 if [ "${SIZE:-full}" = sample ]; then
     DISTANT=${DISTANT:-$PWD/dataset/sample/train_distant.json}
     SIZE_ARGS+=(--seeds 1) # a few minutes in all
@@ -50,4 +52,5 @@ if [ -n "${DISTANT:-}" ]; then
 fi
 
 echo; echo "a second pass over the predicted evidence"
-python scripts/fuse_evidence.py --load_path "$LAST"/seed_* --output_dir "$FOLDER/fused"
+FINISHED=("$LAST"/seed_*/scores.json)
+python scripts/fuse_evidence.py --load_path "${FINISHED[@]%/scores.json}" --output_dir "$FOLDER/fused"

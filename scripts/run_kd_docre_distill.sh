@@ -8,6 +8,8 @@ set -euo pipefail
 case ${DISTANT:-/} in /*) ;; *) DISTANT=$PWD/$DISTANT ;; esac
 source "$(dirname "$0")/setup.sh"
 source scripts/tools/size.sh
+source scripts/tools/refuse.sh
+refuse_options "the steps have folders of their own, in $RUNS/kd_docre_distill; move it away for another experiment" --o -- "$@"
 DATA=dataset/redocred
 if [ "${SIZE:-full}" = sample ]; then
     DATA=dataset/sample

@@ -18,6 +18,9 @@ source scripts/setup.sh
 source scripts/tools/size.sh
 source scripts/tools/sweep_list.sh
 
+if [ "${SLURM_ARRAY_TASK_COUNT:-$COUNT}" != "$COUNT" ]; then
+    echo "note: there are $COUNT trainings, and this array has $SLURM_ARRAY_TASK_COUNT tasks; --array=0-$((COUNT - 1)) is all"
+fi
 trap 'pkill -USR1 -s 0 -f train.py || true' USR1 TERM # of this job's session
 run_of_list "${SLURM_ARRAY_TASK_ID:?submit this with sbatch --array=0-N}" "$@" &
 status=0

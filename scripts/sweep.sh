@@ -23,19 +23,19 @@ else
     read -ra GPUS < <(python -c 'import torch; print(*range(torch.cuda.device_count() or 1))')
 fi
 run_every_nth() { # trainings $1, $1 + the number of GPUs, ... on the GPU of that place
-    local number failed=0
+    local number failed=0 stopped=
+    trap 'stopped=1; kill -TERM "${training:-}" 2>/dev/null || true' TERM # the training saves, and leaves
     for ((number = $1; number < COUNT; number += ${#GPUS[@]})); do
+        [ -z "$stopped" ] || break
         CUDA_VISIBLE_DEVICES=${GPUS[$1]} run_of_list "$number" "${@:2}" || failed=1
     done
     return $failed
 }
 
-stop_trainings() { # each saves, and leaves; background jobs do not get Ctrl-C themselves
-    local trainings
+stop_trainings() { # background jobs do not get Ctrl-C themselves
     trap '' INT TERM
-    trainings=$(pgrep -P "$(IFS=, && echo "${pids[*]}")" || true)
-    kill -TERM "${pids[@]}" $trainings 2>/dev/null || true
-    for pid in $trainings; do while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done; done
+    kill -TERM "${pids[@]}" 2>/dev/null || true
+    wait
     exit 130
 }
 pids=()

@@ -11,6 +11,8 @@ shift 2
 TRAIN=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do TRAIN+=("$(absolute "$1")"); shift; done
 source "$(dirname "$0")/setup.sh"
+source scripts/tools/refuse.sh
+refuse_options "the model is that of seed 1, in runs/model" --o --se -- "$@"
 python scripts/tools/fetch.py encoder
 RUN=runs/model/seed_1
 FILES=(--data_dir "$DATA" --train_file "$PWD/runs/model/train.json" --dev_file dev_revised.json --test_file test_revised.json)

@@ -37,7 +37,8 @@ def begin(output: Path, manifest: Manifest) -> None:
     it was begun with another manifest, or holds other files."""
     make_folder(output)
     path = output / MANIFEST
-    if path.exists() and any((output / "parts").glob("*")):
+    begun = ("parts/*", "done/*", FINISHED)
+    if path.exists() and any(any(output.glob(pattern)) for pattern in begun):
         refuse_other(output, read_json(path), manifest)
         return
     if any(entry.name not in (MANIFEST, f"{MANIFEST}.tmp", "parts", "done") for entry in output.iterdir()):
@@ -65,9 +66,10 @@ def part_name(number: int) -> str:
     return f"part-{number:06d}"
 
 
-def is_finished(output: Path, number: int) -> bool:
+def is_finished(output: Path, number: int, file_format: str) -> bool:
     """Whether a part need not be predicted again."""
-    return (output / "done" / f"{part_name(number)}.json").exists()
+    part, done = (f"{part_name(number)}.{ending}" for ending in (file_format, "json"))
+    return (output / "parts" / part).exists() and (output / "done" / done).exists()
 
 
 def write_part(output: Path, number: int, part: Part, file_format: str) -> None:

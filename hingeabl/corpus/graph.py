@@ -163,17 +163,20 @@ def write_csv(graph: Any, output: str) -> None:
     from duckdb import Error
 
     folder = make_folder(output)
+    temporary = {name: folder / f"{name}.tmp" for name in TABLES}
     for name, query in TABLES.items():
-        temporary = folder / f"{name}.tmp"
         try:
-            graph.execute(f"COPY ({query}) TO '{str(temporary).replace(chr(39), 2 * chr(39))}' (FORMAT csv, HEADER)")
+            quoted = str(temporary[name]).replace("'", "''")
+            graph.execute(f"COPY ({query}) TO '{quoted}' (FORMAT csv, HEADER)")
         except Error as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+            for path in temporary.values():
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
             raise UserError(
-                f"{temporary}: cannot be written ({first_line(error)}); make room, or name another"
+                f"{temporary[name]}: cannot be written ({first_line(error)}); make room, or name another"
             ) from None
-        fsync_and_rename(temporary, folder / name)
+    for name, path in temporary.items():  # both, or none
+        fsync_and_rename(path, folder / name)
 
 
 def literal(text: str) -> str:

@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import math
 import posixpath
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from hingeabl.data.stream import CHUNK, LARGEST, Rewound, read_object_texts
 from hingeabl.errors import UserError, first_line, need, print_warning
-from hingeabl.files import GZIP, cannot_read, encoding_of, listed, name_in_utf8
+from hingeabl.files import GZIP, cannot_read, encoding_of, files_below, listed, name_in_utf8
 from hingeabl.readers.formats import TEXT_SUFFIXES, suffix_of, without_gz
 
 KINDS = dict.fromkeys((".json", ".jsonl", ".ndjson"), "json") | {".parquet": "parquet"}
@@ -90,12 +91,12 @@ def is_hidden(name: str) -> bool:
 def _local_files(pattern: str) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
     path = Path(pattern)
     if path.is_dir():
-        base, paths = path, [file for file in path.rglob("*") if file.is_file()]
+        base, paths = path, list(files_below(path))
     elif path.exists():
         base, paths = path.parent, [path]
     else:
         base = Path(fixed_part(pattern) if glob.has_magic(pattern) else path.parent)
-        paths = [Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]
+        paths = [Path(name) for name in dict.fromkeys(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
     for file in paths:
         name = file.relative_to(base).as_posix()
         if not is_hidden(name):
@@ -218,12 +219,21 @@ def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
 
 
 def _read_parquet(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, str]]:
-    """The rows as JSON objects, without the columns that are null there."""
+    """The rows as JSON objects, without the columns that are null or no finite number there; bytes are text in
+    UTF-8."""
     table = need_pyarrow("parquet").ParquetFile(file)
     for batch in table.iter_batches(ROWS):
         for row in batch.to_pylist():
-            values = {key: value for key, value in row.items() if value is not None}
-            yield "json", json.dumps(values, ensure_ascii=False, default=str).encode(), ""
+            values = {key: value for key, value in row.items() if value is not None and not _is_nan(value)}
+            yield "json", json.dumps(values, ensure_ascii=False, default=_text_of).encode(), ""
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _text_of(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def blocks_of(documents: Iterable[Raw], size: int) -> Iterator[tuple[int, list[Raw]]]:

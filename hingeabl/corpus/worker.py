@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +18,10 @@ from hingeabl.errors import UserError, first_line
 from hingeabl.files import not_text
 from hingeabl.prediction.answers import captured_warnings, temporary_vocabulary
 from hingeabl.prediction.predictor import Predictor
+from hingeabl.readers.align import warn
 from hingeabl.readers.any_format import read_format
 from hingeabl.readers.formats import format_of_text
+from hingeabl.readers.offsets import Counts
 from hingeabl.writers.writer import Entry, entities_of
 
 Row = dict[str, Any]
@@ -65,16 +68,36 @@ def part_of(predictor: Predictor, name: str, block: list[Raw], form: str) -> Par
     part = Part()
     with captured_warnings() as part.warnings:
         documents: list[tuple[Raw, Document]] = []
+        counts: dict[str, Counts] = defaultdict(Counts)  # of each file
         model = predictor.choices.text_model
         with temporary_vocabulary(model) if model else contextlib.nullcontext():
             for raw in block:
                 with recording_errors(part, raw):
-                    documents.append((raw, read_document(raw, predictor.typed, model)))
+                    documents.append((raw, read_document(raw, predictor.typed, model, counts[raw.file])))
+        documents = list(without_misread(documents, counts, name, part))
         rows = list(predicted_rows(predictor, documents, part))
         predictor.warn(name)
     part.documents, part.predictions = len(rows), sum(len(row["predictions"]) for row in rows)
     part.data = encoded(rows, form)
     return part
+
+
+def without_misread(
+    documents: list[tuple[Raw, Document]], counts: dict[str, Counts], name: str, part: Part
+) -> Iterator[tuple[Raw, Document]]:
+    """Print the warnings on each file's documents; those of a file in which most stated texts are not at their offsets
+    are errors, and the others are left."""
+    misread = {}
+    for file, counted in counts.items():
+        try:
+            warn(f"{file}, {name}", counted)
+        except UserError as error:
+            misread[file] = error
+    for raw, document in documents:
+        with recording_errors(part, raw):
+            if raw.file in misread:
+                raise misread[raw.file]
+            yield raw, document
 
 
 @contextlib.contextmanager
@@ -116,30 +139,32 @@ def row_of(raw: Raw, document: Document, entries: list[Entry]) -> Row:
     return source | {"entities": entities, "predictions": predictions}
 
 
-def read_document(raw: Raw, typed: bool, text_model: str | None = None) -> Document:
-    """The checked document; `text_model` reads plain text, see documents_of_texts. Raises UserError with its file, its
-    number and the remedy."""
+def read_document(raw: Raw, typed: bool, text_model: str | None, counts: Counts) -> Document:
+    """The checked document; `text_model` reads plain text, see documents_of_texts; what is doubtful is counted in
+    `counts`. Raises UserError with its file, its number and the remedy."""
     where = f"{raw.file}: document {raw.number}"
     if raw.kind == "problem":
         raise UserError(raw.data.decode())
     if raw.kind == "text":
-        return titled(read_single_document(raw.data, raw.file, "text", typed, text_model), raw.title)
+        return titled(read_single_document(raw.data, raw.file, "text", typed, text_model, counts), raw.title)
     try:
         text = raw.data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise not_text(where, error, error.start) from None
     file_format = format_of_text(text) or "docred"
     try:
-        document = read_single_document(text.encode(), raw.file, file_format, typed, text_model)
+        document = read_single_document(text.encode(), raw.file, file_format, typed, text_model, counts)
     except UserError as error:  # to the reader it is the first document of a file
         raise UserError(str(error).replace(f"{raw.file}: document 0", where, 1)) from None
     made = isinstance(document["title"], GeneratedTitle)
     return titled(document, f"document {raw.number}") if made else document
 
 
-def read_single_document(data: bytes, name: str, file_format: str, typed: bool, text_model: str | None) -> Document:
+def read_single_document(
+    data: bytes, name: str, file_format: str, typed: bool, text_model: str | None, counts: Counts
+) -> Document:
     """The one document of that format in some bytes. Raises UserError, opening with `name`."""
-    documents = list(read_format(io.BytesIO(data), name, file_format, typed, text_model=text_model))
+    documents = list(read_format(io.BytesIO(data), name, file_format, typed, text_model=text_model, counts=counts))
     if len(documents) != 1:
         raise UserError(f"{name}: holds {len(documents)} documents in the place of one; write one object a line")
     return documents[0]

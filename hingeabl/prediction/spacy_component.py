@@ -18,6 +18,7 @@ from spacy.util import minibatch
 from hingeabl.data.schema import GeneratedTitle
 from hingeabl.prediction.choices import DEFAULT, PredictionOptions
 from hingeabl.prediction.predictor import Predictor, Relation, relations_of
+from hingeabl.readers.coreference import find_clusters
 from hingeabl.readers.text import document_of_doc
 from hingeabl.training.hub import SHIPPED
 from hingeabl.writers.writer import OutputEntity
@@ -61,7 +62,7 @@ class Component:
     def pipe(self, stream: Iterable[Doc], batch_size: int) -> Iterator[Doc]:
         """Documents with their relations, scored `batch_size` at a time."""
         for docs in minibatch(stream, batch_size):
-            documents = [document_of_doc(doc, GeneratedTitle("text")) for doc in docs]
+            documents = [document_of_doc(doc, GeneratedTitle("text"), find_clusters(doc.text)) for doc in docs]
             predictions = self.predictor.predict(documents).entries_by_document()
             for doc, document, entries in zip(docs, documents, predictions, strict=True):
                 doc.user_data[USER_DATA_KEY] = [list(relation) for relation in relations_of(document, entries)]

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 from hingeabl.data.schema import Document, GeneratedTitle, check_document, check_types
 from hingeabl.data.stream import CHUNK, Rewound, read_objects, stream_documents
 from hingeabl.errors import UserError, print_warning
-from hingeabl.files import atomic_write_text, cannot_read, listed
+from hingeabl.files import atomic_write_text, cannot_read, files_below, listed
 from hingeabl.outputs import check_outputs
 from hingeabl.readers.align import to_spans, warn
 from hingeabl.readers.brat import read_brat
@@ -38,18 +38,25 @@ SPANS = tuple(f".spans{ending}" for ending in ENDINGS)
 
 
 def read_format(
-    file: BinaryIO, name: str, file_format: str | None, typed: bool, labels: bool = False, text_model: str | None = None
+    file: BinaryIO,
+    name: str,
+    file_format: str | None,
+    typed: bool,
+    labels: bool = False,
+    text_model: str | None = None,
+    counts: Counts | None = None,
 ) -> Iterator[Document]:
     """Checked documents in DocRED's schema, as they are read, without their labels unless `labels`.
 
     `file_format` is one of FORMATS, None to recognise it; `name` starts messages, and is the path for brat. `typed` is
     for typed entity markers, which need each mention to have one of DocRED's types. `text_model` reads plain text, see
-    documents_of_texts. After the last document, one line on stderr sums up the warnings, if any. Raises UserError with
-    file, document, field and remedy.
+    documents_of_texts. After the last document, one line on stderr sums up the warnings, if any; with `counts` they are
+    counted there instead. Raises UserError with file, document, field and remedy.
     """
-    counts = Counts()
-    yield from with_documents(_checked(file, name, file_format, typed, labels, counts), text_model)
-    warn(name, counts)
+    counted = Counts() if counts is None else counts
+    yield from with_documents(_checked(file, name, file_format, typed, labels, counted), text_model)
+    if counts is None:
+        warn(name, counted)
 
 
 def read_paths(
@@ -96,10 +103,9 @@ def files_of(path: str, file_format: str | None) -> list[str]:
         raise UserError(f"{path}: is a folder, which is read as brat or text alone; pass the files in it")
     files = sorted(
         file
-        for file in folder.rglob("*")
-        if file.is_file()
-        and file.suffix != ".tmp"  # an output that is being written
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        for file in files_below(folder)
+        if file.suffix != ".tmp"  # an output that is being written
+        and not file.name.startswith(".")
     )
     annotations = [file for file in files if file.suffix == ".ann"]
     texts = [file for file in files if suffix_of(file.name) in TEXT_SUFFIXES]

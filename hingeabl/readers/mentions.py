@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,6 +77,11 @@ def shape_of(word: str) -> int:
     return 1 if upper[0] and not any(upper[1:]) else 3
 
 
+def is_mark(character: str) -> bool:
+    """Whether a character combines with the one before it, as an accent."""
+    return unicodedata.category(character).startswith("M")
+
+
 def words_of(tokenizer: Tokenizer, text: str) -> Words:
     """The words of a text, split at white space and punctuation as BERT does; a word's pieces stay together."""
     encoded = tokenizer.encode(text, add_special_tokens=False)
@@ -84,6 +90,9 @@ def words_of(tokenizer: Tokenizer, text: str) -> Words:
     first = np.flatnonzero(np.diff(numbers, prepend=-1)) if len(numbers) else np.zeros(0, dtype=np.int64)
     last = np.append(first[1:], len(numbers)) - 1
     spans = np.stack([offsets[first, 0], offsets[last, 1]], axis=1) if len(first) else offsets
+    if not text.isascii():  # the tokenizer leaves a word's last accents out where they are characters of their own
+        for word, end in enumerate(spans[:, 1].tolist()):
+            spans[word, 1] = next((at for at in range(end, len(text)) if not is_mark(text[at])), len(text))
     shapes = np.array([shape_of(text[start:end]) for start, end in spans], dtype=np.int64)
     return Words(np.array(encoded.ids, dtype=np.int64), np.repeat(shapes, last - first + 1), first, spans)
 

@@ -90,7 +90,7 @@ def _mention(mention: Any, entity_type: Any, location: str, where: str) -> Annot
         stated_text = next((mention[field] for field in TEXT_FIELDS if mention.get(field) is not None), None)
         refuse_misnamed(mention, "type", MENTION_FIELDS, f"{where}: {location}")
         span = [mention.get("start"), mention.get("end")]
-        entity_type = mention.get("type", entity_type)
+        entity_type = entity_type if mention.get("type") is None else mention["type"]
     if not is_pair(span):
         raise UserError(
             f"{where}: {location}: {mention!r} is not {{start, end}} or [start, end] in characters of the text; "

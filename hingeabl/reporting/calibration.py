@@ -13,7 +13,7 @@ from hingeabl.errors import UserError
 from hingeabl.reporting.drawing import loss_style, new_figure
 from hingeabl.reporting.names import loss_title
 from hingeabl.reporting.pairs import read_pairs
-from hingeabl.reporting.records import CALIBRATION, Run
+from hingeabl.reporting.records import CALIBRATION, Run, same_experiment
 from hingeabl.training.fitted import BINS, best_shift, bin_of, calibration_error, fit_confidence
 
 
@@ -71,12 +71,13 @@ def with_calibration(run: Run) -> Run:
 
 
 def figure_reliability(runs: list[Run]) -> Figure:
-    """How many of the predictions of each confidence are right, on test. Raises UserError if no run has a
-    calibration."""
+    """How many of the predictions of each confidence are right, on test. Raises UserError if no run has a calibration,
+    or they differ in encoder or data."""
     registered = [run for run in runs if run.loss in loss_names()]
     calibrated = [run for run in map(with_calibration, registered) if run.calibration]
     if not calibrated:
         raise UserError("figure reliability: no run has a calibration; pass folders of finished runs, or their records")
+    same_experiment(calibrated)
     figure, [[axes]] = new_figure(4.6, 4.2)
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.9)
     for run in sorted(calibrated, key=lambda run: (loss_names().index(run.loss), run.seed)):

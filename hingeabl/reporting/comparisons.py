@@ -4,13 +4,14 @@ other scores over seeds."""
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from hingeabl.reporting import significance
-from hingeabl.reporting.names import row_title
+from hingeabl.reporting.names import loss_title, row_title
 from hingeabl.reporting.records import Run, count_by_document, data_file
 from hingeabl.reporting.significance import (
     Comparison,
@@ -45,6 +46,11 @@ class SeedDifference(NamedTuple):
     scores: dict[str, ScoreDifference]
 
 
+SETTINGS = (  # that change scores
+    *("num_train_epochs", "train_batch_size", "gradient_accumulation_steps", "keep_last_batch"),
+    *("learning_rate", "classifier_lr", "module_lr", "adam_epsilon", "warmup_ratio", "max_grad_norm"),
+    *("max_seq_length", "entity_marker", "emb_size", "num_labels", "evidence_weight"),
+)
 OVER_SEEDS = (
     "Differences over seeds: 95 % intervals on these documents, not corrected for many comparisons. With several "
     "seeds, Student's t, seed by seed (Welch's for rows that share no seed); with one seed -/+ t s sqrt(1/n1 + 1/n2), "
@@ -78,6 +84,23 @@ def compare_groups(groups: Groups) -> tuple[list[Difference], list[str]]:
         for (first, second), of_both, comparison, p in zip(pairs, seeds, comparisons, corrected, strict=True)
     ]
     return results, notes_on(results, spread, [name for name, runs in groups.items() if len(runs) > 1])
+
+
+def different_trainings(runs: list[Run]) -> list[str]:
+    """Notes on runs of a table that differ in precision or in a setting that changes scores, or from others of their
+    loss in its parameters."""
+    values = {"precision": [str(run.config.get("precision")) for run in runs]}
+    for name in SETTINGS:
+        values[name] = [str(run.config["settings"][name]) for run in runs if name in run.config["settings"]]
+    for loss, name in sorted({(run.loss, name) for run in runs for name in run.config["loss"]} - {"name"}):
+        of_loss = [run.config["loss"] for run in runs if run.loss == loss]
+        values[f"{name} of {loss_title(loss)}"] = [str(parameters.get(name)) for parameters in of_loss]
+    return [
+        f"the runs differ in {name}: "
+        + ", ".join(f"{value} ({count} of {len(of_runs)} runs)" for value, count in sorted(Counter(of_runs).items()))
+        for name, of_runs in values.items()
+        if len(set(of_runs)) > 1
+    ]
 
 
 def pairs_of(groups: Groups) -> list[tuple[str, str]]:

@@ -299,8 +299,11 @@ def figure_patterns(runs: list[Run]) -> Figure:
 def figure_frequency(runs: list[Run]) -> Figure:
     """Micro F1 on test, in percent, of the relations with so many training triples (BINS): each loss's mean over seeds,
     with bars of one standard deviation (n - 1) where it has several. Bins without a gold test triple are left out.
-    Raises UserError if the runs' train or test file is gone or has changed."""
+    Raises UserError if the runs' train or test file is gone or has changed, or test has no labels."""
     groups = by_loss("frequency", runs)
+    for run in runs:
+        if not run.scores["test"]:
+            raise UserError(f"{run.folder}: has no test scores, as its test file has no labels; pass runs with labels")
     labels = labels_of(groups)
     counts = {loss: [frequency_counts(run) for run in group] for loss, group in groups.items()}
     gold = next(iter(counts.values()))[0][:, 2].tolist()  # the same for every run
@@ -350,7 +353,9 @@ def training_triples(path: str, checksum: str) -> Counter[str]:
     `checksum`."""
     if not Path(path).exists() or sha256_of_file(path) != checksum:
         raise UserError(f"{path}: the file that the run was trained on is gone or has changed; put it back{SEARCHED}")
-    return Counter(label["r"] for document in load_documents(path) for label in document.get("labels", []))
+    documents = load_documents(path)
+    triples = ({(label["h"], label["t"], label["r"]) for label in each.get("labels", ())} for each in documents)
+    return Counter(relation for of_document in triples for _, _, relation in of_document)
 
 
 FIGURES_WITH_CAPTIONS: dict[str, tuple[Callable[..., Figure], str]] = {

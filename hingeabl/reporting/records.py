@@ -30,6 +30,7 @@ from hingeabl.core.evaluation import PERCENTILES, Gold, are_scores, prepare_gold
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 from hingeabl.files import ROOT, TIMING, are_numbers, make_folder, parse_json, read_json, sha256_of_file, write_json
+from hingeabl.machine import looks_like_path
 from hingeabl.readers.documents import load_documents, read_documents
 
 TEXT_SETTINGS = ("data_dir", "train_file", "dev_file", "test_file", "model_name_or_path")  # of a run's settings
@@ -213,13 +214,17 @@ def write_record(
     other_labels: dict[str, dict[str, Any]],
     calibration: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a finished run's record as <folder>/<its experiment>/seed_<n>.json, anew where it is there; returns the
-    path. Raises UserError if files of the run are missing."""
+    """Write a finished run's record as <folder>/<its experiment>/seed_<n>.json; returns the path. One that is there is
+    written anew, and keeps its scores with the labels of other files. Raises UserError if files of the run are
+    missing."""
     path = make_folder(Path(folder) / run.folder.resolve().parent.name) / f"seed_{run.seed}.json"
     settings = {name: without_folder(value) for name, value in run.config["settings"].items()}
     config = run.config | {"settings": settings}
-    if path.exists() and read_json(path).get("config") != config:
+    old = read_json(path) if path.exists() else {"config": config}
+    if not isinstance(old, dict) or old.get("config") != config:
         raise UserError(f"{path}: is the record of another run; remove it or pass another folder")
+    if old.get("scores") == run.scores:
+        other_labels = {**old.get("other_labels", {}), **other_labels}
     record = {
         "config": config,
         "scores": run.scores,
@@ -247,7 +252,8 @@ def same_experiment(runs: list[Run]) -> None:
     """Raise UserError unless all runs have the same data and encoder, since only those can be compared."""
 
     def identity(run: Run) -> tuple[Any, ...]:
-        return without_folder(run.config["settings"]["model_name_or_path"]), *sorted(run.config["data"].items())
+        encoder = run.config["settings"]["model_name_or_path"]
+        return Path(encoder).name if looks_like_path(encoder) else encoder, *sorted(run.config["data"].items())
 
     for run in runs[1:]:
         if identity(run) != identity(runs[0]):

@@ -346,4 +346,5 @@ def as_csv(table: Table | RunList) -> str:
     return text.getvalue().rstrip("\n")
 
 
+WITHOUT_NOTES = ("latex", "csv")
 WRITERS = {"text": as_text, "markdown": as_markdown, "latex": as_latex, "html": as_html, "json": as_json, "csv": as_csv}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,14 @@ from hingeabl.data.statistics import statistics as data_statistics
 from hingeabl.errors import UserError
 from hingeabl.files import META, read_json
 from hingeabl.readers.documents import load_documents
-from hingeabl.reporting.comparisons import OVER_SEEDS, Difference, SeedDifference, compare_groups, compare_over_seeds
+from hingeabl.reporting.comparisons import (
+    OVER_SEEDS,
+    Difference,
+    SeedDifference,
+    compare_groups,
+    compare_over_seeds,
+    different_trainings,
+)
 from hingeabl.reporting.names import BACKBONES, corpus_of, loss_title, names_of_files, official_split
 from hingeabl.reporting.records import OTHER_SCORES, SPLITS, Run, data_file, same_experiment
 
@@ -205,6 +211,10 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
     others = sorted({run.loss for run in runs} & {*OTHER_PAPERS})
     if others and number not in MORE_TABLES:
         notes.append(f"not of the paper, left out: {', '.join(map(loss_title, others))}")
+    if unknown := sorted({run.loss for run in runs} - set(loss_names())):
+        notes.append(f"none of the losses in losses.py, left out: {', '.join(unknown)}")
+    if without := sum(not is_in(number, run) for run in runs):
+        notes.append(f"without the scores of this table, left out: {without} of {len(runs)} runs")
     notes += different_trainings(shown) + differing_seeds(rows)
     notes += more + [OVER_SEEDS] * bool(over_seeds)
     notes += published.get("notes", []) + ([corpus.note] if corpus and corpus.note else [])
@@ -263,20 +273,6 @@ def columns_with_other_labels(runs: list[Run]) -> tuple[Column, ...]:
         for file in runs[0].other_labels
         for name, title in titles.items()
     )
-
-
-def different_trainings(runs: list[Run]) -> list[str]:
-    """Notes on runs that were trained longer, or at another precision, than others of their table."""
-    values = {
-        "precision": Counter(str(run.config.get("precision")) for run in runs),
-        "num_train_epochs": Counter(str(run.config["settings"].get("num_train_epochs")) for run in runs),
-    }
-    return [
-        f"the runs differ in {name}: "
-        + ", ".join(f"{value} ({count} of {len(runs)} runs)" for value, count in sorted(counted.items()))
-        for name, counted in values.items()
-        if len(counted) > 1
-    ]
 
 
 def published_figures(number: int | str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from hingeabl.training.fitted import gold_triples
 from hingeabl.training.inference import Predictions, score
 from hingeabl.training.runs import print_summary, summarise
 from hingeabl.training.saved_run import load_run, refuse_unfinished
-from hingeabl.training.settings import Settings, parse_args
+from hingeabl.training.settings import NOT_COMPARED, Settings, parse_args
 
 Pair = tuple[int, int, int]  # a document's index, head, tail
 
@@ -181,9 +181,10 @@ def fuse_runs(args: argparse.Namespace) -> None:
 
 
 def settings_of_runs(args: argparse.Namespace) -> dict[int, Settings]:
-    """Each run's settings, by seed. Raises UserError for a run without evidence or that is not finished, for two runs
-    with the same seed, and if an output would replace a run's files."""
+    """Each run's settings, by seed. Raises UserError for a run without evidence or that is not finished, for runs that
+    have the same seed or differ in more than it, and if an output would replace a run's files."""
     settings_of: dict[int, Settings] = {}
+    experiments: list[Any] = []
     for path in args.load_path:
         options = ["--load_path", path, *(["--data_dir", args.data_dir] if args.data_dir else [])]
         settings = parse_args([*options, *(["--device", args.device] if args.device else [])])
@@ -191,7 +192,15 @@ def settings_of_runs(args: argparse.Namespace) -> dict[int, Settings]:
         if settings.evidence_weight is None or not run.is_dir():
             raise UserError(f"--load_path {path}: predicts no evidence; pass a run with an --evidence_weight")
         refuse_unfinished("--load_path", run)
-        seed = read_json(run / "config.json")["seed"]
+        config = read_json(run / "config.json")
+        seed = config["seed"]
+        compared = {name: value for name, value in config["settings"].items() if name not in NOT_COMPARED}
+        experiments.append((compared, config["loss"], config["data"]))
+        if experiments[-1] != experiments[0]:
+            raise UserError(
+                f"--load_path {path}: differs from {args.load_path[0]} in settings, loss or data, not only in its "
+                "seed; pass seeds of one experiment"
+            )
         if seed in settings_of:
             raise UserError(f"--load_path {path}: is the second run of seed {seed}; pass one run of each seed")
         if (Path(args.output_dir) / f"seed_{seed}" / "config.json").exists():
@@ -203,6 +212,9 @@ def settings_of_runs(args: argparse.Namespace) -> dict[int, Settings]:
 def fuse_run(experiment: Experiment, folder: Path, seed: int) -> dict[str, Any]:
     """Fit the threshold on dev, predict dev and test, write predictions and scores, print F1 of one pass and of both;
     returns the content of scores.json."""
+    dev = experiment.splits["dev"]
+    if not dev.gold:
+        raise UserError(f"{dev.path}: has no labels to fit the threshold with; pass a labelled file")
     model = load_run(str(experiment.args.load_path)).to(experiment.device)
     result: dict[str, Any] = {"seed": seed}
     for name in ("dev", "test"):
@@ -210,12 +222,10 @@ def fuse_run(experiment: Experiment, folder: Path, seed: int) -> dict[str, Any]:
         first = predict_documents(experiment, model, split.features, title=name)
         candidates = fuse(experiment, model, split, first)
         if name == "dev":
-            if not split.gold:
-                raise UserError(f"{split.path}: has no labels to fit the threshold with; pass a labelled file")
             gold = gold_triples(split.documents, experiment.rel2id)
             rows = zip(candidates.pairs.tolist(), candidates.relation.tolist(), strict=True)
             correct = np.array([(*pair, relation) in gold for pair, relation in rows], dtype=bool)
-            result["threshold"] = best_threshold(candidates, correct, len(split.gold.triples))
+            result["threshold"] = best_threshold(candidates, correct, len(dev.gold.triples))
         entries = entries_of(candidates, result["threshold"], split, experiment.rel2id)
         write_json(folder / ("result.json" if name == "test" else "result_dev.json"), entries, indent=0)
         result[name] = {}

@@ -166,6 +166,22 @@ def test_the_same_corpus_gives_the_same_bytes(rows, tmp_path, name):
     assert found[0] == found[1]
 
 
+def test_the_two_files_of_csv_are_replaced_together(rows, tmp_path):
+    output = tmp_path / "csv"
+    for part_of_rows, blocked in ((rows[:50], False), (rows[50:60], True)):
+        shutil.rmtree(tmp_path / "corpus", ignore_errors=True)
+        corpus = corpus_of(tmp_path / "corpus", part_of_rows)
+        if blocked:
+            before = {path.name: path.read_bytes() for path in output.glob("*.csv")}
+            (output / "relations.csv.tmp").mkdir()
+            with pytest.raises(UserError, match=r"relations\.csv\.tmp: cannot be written"):
+                corpus_graph.main(["--input", corpus, "--output", str(output)])
+        else:
+            corpus_graph.main(["--input", corpus, "--output", str(output)])
+    assert {path.name: path.read_bytes() for path in output.glob("*.csv")} == before and len(before) == 2
+    assert not (output / "nodes.csv.tmp").exists()
+
+
 def test_a_corpus_that_is_not_finished_is_warned_of(rows, tmp_path, capsys):
     corpus = corpus_of(tmp_path / "corpus", rows)
     for complete in (False, True):

@@ -1,9 +1,11 @@
 """A corpus: what is read of it, what a part holds, and what of the output is finished. test_on_ray.py has Ray."""
 
+import errno
 import glob
 import gzip
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -219,6 +221,16 @@ def test_a_folder_that_was_begun_otherwise_is_refused_and_left_as_it_is(tmp_path
     assert (tmp_path / "out/manifest.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("left", ["done/part-000000.json", "finished.json"])
+def test_a_folder_without_parts_that_was_begun_is_known_again(tmp_path, left):
+    folder.begin(tmp_path, MANIFEST)
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).write_text("{}")
+    folder.begin(tmp_path, MANIFEST)
+    with pytest.raises(UserError, match="begun with another input"):
+        folder.begin(tmp_path, MANIFEST | {"inputs": {"a": "1", "b": "1"}})
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="holds files of something else"):
@@ -228,18 +240,83 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 def test_a_part_is_finished_only_when_both_of_its_files_are_there(tmp_path):
     errors = [{"file": "a", "document": 3, "message": "broken"}]
     for number in (1, 0):
-        assert not folder.is_finished(tmp_path, number)
+        assert not folder.is_finished(tmp_path, number, "jsonl")
         folder.write_part(tmp_path, number, Part(b"{}\n", 4, 7, errors if number else [], ["doubt"]), "jsonl")
-        assert folder.is_finished(tmp_path, number)
+        assert folder.is_finished(tmp_path, number, "jsonl") and not folder.is_finished(tmp_path, number, "parquet")
     (tmp_path / "parts/part-000002.jsonl").write_text("a process was killed behind this")
     (tmp_path / "done/part-000002.json.tmp").write_text("a process was killed")
-    assert not folder.is_finished(tmp_path, 2)
+    assert not folder.is_finished(tmp_path, 2, "jsonl")
     for complete in (False, True):
         totals = folder.finish(tmp_path, complete)
         assert totals == {"documents": 8, "predictions": 14, "errors": 1, "warnings": 2}
         assert (tmp_path / "finished.json").exists() == complete
     assert [json.loads(line) for line in (tmp_path / "errors.jsonl").read_text().splitlines()] == errors
     assert not list(tmp_path.rglob("*.tmp"))
+    (tmp_path / "parts/part-000000.jsonl").unlink()  # as it was broken
+    assert not folder.is_finished(tmp_path, 0, "jsonl") and folder.is_finished(tmp_path, 1, "jsonl")
+
+
+def test_bytes_in_parquet_are_text_and_no_number_is_no_value(tmp_path, predictor):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    from pyarrow import Table
+
+    text = "Zo\u00eb Marlow was born in Lisbon."
+    columns = {"text": [text.encode(), b"\xff"], "weight": [float("nan"), 1.0]}
+    parquet.write_table(Table.from_pydict(columns), tmp_path / "a.parquet")
+    found, rows = part(predictor, read(tmp_path))
+    assert rows[0]["entities"][0]["name"] == "Zo\u00eb Marlow" and len(rows) == 1
+    assert ["cannot be read further" in error["message"] for error in found.errors] == [True]
+
+
+def test_offsets_are_judged_over_a_files_documents_in_a_part_as_in_a_file(tmp_path, predictor):
+    right = SPANS | {"entities": [{"mentions": [{"start": 0, "end": 3, "text": "Ada"}]}] * 3}
+    wrong = SPANS | {"entities": [{"mentions": [{"start": 0, "end": 3, "text": "Eve"}]}]}
+    (tmp_path / "a.jsonl").write_text(lines([wrong, right]))
+    (tmp_path / "b.jsonl").write_text(lines([wrong]))
+    found, rows = part(predictor, read(tmp_path))
+    assert [row["file"] for row in rows] == ["a.jsonl", "a.jsonl"]
+    assert any("a.jsonl, part 0" in told and "have another text" in told for told in found.warnings)
+    [error] = found.errors
+    assert error["file"] == "b.jsonl" and "1 of 1 mentions (100.0%)" in error["message"]
+
+
+def test_linked_folders_are_read_once_and_a_glob_names_each_file_once(tmp_path, documents):
+    (tmp_path / "other/deep").mkdir(parents=True)
+    (tmp_path / "other/deep/a.jsonl").write_text(lines(documents))
+    (tmp_path / "in/x/y").mkdir(parents=True)
+    (tmp_path / "in/x/y/b.jsonl").write_text(lines(documents))
+    (tmp_path / "in/linked").symlink_to(tmp_path / "other")
+    (tmp_path / "other/back").symlink_to(tmp_path / "in")  # a loop
+    assert [source.name for source in find_sources(str(tmp_path / "in"))] == ["linked/deep/a.jsonl", "x/y/b.jsonl"]
+    assert [source.name for source in find_sources(f"{tmp_path}/in/x/**/**/*.jsonl")] == ["y/b.jsonl"]
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, documents, monkeypatch):
+    (tmp_path / "a.jsonl").write_text(lines(documents))
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def closed(path):  # as for all but root
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(UserError, match=r"closed: cannot be read \(Permission denied\)"):
+        find_sources(str(tmp_path))
+
+
+def test_an_unfinished_run_and_an_input_without_documents_are_told(tmp_path, trained, capsys):
+    copied = shutil.copytree(trained, tmp_path / "seed_7")
+    (copied / "scores.json").unlink()
+    (tmp_path / "a.json").write_text("[]")
+    for _ in range(2):
+        predict_corpus.main(
+            ["--input", f"{tmp_path}/a.json", "--output", f"{tmp_path}/out", "--load_path", str(copied)]
+        )
+        told = capsys.readouterr()
+        assert "seed_7: is not finished" in told.err and "holds no documents" in told.err
+        assert "0 predictions for 0 documents" in told.out
 
 
 def test_the_output_may_not_lie_in_the_input(tmp_path, documents):

@@ -229,6 +229,12 @@ def test_what_is_no_text_among_texts_is_refused(second, message):
     assert str(error.value) == message
 
 
+def test_an_accent_that_is_a_character_of_its_own_belongs_to_the_word_before_it(tagger):
+    text = "Jose\u0301 met A\u0301na, Zoe\u0308."
+    spans = words_of(tagger.tokenizer, text).spans.tolist()
+    assert [text[start:end] for start, end in spans] == ["Jose\u0301", "met", "A\u0301na", ",", "Zoe\u0308", "."]
+
+
 def test_a_special_piece_in_a_text_is_words_like_any_other(tagger):
     words = words_of(tagger.tokenizer, "Anna [SEP] left [MASK]")
     assert [int(end - start) for start, end in words.spans] == [4, 1, 3, 1, 4, 1, 4, 1]

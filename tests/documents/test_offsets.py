@@ -121,6 +121,12 @@ def test_white_space_case_and_unicode_form_of_a_text_do_not_count(capsys):
     assert not told(capsys)
 
 
+def test_a_mention_without_a_type_of_its_own_has_its_entitys():
+    mention = {"start": 0, "end": 4, "type": None}
+    (found,) = read({"text": "Orla left.", "entities": [{"type": "PER", "mentions": [mention]}]})
+    assert found["vertexSet"][0][0]["type"] == "PER"
+
+
 def test_a_text_that_is_no_string_is_told():
     with pytest.raises(UserError, match=r"entities\[0\]\.mentions\[0\]: text 5 is not a string; correct it"):
         read({"text": "Orla", "entities": [{"mentions": [{"start": 0, "end": 4, "text": 5}]}]})

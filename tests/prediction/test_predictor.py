@@ -233,6 +233,13 @@ def test_spacys_component_finds_what_the_predictor_finds_by_the_same_pipeline(pi
     assert len(expected) > 3 and pipeline(TEXT)._.relations == expected
 
 
+def test_spacys_component_joins_by_fastcorefs_clusters(pipeline, monkeypatch):
+    given = []
+    monkeypatch.setattr("hingeabl.prediction.spacy_component.find_clusters", lambda text: given.append(text) or [])
+    pipeline(TEXT)
+    assert given == [TEXT]
+
+
 def test_spacys_component_keeps_the_order_in_batches(pipeline):
     texts = [TEXT, "It rains.", *re.findall(r"[^.]+\.", TEXT)]
     expected = [pipeline(text)._.relations for text in texts]

@@ -177,10 +177,10 @@ def calls_of(tmp_path, scripts, *arguments, **variables):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content + "\n")
         path.chmod(0o755)
-    copy_scripts(tmp_path, *scripts)
+    copy_scripts(tmp_path, *scripts, "tools/refuse.sh")
     (tmp_path / "called").write_text("")
     command = ["bash", str(tmp_path / "scripts" / scripts[0]), *arguments]
-    subprocess.run(command, env=os.environ | {"SIZE": "full"} | variables, check=True, capture_output=True)
+    subprocess.run(command, env=os.environ | {"SIZE": "full"} | variables, check=True, capture_output=True, text=True)
     return (tmp_path / "called").read_text().splitlines()
 
 
@@ -234,6 +234,30 @@ def test_the_studies_on_other_benchmarks_train_and_record_what_has_no_record(tmp
     assert tables == f"<--table {table} --format markdown records>\n\n<--table runs --format markdown records>\n"
 
 
+@pytest.mark.parametrize("script", ["run_dreeam.sh", "run_kd_docre_distill.sh"])
+def test_a_script_of_several_steps_refuses_another_folder(tmp_path, script):
+    (tmp_path / "distant.json").touch()
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        calls_of(tmp_path, [script], "afl", "--output_dir", "runs/mine", DISTANT=str(tmp_path / "distant.json"))
+    assert failed.value.returncode == 2 and "--output_dir: is not taken here; the steps have" in failed.value.stderr
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--output_dir"])
+def test_the_script_of_the_model_refuses_another_seed_or_folder(tmp_path, option):
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        calls_of(tmp_path, ["train_model.sh"], "--data", "x", "train.json", "--", option, "5")
+    assert f"{option}: is not taken here; the model is that of seed 1" in failed.value.stderr
+
+
+def test_a_number_behind_the_end_of_a_sweep_is_told(tmp_path):
+    copy_scripts(tmp_path, "tools/sweep_list.sh")
+    command = "source scripts/tools/sweep_list.sh; run_of_list 2"
+    environment = os.environ | {"LOSSES": "atl", "SEEDS": "1 5", "RUNS": "runs"}
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: training 2: there are 2, numbered from 0; submit --array=0-1\n"
+
+
 @pytest.mark.parametrize("distant", [True, False])
 def test_dreeam_with_distant_documents_trains_one_teacher_and_one_student(tmp_path, distant):
     (tmp_path / "distant.json").touch()
@@ -271,7 +295,7 @@ def quickstart(folder, *arguments, **variables):
         path.parent.mkdir(exist_ok=True)
         path.write_text(content)
         path.chmod(0o755)
-    copy_scripts(folder, "quickstart.sh")
+    copy_scripts(folder, "quickstart.sh", "tools/refuse.sh")
     command = ["bash", str(folder / "scripts/quickstart.sh"), *arguments]
     return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
 
@@ -293,7 +317,7 @@ def test_the_quickstart_takes_other_losses_and_folders_by_its_variables_alone(tm
     done = quickstart(tmp_path, "--seeds", "5", LOSSES="afl", RUNS="runs/mine")
     assert "the best on dev: runs/mine/afl/seed_5\n" in done.stdout
     (tmp_path / "called").unlink()
-    for option in ("--loss_type", "--output_dir=runs/other"):
+    for option in ("--loss_type", "--output_dir=runs/other", "--o"):
         done = quickstart(tmp_path, option, "atl")
         told = f'error: {option.split("=")[0]}: is not taken here; set LOSSES="atl afl" or RUNS=runs/mine before'
         assert done.returncode == 2 and done.stderr == f"{told} the command\n"

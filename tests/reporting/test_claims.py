@@ -339,7 +339,7 @@ def test_runs_of_a_forks_model_have_rows_behind_the_papers_models_and_figures(sa
         assert FIGURES[name](runs).get_suptitle().startswith("mine on small;")
 
 
-def test_the_figure_of_confidence_leaves_out_runs_of_a_loss_that_is_not_registered(tmp_path):
+def test_the_figure_of_confidence_leaves_out_runs_of_a_loss_that_is_not_registered(tmp_path, capsys):
     record = json.loads((ROOT / "results" / "model" / "seed_1.json").read_text())
     (tmp_path / "seed_1.json").write_text(json.dumps(record))
     record["config"]["loss"]["name"] = "of_another_clone"
@@ -348,3 +348,17 @@ def test_the_figure_of_confidence_leaves_out_runs_of_a_loss_that_is_not_register
     assert [run.loss for run in runs] == ["hingeabl_released", "of_another_clone"]
     [axes] = FIGURES["reliability"](runs).axes
     assert [text.get_text().split(",")[0] for text in axes.get_legend().get_texts()] == ["HingeABL"]
+    report.main(["--table", "3", str(tmp_path)])
+    assert "none of the losses in losses.py, left out: of_another_clone" in capsys.readouterr().out
+    (tmp_path / "seed_1.json").unlink()
+    with pytest.raises(UserError, match=r"no table takes these runs \(losses: of_another_clone\)"):
+        report.main(["--table", "all", str(tmp_path)])
+
+
+def test_the_figure_of_confidence_is_of_one_experiment(tmp_path):
+    record = json.loads((ROOT / "results" / "model" / "seed_1.json").read_text())
+    (tmp_path / "seed_1.json").write_text(json.dumps(record))
+    record["config"]["loss"]["name"], record["config"]["data"]["test"] = "atl", "0" * 64
+    (tmp_path / "seed_2.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="differ in encoder or data"):
+        FIGURES["reliability"](read_runs([str(tmp_path)])[0])

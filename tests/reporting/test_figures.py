@@ -21,7 +21,7 @@ from hingeabl.files import sha256_of_file
 from hingeabl.readers.documents import load_documents
 from hingeabl.reporting import drawing
 from hingeabl.reporting.drawing import BLUE, fit_text, loss_style, save_figure
-from hingeabl.reporting.figures import BINS, FIGURES
+from hingeabl.reporting.figures import BINS, FIGURES, training_triples
 from hingeabl.reporting.records import read_runs
 
 RELATIONS = load_rel2id()
@@ -303,6 +303,21 @@ def test_f1_by_frequency_is_micro_f1_over_the_relations_of_each_bin(runs, sample
         assert line.get_ydata() == pytest.approx([statistics.mean(values) for values in zip(*seeds, strict=True)])
         lengths = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()]
         assert lengths == pytest.approx([2 * statistics.stdev(values) for values in zip(*seeds, strict=True)])
+
+
+def test_figure_frequency_needs_labels_of_test(sample, tmp_path):
+    path = make_run(tmp_path, sample, "atl", 1, ALL) / "scores.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"test": {}}))
+    with pytest.raises(UserError, match="has no test scores, as its test file has no labels"):
+        FIGURES["frequency"](read_runs([str(tmp_path)])[0])
+
+
+def test_a_repeated_training_label_counts_once(sample, tmp_path):
+    documents = load_documents(sample / "train.json")
+    path = tmp_path / "twice.json"
+    path.write_text(json.dumps([document | {"labels": 2 * document["labels"]} for document in documents]))
+    once, twice = (training_triples(str(file), sha256_of_file(file)) for file in (sample / "train.json", path))
+    assert once == twice and once.total() > 10
 
 
 @pytest.mark.parametrize(("split", "verb"), [("train", "trained"), ("test", "scored")])

@@ -67,6 +67,15 @@ def test_a_record_keeps_the_scores_with_other_labels_and_which_file_had_them(run
         assert found["f1"] != pytest.approx(record["scores"]["test"]["f1"])
 
 
+def test_a_record_that_is_written_again_keeps_its_other_labels(runs, more_labels, tmp_path, capsys):
+    run, folder = str(runs / "atlop_atl" / "seed_1"), str(tmp_path)
+    labels = {name: shutil.copy(more_labels, tmp_path / name) for name in ("one.json", "two.json")}
+    for more in (["--also", str(labels["one.json"])], [], ["--also", str(labels["two.json"])]):
+        report.main(["--record", folder, run, *more])
+    [record] = [json.loads(path.read_text()) for path in tmp_path.rglob("seed_1.json")]
+    assert record["other_labels"].keys() == labels.keys()
+
+
 def test_the_table_shows_them_beside_the_official_scores_over_seeds(runs, records, more_labels, sample, capsys):
     rows = json.loads(printed(capsys, "--table", "other_labels", records, "--format", "json"))["rows"]
     assert [(row["name"], row["seeds"]) for row in rows] == [("atl", [1, 5]), ("atgl", [1, 5])]
@@ -91,9 +100,12 @@ def test_the_table_is_among_all_tables_of_records_that_have_such_scores_alone(ru
 
 def test_a_record_without_such_scores_is_left_out_of_the_table(runs, records, tmp_path, capsys):
     shutil.copytree(records, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "atlop_atl" / "seed_5.json").unlink()
     report.main(["--record", str(tmp_path), str(runs / "atlop_atl" / "seed_5")])
     capsys.readouterr()
-    rows = json.loads(printed(capsys, "--table", "other_labels", tmp_path, "--format", "json"))["rows"]
+    table = json.loads(printed(capsys, "--table", "other_labels", tmp_path, "--format", "json"))
+    assert "without the scores of this table, left out: 1 of 4 runs" in table["notes"]
+    rows = table["rows"]
     assert [row["seeds"] for row in rows] == [[1], [1, 5]]
 
 

@@ -268,6 +268,16 @@ def test_a_table_says_which_of_its_runs_were_trained_otherwise(runs, capsys):
     assert "the runs differ in precision: bf16 (15 of 16 runs), fp32 (1 of 16 runs)" in table
     assert "the runs differ in num_train_epochs: 10 (1 of 16 runs), 30 (15 of 16 runs)" in table
     assert "differ in" not in printed(capsys, "--table", 3, runs / "atlop_sat")
+    path = runs / "atlop_hingeabl_released" / "seed_5" / "config.json"
+    config = json.loads(path.read_text())
+    config["loss"]["margin"], config["settings"]["learning_rate"] = 1.0, 3e-5
+    path.write_text(json.dumps(config))
+    for form in ("text", "latex", "csv"):
+        report.main(["--table", "3", str(runs), "--format", form])
+        told = capsys.readouterr()
+        notes = told.out if form == "text" else told.err
+        assert "the runs differ in margin of HingeABL: " in notes and "the runs differ in num_train_epochs" in notes
+        assert (form == "text") == ("differ in" in told.out)
 
 
 def test_two_copies_of_a_run_do_not_differ_and_a_corrupted_copy_does(sample):

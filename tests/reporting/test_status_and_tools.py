@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,11 +19,13 @@ import report
 import train
 from hingeabl.data.checksums import SAMPLE
 from hingeabl.errors import UserError
+from hingeabl.reporting.comparisons import SETTINGS
 from hingeabl.reporting.graph_picture import bounds_of, draw_graph, drawing_of
 from hingeabl.reporting.publishing import write_folder
 from hingeabl.training import runs as training_runs
 from hingeabl.training.resume import status_of
 from hingeabl.training.runs import RunLog
+from hingeabl.training.settings import NOT_COMPARED, Settings
 
 
 @pytest.fixture
@@ -214,3 +217,8 @@ def test_the_page_says_which_model_answers_and_when_it_is_a_toy(trained, tmp_pat
     (tmp_path / "config.json").write_text(json.dumps(config))
     text = about_model(tmp_path)
     assert "no scores" in text and "A toy: it knows a generated sample" in text
+
+
+def test_the_settings_that_a_table_compares_are_those_that_a_resume_compares():
+    names = {field.name for field in fields(Settings)} - NOT_COMPARED
+    assert set(SETTINGS) == names - {"model_name_or_path", "backbone"}  # which rows and other checks compare

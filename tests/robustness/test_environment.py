@@ -250,10 +250,19 @@ def test_a_driver_that_reports_no_gpu_lets_the_cpu_train(tmp_path, monkeypatch, 
     assert utils.pick_device(None).type == "cpu"
 
 
-def test_a_gpu_that_is_hidden_on_purpose_lets_the_cpu_train(tmp_path, monkeypatch):
+@pytest.mark.parametrize("hidden", ["", "-1", "-1,0"])
+def test_a_gpu_that_is_hidden_on_purpose_lets_the_cpu_train(tmp_path, monkeypatch, hidden):
     stand_in(tmp_path, monkeypatch, 'echo "NVIDIA A800, 470.57.02"')
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     assert utils.pick_device(None).type == "cpu"
+
+
+@pytest.mark.parametrize("chosen", ["0", "1", "1,0", "GPU-11"])
+def test_a_chosen_gpu_that_torch_cannot_use_stops_a_training(tmp_path, monkeypatch, chosen):
+    stand_in(tmp_path, monkeypatch, 'echo "NVIDIA A800, 470.57.02"')
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    with pytest.raises(UserError, match="cannot use it"):
+        utils.pick_device(None)
 
 
 def test_a_card_that_torch_has_no_kernels_for_is_named(monkeypatch):

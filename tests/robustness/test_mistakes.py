@@ -82,11 +82,13 @@ def test_no_prediction_replaces_a_file_of_the_run_or_its_input(trained, sample, 
 def test_two_outputs_need_two_files_and_a_run_keeps_its_own(tmp_path):
     with pytest.raises(UserError, match=r"--b .*: is the file of --a too"):
         check_outputs({"--a": (f"{tmp_path}/x", (".json",)), "--b": (f"{tmp_path}/./x", (".json",))}, {})
-    for name in ("config.json", "scores.json", "new.json"):
+    names = ("config.json", "scores.json", "confidence.json", "types.json", "timing.json")
+    for name in (*names, "new.json"):
         written(tmp_path, {}, name)
     check_outputs({"--json": (f"{tmp_path}/new.json", (".json",))}, {})
-    with pytest.raises(UserError, match=r"scores\.json: is a file of a run and would be replaced"):
-        check_outputs({"--json": (f"{tmp_path}/scores.json", (".json",))}, {})
+    for name in names:
+        with pytest.raises(UserError, match=rf"{name}: is a file of a run and would be replaced"):
+            check_outputs({"--json": (f"{tmp_path}/{name}", (".json",))}, {})
 
 
 def test_a_page_replaces_no_file_of_its_runs_but_an_older_page(trained, tmp_path):

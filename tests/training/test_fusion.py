@@ -183,6 +183,10 @@ def test_runs_that_would_replace_each_others_files_or_are_not_finished_are_refus
     ):
         with pytest.raises(UserError, match=expected):
             fuse_evidence.main(["--load_path", *map(str, runs), "--output_dir", str(tmp_path / output)])
+    config = json.loads((two / "config.json").read_text())
+    (two / "config.json").write_text(json.dumps(config | {"seed": 8, "loss": {"name": "afl"}}))
+    with pytest.raises(UserError, match=r"b/seed_7: differs from .*a/seed_7 in settings, loss or data"):
+        fuse_evidence.main(["--load_path", str(one), str(two), "--output_dir", str(tmp_path / "out")])
     (two / "scores.json").unlink()
     with pytest.raises(UserError, match="b/seed_7: is not finished"):
         fuse_evidence.main(["--load_path", str(two), "--output_dir", str(tmp_path / "out")])

@@ -122,10 +122,11 @@ function show(number) {
   byId("rows").replaceChildren(...relations.slice(0, MOST_ROWS).map((relation) => rowOf(relation, entities)));
   const all = relations.length < predictions.length ? ` of ${predictions.length.toLocaleString("en")}` : "";
   byId("count").textContent = predictions.length ? `(${relations.length.toLocaleString("en")}${all})` : "";
+  const none = predictions.length ? "No relation is as sure." : "No relation is predicted.";
   byId("more").textContent = relations.length > MOST_ROWS
     ? `The ${MOST_ROWS} relations of the largest margin are shown; a download has all.`
-    : (relations.length ? "" : (predictions.length ? "No relation is as sure." : "No relation is predicted."));
-  drawGraph(entities, relations);
+    : (relations.length ? "" : none);
+  drawGraph(entities, relations, none);
 }
 
 // While the pointer is on something of an entity, or of a pair of them, marks all that is theirs, and the sentences that
@@ -187,7 +188,8 @@ function rowOf({ h_idx: head, t_idx: tail, r, relation, score, threshold, margin
 
 // The graph
 
-function drawGraph(entities, relations) {
+// `none` is told where there is no relation.
+function drawGraph(entities, relations, none) {
   const frame = byId("graph");
   const edges = new Map(); // "head tail" -> the names of its relations
   for (const { h_idx: head, t_idx: tail, relation } of relations.slice(0, MOST_EDGES)) {
@@ -201,7 +203,7 @@ function drawGraph(entities, relations) {
   if (rest) notes.push(`${rest} ${rest > 1 ? "entities" : "entity"} without such a relation ${rest > 1 ? "are" : "is"} left out.`);
   byId("left").textContent = notes.join(" ");
   if (!nodes.length) {
-    frame.replaceChildren(element("p", { className: "note", textContent: "No relation is predicted, so there is nothing to draw." }));
+    frame.replaceChildren(element("p", { className: "note", textContent: none }));
     return;
   }
   const width = Math.max(frame.clientWidth, 280);

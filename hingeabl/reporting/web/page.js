@@ -224,7 +224,7 @@ function onKey(event) {
   if (["SELECT", "INPUT", "BUTTON"].includes(event.target.tagName)) return;
   const inList = byId("pairs").getBoundingClientRect().top < window.innerHeight / 2;
   const jump = { r: "run", b: "beside", d: "document", l: "relation" }[event.key];
-  const digit = about.patterns[event.key];
+  const digit = about.patterns.length > 1 && about.patterns[event.key];
   if (!inList) return; // above, the keys scroll the page
   if (["ArrowDown", "j"].includes(event.key)) select(state.at + 1);
   else if (["ArrowUp", "k"].includes(event.key)) select(state.at - 1);
