@@ -84,7 +84,7 @@ def with_threshold(run: Run) -> Run:
 def table_with_thresholds(number: int | str, runs: list[Run], unfinished: list[Path]) -> Table:
     """table_of_runs, with what only the tables thresholds and shift read."""
     if number == "thresholds":
-        runs = [with_threshold(run) for run in runs if run.scores["test"]]
+        runs = [with_threshold(run) if run.scores["test"] else run for run in runs]
     if number == "shift":
         runs = list(map(with_calibration, runs))
     return table_of_runs(number, runs, unfinished)
@@ -109,9 +109,6 @@ def tables_of(runs: list[Run], unfinished: list[Path]) -> list[Table]:
     }
     of_runs: tuple[int | str, ...] = (1, 2, 3, 4, 7, *MORE_TABLES)
     numbers = [number for number in of_runs if wanted.get(number, True) and groups_of(number, runs)]
-    if not numbers:
-        losses = ", ".join(sorted({run.loss for run in runs}))
-        raise UserError(f"no table takes these runs (losses: {losses}); is each loss in losses.py, and test labelled?")
     return [table_of_runs(number, runs, unfinished) for number in numbers]
 
 
@@ -245,6 +242,9 @@ def main(arguments: list[str] | None = None) -> None:
     runs, unfinished = read_runs(args.paths)
     if args.table == "all":
         tables = tables_of(finished(runs, unfinished), unfinished)
+        if not tables:
+            losses = ", ".join(sorted({run.loss for run in runs}))
+            raise UserError(f"no table takes these runs (losses: {losses}); is each loss in losses.py, test labelled?")
         print(rendered(tables, args.format, as_list=True))
     elif args.table:
         print(rendered([table_with_thresholds(args.table, finished(runs, unfinished), unfinished)], args.format))

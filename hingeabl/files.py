@@ -17,7 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 import torch
 import ujson
@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from hingeabl.core import ROOT
-from hingeabl.errors import UserError, first_line, remedy_of
+from hingeabl.errors import UserError, first_line, print_warning, remedy_of
 
 META = ROOT / "meta"
 TIMING = "timing.json"  # of a run: its optimizer steps and seconds
@@ -85,18 +85,19 @@ def cannot_read(path: str | Path, error: OSError) -> UserError:
 
 def files_below(folder: str | Path) -> Iterator[Path]:
     """The files in a folder and its subfolders, without hidden folders. Links to folders are followed, each folder is
-    entered once. Raises UserError for a folder that cannot be read."""
-
-    def fail(error: OSError) -> NoReturn:
-        raise cannot_read(error.filename, error)
-
+    entered once; a warning counts those that cannot be read."""
+    closed: list[OSError] = []
     entered = {os.path.realpath(folder)}
-    for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+    for root, folders, names in os.walk(folder, onerror=closed.append, followlinks=True):
         places = {name: os.path.realpath(os.path.join(root, name)) for name in sorted(folders) if name[0] != "."}
         new = {place: name for name, place in reversed(places.items()) if place not in entered}
         folders[:] = sorted(new.values())
         entered.update(new)
         yield from (path for name in names if (path := Path(root, name)).is_file())
+    if closed:
+        print_warning(
+            f"{folder}: {len(closed):,} folders cannot be read and are left out, such as {closed[0].filename}"
+        )
 
 
 def json_files(folder: str | Path) -> list[str]:

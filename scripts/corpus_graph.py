@@ -21,7 +21,7 @@ from hingeabl.start import start
 
 start(__name__)  # first: it tells in one line which package is missing
 
-from hingeabl.corpus.graph import WRITERS, joined_graph, writer_of
+from hingeabl.corpus.graph import WRITERS, joined_graph, write_csv, writer_of
 from hingeabl.errors import UserError, run_command_line
 from hingeabl.outputs import check_outputs
 from hingeabl.training.settings import positive_int
@@ -31,7 +31,8 @@ def check(output: str, min_confidence: float) -> None:
     """Raise UserError for an output that cannot be written, or a confidence that is no probability."""
     if not 0 <= min_confidence <= 1:
         raise UserError(f"--min_confidence {min_confidence}: is a probability; pass a number from 0 to 1")
-    if Path(output).suffix and not output.endswith("/") and not Path(output).is_dir():
+    is_folder = output.endswith("/") or (Path(output).is_dir() and writer_of(output) is write_csv)
+    if Path(output).suffix and not is_folder:
         check_outputs({"--output": (output, tuple(filter(None, WRITERS)))}, {})
     elif Path(output).is_file():
         raise UserError(f"--output {output}: is a file; name a folder, or a file that ends in .ttl or .graphml")

@@ -32,7 +32,11 @@ def main(arguments: list[str] | None = None) -> None:
     target.add_argument("--folder", metavar="OUT", help="only write the files, to a new folder; no network")
     parser.add_argument("--private", action="store_true", help="with --repo: only you may see it")
     parser.add_argument("--compress", action="store_true", help="matrices in 8 bits: a quarter of the size")
-    parser.add_argument("--scored", metavar="FOLDER", help="with --compress: what train.py --load_path wrote of it")
+    parser.add_argument(
+        "--scored",
+        metavar="FOLDER",
+        help="with --compress, and needed with --repo: what train.py --load_path wrote of it",
+    )
     parser.add_argument("--shift", type=float, default=0.0, help="with --compress: added to the threshold for good")
     parser.add_argument("--license", help="its name on the hub, such as mit; default: other, unspecified")
     args = parser.parse_args(arguments)

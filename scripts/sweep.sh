@@ -23,10 +23,10 @@ else
     read -ra GPUS < <(python -c 'import torch; print(*range(torch.cuda.device_count() or 1))')
 fi
 run_every_nth() { # trainings $1, $1 + the number of GPUs, ... on the GPU of that place
-    local number failed=0 stopped=
-    trap 'stopped=1; kill -TERM "${training:-}" 2>/dev/null || true' TERM # the training saves, and leaves
+    local number failed=0 sweep_stopped=
+    trap 'sweep_stopped=1; kill -TERM "${training:-}" 2>/dev/null || true' TERM # the training saves, and leaves
     for ((number = $1; number < COUNT; number += ${#GPUS[@]})); do
-        [ -z "$stopped" ] || break
+        [ -z "$sweep_stopped" ] || break
         CUDA_VISIBLE_DEVICES=${GPUS[$1]} run_of_list "$number" "${@:2}" || failed=1
     done
     return $failed

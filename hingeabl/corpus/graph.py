@@ -175,7 +175,7 @@ def write_csv(graph: Any, output: str) -> None:
             raise UserError(
                 f"{temporary[name]}: cannot be written ({first_line(error)}); make room, or name another"
             ) from None
-    for name, path in temporary.items():  # both, or none
+    for name, path in temporary.items():  # once both are written
         fsync_and_rename(path, folder / name)
 
 

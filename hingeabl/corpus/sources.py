@@ -5,6 +5,7 @@ Local files need no further package; Parquet, and addresses such as s3://bucket/
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import functools
 import glob
@@ -219,21 +220,26 @@ def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
 
 
 def _read_parquet(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, str]]:
-    """The rows as JSON objects, without the columns that are null or no finite number there; bytes are text in
-    UTF-8."""
+    """The rows as JSON objects. Bytes are text in UTF-8; columns that are null there, not a finite number, or other
+    bytes are left out."""
     table = need_pyarrow("parquet").ParquetFile(file)
     for batch in table.iter_batches(ROWS):
         for row in batch.to_pylist():
-            values = {key: value for key, value in row.items() if value is not None and not _is_nan(value)}
+            values = {key: value for key, cell in row.items() if (value := _value_of(cell)) is not None}
             yield "json", json.dumps(values, ensure_ascii=False, default=_text_of).encode(), ""
 
 
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+def _value_of(cell: Any) -> Any:
+    """A cell's value, None for what JSON has not."""
+    if isinstance(cell, bytes):
+        with contextlib.suppress(UnicodeDecodeError):
+            return cell.decode()
+        return None
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
 
 
 def _text_of(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def blocks_of(documents: Iterable[Raw], size: int) -> Iterator[tuple[int, list[Raw]]]:

@@ -102,7 +102,8 @@ def documents_of(
     if file_format not in SERVED:
         raise UserError(f"{NAME}: {file_format!r} cannot be read here; choose one of {', '.join(SERVED)}")
     if file_format == "text":
-        check_characters(len(data.decode(encoding_of(data), "ignore")), limits)
+        text = text_alone(data, may_have_title=True) or data.decode(encoding_of(data), "ignore")
+        check_characters(len(text), limits)
     with temporary_vocabulary(text_model) if file_format == "text" and text_model else contextlib.nullcontext():
         return limited(read_format(io.BytesIO(data), NAME, file_format, typed, text_model=text_model), limits)
 
@@ -131,12 +132,20 @@ def recognised(data: bytes) -> tuple[bytes, str]:
     if file_format in JSON_FORMATS and not starts_as_json(beginning):
         return data, "text"
     if file_format == "text":
-        with contextlib.suppress(UserError, UnicodeDecodeError):  # which the reader of the format tells with its place
-            value = parse_json(data.decode(encoding_of(data)), NAME)
-            text = value.get("text") if isinstance(value, dict) and "title" not in value else None
-            if isinstance(text, str) and not text.startswith(MARK) and not starts_as_json(text):  # itself plain text
-                return text.encode(), "text"
+        text = text_alone(data)
+        if text is not None and not text.startswith(MARK) and not starts_as_json(text):  # itself plain text
+            return text.encode(), "text"
     return data, file_format
+
+
+def text_alone(data: bytes, may_have_title: bool = False) -> str | None:
+    """The text of data that is one JSON object {"text": ...}, None of other data and, unless it may have one, of an
+    object with a title."""
+    with contextlib.suppress(UserError, UnicodeDecodeError):  # which the reader of the format tells with its place
+        value = parse_json(data.decode(encoding_of(data)), NAME)
+        if isinstance(value, dict) and (may_have_title or value.get("title") is None):
+            return value["text"] if isinstance(value.get("text"), str) else None
+    return None
 
 
 @contextlib.contextmanager

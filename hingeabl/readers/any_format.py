@@ -63,8 +63,8 @@ def read_paths(
     paths: Sequence[str], file_format: str | None, typed: bool, labels: bool = False, text_model: str | None = None
 ) -> Iterator[Document]:
     """read_format for several files, with one line of warnings for all. A folder stands for the files in it, see
-    files_of; a document from a folder that states no title has its file's path there, and from the file's second
-    document on its number."""
+    files_of. A document in a folder that has no title of its own gets its file's path there, and from the file's second
+    document on also its number."""
     counts = Counts()
     titles: set[str] = set()
     repeated: dict[str, None] = {}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hingeabl.reporting import significance
-from hingeabl.reporting.names import loss_title, row_title
+from hingeabl.reporting.names import loss_title, model_title, row_title
 from hingeabl.reporting.records import Run, count_by_document, data_file
 from hingeabl.reporting.significance import (
     Comparison,
@@ -87,12 +87,15 @@ def compare_groups(groups: Groups) -> tuple[list[Difference], list[str]]:
 
 
 def different_trainings(runs: list[Run]) -> list[str]:
-    """Notes on runs of a table that differ in precision or in a setting that changes scores, or from others of their
-    loss in its parameters."""
+    """Notes on runs of a table that differ in precision, from others of their model in a setting that changes scores,
+    or from others of their loss in its parameters."""
     values = {"precision": [str(run.config.get("precision")) for run in runs]}
-    for name in SETTINGS:
-        values[name] = [str(run.config["settings"][name]) for run in runs if name in run.config["settings"]]
-    for loss, name in sorted({(run.loss, name) for run in runs for name in run.config["loss"]} - {"name"}):
+    backbones = sorted({run.backbone for run in runs})
+    for backbone, name in itertools.product(backbones, SETTINGS):
+        settings = [run.config["settings"] for run in runs if run.backbone == backbone]
+        model = f" of {model_title(backbone)}" if len(backbones) > 1 else ""
+        values[name + model] = [str(each[name]) for each in settings if name in each]
+    for loss, name in sorted({(run.loss, name) for run in runs for name in run.config["loss"] if name != "name"}):
         of_loss = [run.config["loss"] for run in runs if run.loss == loss]
         values[f"{name} of {loss_title(loss)}"] = [str(parameters.get(name)) for parameters in of_loss]
     return [

@@ -30,7 +30,6 @@ from hingeabl.core.evaluation import PERCENTILES, Gold, are_scores, prepare_gold
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
 from hingeabl.files import ROOT, TIMING, are_numbers, make_folder, parse_json, read_json, sha256_of_file, write_json
-from hingeabl.machine import looks_like_path
 from hingeabl.readers.documents import load_documents, read_documents
 
 TEXT_SETTINGS = ("data_dir", "train_file", "dev_file", "test_file", "model_name_or_path")  # of a run's settings
@@ -248,15 +247,19 @@ def without_folder(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
+def are_one_encoder(first: str, second: str) -> bool:
+    """Whether two names may be of one encoder. Of a name that is absolute, or in a record only the last part of one,
+    the last part alone counts."""
+    is_cut = any(Path(name).is_absolute() or "/" not in name for name in (first, second))
+    return first == second or (is_cut and Path(first).name == Path(second).name)
+
+
 def same_experiment(runs: list[Run]) -> None:
     """Raise UserError unless all runs have the same data and encoder, since only those can be compared."""
 
-    def identity(run: Run) -> tuple[Any, ...]:
-        encoder = run.config["settings"]["model_name_or_path"]
-        return Path(encoder).name if looks_like_path(encoder) else encoder, *sorted(run.config["data"].items())
-
     for run in runs[1:]:
-        if identity(run) != identity(runs[0]):
+        encoders = [each.config["settings"]["model_name_or_path"] for each in (runs[0], run)]
+        if run.config["data"] != runs[0].config["data"] or not are_one_encoder(*encoders):
             raise UserError(f"{runs[0].folder} and {run.folder}: differ in encoder or data; pass runs that share both")
 
 

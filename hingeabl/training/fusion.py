@@ -184,7 +184,7 @@ def settings_of_runs(args: argparse.Namespace) -> dict[int, Settings]:
     """Each run's settings, by seed. Raises UserError for a run without evidence or that is not finished, for runs that
     have the same seed or differ in more than it, and if an output would replace a run's files."""
     settings_of: dict[int, Settings] = {}
-    experiments: list[Any] = []
+    experiments: list[dict[str, Any]] = []
     for path in args.load_path:
         options = ["--load_path", path, *(["--data_dir", args.data_dir] if args.data_dir else [])]
         settings = parse_args([*options, *(["--device", args.device] if args.device else [])])
@@ -194,12 +194,12 @@ def settings_of_runs(args: argparse.Namespace) -> dict[int, Settings]:
         refuse_unfinished("--load_path", run)
         config = read_json(run / "config.json")
         seed = config["seed"]
-        compared = {name: value for name, value in config["settings"].items() if name not in NOT_COMPARED}
-        experiments.append((compared, config["loss"], config["data"]))
-        if experiments[-1] != experiments[0]:
+        experiments.append(experiment_of(config))
+        first, last = experiments[0], experiments[-1]
+        if differing := sorted(name for name in last if last[name] != first[name]):
             raise UserError(
-                f"--load_path {path}: differs from {args.load_path[0]} in settings, loss or data, not only in its "
-                "seed; pass seeds of one experiment"
+                f"--load_path {path}: differs from {args.load_path[0]} in {', '.join(differing)}, not only in its seed; "
+                "pass seeds of one experiment"
             )
         if seed in settings_of:
             raise UserError(f"--load_path {path}: is the second run of seed {seed}; pass one run of each seed")
@@ -207,6 +207,15 @@ def settings_of_runs(args: argparse.Namespace) -> dict[int, Settings]:
             raise UserError(f"--output_dir {args.output_dir}: holds a run in seed_{seed}; choose another folder")
         settings_of[seed] = settings
     return settings_of
+
+
+def experiment_of(config: dict[str, Any]) -> dict[str, Any]:
+    """What the seeds of one experiment share, of a run's config.json: settings that change its numbers, loss, data."""
+    settings = vars(Settings()) | config["settings"]
+    settings["train_batch_size"] *= config.get("processes", 1)
+    data = {use: checksum for use, checksum in config["data"].items() if use != "initial weights"}  # of each seed
+    compared = {name: value for name, value in settings.items() if name not in NOT_COMPARED}
+    return compared | {"loss": config["loss"], "data": data}
 
 
 def fuse_run(experiment: Experiment, folder: Path, seed: int) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone_in(folder: str | Path) -> Iterator[None]:
-    """Wait until no other process is in this block with the same folder, where the file system has locks."""
+    """Let one process at a time run this block for a folder. Without file locks there it does not wait."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):

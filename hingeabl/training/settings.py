@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -255,5 +256,5 @@ def parse_args(arguments: list[str] | None = None) -> Settings:
 def warn_of_unused(args: argparse.Namespace, parser: argparse.ArgumentParser, names: set[str]) -> None:
     """Warn of options among `names` that have another value than the saved run, or the default."""
     changed = [f"--{name}" for name in vars(args) if name in names and getattr(args, name) != parser.get_default(name)]
-    if changed:
+    if changed and os.environ.get("RANK", "0") == "0":  # under torchrun, the first process alone
         print_warning(f"{', '.join(changed)}: without effect, as --load_path takes the saved model as it is")

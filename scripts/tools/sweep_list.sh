@@ -26,7 +26,7 @@ run_of_list() {
     echo "training $(($1 + 1)) of $COUNT: $log"
     TQDM_MININTERVAL=60 bash "scripts/run_${run[0]}" "${run[@]:1}" "$loss" --seeds "$seed" "${@:2}" >>"$log" 2>&1 &
     training=$!
-    [ -z "${stopped:-}" ] || kill -TERM "$training" # by sweep.sh, just now
+    [ -z "${sweep_stopped:-}" ] || kill -TERM "$training" # by sweep.sh, just now
     wait "$training" || status=$?
     while kill -0 "$training" 2>/dev/null; do # a trapped signal ended the wait
         status=0

@@ -119,6 +119,9 @@ def test_an_entity_without_a_mention_is_a_node_and_a_folder_may_have_a_dot_in_it
     [edge] = rows["relations.csv"]
     assert {edge[":START_ID"], edge[":END_ID"]} == {node["id:ID"] for node in rows["nodes.csv"]}
     corpus_graph.main(["--input", str(tmp_path / "corpus"), "--output", str(output)])  # it is there now
+    (tmp_path / "g.ttl").mkdir()
+    with pytest.raises(UserError, match=r"--output .*g\.ttl: is a folder; name a file"):
+        corpus_graph.main(["--input", str(tmp_path / "corpus"), "--output", str(tmp_path / "g.ttl")])
 
 
 def test_turtle_graphml_and_csv_hold_the_same_graph(rows, tmp_path):

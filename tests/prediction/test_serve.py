@@ -82,6 +82,7 @@ def test_a_text_is_the_same_as_body_as_json_as_file_and_packed(port):
     expected = answered(post(port, TEXT))
     assert len(expected["documents"][0]["vertexSet"]) > 3
     assert answered(post(port, json.dumps({"text": TEXT}))) == expected
+    assert answered(post(port, json.dumps({"title": None, "text": TEXT}))) == expected
     titled = json.dumps(answered(post(port, json.dumps({"title": "x", "text": TEXT}))))
     assert titled == json.dumps(expected).replace('"title": "input"', '"title": "x"') != json.dumps(expected)
     body, headers = multipart("any", TEXT.encode())

@@ -185,7 +185,7 @@ def test_runs_that_would_replace_each_others_files_or_are_not_finished_are_refus
             fuse_evidence.main(["--load_path", *map(str, runs), "--output_dir", str(tmp_path / output)])
     config = json.loads((two / "config.json").read_text())
     (two / "config.json").write_text(json.dumps(config | {"seed": 8, "loss": {"name": "afl"}}))
-    with pytest.raises(UserError, match=r"b/seed_7: differs from .*a/seed_7 in settings, loss or data"):
+    with pytest.raises(UserError, match=r"b/seed_7: differs from .*a/seed_7 in loss, not only in its seed"):
         fuse_evidence.main(["--load_path", str(one), str(two), "--output_dir", str(tmp_path / "out")])
     (two / "scores.json").unlink()
     with pytest.raises(UserError, match="b/seed_7: is not finished"):
