@@ -334,8 +334,8 @@ def threshold_of_group(scores: Tensor, priors: Tensor) -> Tensor:
 
 
 def among_highest_of_group(scores: Tensor, threshold: Tensor, max_labels: int, priors: Tensor) -> Tensor:
-    """A relation is predicted if its score exceeds its threshold and is among the `max_labels` highest of its group, the
-    group's output t_k counted. threshold [pairs, relations] -> bool [pairs, classes], of which column 0 is not read."""
+    """A relation is predicted if its score exceeds its threshold and is among the `max_labels` highest of its group,
+    the group's output t_k counted. threshold [pairs, relations] -> bool [pairs, classes], column 0 is not read."""
     predicted = torch.zeros_like(scores[:, : 1 + len(priors)], dtype=torch.bool)
     for group, group_threshold in groups_and_thresholds(scores, priors):
         members = torch.cat([group_threshold, scores[:, group]], dim=1)

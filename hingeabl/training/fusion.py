@@ -198,8 +198,8 @@ def settings_of_runs(args: argparse.Namespace) -> dict[int, Settings]:
         first, last = experiments[0], experiments[-1]
         if differing := sorted(name for name in last if last[name] != first[name]):
             raise UserError(
-                f"--load_path {path}: differs from {args.load_path[0]} in {', '.join(differing)}, not only in its seed; "
-                "pass seeds of one experiment"
+                f"--load_path {path}: differs from {args.load_path[0]} in {', '.join(differing)}, not only in its "
+                "seed; pass seeds of one experiment"
             )
         if seed in settings_of:
             raise UserError(f"--load_path {path}: is the second run of seed {seed}; pass one run of each seed")
