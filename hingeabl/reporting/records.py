@@ -256,7 +256,6 @@ def are_one_encoder(first: str, second: str) -> bool:
 
 def same_experiment(runs: list[Run]) -> None:
     """Raise UserError unless all runs have the same data and encoder, since only those can be compared."""
-
     for run in runs[1:]:
         encoders = [each.config["settings"]["model_name_or_path"] for each in (runs[0], run)]
         if run.config["data"] != runs[0].config["data"] or not are_one_encoder(*encoders):

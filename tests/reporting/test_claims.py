@@ -333,6 +333,11 @@ def test_runs_of_a_forks_model_have_rows_behind_the_papers_models_and_figures(sa
     rows = json.loads(printed(capsys, "--table", 2, tmp_path, "--format", "json"))["rows"]
     assert [row["name"] for row in rows] == ["atlop/atl", "another/atl", "mine/atl"]
     assert "\nmine, ATL " in printed(capsys, "--table", 2, tmp_path / "mine_atl")
+    for path, size in zip(sorted(tmp_path.glob("*/seed_1/config.json")), (256, 768, 1024), strict=True):
+        config = json.loads(path.read_text())
+        config["settings"]["emb_size"] = size  # a model's own setting
+        path.write_text(json.dumps(config))
+    assert "differ in" not in printed(capsys, "--table", 2, tmp_path)
     runs, _ = read_runs([str(tmp_path / "mine_atl")])
     assert [table.number for table in report.tables_of(runs, [])] == [2, "thresholds"]
     for name in ("epochs", "patterns", "frequency"):

@@ -16,7 +16,7 @@ from test_figures import ALL, make_run
 
 import report
 from hingeabl.errors import UserError
-from hingeabl.reporting.records import number_of_documents, read_runs
+from hingeabl.reporting.records import are_one_encoder, number_of_documents, read_runs
 from hingeabl.reporting.significance import micro_f1
 
 OTHER = {"sha256": "0" * 64, "precision": 0.5, "recall": 0.5, "f1": 0.5}  # a record's scores with other labels
@@ -309,3 +309,18 @@ def test_every_score_in_the_results_comes_out_of_the_records(section, sources, l
     text = section_of_results(section)
     scores = text if least < 26 else re.sub(r"\*[+−]\d+\.\d+\*", "", rows_of(text))  # test_verdicts has the paper's
     assert_scores_are_in(tables_of(sources), scores, least)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "are_one"),
+    [
+        ("bert-base-cased", "bert-base-cased", True),
+        ("bert-base-cased", "roberta-large", False),
+        ("/here/encoders/small", "encoders/small", True),
+        ("/here/encoders/small", "small", True),  # of a record
+        ("encoders/a/final", "encoders/b/final", False),
+        ("/here/a/final", "/here/b/other", False),
+    ],
+)
+def test_an_encoder_is_known_by_its_name_or_where_a_record_cut_it_by_its_last_part(first, second, are_one):
+    assert are_one_encoder(first, second) == are_one_encoder(second, first) == are_one

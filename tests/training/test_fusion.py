@@ -289,3 +289,17 @@ def test_attention_and_scores_are_told_apart(teacher, corpus, attention, tiny_be
         with pytest.raises(UserError, match=expected):
             train.main(arguments(corpus, tiny_bert, tmp_path / "run", *given, *more))
     assert not (tmp_path / "run").exists()
+
+
+def test_seeds_are_of_one_experiment_as_a_resume_takes_them(teacher):
+    """Settings that an older version lacks have their defaults, and batches of several processes add up."""
+    config = json.loads((teacher / "config.json").read_text())
+    config["settings"] |= {"train_batch_size": 4, "backbone": "atlop"}
+    older = json.loads(json.dumps(config))
+    del older["settings"]["backbone"]
+    parallel = config | {"processes": 2, "settings": config["settings"] | {"train_batch_size": 2}}
+    student = config | {"data": config["data"] | {"initial weights": "of each seed"}}
+    expected = fusion.experiment_of(config)
+    for other in (older, parallel, student):
+        assert fusion.experiment_of(other) == expected
+    assert fusion.experiment_of(config | {"loss": {"name": "afl"}}) != expected
