@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from hingeabl.core import one_module
 from hingeabl.core.evaluation import threshold_diagnostics
-from hingeabl.errors import UserError, run_command_line
+from hingeabl.errors import UserError, print_warning, run_command_line
 from hingeabl.files import atomic_write
 from hingeabl.outputs import check_outputs
 from hingeabl.reporting.calibration import calibration_of, with_calibration
@@ -99,8 +99,16 @@ def finished(runs: list[Run], unfinished: list[Path]) -> list[Run]:
 
 def tables_of(runs: list[Run], unfinished: list[Path]) -> list[Table]:
     """Every table that these runs fill; Table 2 if there are runs of other backbones than ATLOP, 3_later if there are
-    some of losses that the paper lacks."""
-    runs = [with_threshold(run) if run.scores["test"] else run for run in runs]
+    some of losses that the paper lacks. A run without its pairs' scores or documents is not in that of thresholds."""
+
+    def with_threshold_if_there(run: Run) -> Run:
+        try:
+            return with_threshold(run) if run.scores["test"] else run
+        except UserError as error:
+            print_warning(f"{error}; the table of thresholds is without {run.folder}")
+            return run
+
+    runs = list(map(with_threshold_if_there, runs))
     wanted: dict[int | str, bool] = {
         2: any(run.backbone != "atlop" for run in runs),
         "3_later": any(run.loss in OTHER_PAPERS for run in runs),
@@ -198,7 +206,8 @@ def main(arguments: list[str] | None = None) -> None:
         choices=[*range(1, 8), *MORE_TABLES, "runs", "all"],
         help="print a table: its number in the paper, one that the paper lacks (3_later: Table 3 with losses of other "
         "papers; precision; other_labels: scores of --also; thresholds: where they lie; shift: the best on dev; "
-        "inter: pairs within and across sentences; runs: steps, time, machine and commit), or all but these three",
+        "inter: pairs within and across sentences; runs: steps, time, machine and commit), or all: every table that "
+        "the runs fill, without 5, 6, shift, inter and runs",
     )
     group.add_argument("--figure", choices=list(FIGURES), help="draw the paper's 1 to 4, or one of losses or of runs")
     group.add_argument(

@@ -209,8 +209,8 @@ def score_epoch(training: Training) -> None:
     training.writer.wait()  # one large file at a time
     training.log.write(progress.step, {"epoch": progress.epoch, "dev": scores})
     mark = ""
-    weights = folder / "model.safetensors"  # of this epoch, if it was stopped before its checkpoint and is repeated
-    is_lost = epoch_of_weights(weights) == progress.epoch
+    weights = folder / "model.safetensors"
+    is_lost = epoch_of_weights(weights) == progress.epoch  # stopped before its checkpoint: the older best are replaced
     if not progress.best or is_lost or scores["f1"] > progress.best["dev"]["f1"]:
         progress.best = {"seed": training.seed, "best_epoch": progress.epoch, "dev": scores}
         save_weights(weights, training.model, progress.epoch)  # first: is_lost reads which epoch's they are
@@ -267,8 +267,7 @@ def score_saved_run(experiment: Experiment) -> None:
     """--load_path: score a saved run, or a checkpoint, on dev and test; with --output_dir, write predictions and scores
     there."""
     args = experiment.args
-    if parallel.rank() == 0:
-        saved_run.warn_unfinished("--load_path", str(args.load_path))
+    saved_run.warn_unfinished("--load_path", str(args.load_path))
     if Path(str(args.load_path)).is_dir():
         model = saved_run.load_run(str(args.load_path)).to(experiment.device)
     else:

@@ -70,8 +70,9 @@ def _fail(message: str, code: int) -> int:
 
 
 def print_warning(message: str) -> None:
-    """Print a warning to stderr."""
-    print(f"WARNING: {message}", file=sys.stderr)
+    """Print a warning to stderr; of torchrun's processes, the first alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"WARNING: {message}", file=sys.stderr)
 
 
 def remedy_of(error: Exception) -> str:
@@ -105,6 +106,6 @@ def naming_batch(batch: dict[str, Any], titles: list[str], remedy: str) -> Itera
             raise
         more = f" and {len(titles) - 4} more" if len(titles) > 4 else ""
         raise UserError(
-            f"out of memory on a batch of {len(titles)} documents, {sum(batch['lengths']):,} tokens and "
+            f"out of memory on a batch of {len(titles)} document(s), {sum(batch['lengths']):,} tokens and "
             f"{sum(map(len, batch['hts'])):,} pairs ({', '.join(map(repr, titles[:4]))}{more}); {remedy}"
         ) from None

@@ -85,15 +85,20 @@ def cannot_read(path: str | Path, error: OSError) -> UserError:
 
 def files_below(folder: str | Path) -> Iterator[Path]:
     """The files in a folder and its subfolders, without hidden folders. Links to folders are followed, each folder is
-    entered once; a warning counts those that cannot be read."""
+    entered once; warnings count those that cannot be read, and links whose file is not there."""
     closed: list[OSError] = []
+    broken: list[Path] = []
     entered = {os.path.realpath(folder)}
     for root, folders, names in os.walk(folder, onerror=closed.append, followlinks=True):
         places = {name: os.path.realpath(os.path.join(root, name)) for name in sorted(folders) if name[0] != "."}
         new = {place: name for name, place in reversed(places.items()) if place not in entered}
         folders[:] = sorted(new.values())
         entered.update(new)
-        yield from (path for name in names if (path := Path(root, name)).is_file())
+        paths = [Path(root, name) for name in names]
+        broken += (path for path in paths if path.is_symlink() and not path.exists() and path.name[0] != ".")
+        yield from (path for path in paths if path.is_file())
+    if broken:
+        print_warning(f"{folder}: {len(broken):,} links lead to no file and are left out, such as {broken[0]}")
     if closed:
         print_warning(
             f"{folder}: {len(closed):,} folders cannot be read and are left out, such as {closed[0].filename}"

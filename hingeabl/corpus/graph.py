@@ -7,7 +7,8 @@ they are in. Not joined are entities without a name, and persons of one word ("S
 stays an entity of its document.
 
 A triple's confidences within a document count once, by the highest. Over documents they combine as if these were
-independent: 1 - (1 - p1) (1 - p2) ... DuckDB does the grouping, with a bound on its memory; the rest goes to the disk.
+independent: 1 - (1 - p1) (1 - p2) ... A relation between two entities of a document that are one node is left out.
+DuckDB does the grouping, with a bound on its memory; the rest goes to the disk.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ CREATE TABLE document_triples AS
         ON head.file = rows.file AND head.document = rows.document AND head.number = pred.h_idx
     JOIN document_entities AS tail
         ON tail.file = rows.file AND tail.document = rows.document AND tail.number = pred.t_idx
-    WHERE coalesce(pred.confidence, 1) >= $confidence
+    WHERE coalesce(pred.confidence, 1) >= $confidence AND head.node <> tail.node
     GROUP BY head.node, pred.r, tail.node, rows.file, rows.document;
 CREATE TABLE triples AS
     SELECT head, r, tail, any_value(relation) AS relation, count(*) AS documents, max(confidence) AS highest,

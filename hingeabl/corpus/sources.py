@@ -23,7 +23,16 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from hingeabl.data.stream import CHUNK, LARGEST, Rewound, read_object_texts
 from hingeabl.errors import UserError, first_line, need, print_warning
 from hingeabl.files import GZIP, cannot_read, encoding_of, files_below, listed, name_in_utf8
-from hingeabl.readers.formats import TEXT_SUFFIXES, suffix_of, without_gz
+from hingeabl.readers.formats import (
+    FORMAT_NAMES,
+    TEXT_SUFFIXES,
+    conversion,
+    decoded,
+    detect,
+    format_of_text,
+    suffix_of,
+    without_gz,
+)
 
 KINDS = dict.fromkeys((".json", ".jsonl", ".ndjson"), "json") | {".parquet": "parquet"}
 KINDS |= dict.fromkeys(TEXT_SUFFIXES, "text")
@@ -48,6 +57,7 @@ class Raw(NamedTuple):
     kind    what `data` is: "json", a JSON object; "text", plain text; or "problem", the message
     data    bytes, UTF-8 unless a text file has another encoding
     title   of a text
+    format  that of a JSON object's file, as its beginning shows it; "" in Parquet
     """
 
     file: str
@@ -55,6 +65,7 @@ class Raw(NamedTuple):
     kind: str
     data: bytes
     title: str = ""
+    format: str = ""
 
 
 def find_sources(pattern: str) -> list[Source]:
@@ -81,7 +92,8 @@ def find_sources(pattern: str) -> list[Source]:
 def fixed_part(pattern: str) -> str:
     """The folder of a path, up to the first wildcard of a glob."""
     whole = "".join(itertools.takewhile(lambda character: character not in "*?[", pattern))
-    return pattern.rstrip("/") if whole == pattern else whole.rpartition("/")[0]
+    folder = whole.rpartition("/")[0] or "/" * whole.startswith("/")
+    return pattern.rstrip("/") if whole == pattern else folder
 
 
 def is_hidden(name: str) -> bool:
@@ -97,7 +109,10 @@ def _local_files(pattern: str) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
         base, paths = path.parent, [path]
     else:
         base = Path(fixed_part(pattern) if glob.has_magic(pattern) else path.parent)
-        paths = [Path(name) for name in dict.fromkeys(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
+        found = [Path(name) for name in dict.fromkeys(glob.glob(pattern, recursive=True))]
+        paths = [name for name in found if name.is_file()]
+        if broken := [name for name in found if not name.exists()]:
+            print_warning(f"--input {pattern}: {len(broken):,} links lead to no file, such as {broken[0]}")
     for file in paths:
         name = file.relative_to(base).as_posix()
         if not is_hidden(name):
@@ -171,18 +186,21 @@ def read_sources(sources: Iterable[Source]) -> Iterator[Raw]:
         number = 0
         try:
             with source.open() as file:
-                for number, (kind, data, title) in enumerate(readers[source.kind](file, source.name), 1):
-                    yield Raw(source.name, number - 1, kind, data, title)
+                for number, (kind, data, more) in enumerate(readers[source.kind](file, source.name), 1):
+                    yield Raw(source.name, number - 1, kind, data, **more)
         except (UserError, OSError, EOFError, ValueError, zlib.error) as error:
             message = str(error) if isinstance(error, UserError) else f"{source.name}: cannot be read further ({error})"
             yield Raw(source.name, number, "problem", message.encode())
 
 
-def _read_text(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, str]]:
-    yield "text", file.read(), Path(without_gz(name)).with_suffix("").as_posix()
+def _read_text(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, dict[str, str]]]:
+    data = file.read()
+    if (file_format := detect(data[:CHUNK], name)) != "text":
+        raise UserError(f"{name}: is {FORMAT_NAMES.get(file_format, 'no plain text')}; {conversion(name)}")
+    yield "text", data, {"title": Path(without_gz(name)).with_suffix("").as_posix()}
 
 
-def _read_json(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, str]]:
+def _read_json(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, dict[str, str]]]:
     """The objects of a list, of lines, or one after the other. Broken lines are passed on; parsing them fails later."""
     start = file.read(CHUNK)
     unpacked = cast(BinaryIO, Rewound(start, file))
@@ -191,9 +209,26 @@ def _read_json(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, str]]:
         start = unpacked.read(CHUNK)
         unpacked = cast(BinaryIO, Rewound(start, unpacked))
     if is_lines(start, name):
-        yield from (("json", line, "") for line in _lines(unpacked, name) if line.strip())
+        lines = (line for line in _lines(unpacked, name) if line.strip())
+        more = {"format": _format_of(from_first_object(start))}
+        yield from (("json", line, more) for line in lines)
     else:
-        yield from (("json", text.encode(), "") for _, text in read_object_texts(unpacked, name))
+        more = {"format": _format_of(start)}
+        yield from (("json", text.encode(), more) for _, text in read_object_texts(unpacked, name))
+
+
+def _format_of(start: bytes) -> str:
+    return format_of_text(decoded(start)) or "docred"
+
+
+def from_first_object(start: bytes) -> bytes:
+    """Lines from the first one on that holds a JSON object; all if none does."""
+    lines = start.split(b"\n")
+    for number, line in enumerate(lines):
+        with contextlib.suppress(ValueError):
+            if isinstance(json.loads(line), dict):
+                return b"\n".join(lines[number:])
+    return start
 
 
 def is_lines(start: bytes, name: str) -> bool:
@@ -219,14 +254,14 @@ def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
     yield rest
 
 
-def _read_parquet(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, str]]:
+def _read_parquet(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, dict[str, str]]]:
     """The rows as JSON objects. Bytes are text in UTF-8; columns that are null there, not a finite number, or other
     bytes are left out."""
     table = need_pyarrow("parquet").ParquetFile(file)
     for batch in table.iter_batches(ROWS):
         for row in batch.to_pylist():
             values = {key: value for key, cell in row.items() if (value := _value_of(cell)) is not None}
-            yield "json", json.dumps(values, ensure_ascii=False, default=_text_of).encode(), ""
+            yield "json", json.dumps(values, ensure_ascii=False, default=_text_of).encode(), {}
 
 
 def _value_of(cell: Any) -> Any:

@@ -152,6 +152,8 @@ def read_document(raw: Raw, typed: bool, text_model: str | None, counts: Counts)
     except UnicodeDecodeError as error:
         raise not_text(where, error, error.start) from None
     file_format = format_of_text(text) or "docred"
+    if file_format == "text" and raw.format in ("spans", "doccano"):
+        file_format = raw.format  # a text without mentions in a file of mentions
     try:
         document = read_single_document(text.encode(), raw.file, file_format, typed, text_model, counts)
     except UserError as error:  # to the reader it is the first document of a file

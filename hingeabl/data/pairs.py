@@ -25,8 +25,8 @@ class AllPairs(Sequence[list[int]]):
         return map(list, itertools.permutations(range(self.entities), 2))
 
     def __getitem__(self, index: Any) -> Any:
-        pairs = self.at(np.arange(len(self))[index])
-        return pairs.tolist()
+        positions = range(len(self))[index]  # raises IndexError; no array of all pairs
+        return self.at(np.array(positions, dtype=np.int64)).tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self.at(np.arange(len(self)))

@@ -74,7 +74,7 @@ def doubts_about(predictions: list[Prediction], counts: dict[str, int], relation
     for problem, entries, remedy in (
         ("a document that --gold does not have", unknown_documents, unicode_form),
         ("an entity that its document in --gold does not have", unknown_entities, ""),
-        ("a relation that neither --gold nor --train has", unknown_relations, names_remedy),
+        ("a relation that neither --gold nor the training facts have", unknown_relations, names_remedy),
     ):
         if entries:
             example = {field: entries[0][field] for field in ("title", "h_idx", "t_idx", "r")}

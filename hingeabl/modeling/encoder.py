@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hingeabl.core.utils import recurring_size
 from hingeabl.data.quiet import quiet_loading
-from hingeabl.errors import UserError
+from hingeabl.errors import UserError, print_warning
 from hingeabl.files import refuse_non_data_files
 from hingeabl.machine import hub_hint, why_not_loaded
 from hingeabl.modeling.attention import ATTENTION, MOST_DROPOUT, PackedWindow, register_attention, replace_dropout
@@ -61,10 +60,9 @@ def load_encoder(name_or_path: str, pretrained: bool = True) -> PreTrainedModel:
         check_dropout(encoder, name_or_path)
         replace_dropout(encoder)
     else:
-        print(
-            f"note: encoder type {encoder.config.model_type!r} is new to the fast path; "
-            "every layer's attention is computed in full, which is slower",
-            file=sys.stderr,
+        print_warning(
+            f"encoder type {encoder.config.model_type!r} is new to the fast path; "
+            "every layer's attention is computed in full, which is slower"
         )
         encoder.set_attn_implementation("eager")
         check_full_attention(encoder, name_or_path)

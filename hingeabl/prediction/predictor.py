@@ -193,14 +193,16 @@ class Predictor:
         settings = self.run.settings
         near = self.choices.max_distance
         features = featurize(
-            documents if near is None else [document | {"pairs": near_pairs(document, near)} for document in documents],
+            documents,
             self.run.tokenizer,
             self.run.rel2id,
             self.max_seq_length,
             settings.entity_marker,
             with_evidence=settings.evidence_weight is not None,
         )
-        for feature in features:
+        for document, feature in zip(documents, features, strict=True):
+            if near is not None:  # the entities stay: models with a map of all pairs see them
+                feature["hts"] = near_pairs(document, near)
             self.leave_out_pairs(feature)
         self.documents += len(features)
         self.mentions.add(documents)

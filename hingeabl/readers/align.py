@@ -35,6 +35,7 @@ WARNINGS = {  # key in Counts -> its part of the warning
     "same": "{:,} labels state what another one states, and are taken once",
     "selves": "{:,} relations are left out, as both their ends are one entity",
     "second": "{:,} annotations of a text by another annotator are left out",
+    "empty": "{:,} tasks have no annotation, and become documents without entities",
 }
 
 
@@ -264,12 +265,17 @@ def has_repeats(document: Document) -> bool:
     return any(len(set(items)) < len(items) for items in [*spans, labels])
 
 
-def warn(name: str, counts: Counts) -> None:
-    """Print in one line on stderr what was counted, if anything. Raises UserError if most of the stated texts are not
-    at their offsets."""
+def refuse_misplaced(name: str, counts: Counts) -> None:
+    """Raise UserError if most of the stated texts are not at their offsets."""
     if 2 * counts["differ"] > counts["told"]:
         problem = mismatch_message(counts["differ"], counts["told"], counts.example)
         raise UserError(f"{name}: {problem}; {RULE}; {counts.cause}")
+
+
+def warn(name: str, counts: Counts) -> None:
+    """Print in one line on stderr what was counted, if anything. Raises UserError if most of the stated texts are not
+    at their offsets."""
+    refuse_misplaced(name, counts)
     warnings = [text.format(counts[key]) for key, text in WARNINGS.items() if counts[key]]
     if counts["differ"]:
         warnings.append(f"{mismatch_message(counts['differ'], counts['told'], counts.example)}; the offsets are taken")

@@ -13,7 +13,7 @@ from hingeabl.data.stream import CHUNK, Rewound, read_objects, stream_documents
 from hingeabl.errors import UserError, print_warning
 from hingeabl.files import atomic_write_text, cannot_read, files_below, listed
 from hingeabl.outputs import check_outputs
-from hingeabl.readers.align import to_spans, warn
+from hingeabl.readers.align import refuse_misplaced, to_spans, warn
 from hingeabl.readers.brat import read_brat
 from hingeabl.readers.cdr import read_cdr
 from hingeabl.readers.decoding import read_lines
@@ -53,10 +53,13 @@ def read_format(
     documents_of_texts. After the last document, one line on stderr sums up the warnings, if any; with `counts` they are
     counted there instead. Raises UserError with file, document, field and remedy.
     """
-    counted = Counts() if counts is None else counts
-    yield from with_documents(_checked(file, name, file_format, typed, labels, counted), text_model)
+    counted, repeated = Counts() if counts is None else counts, RepeatedTitles()
+    for document in with_documents(_checked(file, name, file_format, typed, labels, counted), text_model):
+        repeated.add(document["title"])
+        yield document
     if counts is None:
         warn(name, counted)
+        repeated.warn(name)
 
 
 def read_paths(
@@ -66,31 +69,54 @@ def read_paths(
     files_of. A document in a folder that has no title of its own gets its file's path there, and from the file's second
     document on also its number."""
     counts = Counts()
-    titles: set[str] = set()
-    repeated: dict[str, None] = {}
+    repeated = RepeatedTitles()
 
     def items() -> Iterator[Document | Text]:
         for source in paths:
+            counts_here = Counts()  # other programs may count offsets otherwise
             for path in files_of(source, file_format):
                 with open_file(path) as file:
-                    for number, item in enumerate(_checked(file, path, file_format, typed, labels, counts)):
-                        title = item.title if isinstance(item, Text) else item["title"]
+                    for number, item in enumerate(_checked(file, path, file_format, typed, labels, counts_here)):
+                        title = title_of(item)
                         if path != source and isinstance(title, GeneratedTitle):
                             inside = Path(without_gz(path)).with_suffix("").relative_to(source).as_posix()
                             title = GeneratedTitle(f"{inside} {number}" if number else inside)
-                        if title in titles:
-                            repeated[title] = None
-                        titles.add(title)
+                        repeated.add(title)
                         yield item._replace(title=title) if isinstance(item, Text) else item | {"title": title}
+            refuse_misplaced(source, counts_here)
+            counts.add(counts_here)
 
     yield from with_documents(items(), text_model)
     name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1:,} more"
     warn(name, counts)
-    if repeated:
-        print_warning(
-            f"{name}: {len(repeated):,} titles are of several documents ({listed(list(repeated))}), and "
-            "files that are scored need distinct ones; convert a folder, or rename files or documents"
-        )
+    repeated.warn(name)
+
+
+def title_of(item: Document | Text) -> str:
+    """The title of a document or a text."""
+    return item.title if isinstance(item, Text) else item["title"]
+
+
+class RepeatedTitles:
+    """The titles of several documents."""
+
+    def __init__(self) -> None:
+        self.titles: set[int] = set()  # their hashes: a file may have millions
+        self.repeated: dict[str, None] = {}
+
+    def add(self, title: str) -> None:
+        """Count a document's title."""
+        if hash(title) in self.titles:
+            self.repeated[title] = None
+        self.titles.add(hash(title))
+
+    def warn(self, name: str) -> None:
+        """Warn on stderr if there are any."""
+        if self.repeated:
+            print_warning(
+                f"{name}: {len(self.repeated):,} titles are of several documents ({listed(list(self.repeated))}), "
+                "and files that are scored need distinct ones; convert a folder, or rename files or documents"
+            )
 
 
 def files_of(path: str, file_format: str | None) -> list[str]:
@@ -107,7 +133,7 @@ def files_of(path: str, file_format: str | None) -> list[str]:
         if file.suffix != ".tmp"  # an output that is being written
         and not file.name.startswith(".")
     )
-    annotations = [file for file in files if file.suffix == ".ann"]
+    annotations = [file for file in files if file.suffix.lower() == ".ann"]
     texts = [file for file in files if suffix_of(file.name) in TEXT_SUFFIXES]
     if file_format == "text" or (file_format is None and not annotations):
         chosen = texts
@@ -116,11 +142,17 @@ def files_of(path: str, file_format: str | None) -> list[str]:
             problem = f"{len(others):,} files are no texts and are left out, such as {others[0]}"
             print_warning(f"{path}: {problem}; pass them one by one")
     else:
-        chosen, annotated = annotations, set(annotations)
-        alone = [file for file in texts if file.with_suffix(".ann") not in annotated]
+        chosen, annotated = annotations, {file.with_suffix("") for file in annotations}
+        alone = [file for file in texts if file.with_suffix("") not in annotated]
         if alone:
             print_warning(
                 f"{path}: {len(alone):,} texts have no .ann file beside them and are left out, such as {alone[0].name}"
+            )
+        read = {*annotations, *texts, *(file for file in files if file.suffix == ".conf")}  # .conf: brat's settings
+        if others := [file.name for file in files if file not in read]:
+            print_warning(
+                f"{path}: {len(others):,} files are not brat's and are left out, such as {others[0]}; "
+                "pass them one by one"
             )
     if not chosen:
         hint = f"; it has {listed([file.name for file in files])}: pass these" if files else ""

@@ -17,6 +17,7 @@ from hingeabl.errors import UserError
 from hingeabl.files import cannot_read
 from hingeabl.readers.annotations import Relation, check_ends, document_of
 from hingeabl.readers.decoding import opens_with_mark, read_all, read_lines
+from hingeabl.readers.formats import other_file_of
 from hingeabl.readers.offsets import AnnotatedMention, Counts
 
 SPANS = re.compile(r"(\S+) (\d{1,9} \d{1,9}(?:;\d{1,9} \d{1,9})*)")
@@ -28,10 +29,10 @@ def read_brat(file: BinaryIO, name: str, counts: Counts) -> Iterator[Document]:
     """The document of a .ann or .txt file; the other file is read from beside it, and their common name is the title.
     Raises UserError with file, line and remedy."""
     path = Path(name)
-    if path.suffix not in (".ann", ".txt"):
+    if path.suffix.lower() not in (".ann", ".txt"):
         raise UserError(f"{name}: brat has two files, NAME.ann and NAME.txt; pass the path of one of them")
-    annotations, words = path.with_suffix(".ann"), path.with_suffix(".txt")
-    other_path = words if path.suffix == ".ann" else annotations
+    other_path = other_file_of(path)
+    annotations, words = (path, other_path) if path.suffix.lower() == ".ann" else (other_path, path)
     try:
         with other_path.open("rb") as beside:
             lines, text = (file, beside) if other_path == words else (beside, file)

@@ -70,6 +70,7 @@ def _annotation(task: dict[str, Any], where: str, counts: Counts) -> dict[str, A
         annotation for _, annotation in objects_of(task, field, where) if not annotation.get("was_cancelled")
     ]
     if not annotations:
+        counts["empty"] += 1
         return {}
     counts["second"] += len(annotations) - 1
     return next((annotation for annotation in annotations if annotation.get("ground_truth")), annotations[0])

@@ -92,7 +92,14 @@ def conversion(path: str | Path) -> str:
 def is_brat_file(name: str) -> bool:
     """Whether a path is one of brat's two files: NAME.ann, or NAME.txt with NAME.ann beside it."""
     path = Path(without_gz(name))
-    return path.suffix == ".ann" or (path.suffix == ".txt" and path.with_suffix(".ann").exists())
+    return path.suffix.lower() == ".ann" or (path.suffix.lower() == ".txt" and other_file_of(path).exists())
+
+
+def other_file_of(path: Path) -> Path:
+    """The .txt file beside one of brat's .ann files, and the other way round; .TXT and .ANN, if they are there."""
+    suffix = ".txt" if path.suffix.lower() == ".ann" else ".ann"
+    upper = path.with_suffix(suffix.upper())
+    return upper if upper.exists() and not path.with_suffix(suffix).exists() else path.with_suffix(suffix)
 
 
 def suffix_of(name: str) -> str:

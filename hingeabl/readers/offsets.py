@@ -47,6 +47,12 @@ class Counts(Counter[str]):
     cause = ""
     silent = 0
 
+    def add(self, other: Counts) -> None:
+        """Add the counts of another file."""
+        self.update(other)
+        self.example, self.cause = self.example or other.example, self.cause or other.cause
+        self.silent += other.silent if any(key.startswith(READ_AS) for key in other) else 0
+
 
 class Reading(NamedTuple):
     """A way of counting offsets: a unit, the length of a line end (None: that of its characters), and whether a byte
@@ -73,6 +79,10 @@ def to_characters(
     if not mentions:
         return entities, range(len(text) + 1)
     stated = [mention for mention in mentions if mention.stated_text and mention.stated_text.strip()]
+    backwards = next((m for m in mentions if any(not 0 <= start <= end for start, end in _pieces(m))), None)
+    if backwards and not (backwards.stated_text or "").strip():
+        start, end = next(piece for piece in _pieces(backwards) if not 0 <= piece[0] <= piece[1])
+        raise UserError(f"{where}: {backwards.location}: [{start}, {end}] is no span; {RULE}")
     name, scale, wrong = _best(text, stated, counts, mark)
     counts["told"] += len(stated)
     counts["differ"] += len(wrong)

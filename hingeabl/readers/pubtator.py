@@ -44,6 +44,8 @@ def read_pubtator(file: BinaryIO, name: str, counts: Counts) -> Iterator[Documen
 
 def _document(block: list[Line], name: str, counts: Counts) -> Document:
     """A document from its lines."""
+    if "\r" in block[0].text:
+        raise UserError(f"{name}: line {block[0].number}: its line ends are \\r alone; save the file with \\n")
     opening = TEXT.fullmatch(block[0].text)
     if not opening or opening[2] != "t":
         raise UserError(

@@ -74,14 +74,14 @@ def compare(first: Counts, second: Counts, seed: int = 0, same_seeds: bool = Tru
     """Compare two losses on the same documents; the number of seeds may differ. `same_seeds`: where both have as many,
     they are the same ones in the same order.
 
-    The interval is of a bootstrap that draws documents, and each loss's seeds, with replacement; from a single seed it
-    can draw no other, so it holds no variation between seeds then. The p-value is for these trained models alone, of
-    the null hypothesis that, document by document, the two could change places: a paired permutation test over
-    documents that computes both micro F1 anew for each reassignment, from the counts' means over seeds.
+    The interval is of a bootstrap that draws documents, and each loss's seeds, with replacement; if one of them has a
+    single seed, only documents are drawn, and it holds no variation between seeds. The p-value is for these trained
+    models alone, of the null hypothesis that, document by document, the two could change places: a paired permutation
+    test over documents that computes both micro F1 anew for each reassignment, from the counts' means over seeds.
     """
-    low, high = interval(first, second, seed)
+    several = min(len(first.correct), len(second.correct)) > 1
+    low, high = interval(first, second, seed, several)
     ours, theirs = f1_of_seeds(second), f1_of_seeds(first)
-    several = min(len(ours), len(theirs)) > 1
     over_seeds = seeds_interval(theirs, ours, same_seeds)
     difference = float(ours.mean() - theirs.mean())
     return Comparison(difference, low, high, p_value(first, second, seed), several, over_seeds)
@@ -161,15 +161,15 @@ def permutations(count: int, max_count: int, seed: int) -> np.ndarray:
     return np.concatenate([np.zeros((1, count)), drawn])
 
 
-def interval(first: Counts, second: Counts, seed: int) -> tuple[float, float]:
-    """95 % bootstrap interval of the difference, documents and seeds drawn anew."""
+def interval(first: Counts, second: Counts, seed: int, draw_seeds: bool = True) -> tuple[float, float]:
+    """95 % bootstrap interval of the difference, documents and, with `draw_seeds`, seeds drawn anew."""
     sizes = len(first.correct), len(second.correct)
     weights, seeds = resamples(len(first.gold), sizes, RESAMPLES, seed)
     gold = (weights @ first.gold)[:, None]  # [resamples, 1]
     scores = []
     for counts, drawn in zip((first, second), seeds, strict=True):
         f1 = micro_f1(weights @ counts.correct.T, weights @ counts.predicted.T, gold)  # [resamples, seeds]
-        scores.append(np.take_along_axis(f1, drawn, axis=1).mean(axis=1))  # [resamples]
+        scores.append((np.take_along_axis(f1, drawn, axis=1) if draw_seeds else f1).mean(axis=1))  # [resamples]
     low, high = np.quantile(scores[1] - scores[0], [0.025, 0.975])
     return float(low), float(high)
 

@@ -24,7 +24,7 @@ from hingeabl.reporting.comparisons import (
     compare_over_seeds,
     different_trainings,
 )
-from hingeabl.reporting.names import BACKBONES, corpus_of, loss_title, names_of_files, official_split
+from hingeabl.reporting.names import BACKBONES, corpus_of, loss_title, model_title, names_of_files, official_split
 from hingeabl.reporting.records import OTHER_SCORES, SPLITS, Run, data_file, same_experiment
 
 PAPER = META / "paper_results.json"
@@ -211,6 +211,9 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
     others = sorted({run.loss for run in runs} & {*OTHER_PAPERS})
     if others and number not in MORE_TABLES:
         notes.append(f"not of the paper, left out: {', '.join(map(loss_title, others))}")
+    models = {run.backbone for run in runs} - {"atlop"}
+    if models and number not in EVERY_BACKBONE:
+        notes.append(f"not ATLOP, left out: {', '.join(map(model_title, sorted(models)))}")
     if unknown := sorted({run.loss for run in runs} - set(loss_names())):
         notes.append(f"none of the losses in losses.py, left out: {', '.join(unknown)}")
     if without := sum(not is_in(number, run) for run in runs):

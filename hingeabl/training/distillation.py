@@ -95,6 +95,12 @@ class WithTeacher(Dataset):
                 f"{folder}: holds {stored_outputs} scores a pair, but the loss {loss.name} has {outputs}; pass scores "
                 "of a teacher that was trained with it"
             )
+        rule = loss.definition.threshold.__name__
+        if target == SCORES and (stored_rule := description.get("threshold", rule)) != rule:
+            raise UserError(
+                f"{folder}: holds scores that are decided by {stored_rule}, but the loss {loss.name} decides by "
+                f"{rule}; pass scores of a teacher that was trained with such a loss"
+            )
         if not isinstance(description.get("key"), str):
             raise UserError(f"{teacher_file(folder)}: lacks its key; run distill.py again")
         self.features = features
@@ -169,6 +175,7 @@ def distill(args: argparse.Namespace) -> None:
         if not tensor.isfinite().all():
             raise UserError(f"{args.load_path}: gives {target} of {args.data_file} beyond float16; train it again")
         save_tensors(path, {target: tensor}, {"key": description["key"]})
+    description["threshold"] = run.loss.definition.threshold.__name__
     write_json(teacher_file(folder), description)
     print(f"{target} of {len(documents):,} documents: {folder}")
 

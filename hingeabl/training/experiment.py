@@ -67,6 +67,7 @@ def prepare(args: Settings) -> Experiment:
         require_wandb()
     device = pick_device(args.device)
     rel2id = load_rel2id(args.rel2id)
+    check_classes(args, rel2id)
     paths = {name: Path(args.data_dir) / getattr(args, f"{name}_file") for name in ("train", "dev", "test")}
     check_inputs(args, paths)
     check_output(args)
@@ -105,12 +106,24 @@ def with_teacher(args: Settings, train: Split, rel2id: dict[str, int], loss: Los
 
 def with_priors(loss: Loss, args: Settings, train: list[Document], rel2id: dict[str, int]) -> Loss:
     """The loss, with each relation's rate over the training pairs if it needs priors; a saved run's loss keeps those of
-    its training."""
+    its training. So does a run that goes on with the weights of another, if they have thresholds for groups of
+    relations, which priors make."""
     if not loss.needs_priors:
         return loss
-    if args.load_path and (folder := Path(args.load_path)).is_dir():
-        return loss_of_run(read_json(folder / "config.json"), folder, loss.name, args.margin, rel2id)
+    folder = Path(args.load_path or args.init_from or "")
+    if folder.is_dir() and (args.load_path or (args.init_from and loss.definition.thresholds > 1)):
+        config = read_json(folder / "config.json")
+        if args.load_path or (isinstance(config, dict) and "priors" in config):
+            return loss_of_run(config, folder, loss.name, args.margin, rel2id)
     return get_loss(loss.name, args.margin, relation_rates(train, rel2id))
+
+
+def check_classes(args: Settings, rel2id: dict[str, int]) -> None:
+    """Raise UserError if the classes are not those of the run that is loaded, whose outputs would mean others."""
+    for option in ("load_path", "init_from"):
+        of_run = Path(getattr(args, option) or "") / "rel2id.json"
+        if getattr(args, option) and of_run.is_file() and load_rel2id(of_run) != rel2id:
+            raise UserError(f"--rel2id {args.rel2id}: has other classes than {of_run}; pass the latter")
 
 
 def check_inputs(args: Settings, paths: dict[str, Path]) -> None:
@@ -127,8 +140,7 @@ def check_inputs(args: Settings, paths: dict[str, Path]) -> None:
         same = f"--train_file {args.train_file}: is the --{name}_file too"
         if not args.load_path:
             raise UserError(f"{same}, and scores on what a model was trained on mean nothing; pass another file")
-        if parallel.rank() == 0:
-            print_warning(f"{same}: Ign F1 ignores every fact, and the model may know them")
+        print_warning(f"{same}: Ign F1 ignores every fact, and the model may know them")
 
 
 def remedy_of_missing(args: Settings, name: str, folder: Path) -> str:
@@ -213,9 +225,11 @@ def announce(experiment: Experiment) -> None:
     print(f"loss           {loss.name} ({parameters}), decided against {threshold_rule}")
     for name, split in splits.items():
         print(f"{name:<15}{split.path} ({len(split.documents):,} documents)")
-    print(f"encoder        {args.load_path or args.model_name_or_path}, {len(experiment.rel2id)} classes")
+    name = "model" if args.load_path else "encoder"
+    print(f"{name:<15}{args.load_path or args.model_name_or_path}, {len(experiment.rel2id)} classes")
     print(f"device         {describe_device(experiment.device)}, {experiment.precision}")
-    if not (args.teacher_scores or args.teacher_attention):  # with them, labels are known to be missing
+    of_docred = experiment.rel2id == load_rel2id(Settings.rel2id)
+    if of_docred and not (args.teacher_scores or args.teacher_attention):  # a teacher knows that labels are missing
         warn_of_docred(splits)
 
 

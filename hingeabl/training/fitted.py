@@ -126,7 +126,7 @@ def learned_types(documents: Iterable[Document]) -> Types:
 
 def joins_learned_types(types: Types, document: Document, entry: dict[str, Any]) -> bool:
     """Whether a prediction joins types that its relation joins in `types`; also true if the entities have no types, or
-    none that occur in `types`."""
+    no pair of their types has both in `types`."""
     predicted = types_of_pair(document, entry["h_idx"], entry["t_idx"])
     if not predicted.isdisjoint(types.get(entry["r"], ())):
         return True

@@ -27,7 +27,7 @@ from hingeabl.files import make_folder, read_json, write_json
 from hingeabl.modeling.encoder import WINDOW
 from hingeabl.training.experiment import Experiment, Split, predict_documents, prepare
 from hingeabl.training.fitted import gold_triples
-from hingeabl.training.inference import Predictions, score
+from hingeabl.training.inference import Predictions, check_finite, score
 from hingeabl.training.runs import print_summary, summarise
 from hingeabl.training.saved_run import load_run, refuse_unfinished
 from hingeabl.training.settings import NOT_COMPARED, Settings, parse_args
@@ -101,6 +101,7 @@ def second_pass(
     batches = score(model, features, experiment.device, experiment.precision, budget, "evidence", in_parts=False)
     for batch in batches:
         pairs = list(itertools.chain.from_iterable(pairs_of_each[index] for index in batch.indices))
+        check_finite(batch.scores, [documents[number]["title"] for number, _, _ in pairs])
         second.update(zip(pairs, pair_margins(experiment, batch.scores), strict=True))
     return second
 

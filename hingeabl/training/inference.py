@@ -82,7 +82,7 @@ def score(
     precision: str,
     budget: int,
     title: str = "",
-    remedy: str = "lower --test_batch_size",
+    remedy: str = "lower --test_batch_size, or --max_seq_length if it is a single document",
     in_parts: bool = True,
 ) -> Iterator[ScoredBatch]:
     """Score documents in batches.
@@ -135,8 +135,8 @@ def predict(
     """The relations of documents, and their scores.
 
     `relations` names the classes, `num_labels` limits the relations of a pair; other arguments as in `score`.
-    `with_scores` adds {score, threshold, margin} to each entry, margin being score - threshold, and raises UserError
-    naming a document whose scores are not finite.
+    `with_scores` adds {score, threshold, margin} to each entry, margin being score - threshold. Raises UserError naming
+    a document whose scores are not finite.
     """
     entries_of: list[list[dict[str, Any]]] = [[] for _ in features]  # of each document
     patterns: Counter[str] = Counter()
@@ -147,8 +147,8 @@ def predict(
         class_scores, threshold = loss.with_one_threshold(scores)
         chosen = loss.predict(scores, num_labels)[:, 1:].nonzero()
         details: list[dict[str, Any]] = [{}] * len(chosen)
+        check_finite(scores, [features[index]["title"] for index, _, _ in pairs])
         if with_scores:
-            check_finite(scores, [features[index]["title"] for index, _, _ in pairs])
             details = margins(scores, loss.threshold(scores), chosen)
         if attention is not None:
             evidence = evidence_sentences(attention[chosen[:, 0]])

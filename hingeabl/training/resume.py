@@ -132,11 +132,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 def checksum(tensors: dict[str, Tensor], state: str) -> str:
     """SHA-256 over the tensors' names, types, shapes and bytes, and the state."""
-    sha256_of_file = hashlib.sha256(state.encode())
+    digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
-        sha256_of_file.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
-        sha256_of_file.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-    return sha256_of_file.hexdigest()
+        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def optimizer_state(tensors: dict[str, Tensor], model: nn.Module) -> dict[int, dict[str, Tensor]]:

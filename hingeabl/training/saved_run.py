@@ -204,6 +204,6 @@ def fit_weights(model: DocREModel, weights: dict[str, Tensor], path: str | Path)
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(
             f"{path}: does not fit the model: {'; '.join(problems[:3])}{more}; "
-            "use the backbone, encoder, emb_size and rel2id that the checkpoint was trained with"
+            "use the backbone, encoder, emb_size, rel2id and loss that the checkpoint was trained with"
         )
     model.load_state_dict(weights)

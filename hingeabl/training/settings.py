@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -106,7 +105,7 @@ class TrainingSettings:
     train_batch_size: int = setting(4, "documents per batch and process", positive_int)
     test_batch_size: int = setting(
         32,
-        "evaluation batch size, in units of 512 tokens plus pairs; it does not change scores",
+        "at most 512 times as many tokens and pairs are scored at once; it does not change scores",
         positive_int,
         compared=False,
     )
@@ -256,5 +255,5 @@ def parse_args(arguments: list[str] | None = None) -> Settings:
 def warn_of_unused(args: argparse.Namespace, parser: argparse.ArgumentParser, names: set[str]) -> None:
     """Warn of options among `names` that have another value than the saved run, or the default."""
     changed = [f"--{name}" for name in vars(args) if name in names and getattr(args, name) != parser.get_default(name)]
-    if changed and os.environ.get("RANK", "0") == "0":  # under torchrun, the first process alone
+    if changed:
         print_warning(f"{', '.join(changed)}: without effect, as --load_path takes the saved model as it is")

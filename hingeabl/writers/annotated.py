@@ -8,6 +8,7 @@ spaces.
 from __future__ import annotations
 
 import re
+import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -70,13 +71,13 @@ class Brat(Writer):
                 self.archive.writestr(zipfile.ZipInfo(name + ending, ZIP_TIME), content)
 
     def name_of(self, title: str) -> str:
-        """A file name made from a title, unique in the archive."""
+        """A file name made from a title, unique in the archive, also where a disk ignores case."""
         base = re.sub(r"[^\w.-]+", "_", title).encode()[:100].decode(errors="ignore").strip("._") or "document"
-        name = base
-        while self.names[name]:
-            self.names[base] += 1
-            name = f"{base}_{self.names[base]}"
-        self.names[name] = 1
+        name, key = base, same_on_disk(base)
+        while self.names[same_on_disk(name)]:
+            self.names[key] += 1
+            name = f"{base}_{self.names[key]}"
+        self.names[same_on_disk(name)] = 1
         return name
 
     def end(self) -> None:
@@ -86,6 +87,11 @@ class Brat(Writer):
     def drop(self) -> None:
         """Close the archive, which would otherwise be closed after its file."""
         self.archive.close()
+
+
+def same_on_disk(name: str) -> str:
+    """What is equal for two file names that macOS or Windows takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def lines_of(spans: dict[str, Any]) -> Iterator[str]:

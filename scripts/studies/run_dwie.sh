@@ -5,6 +5,7 @@
 set -euo pipefail
 LOSS=${1:?usage: bash scripts/studies/run_dwie.sh LOSS; the losses are listed by: python train.py --help}
 [ "${SIZE:-full}" = full ] || { echo "error: SIZE=$SIZE: there is no DWIE in miniature; leave SIZE out" >&2; exit 2; }
+case ${DWIE:-/} in /*) ;; *) DWIE=$PWD/$DWIE ;; esac
 source "$(dirname "$0")/../setup.sh"
 DWIE=${DWIE:-dataset/dwie}
 [ -f "$DWIE/rel2id.json" ] || python prepro.py "$DWIE"/{train,dev,test}.json --make_rel2id "$DWIE/rel2id.json"

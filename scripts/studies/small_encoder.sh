@@ -33,8 +33,9 @@ NAME=$1
 [ "$EPOCHS" = 30 ] || NAME+=_epochs_$EPOCHS
 RECORDS=${RECORDS:-results/$NAME}
 RUNS=${RUNS:-runs/$NAME}
-export DWIE=${DWIE:-dataset/dwie}
+case ${DWIE:-/} in /*) ;; *) DWIE=$PWD/$DWIE ;; esac
 source "$(dirname "$0")/../setup.sh"
+export DWIE=${DWIE:-dataset/dwie}
 
 train_and_record() { # LOSS SEED
     bash "$SCRIPT" "$1" --model_name_or_path dataset/encoders/all-MiniLM-L6-v2 --learning_rate 5e-5 \

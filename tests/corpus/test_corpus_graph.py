@@ -62,7 +62,10 @@ def counted(rows, least=0.0):
         nodes = [SAME[NAMES.index(entity["name"])] or entity["id"] for entity in one["entities"]]
         for entry in one["predictions"]:
             if entry["confidence"] >= least:
-                support = found[nodes[entry["h_idx"]], entry["r"], nodes[entry["t_idx"]]]
+                head, tail = nodes[entry["h_idx"]], nodes[entry["t_idx"]]
+                if head == tail:
+                    continue
+                support = found[head, entry["r"], tail]
                 place = one["file"], one["document"]
                 support[place] = max(entry["confidence"], support.get(place, 0))
     return found
@@ -95,6 +98,12 @@ def test_persons_of_one_word_are_joined_only_when_asked(tmp_path):
     for persons, expected in ((False, 3), (True, 1)):
         with joined_graph(corpus_of(tmp_path, rows), persons) as graph:
             assert graph.execute("SELECT count(*) FROM triples").fetchall() == [(expected,)]
+
+
+def test_a_relation_between_two_entities_that_become_one_is_left_out(tmp_path):
+    found = row(0, [2, 3, 0], {(0, "R", 1): 0.9, (2, "R", 0): 0.5})  # "The U.S." and "US"
+    with joined_graph(corpus_of(tmp_path, [found])) as graph:
+        assert graph.execute("SELECT head, tail FROM triples").fetchall() == [("PER:ada lovelace", "LOC:us")]
 
 
 def test_without_confidence_documents_are_counted_and_no_number_is_made_up(tmp_path):

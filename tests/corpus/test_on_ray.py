@@ -45,7 +45,7 @@ def make_clone(folder):
     for name, content in CLONE.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content + "\n")
-    for name in ("sweep.sh", "tools/sweep_list.sh", "tools/ray_sweep.py"):
+    for name in ("sweep.sh", "tools/sweep_list.sh", "tools/refuse.sh", "tools/ray_sweep.py"):
         shutil.copy(ROOT / "scripts" / name, folder / "scripts" / name)
     return folder
 

@@ -15,7 +15,7 @@ from predictions import predict_file
 
 import predict
 from hingeabl.corpus import folder
-from hingeabl.corpus.sources import blocks_of, checksums, find_sources, fits, read_sources
+from hingeabl.corpus.sources import blocks_of, checksums, find_sources, fits, fixed_part, read_sources
 from hingeabl.corpus.worker import Part, part_of
 from hingeabl.errors import UserError
 
@@ -281,6 +281,43 @@ def test_offsets_are_judged_over_a_files_documents_in_a_part_as_in_a_file(tmp_pa
     assert any("a.jsonl, part 0" in told and "have another text" in told for told in found.warnings)
     [error] = found.errors
     assert error["file"] == "b.jsonl" and "1 of 1 mentions (100.0%)" in error["message"]
+
+
+def test_a_files_format_is_that_of_all_its_lines(tmp_path, predictor):
+    """As in predict.py: a line without mentions in a file of mentions is no text to find mentions in."""
+    text = "Zo\u00eb Marlow was born in Lisbon."
+    older = [{"id": 1, "text": text, "label": []}, {"id": 2, "text": text, "label": [[0, 10, "PER"]]}]
+    (tmp_path / "a.jsonl").write_text("{broken\n" + lines(older))
+    (tmp_path / "b.jsonl").write_text(lines([SPANS, {"title": "B", "text": text}]))
+    found, rows = part(predictor, read(tmp_path))
+    names = [[entity["name"] for entity in row["entities"]] for row in rows]
+    assert names == [[], ["Zo\u00eb Marlow"], ["Ada", "Bo"]]
+    assert [(error["file"], error["document"]) for error in found.errors] == [("a.jsonl", 0), ("b.jsonl", 1)]
+    assert "entities: is missing" in found.errors[1]["message"]
+
+
+def test_a_file_named_as_text_that_is_none_is_told_with_the_command_that_converts_it(tmp_path, documents, predictor):
+    (tmp_path / "cdr.PubTator.txt").write_text("7|t|A title\n7|a|More.\n7\t0\t1\tA\tGene\t5\n")
+    (tmp_path / "docs.txt").write_text(json.dumps(documents))
+    (tmp_path / "list.txt").write_text("[1] Ada met Bo.")
+    found, rows = part(predictor, read(tmp_path))
+    assert [row["title"] for row in rows] == ["list"]
+    first, second = (error["message"] for error in found.errors)
+    assert "is in PubTator's format; convert it: python prepro.py cdr.PubTator.txt" in first
+    assert "docs.txt: is no plain text; convert it" in second
+
+
+def test_a_glob_may_begin_at_the_root_and_links_without_a_file_are_told(tmp_path, documents, capsys):
+    assert fixed_part("/scratch*/a/*.json") == "/" and fixed_part("a*/b.json") == ""
+    (tmp_path / "a.jsonl").write_text(lines(documents))
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "nowhere")
+    for pattern in (f"{tmp_path}/*.jsonl", str(tmp_path)):
+        assert [source.name for source in find_sources(pattern)] == ["a.jsonl"]
+        assert "1 links lead to no file" in capsys.readouterr().err
+    root = "/" + "".join(f"[{letter}]" for letter in tmp_path.parts[1]) + "/"
+    pattern = root + str(tmp_path.relative_to("/" + tmp_path.parts[1])) + "/a.jsonl"
+    [source] = find_sources(pattern)
+    assert source.name == str(tmp_path.relative_to("/") / "a.jsonl")
 
 
 def test_linked_folders_are_read_once_and_a_glob_names_each_file_once(tmp_path, documents):

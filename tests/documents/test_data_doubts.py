@@ -87,7 +87,7 @@ GOLD = [DOCUMENT, {**DOCUMENT, "title": unicodedata.normalize("NFC", "Café")}]
         ({"title": unicodedata.normalize("NFD", "Café")}, "2 of 3 .*2 of them differ in Unicode form alone.*NFC"),
         ({"h_idx": 7}, "2 of 3 predictions name an entity that its document in --gold does not have.*another file"),
         ({"r": "place of birth"}, "2 of 3 predictions name a relation .*give identifiers, not names"),
-        ({"r": "P999"}, "2 of 3 predictions name a relation that neither --gold nor --train has"),
+        ({"r": "P999"}, "2 of 3 predictions name a relation that neither --gold nor the training facts have"),
     ],
 )
 def test_predictions_for_another_gold_file_are_told_and_scored_as_wrong(tmp_path, monkeypatch, capsys, wrong, told):

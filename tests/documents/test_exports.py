@@ -114,6 +114,7 @@ def test_of_several_annotators_one_is_read_and_the_others_are_counted(capsys):
         assert ("1 annotations of a text by another annotator" in told(capsys)) == ("was_cancelled" not in found[0])
     (document,) = read([studio(annotations=[])])
     assert document["vertexSet"] == [] == document["labels"]
+    assert "1 tasks have no annotation, and become documents without entities" in told(capsys)
 
 
 def test_further_labels_of_a_span_are_counted(capsys):
@@ -239,6 +240,47 @@ def test_several_files_of_several_formats_are_converted_into_one(folder, monkeyp
     titles = [json.loads(line)["title"] for line in Path("out.jsonl").read_text().splitlines()]
     assert titles == ["Mira", "7", "story", "story"]
     assert "1 titles are of several documents (story), and files that are scored" in capsys.readouterr().err
+
+
+def test_a_files_way_of_counting_offsets_is_not_taken_for_another_files(tmp_path, capsys):
+    """Label Studio counts UTF-16 units and states texts; doccano counts characters and states none."""
+    (tmp_path / "studio.json").write_text(json.dumps([studio()]))
+    (tmp_path / "doccano.jsonl").write_text(json.dumps(DOCCANO))
+    paths = [str(tmp_path / "studio.json"), str(tmp_path / "doccano.jsonl")]
+    for order in (paths, paths[::-1]):
+        for document in read_paths(order, None, False, labels=True):
+            assert {entity[0]["name"] for entity in document["vertexSet"]} == {"Orla Venn", "Tamsin Works"}
+        assert "offsets of 1 documents are read as UTF-16 units" in told(capsys)
+
+
+def test_a_title_of_two_documents_of_one_file_is_told(capsys):
+    read([SPANS, SPANS])
+    assert "docs: 1 titles are of several documents (Mira)" in told(capsys)
+
+
+def test_brats_files_may_end_in_capitals(tmp_path):
+    brat(tmp_path)
+    for name in ("story.txt", "story.ann"):
+        (tmp_path / name).rename(tmp_path / name.replace("story.", "NOTE.").upper())
+    found = [list(read_paths([str(tmp_path / path)], None, False)) for path in ("NOTE.ANN", "NOTE.TXT", "")]
+    assert found[0] == found[1] == found[2] and [each["title"] for each in found[0]] == ["NOTE"]
+    assert [entity[0]["name"] for entity in found[0][0]["vertexSet"]] == ["Mira Talvik", "Ostrand"]
+
+
+def test_files_beside_brats_and_links_without_a_file_are_told(folder, capsys):
+    capsys.readouterr()
+    Path("set/more.jsonl").write_text("{}")
+    Path("set/annotation.conf").write_text("[entities]")
+    Path("set/gone.txt").symlink_to("nowhere")
+    assert len(list(read_paths(["set"], None, False))) == 2
+    shown = capsys.readouterr().err
+    assert "set: 1 files are not brat's and are left out, such as more.jsonl; pass them one by one" in shown
+    assert "set: 1 links lead to no file and are left out, such as set/gone.txt" in shown
+
+
+def test_line_ends_of_old_macs_are_told_not_read_as_one_line():
+    with pytest.raises(UserError, match=r"docs: line 1: its line ends are \\r alone; save the file with \\n"):
+        read(PUBTATOR.replace("\n", "\r"), "pubtator")
 
 
 def test_a_title_that_a_file_of_a_folder_states_is_kept_and_others_are_made_distinct(tmp_path, capsys):

@@ -73,7 +73,9 @@ def told(capsys):
 
 def test_spans_become_a_document(capsys):
     assert read(SPANS) == read([SPANS]) == [EXPECTED]
-    assert read(json.dumps(SPANS) + "\r\n" + json.dumps(SPANS, indent=1)) == [EXPECTED] * 2
+    other = {"title": "Talvik"}
+    found = read(json.dumps(SPANS) + "\r\n" + json.dumps(SPANS | other, indent=1))
+    assert found == [EXPECTED, EXPECTED | other]
     assert not any(capsys.readouterr())
 
 

@@ -2,11 +2,13 @@
 
 import itertools
 import json
+import re
 import statistics
 
 import pytest
 import torch
 from baseline import plain_scores
+from conftest import ROOT
 from mistaken_files import run_program
 from model_scores import DATA
 
@@ -77,6 +79,16 @@ def test_gold_as_predictions_scores_one(stored):
         assert scores[name] == 1, name
     assert scores["ign_f1"] == pytest.approx(1) and scores["macro_ign_f1"] < 1  # some relations are all in train
     assert 0.99 < scores["evidence_f1"] < 1  # the official total of gold sentences starts at 1
+
+
+def test_the_frequent_relations_are_the_ten_of_the_official_evaluator():
+    page = (ROOT / "docs/metrics.md").read_text().split("- **freq**: ")[1].split(" (P")[0]
+    assert set(re.findall(r"P\d+", page)) == evaluation.FREQUENT and len(evaluation.FREQUENT) == 10
+    triples = [{"title": "A", "h_idx": 0, "t_idx": 1, "r": relation} for relation in ("P150", "P19")]
+    labels = [{"h": 0, "t": 1, "r": "P150", "evidence": []}]
+    documents = [{"title": "A", "sents": [["x"]], "vertexSet": [entity("a", 0), entity("b", 0)], "labels": labels}]
+    scores = official_evaluate(triples, documents, [])
+    assert scores["f1_freq"] == 1 and scores["f1_long_tail"] == 0
 
 
 def test_no_predictions_score_zero(stored):

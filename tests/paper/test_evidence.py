@@ -185,7 +185,7 @@ def test_evidence_are_the_sentences_with_more_than_a_fifth():
 
 
 @pytest.mark.parametrize(
-    "name", ["amtl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("atl", "hingeabl_released", "pn_risk"))]
+    "name", ["hingeabl_released", *(pytest.param(name, marks=pytest.mark.slow) for name in ("atl", "amtl", "pn_risk"))]
 )
 def test_weight_0_trains_what_no_evidence_trains_and_predicts_evidence_beside(sample, tiny_bert, tmp_path, name):
     loss = ("--loss_type", name, "--num_train_epochs", "1")
@@ -198,7 +198,7 @@ def test_weight_0_trains_what_no_evidence_trains_and_predicts_evidence_beside(sa
     assert not all(torch.equal(tensor, weights[2][key]) for key, tensor in weights[0].items())
     expected, found = (json.loads((folder / "result_dev.json").read_text()) for folder in (plain, zero))
     assert all(isinstance(entry.pop("evidence"), list) for entry in found)
-    assert found == expected
+    assert found == expected and (len(found) > 10 or name != "hingeabl_released")
 
 
 def test_training_evidence_without_any_is_refused(sample, tiny_bert, tmp_path):

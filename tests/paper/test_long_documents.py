@@ -108,6 +108,15 @@ def test_windows_cover_a_document_and_overlap_by_a_quarter():
                 assert len(parts) == 1 + (length > window)
 
 
+@torch.no_grad()
+def test_pairs_of_long_documents_are_computed_in_float32_under_autocast(model):
+    [group] = groups_of(model, collate_fn([document(1300, 9)]))
+    plain = group.pair_contexts(), group.pair_evidence()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = group.pair_contexts(), group.pair_evidence()
+    assert all(map(torch.equal, found, plain)) and {each.dtype for each in found} == {torch.float32}
+
+
 @pytest.mark.parametrize("length", [1100, 1700])
 @pytest.mark.parametrize("device_way", ["cpu", "gpu"])
 @torch.no_grad()

@@ -360,9 +360,3 @@ def test_an_encoder_folder_without_its_vocabulary_is_refused(tiny_bert, tmp_path
 
     with pytest.raises(UserError, match="tokenizer"):
         featurize([], load_tokenizer(broken(tiny_bert, tmp_path, remove)), rel2id)
-
-
-@pytest.mark.parametrize("name", ["bert_of_1997", "docred"])
-def test_an_unknown_backbone_is_refused(tiny_bert, name):
-    with pytest.raises(UserError, match="no such representation module"):
-        DocREModel(str(tiny_bert), backbone=name)

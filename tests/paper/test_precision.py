@@ -1,10 +1,26 @@
-"""Half-precision copies of weights, made once a step."""
+"""The default precision, and half-precision copies of weights, made once a step."""
 
 import pytest
 import torch
 from torch import nn
 
 from hingeabl.modeling.precision import CastTogether, weights_cast_to
+from utils import pick_precision
+
+
+@pytest.mark.parametrize(
+    ("device", "abilities", "expected"),
+    [
+        ("cuda", {}, "fp16"),
+        ("cpu", {"avx512_bf16": True}, "bf16"),
+        ("cpu", {"amx_bf16": True}, "bf16"),
+        ("cpu", {"avx512_bf16": False, "avx512_f": True}, "fp32"),
+    ],
+)
+def test_the_default_precision_is_what_the_device_multiplies_fast(device, abilities, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities, raising=False)
+    assert pick_precision(None, torch.device(device)) == expected
+    assert pick_precision("fp32", torch.device(device)) == "fp32"
 
 
 def layers():

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import unicodedata
 import zipfile
 
 import pytest
@@ -133,6 +134,15 @@ def test_titles_that_are_long_or_alike_have_files_of_their_own(document, title, 
     with zipfile.ZipFile(io.BytesIO(written(".brat.zip", three, [[]] * 3))) as opened:
         opened.extractall(tmp_path)
     assert len(list(tmp_path.glob("*.txt"))) == len(list(tmp_path.glob("*.ann"))) == 3
+
+
+def test_titles_that_a_disk_may_take_for_one_have_files_of_their_own(document):
+    titles = ["Apple", "apple", "\u00e9", "e\u0301"]
+    documents = [document | {"title": title} for title in titles]
+    with zipfile.ZipFile(io.BytesIO(written(".brat.zip", documents, [[]] * 4))) as opened:
+        names = [name for name in opened.namelist() if name.endswith(".txt")]
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in names}) == 4
+    assert names[:2] == ["Apple.txt", "apple_2.txt"]
 
 
 def test_names_with_white_space_stay_one_line_in_brat(document, entries, tmp_path):

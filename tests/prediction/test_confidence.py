@@ -104,7 +104,10 @@ def test_a_training_writes_both_and_the_confidence_is_that_of_its_dev_prediction
     found = json.loads((trained / CONFIDENCE).read_text())
     predictions = json.loads((trained / "result_dev.json").read_text())
     gold = gold_triples(json.loads((sample / "dev.json").read_text()), load_rel2id())
-    assert found["predictions"] == len(predictions) and 0 <= found["right"] <= min(len(gold), len(predictions))
+    of_title = {own["title"]: number for number, own in enumerate(json.loads((sample / "dev.json").read_text()))}
+    names = load_rel2id()
+    right = [(of_title[e["title"]], e["h_idx"], e["t_idx"], names[e["r"]]) in gold for e in predictions]
+    assert found["predictions"] == len(predictions) and found["right"] == sum(right) > 0
     types = read_types(trained)
     assert types == learned_types(json.loads((sample / "train.json").read_text()))
 
@@ -126,6 +129,8 @@ def test_the_error_on_test_the_table_and_the_card_are_those_of_its_test_predicti
     [row] = json.loads(capsys.readouterr().out)["rows"]
     kept = right[[entry["margin"] > stored["best_shift"] for entry in entries]]
     assert row["f1_shifted"]["mean"] == pytest.approx(200 * kept.sum() / (len(kept) + len(gold)))
+    assert row["precision_shifted"]["mean"] == pytest.approx(100 * kept.sum() / len(kept))
+    assert row["recall_shifted"]["mean"] == pytest.approx(100 * kept.sum() / len(gold))
     assert row["ece"]["mean"] == pytest.approx(expected, abs=1e-6)
     publish.main([str(trained), "--folder", str(tmp_path / "out"), "--compress", "--scored", str(trained)])
     assert f"error on test, 10 bins: {expected:.3f}." in (tmp_path / "out/README.md").read_text()

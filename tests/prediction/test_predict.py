@@ -17,6 +17,7 @@ from trainings import EMPTY
 
 import evaluation
 import predict
+import train
 from hingeabl.data.relations import RELATION_NAMES
 from hingeabl.data.stream import LARGEST, read_objects, stream_documents
 from hingeabl.errors import UserError
@@ -178,9 +179,13 @@ def test_scores_that_are_not_finite_are_refused_with_their_document(run, documen
             yield inference.ScoredBatch([number], scores, None, None)
 
     monkeypatch.setattr(inference, "score", broken)
-    with pytest.raises(UserError, match=re.escape(f"document {documents[2]['title']!r}: a score is not finite")):
+    told = re.escape(f"document {documents[2]['title']!r}: a score is not finite")
+    with pytest.raises(UserError, match=told):
         predict_file(run, documents, tmp_path)
     assert not (tmp_path / "found.json").exists()
+    with pytest.raises(UserError, match="a score is not finite; pass --precision fp32"):
+        train.main(["--load_path", str(run), "--output_dir", str(tmp_path / "scored")])
+    assert not list((tmp_path / "scored").glob("*.json"))
 
 
 def test_missing_and_unfit_files_are_refused(run, documents, tmp_path):

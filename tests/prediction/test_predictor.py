@@ -1,5 +1,6 @@
 """Predictor on a text and a document, and as a component of spaCy."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ from conftest import ROOT
 from hingeabl.data.pairs import AllPairs, near_pairs
 from hingeabl.errors import UserError
 from hingeabl.readers.text import MODELS, load_spacy
+from model import DocREModel
 from predict import Predictor
 
 TEXT = (
@@ -165,6 +167,29 @@ def test_a_limit_of_distance_leaves_near_pairs_with_equal_scores(trained, predic
         found = [(one.head.number, one.tail.number, one.r) for one in near(document)]
         every = [(one.head.number, one.tail.number, one.r) for one in predictor(document)]
         assert found == [one for one in every if list(one[:2]) in kept]
+
+
+@pytest.mark.parametrize("backbone", ["docunet", "kd_docre"])
+def test_a_limit_of_distance_changes_no_score_of_a_model_that_sees_all_pairs(trained, documents, backbone):
+    """Entities stay in its map of pairs, also the last ones, which are near no other one."""
+    sents = [*documents[0]["sents"], ["a"], ["b"], ["far"]]
+    last = [{"name": "far", "sent_id": len(sents) - 1, "pos": [0, 1]}]
+    document = {"title": "A", "sents": sents, "vertexSet": [*documents[0]["vertexSet"], last]}
+    torch.manual_seed(0)
+    predictors = [Predictor.from_run(trained, "cpu", shift=-1000.0, max_distance=near) for near in (None, 1)]
+    model = DocREModel(
+        str(trained / "encoder"), 97, 64, backbone=backbone, unet_channels=16, axial_layers=2, pretrained=False
+    ).eval()
+    scores = []
+    for predictor in predictors:
+        predictor.run = dataclasses.replace(predictor.run, model=model)
+        pairs = predictor.predict([document]).pairs
+        places = map(tuple, pairs["entities"].tolist())
+        scores.append(dict(zip(places, pairs["scores"], strict=True)))
+    every, near = scores
+    assert 5 < len(near) < len(every) and max(map(max, near)) < len(document["vertexSet"]) - 1
+    for pair, found in near.items():
+        torch.testing.assert_close(found, every[pair], atol=1e-6, rtol=0)
 
 
 def test_entities_that_no_window_connects_are_not_scored(trained, documents):

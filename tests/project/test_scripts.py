@@ -101,7 +101,7 @@ def test_a_sweep_takes_the_gpus_it_is_given_one_training_at_a_time_on_each(tmp_p
         path.parent.mkdir(exist_ok=True)
         path.write_text(content + "\n")
         path.chmod(0o755)
-    copy_scripts(tmp_path, "sweep.sh", "tools/sweep_list.sh")
+    copy_scripts(tmp_path, "sweep.sh", "tools/sweep_list.sh", "tools/refuse.sh")
     environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
     environment |= {"LOSSES": "atl", "SEEDS": "1 2 3 4"} | ({} if given is None else {"CUDA_VISIBLE_DEVICES": given})
     done = subprocess.run(["bash", str(tmp_path / "scripts/sweep.sh")], env=environment, capture_output=True, text=True)
@@ -117,7 +117,7 @@ def test_a_sweep_that_is_stopped_stops_its_trainings_and_waits_until_they_have_s
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(content + "\n")
         (tmp_path / path).chmod(0o755)
-    copy_scripts(tmp_path, "sweep.sh", "tools/sweep_list.sh")
+    copy_scripts(tmp_path, "sweep.sh", "tools/sweep_list.sh", "tools/refuse.sh")
     environment = os.environ | {"LOSSES": "atl", "SEEDS": "1 2 3 4", "CUDA_VISIBLE_DEVICES": "2,3"}
     sweep = subprocess.Popen(
         ["bash", str(tmp_path / "scripts/sweep.sh")],
@@ -148,7 +148,7 @@ def test_a_sweep_on_ray_hands_its_whole_list_over_and_ends_as_that_does(tmp_path
         path.parent.mkdir(exist_ok=True)
         path.write_text(content + "\n")
         path.chmod(0o755)
-    copy_scripts(tmp_path, "sweep.sh", "tools/sweep_list.sh")
+    copy_scripts(tmp_path, "sweep.sh", "tools/sweep_list.sh", "tools/refuse.sh")
     environment = os.environ | {"LOSSES": "atl", "SEEDS": "1 2 3 4"} | ({"RAY_ADDRESS": address} if address else {})
     command = ["bash", str(tmp_path / "scripts/sweep.sh"), *given, "--num_train_epochs", "1"]
     assert subprocess.run(command, env=environment).returncode == 3
@@ -205,7 +205,7 @@ def test_a_table_trains_its_losses_and_is_printed(tmp_path, number, losses):
 
 
 def test_a_sweep_runs_each_script_that_its_head_names(tmp_path):
-    scripts = ["sweep.sh", "tools/sweep_list.sh", "run_bert.sh", "run_cdr.sh", "run_roberta.sh"]
+    scripts = ["sweep.sh", "tools/sweep_list.sh", "tools/refuse.sh", "run_bert.sh", "run_cdr.sh", "run_roberta.sh"]
     chosen = {"SCRIPTS": "bert cdr roberta_atlop roberta_docunet roberta_kd_docre", "LOSSES": "afl", "SEEDS": "5"}
     calls = calls_of(tmp_path, scripts, CUDA_VISIBLE_DEVICES="0", **chosen)
     trained = [call.split("--output_dir ")[1].split()[0] for call in calls if call.startswith("train.py")]
@@ -242,6 +242,15 @@ def test_a_script_of_several_steps_refuses_another_folder(tmp_path, script):
     assert failed.value.returncode == 2 and "--output_dir: is not taken here; the steps have" in failed.value.stderr
 
 
+@pytest.mark.parametrize("option", ["--seeds=1", "--output_dir", "--loss", "--seed"])
+def test_a_sweep_refuses_the_options_that_it_sets_itself(tmp_path, option):
+    scripts = ["sweep.sh", "tools/sweep_list.sh", "tools/refuse.sh", "run_bert.sh"]
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        calls_of(tmp_path, scripts, "--margin", "2", option, "1", CUDA_VISIBLE_DEVICES="0", LOSSES="atl")
+    assert failed.value.returncode == 2
+    assert failed.value.stderr.startswith(f"error: {option.removesuffix('=1')}: is not taken here; set LOSSES=")
+
+
 @pytest.mark.parametrize("option", ["--seeds", "--output_dir"])
 def test_the_script_of_the_model_refuses_another_seed_or_folder(tmp_path, option):
     with pytest.raises(subprocess.CalledProcessError) as failed:
@@ -250,7 +259,7 @@ def test_the_script_of_the_model_refuses_another_seed_or_folder(tmp_path, option
 
 
 def test_a_number_behind_the_end_of_a_sweep_is_told(tmp_path):
-    copy_scripts(tmp_path, "tools/sweep_list.sh")
+    copy_scripts(tmp_path, "tools/sweep_list.sh", "tools/refuse.sh")
     command = "source scripts/tools/sweep_list.sh; run_of_list 2"
     environment = os.environ | {"LOSSES": "atl", "SEEDS": "1 5", "RUNS": "runs"}
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -16,12 +16,14 @@ from test_figures import ALL, make_run
 
 import report
 from hingeabl.errors import UserError
+from hingeabl.reporting.names import loss_title
 from hingeabl.reporting.records import are_one_encoder, number_of_documents, read_runs
 from hingeabl.reporting.significance import micro_f1
 
 OTHER = {"sha256": "0" * 64, "precision": 0.5, "recall": 0.5, "f1": 0.5}  # a record's scores with other labels
 SEED_TABLES = ("3", "4", "7", "precision", "other_labels")
 STORED = sorted((ROOT / "results").rglob("seed_*.json"))
+assert len(STORED) > 60  # else the tests of stored records would pass without one
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +228,22 @@ def test_every_score_in_the_readmes_table_comes_out_of_the_records(capsys):
     paths = [sorted((ROOT / "results/documents_992").glob(f"*/seed_{seed}.json")) for seed in (1, 5, 42)]
     tables = "".join(printed(capsys, "--table", "3", *of_seed) for of_seed in paths)
     assert_scores_are_in(tables, "\n".join(re.findall(r"^\|.*$", section, re.M)))
+
+
+def test_each_row_of_the_readmes_table_has_its_losss_scores_of_the_seeds_that_it_names():
+    section = (ROOT / "README.md").read_text().split("\n## Results\n")[1].split("\n## ")[0]
+    rows = {
+        row[0]: (row[1], row[3]) for row in re.findall(r"^\| ([\w ]+) \|" + 4 * r" ([^|]+) \|" + "$", section, re.M)
+    }
+    assert len(rows) == 1 + 8  # with the head
+    for folder in sorted((ROOT / "results/documents_992").glob("bert_*")):
+        scores = {
+            int(path.stem.removeprefix("seed_")): json.loads(path.read_text())["scores"]["test"]
+            for path in folder.glob("seed_*.json")
+        }
+        for name, shown in zip(("f1", "ign_f1"), rows[loss_title(folder.name.removeprefix("bert_"))], strict=True):
+            first, *others = [f"{100 * scores[seed][name]:.2f}" for seed in sorted(scores)]
+            assert shown == first + (f" ({', '.join(others)})" if others else "")
 
 
 def assert_scores_are_in(tables, text, least=26):

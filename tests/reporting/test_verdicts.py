@@ -64,7 +64,6 @@ def test_each_verdict_on_a_claim_names_its_seeds_and_holds_with_seed_noise(table
     verdicts = claims()
     decided = {seeds for here, seeds, *_ in verdicts.values() if here in ("shows", "contradicts")}
     assert decided == {"1", "1, 5, 42"}
-    assert verdicts["hinge weights improve on SAT"][:2] == ["open", "1, 5"]
     found = {(c["second"], c["first"]): c for c in table_992(3)["comparisons"]}
     for claim, pair in F1_CLAIMS.items():
         here, seeds, measured, _ = verdicts[claim]
@@ -83,6 +82,11 @@ def test_each_claim_on_another_score_than_f1_holds_over_seeds(table_992):
         assert here == ("shows" if shows else "contradicts" if contradicts else "open")
         assert seeds == ", ".join(map(str, pair["seeds"][0]))
         assert measured.startswith(interval_text(pair[name], 3 if number == "thresholds" else 2))
+
+
+def test_the_best_macro_f1_is_above_that_of_each_other_loss(table_992):
+    pairs = [pair for pair in table_992(7)["over_seeds"] if pair["second"] == "hingeabl_released"]
+    assert len(pairs) == 7 and all(pair["macro_f1"]["low"] > 0 for pair in pairs)
 
 
 def test_the_papers_differences_beside_the_claims_are_those_of_its_tables():

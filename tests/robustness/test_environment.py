@@ -116,7 +116,7 @@ def test_a_checkpoint_with_pickled_settings_is_refused_with_the_way_to_extract_i
 )
 def test_a_checkpoint_file_is_scored_in_one_command(sample, tiny_bert, tmp_path, backbone, kind):
     """A run's weights as a released checkpoint has them give the run's scores and predictions."""
-    loss = ("--loss_type", "balanced_softmax", "--num_labels", "3", "--backbone", backbone, "--num_train_epochs", "1")
+    loss = ("--loss_type", "balanced_softmax", "--num_labels", "3", "--backbone", backbone, "--num_train_epochs", "6")
     train.main(arguments(sample, tiny_bert, tmp_path / "run", *loss))
     seed = tmp_path / "run" / "seed_7"
     path = tmp_path / f"released.{kind}"
@@ -129,6 +129,7 @@ def test_a_checkpoint_file_is_scored_in_one_command(sample, tiny_bert, tmp_path,
     command = ["--load_path", str(path), "--model_name_or_path", str(tiny_bert), *loss[:4], "--precision", "fp32"]
     train.main([*command, *files, f"--output_dir={tmp_path}/scored", f"--cache_dir={tmp_path}/cache"])
     expected = json.loads((seed / "scores.json").read_text())
+    assert expected["test"]["n_predictions"] > 10
     assert json.loads((tmp_path / "scored/scores.json").read_text()) == {s: expected[s] for s in ("dev", "test")}
     assert (tmp_path / "scored/result.json").read_text() == (seed / "result.json").read_text()
 

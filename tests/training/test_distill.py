@@ -1,6 +1,7 @@
 """Knowledge distillation: the teacher's scores on disk, and a student that matches them."""
 
 import json
+from types import SimpleNamespace
 
 import distill
 import pytest
@@ -101,6 +102,28 @@ def test_the_distillation_loss_is_the_mean_squared_difference_and_zero_without_p
     scores = torch.tensor([[1.0, 2.0], [3.0, 5.0]], requires_grad=True)
     assert train.distillation_loss(scores, torch.tensor([[1.0, 0.0], [3.0, 1.0]])).item() == (4 + 16) / 4
     assert train.distillation_loss(scores[:0], torch.zeros(0, 2)).item() == 0
+
+
+def test_the_gradient_of_a_students_loss_is_that_of_labels_and_teacher_together():
+    torch.manual_seed(0)
+    scores, teacher, labels = torch.randn(3, 97, requires_grad=True), torch.randn(3, 97), torch.eye(97)[:3]
+    args = SimpleNamespace(evidence_weight=None)
+    experiment = SimpleNamespace(device=torch.device("cpu"), precision="fp32", loss=get_loss("atl"), args=args)
+    train.batch_loss(experiment, lambda: scores, {"labels": labels, "teacher_scores": teacher}).backward()
+    again = scores.detach().requires_grad_()
+    (get_loss("atl")(again, labels) + ((again - teacher) ** 2).mean()).backward()
+    torch.testing.assert_close(scores.grad, again.grad)
+
+
+def test_scores_of_a_teacher_that_decides_by_another_rule_are_refused(corpus, tiny_bert, tmp_path, monkeypatch):
+    other = ("--backbone", "kd_docre", "--loss_type", "balanced_softmax", "--num_train_epochs", "1")
+    train.main(arguments(corpus, tiny_bert, tmp_path / "teacher", *other))
+    write_scores(tmp_path / "teacher" / "seed_7", corpus, tmp_path / "scores", monkeypatch)
+    with pytest.raises(
+        UserError, match=r"decided by zero_threshold, but the loss afl decides by threshold_class; pass"
+    ):
+        train.main(student(corpus, tiny_bert, tmp_path / "student", tmp_path / "scores"))
+    assert not (tmp_path / "student").exists()
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,14 @@ def take_step(model, optimizer, scheduler, scaler, factor=1.0):
     return optimizer_step(model, optimizer, scheduler, scaler, 1.0)
 
 
+@pytest.mark.parametrize(("gradient", "moved"), [(0.5, 0.5), (3.0, 1.0)])  # below and above the norm of 1
+def test_gradients_are_clipped_after_the_scale_is_taken_out(gradient, moved):
+    model, _, _, scaler = small_training()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    take_step(model, optimizer, get_linear_schedule_with_warmup(optimizer, 0, 10), scaler, gradient)
+    assert 1 - model.weight.item() == pytest.approx(moved, rel=1e-4)
+
+
 def test_a_step_that_overflows_changes_no_weight_and_no_count_of_the_optimizer():
     training = small_training()
     model, optimizer, _, scaler = training

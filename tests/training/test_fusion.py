@@ -10,18 +10,22 @@ import fuse_evidence
 import numpy as np
 import pytest
 import torch
+from model_scores import score as score_plainly
 from trainings import arguments
 
 import train
 from evaluation import prepare_gold, score_predictions
+from hingeabl.data.pairs import AllPairs
 from hingeabl.data.schema import check_document
 from hingeabl.errors import UserError
 from hingeabl.modeling import evidence
 from hingeabl.modeling.evidence import attention_loss
 from hingeabl.training import distillation, fusion
+from hingeabl.training.experiment import prepare
 from hingeabl.training.fusion import Candidates, are_predicted, best_threshold, pseudo_documents
 from hingeabl.training.inference import Predictions
 from hingeabl.training.saved_run import load_run
+from hingeabl.training.settings import parse_args
 from losses import get_loss
 from model import DocREModel
 from prepro import featurize, read_docred
@@ -133,6 +137,28 @@ def test_relations_of_either_pass_have_the_sum_of_both_margins(monkeypatch):
     assert found.margin.tolist() == [2 - 0.5, 1 + 2, -5 + 3]
 
 
+def test_a_pairs_second_margins_are_those_of_its_own_pseudo_document(teacher, corpus):
+    """Documents are scored the longest first."""
+    experiment = prepare(parse_args([f"--load_path={teacher}"]))
+    documents = json.loads((corpus / "dev.json").read_text())
+    evidence = {
+        (number, head, tail): [(number + head) % len(document["sents"]), (number + tail + 1) % len(document["sents"])]
+        for number, document in enumerate(documents)
+        for head, tail in AllPairs(len(document["vertexSet"]))
+    }
+    evidence = {pair: sorted(set(sentences)) for pair, sentences in evidence.items()}
+    model = load_run(teacher)
+    found = fusion.second_pass(experiment, model, documents, evidence)
+    pseudo, pairs_of_each = pseudo_documents(documents, evidence)
+    lengths = []
+    for document, pairs in zip(pseudo, pairs_of_each, strict=True):
+        [feature] = featurize([document], experiment.tokenizer, experiment.rel2id)
+        lengths.append(len(feature["input_ids"]))
+        for pair, row in zip(pairs, score_plainly(model.eval(), [feature]), strict=True):
+            torch.testing.assert_close(found[pair][0], (row[1:] - row[0]).double(), atol=1e-5, rtol=0)
+    assert len(found) > 20 and lengths != sorted(lengths, reverse=True)
+
+
 EVIDENCE = ("--loss_type", "atl", "--evidence_weight", "0.1")
 
 
@@ -151,7 +177,7 @@ def test_a_run_is_fused_and_its_predictions_have_the_scores_that_are_told(teache
     for split, name in (("dev", "result_dev.json"), ("test", "result.json")):
         documents = json.loads((corpus / f"{split}.json").read_text())
         found = json.loads((tmp_path / "seed_7" / name).read_text())
-        assert found and all(entry["evidence"] or entry["evidence"] == [] for entry in found)
+        assert found and any(entry["evidence"] for entry in found)
         gold = prepare_gold(documents, set())
         assert score_predictions(found, gold)["f1"] == scores[split]["f1"]
     first = json.loads((teacher / "result_dev.json").read_text())

@@ -10,7 +10,7 @@ from trainings import EMPTY, arguments
 
 import train
 from hingeabl.data.relations import DEFAULT_REL2ID
-from hingeabl.errors import UserError
+from hingeabl.errors import UserError, print_warning
 from hingeabl.training.settings import build_parser, parse_args
 
 
@@ -187,11 +187,64 @@ def test_documents_of_any_length_are_trained_and_scored(sample, tiny_bert, tmp_p
             label["evidence"] = [number + 1 for number in label["evidence"]]
         (data / f"{split}.json").write_text(json.dumps(documents))
     length = ("--max_seq_length", "4096", "--evidence_weight", "0.1")
-    train.main(arguments(data, tiny_bert, tmp_path / "run", "--seeds", "1", "--num_train_epochs", "1", *length))
+    train.main(arguments(data, tiny_bert, tmp_path / "run", "--seeds", "1", "--num_train_epochs", "3", *length))
     run = tmp_path / "run/seed_1"
     train.main(["--load_path", str(run), "--data_dir", str(data), "--output_dir", str(tmp_path / "again")])
     scores = json.loads((run / "scores.json").read_text())
     assert json.loads((tmp_path / "again/scores.json").read_text())["test"] == scores["test"]
+    assert scores["test"]["n_predictions"] > 10
+
+
+@pytest.mark.parametrize("option", ["--load_path", "--init_from"])
+def test_classes_in_another_order_than_the_runs_are_refused(trained, sample, tiny_bert, tmp_path, option):
+    rel2id = json.loads((trained / "rel2id.json").read_text())
+    renamed = dict(zip(rel2id, [0, *range(2, len(rel2id)), 1], strict=True))
+    (tmp_path / "rel2id.json").write_text(json.dumps(renamed))
+    more = (option, str(trained), "--rel2id", str(tmp_path / "rel2id.json"))
+    with pytest.raises(UserError, match=r"rel2id\.json: has other classes than .*seed_7/rel2id\.json; pass the latter"):
+        train.main(arguments(sample, tiny_bert, tmp_path / "run", *more))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("loss", "kept"), [("amtl", True), ("pn_risk", False)])
+def test_a_training_goes_on_with_the_groups_of_the_run_that_it_begins_with(sample, tiny_bert, tmp_path, loss, kept):
+    """Each of AMTL's further outputs is the threshold of a group of relations; SSR-PU's rates are of the new file."""
+    start = ("--loss_type", loss, "--num_train_epochs", "1")
+    train.main(arguments(sample, tiny_bert, tmp_path / "first", *start))
+    documents = json.loads((sample / "train.json").read_text())
+    for document in documents:
+        document["labels"] = document["labels"][:2]
+    data = shutil.copytree(sample, tmp_path / "data")
+    (data / "train.json").write_text(json.dumps(documents))
+    begun = ("--init_from", str(tmp_path / "first/seed_7"))
+    train.main(arguments(data, tiny_bert, tmp_path / "second", *start, *begun))
+    first, second = (json.loads((tmp_path / f"{run}/seed_7/config.json").read_text()) for run in ("first", "second"))
+    assert (first["priors"] == second["priors"]) == kept
+
+
+@pytest.mark.parametrize(("docreds", "asked"), [(True, True), (False, False)])
+def test_only_data_with_docreds_relations_is_asked_whether_it_is_docred(
+    sample, tiny_bert, tmp_path, capsys, docreds, asked
+):
+    data = shutil.copytree(sample, tmp_path / "data")
+    rel2id = json.loads(DEFAULT_REL2ID.read_text())
+    if not docreds:
+        rel2id["mine"] = len(rel2id)
+    (data / "rel2id.json").write_text(json.dumps(rel2id))
+    documents = json.loads((data / "train.json").read_text())
+    for document in documents:
+        document["labels"] = document["labels"][:2]
+    (data / "train.json").write_text(json.dumps(documents))
+    more = ("--rel2id", str(data / "rel2id.json"), "--num_train_epochs", "1")
+    train.main(arguments(data, tiny_bert, tmp_path / "run", *more))
+    assert ("Is the training file the original DocRED?" in capsys.readouterr().err) == asked
+
+
+def test_of_several_processes_the_first_alone_warns(monkeypatch, capsys):
+    for rank, told in (("0", "WARNING: x\n"), ("3", "")):
+        monkeypatch.setenv("RANK", rank)
+        print_warning("x")
+        assert capsys.readouterr().err == told
 
 
 @pytest.mark.parametrize("documents", [[], [EMPTY], [{**EMPTY, "labels": []}]])

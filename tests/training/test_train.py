@@ -203,11 +203,14 @@ def test_new_layers_have_their_own_rate_and_nothing_decays(tiny_bert):
     )
 
 
-def test_gradient_accumulation_takes_a_step_for_an_incomplete_group(sample, tiny_bert, tmp_path):
-    more = ("--train_batch_size", "5", "--gradient_accumulation_steps", "2", "--num_train_epochs", "1")
-    train.main(arguments(sample, tiny_bert, tmp_path, *more))  # 12 documents, 2 batches, 1 step
+def test_gradient_accumulation_takes_a_step_for_an_incomplete_group_and_the_rate_ends_at_0(sample, tiny_bert, tmp_path):
+    more = ("--train_batch_size", "4", "--gradient_accumulation_steps", "2", "--num_train_epochs", "2")
+    train.main(arguments(sample, tiny_bert, tmp_path, *more))  # 12 documents, 3 batches, a step of 2 and one of 1
     records = [json.loads(line) for line in (tmp_path / "seed_7" / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == [1, 1]
+    logged = [record for record in records if "loss" in record]
+    assert [record["step"] for record in logged] == [2, 4]
+    rates = [record["learning_rate"] for record in logged]
+    assert rates[0] > 0 and rates[1] == 0
 
 
 class FirstStep(Exception):
@@ -281,8 +284,24 @@ def test_balanced_softmax_decides_against_zero_from_end_to_end(sample, tiny_bert
     thresholds = []
     patterns = inference.prediction_patterns
     monkeypatch.setattr(inference, "prediction_patterns", lambda s, y, t: thresholds.append(t) or patterns(s, y, t))
-    train.main(arguments(sample, tiny_bert, tmp_path, "--loss_type", "balance_softmax", "--num_train_epochs", "1"))
+    train.main(arguments(sample, tiny_bert, tmp_path, "--loss_type", "balance_softmax", "--num_train_epochs", "6"))
     assert thresholds and not any(threshold.any() for threshold in thresholds)
+    pairs = load_file(tmp_path / "seed_7" / "pair_scores_test.safetensors")
+    titles = [document["title"] for document in json.loads((sample / "test.json").read_text())]
+    rel2id = json.loads((tmp_path / "seed_7" / "rel2id.json").read_text())
+    entries = json.loads((tmp_path / "seed_7" / "result.json").read_text())
+    found = {(entry["title"], entry["h_idx"], entry["t_idx"], entry["r"]) for entry in entries}
+    places = [
+        (titles[d], *ends) for d, ends in zip(pairs["document"].tolist(), pairs["entities"].tolist(), strict=True)
+    ]
+    ranks = pairs["scores"].argsort(dim=1, descending=True)[:, :4]
+    expected = {
+        (*place, relation)
+        for place, row, highest in zip(places, pairs["scores"], ranks.tolist(), strict=True)
+        for relation, number in rel2id.items()
+        if number and number in highest and row[number] > 0
+    }
+    assert found == expected and len(found) > 10
 
 
 @pytest.mark.parametrize(("device", "after"), [("cpu", [5, 50]), ("cuda", [50])])
