@@ -106,6 +106,6 @@ def naming_batch(batch: dict[str, Any], titles: list[str], remedy: str) -> Itera
             raise
         more = f" and {len(titles) - 4} more" if len(titles) > 4 else ""
         raise UserError(
-            f"out of memory on a batch of {len(titles)} document(s), {sum(batch['lengths']):,} tokens and "
+            f"out of memory on a batch of {len(titles)} document{'s' * (len(titles) > 1)}, {sum(batch['lengths']):,} tokens and "
             f"{sum(map(len, batch['hts'])):,} pairs ({', '.join(map(repr, titles[:4]))}{more}); {remedy}"
         ) from None

@@ -82,14 +82,15 @@ def score(
     precision: str,
     budget: int,
     title: str = "",
-    remedy: str = "lower --test_batch_size, or --max_seq_length if it is a single document",
+    remedy: str = "",
     in_parts: bool = True,
 ) -> Iterator[ScoredBatch]:
     """Score documents in batches.
 
     `budget`, and on the CPU also CPU_BUDGET, limits the tokens and pairs of a batch (scores do not depend on it),
-    `title` stands before the progress bar, `remedy` is what to do if a batch does not fit into memory. With `in_parts`,
-    a document longer than two windows that is a batch by itself comes some pairs at a time.
+    `title` stands before the progress bar, `remedy` is what to do if a batch does not fit into memory (default: smaller
+    batches or documents). With `in_parts`, a document longer than two windows that is a batch by itself comes some
+    pairs at a time.
     """
     model.eval()
     budget = min(budget, CPU_BUDGET) if device.type == "cpu" else budget
@@ -103,11 +104,12 @@ def score(
             batch = collate_fn([features[index] for index in indices])
             labels, _ = batch.pop("labels", None), batch.pop("evidence", None)
             titles, first = [features[index]["title"] for index in indices], 0
+            smaller = "lower --test_batch_size" if len(titles) > 1 else "lower --max_seq_length or pass --device cpu"
             lone_and_long = len(indices) == 1 and batch["lengths"][0] > 2 * max_window(model.model)[0]
             inputs = to_device(batch, device)
             outputs = model.score_in_parts(**inputs) if in_parts and lone_and_long else (model(**i) for i in [inputs])
             while True:
-                with naming_batch(batch, titles, remedy), autocast(device, precision):
+                with naming_batch(batch, titles, remedy or smaller), autocast(device, precision):
                     output = next(outputs, None)
                 if output is None:
                     break

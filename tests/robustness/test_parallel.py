@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import ROOT
+from model_scores import BACKBONES
 from safetensors.torch import load_file
 from trainings import EMPTY, arguments, first_gradients, wait_for_steps
 
@@ -256,7 +257,7 @@ def test_processes_that_cannot_have_a_gpu_each_are_refused(torchrun_with):
         parallel.start("cuda:0")
 
 
-@pytest.mark.parametrize("backbone", DocREModel.backbones)
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_where_no_gradient_is_expected_to_be_missing_none_is(backbone, tiny_bert, minilm_tokenizer, rel2id):
     """Of documents without sentences, without entities, and with one: those that leave most out."""
     model = DocREModel(str(tiny_bert), emb_size=64, backbone=backbone, unet_channels=16, axial_layers=1)
