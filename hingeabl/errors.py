@@ -105,7 +105,8 @@ def naming_batch(batch: dict[str, Any], titles: list[str], remedy: str) -> Itera
         if not out_of_memory(error):
             raise
         more = f" and {len(titles) - 4} more" if len(titles) > 4 else ""
+        count = f"{len(titles)} document{'s' * (len(titles) > 1)}"
         raise UserError(
-            f"out of memory on a batch of {len(titles)} document{'s' * (len(titles) > 1)}, {sum(batch['lengths']):,} tokens and "
+            f"out of memory on a batch of {count}, {sum(batch['lengths']):,} tokens and "
             f"{sum(map(len, batch['hts'])):,} pairs ({', '.join(map(repr, titles[:4]))}{more}); {remedy}"
         ) from None
