@@ -71,7 +71,7 @@ def _fail(message: str, code: int) -> int:
 
 def print_warning(message: str) -> None:
     """Print a warning to stderr; of torchrun's processes, the first alone."""
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ:
         print(f"WARNING: {message}", file=sys.stderr)
 
 

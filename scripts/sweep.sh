@@ -33,13 +33,13 @@ run_every_nth() { # trainings $1, $1 + the number of GPUs, ... on the GPU of tha
 }
 
 stop_trainings() { # background jobs do not get Ctrl-C themselves
-    trap '' INT TERM
+    trap '' INT TERM USR1
     kill -TERM "${pids[@]}" 2>/dev/null || true
     wait
     exit 130
 }
 pids=()
-trap stop_trainings INT TERM
+trap stop_trainings INT TERM USR1
 for place in "${!GPUS[@]}"; do
     run_every_nth "$place" "$@" &
     pids+=($!)

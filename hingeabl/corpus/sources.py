@@ -25,11 +25,11 @@ from hingeabl.errors import UserError, first_line, need, print_warning
 from hingeabl.files import GZIP, cannot_read, encoding_of, files_below, listed, name_in_utf8
 from hingeabl.readers.formats import (
     FORMAT_NAMES,
+    JSON_FORMATS,
     TEXT_SUFFIXES,
-    conversion,
     decoded,
-    detect,
     format_of_text,
+    starts_as_json,
     suffix_of,
     without_gz,
 )
@@ -57,7 +57,7 @@ class Raw(NamedTuple):
     kind    what `data` is: "json", a JSON object; "text", plain text; or "problem", the message
     data    bytes, UTF-8 unless a text file has another encoding
     title   of a text
-    format  that of a JSON object's file, as its beginning shows it; "" in Parquet
+    format  that of a JSON object's file, as its beginning shows it; "" if it does not, and in Parquet
     """
 
     file: str
@@ -195,8 +195,13 @@ def read_sources(sources: Iterable[Source]) -> Iterator[Raw]:
 
 def _read_text(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, dict[str, str]]]:
     data = file.read()
-    if (file_format := detect(data[:CHUNK], name)) != "text":
-        raise UserError(f"{name}: is {FORMAT_NAMES.get(file_format, 'no plain text')}; {conversion(name)}")
+    text = ""
+    with contextlib.suppress(zlib.error):  # its reader reports the error
+        text = decoded(data[:CHUNK])
+    file_format = _format_by_object(text, False) if starts_as_json(text) else format_of_text(text)
+    if file_format and file_format != "text" and (starts_as_json(text) or file_format not in JSON_FORMATS):
+        what = FORMAT_NAMES.get(file_format, f"in the format {file_format}")
+        raise UserError(f"{name}: is {what}, no plain text; prepro.py --convert makes documents of it")
     yield "text", data, {"title": Path(without_gz(name)).with_suffix("").as_posix()}
 
 
@@ -209,26 +214,24 @@ def _read_json(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, dict[str
         start = unpacked.read(CHUNK)
         unpacked = cast(BinaryIO, Rewound(start, unpacked))
     if is_lines(start, name):
-        lines = (line for line in _lines(unpacked, name) if line.strip())
-        more = {"format": _format_of(from_first_object(start))}
-        yield from (("json", line, more) for line in lines)
+        more = {"format": _format_by_object(decoded(start), True)}
+        yield from (("json", line, more) for line in _lines(unpacked, name) if line.strip())
     else:
-        more = {"format": _format_of(start)}
+        more = {"format": _format_by_object(decoded(start), False)}
         yield from (("json", text.encode(), more) for _, text in read_object_texts(unpacked, name))
 
 
-def _format_of(start: bytes) -> str:
-    return format_of_text(decoded(start)) or "docred"
-
-
-def from_first_object(start: bytes) -> bytes:
-    """Lines from the first one on that holds a JSON object; all if none does."""
-    lines = start.split(b"\n")
-    for number, line in enumerate(lines):
-        with contextlib.suppress(ValueError):
-            if isinstance(json.loads(line), dict):
-                return b"\n".join(lines[number:])
-    return start
+def _format_by_object(text: str, by_lines: bool) -> str:
+    """The format that a file's beginning shows from its first whole JSON object on, by lines from the first line that
+    is one; "" if there is none."""
+    place = text.find("{")
+    while place >= 0:
+        with contextlib.suppress(ValueError, RecursionError):
+            json.JSONDecoder().raw_decode(text, place)
+            return format_of_text(text[place:]) or ""
+        line_end = text.find("\n", place) if by_lines else -1
+        place = text.find("{", line_end) if line_end >= 0 else -1
+    return ""
 
 
 def is_lines(start: bytes, name: str) -> bool:
@@ -239,7 +242,7 @@ def is_lines(start: bytes, name: str) -> bool:
         return True
     try:
         json.loads(start.lstrip().split(b"\n")[0])
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

@@ -265,17 +265,12 @@ def has_repeats(document: Document) -> bool:
     return any(len(set(items)) < len(items) for items in [*spans, labels])
 
 
-def refuse_misplaced(name: str, counts: Counts) -> None:
-    """Raise UserError if most of the stated texts are not at their offsets."""
-    if 2 * counts["differ"] > counts["told"]:
-        problem = mismatch_message(counts["differ"], counts["told"], counts.example)
-        raise UserError(f"{name}: {problem}; {RULE}; {counts.cause}")
-
-
 def warn(name: str, counts: Counts) -> None:
     """Print in one line on stderr what was counted, if anything. Raises UserError if most of the stated texts are not
     at their offsets."""
-    refuse_misplaced(name, counts)
+    if 2 * counts["differ"] > counts["told"]:
+        problem = mismatch_message(counts["differ"], counts["told"], counts.example)
+        raise UserError(f"{name}: {problem}; {RULE}; {counts.cause}")
     warnings = [text.format(counts[key]) for key, text in WARNINGS.items() if counts[key]]
     if counts["differ"]:
         warnings.append(f"{mismatch_message(counts['differ'], counts['told'], counts.example)}; the offsets are taken")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -13,7 +14,7 @@ from hingeabl.data.stream import CHUNK, Rewound, read_objects, stream_documents
 from hingeabl.errors import UserError, print_warning
 from hingeabl.files import atomic_write_text, cannot_read, files_below, listed
 from hingeabl.outputs import check_outputs
-from hingeabl.readers.align import refuse_misplaced, to_spans, warn
+from hingeabl.readers.align import to_spans, warn
 from hingeabl.readers.brat import read_brat
 from hingeabl.readers.cdr import read_cdr
 from hingeabl.readers.decoding import read_lines
@@ -54,7 +55,8 @@ def read_format(
     counted there instead. Raises UserError with file, document, field and remedy.
     """
     counted, repeated = Counts() if counts is None else counts, RepeatedTitles()
-    for document in with_documents(_checked(file, name, file_format, typed, labels, counted), text_model):
+    found, file = detected(file, name, file_format)
+    for document in with_documents(_checked(file, name, found, typed, labels, counted), text_model):
         repeated.add(document["title"])
         yield document
     if counts is None:
@@ -65,30 +67,29 @@ def read_format(
 def read_paths(
     paths: Sequence[str], file_format: str | None, typed: bool, labels: bool = False, text_model: str | None = None
 ) -> Iterator[Document]:
-    """read_format for several files, with one line of warnings for all. A folder stands for the files in it, see
-    files_of. A document in a folder that has no title of its own gets its file's path there, and from the file's second
-    document on also its number."""
-    counts = Counts()
+    """read_format for several files, with one line of warnings for all that have one format. A folder stands for the
+    files in it, see files_of. A document in a folder that has no title of its own gets its file's path there, and from
+    the file's second document on also its number."""
+    counts: dict[str, Counts] = defaultdict(Counts)  # of each format, whose programs count offsets in the same way
     repeated = RepeatedTitles()
 
     def items() -> Iterator[Document | Text]:
         for source in paths:
-            counts_here = Counts()  # other programs may count offsets otherwise
             for path in files_of(source, file_format):
-                with open_file(path) as file:
-                    for number, item in enumerate(_checked(file, path, file_format, typed, labels, counts_here)):
+                with open_file(path) as opened:
+                    found, file = detected(opened, path, file_format)
+                    for number, item in enumerate(_checked(file, path, found, typed, labels, counts[found])):
                         title = title_of(item)
                         if path != source and isinstance(title, GeneratedTitle):
                             inside = Path(without_gz(path)).with_suffix("").relative_to(source).as_posix()
                             title = GeneratedTitle(f"{inside} {number}" if number else inside)
                         repeated.add(title)
                         yield item._replace(title=title) if isinstance(item, Text) else item | {"title": title}
-            refuse_misplaced(source, counts_here)
-            counts.add(counts_here)
 
     yield from with_documents(items(), text_model)
     name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1:,} more"
-    warn(name, counts)
+    for of_format in counts.values():
+        warn(name, of_format)
     repeated.warn(name)
 
 
@@ -114,8 +115,8 @@ class RepeatedTitles:
         """Warn on stderr if there are any."""
         if self.repeated:
             print_warning(
-                f"{name}: {len(self.repeated):,} titles are of several documents ({listed(list(self.repeated))}), "
-                "and files that are scored need distinct ones; convert a folder, or rename files or documents"
+                f"{name}: {len(self.repeated):,} titles are of several documents ({listed(list(self.repeated))}); "
+                "predictions name documents by their titles, and files that are scored need distinct ones: rename them"
             )
 
 
@@ -179,17 +180,21 @@ def with_documents(items: Iterable[Document | Text], text_model: str | None) -> 
             yield from group  # type: ignore[misc]
 
 
+def detected(file: BinaryIO, name: str, file_format: str | None) -> tuple[str, BinaryIO]:
+    """The format, recognised if it is None, and the file, still to be read from its beginning."""
+    if file_format is not None:
+        return file_format, file
+    try:
+        start = file.read(CHUNK)
+    except OSError as error:
+        raise cannot_read(name, error) from None
+    return detect(start, name), cast(BinaryIO, Rewound(start, file))
+
+
 def _checked(
-    file: BinaryIO, name: str, file_format: str | None, typed: bool, labels: bool, counts: Counts
+    file: BinaryIO, name: str, file_format: str, typed: bool, labels: bool, counts: Counts
 ) -> Iterator[Document | Text]:
     """read_format without its warning line, counting in `counts`, and without turning texts into documents."""
-    if file_format is None:
-        try:
-            start = file.read(CHUNK)
-        except OSError as error:
-            raise cannot_read(name, error) from None
-        file_format = detect(start, name)
-        file = cast(BinaryIO, Rewound(start, file))
     if file_format == "docred" and not labels:
         yield from stream_documents(file, name, typed)
         return

@@ -47,12 +47,6 @@ class Counts(Counter[str]):
     cause = ""
     silent = 0
 
-    def add(self, other: Counts) -> None:
-        """Add the counts of another file."""
-        self.update(other)
-        self.example, self.cause = self.example or other.example, self.cause or other.cause
-        self.silent += other.silent if any(key.startswith(READ_AS) for key in other) else 0
-
 
 class Reading(NamedTuple):
     """A way of counting offsets: a unit, the length of a line end (None: that of its characters), and whether a byte

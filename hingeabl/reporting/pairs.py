@@ -132,7 +132,9 @@ def read_pair_scores(path: Path, num_classes: int) -> dict[str, Tensor]:
     if shapes != [count, (*count, 2), (*count, num_classes)] or dtypes != [torch.int32, torch.int32, torch.float32]:
         raise UserError(f"{path}: does not hold the scores of pairs of {num_classes} classes; train the run again")
     if not tensors["scores"].isfinite().all():
-        remedy = "score the run again: train.py --load_path RUN --output_dir NEW --precision fp32"
+        remedy = (
+            "train.py --load_path RUN --output_dir NEW --precision fp32 writes it to NEW; copy it to the run's folder"
+        )
         raise UserError(f"{path}: a score is not finite; {remedy}")
     return tensors
 

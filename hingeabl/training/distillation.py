@@ -144,6 +144,12 @@ def is_written(path: Path, key: str, target: str, shape: list[int]) -> bool:
     raise UserError(f"{path}: holds other {target}; remove the folder or pass another one")
 
 
+def has_key(path: Path, key: str) -> bool:
+    """Whether a teacher_file is there, of the same key."""
+    description = read_json(path) if path.exists() else None
+    return isinstance(description, dict) and description.get("key") == key
+
+
 def distill(args: argparse.Namespace) -> None:
     """Write the teacher's outputs on the data file, a shard at a time, then the description of the folder."""
     target = ATTENTION if args.attention else SCORES
@@ -175,8 +181,10 @@ def distill(args: argparse.Namespace) -> None:
         if not tensor.isfinite().all():
             raise UserError(f"{args.load_path}: gives {target} of {args.data_file} beyond float16; train it again")
         save_tensors(path, {target: tensor}, {"key": description["key"]})
-    description["threshold"] = run.loss.definition.threshold.__name__
-    write_json(teacher_file(folder), description)
+    if target == SCORES:
+        description["threshold"] = run.loss.definition.threshold.__name__
+    if not has_key(teacher_file(folder), description["key"]):  # a student's run has the file's checksum
+        write_json(teacher_file(folder), description)
     print(f"{target} of {len(documents):,} documents: {folder}")
 
 

@@ -30,7 +30,7 @@ from hingeabl.training import parallel
 from hingeabl.training.distillation import ATTENTION, WithTeacher
 from hingeabl.training.inference import Predictions, predict
 from hingeabl.training.runs import require_wandb
-from hingeabl.training.saved_run import loss_of_run, refuse_unfinished, weights_of
+from hingeabl.training.saved_run import loss_of_run, refuse_unfinished, run_folder_of, weights_of
 from hingeabl.training.settings import Settings
 
 DEFAULT_FOLDER = Path(Settings.data_dir)
@@ -88,7 +88,10 @@ def predict_documents(experiment: Experiment, model: DocREModel, features: list[
     relations = {number: relation for relation, number in experiment.rel2id.items()}
     budget = args.test_batch_size * WINDOW  # tokens and pairs at once
     how = (experiment.device, experiment.precision, args.num_labels, budget)
-    return predict(model, features, experiment.loss, relations, *how, title=title)
+    remedy = "train again with --precision bf16 or fp32 and another --output_dir"
+    if args.load_path:
+        remedy = "pass --precision fp32 or --device cpu"
+    return predict(model, features, experiment.loss, relations, *how, title=title, remedy=remedy)
 
 
 def with_teacher(args: Settings, train: Split, rel2id: dict[str, int], loss: Loss) -> Any:
@@ -110,20 +113,20 @@ def with_priors(loss: Loss, args: Settings, train: list[Document], rel2id: dict[
     relations, which priors make."""
     if not loss.needs_priors:
         return loss
-    folder = Path(args.load_path or args.init_from or "")
-    if folder.is_dir() and (args.load_path or (args.init_from and loss.definition.thresholds > 1)):
+    source = args.load_path or (args.init_from if loss.definition.thresholds > 1 else None)
+    if source and (folder := run_folder_of(source)):
         config = read_json(folder / "config.json")
-        if args.load_path or (isinstance(config, dict) and "priors" in config):
+        if (args.load_path and Path(source).is_dir()) or (isinstance(config, dict) and "priors" in config):
             return loss_of_run(config, folder, loss.name, args.margin, rel2id)
     return get_loss(loss.name, args.margin, relation_rates(train, rel2id))
 
 
 def check_classes(args: Settings, rel2id: dict[str, int]) -> None:
     """Raise UserError if the classes are not those of the run that is loaded, whose outputs would mean others."""
-    for option in ("load_path", "init_from"):
-        of_run = Path(getattr(args, option) or "") / "rel2id.json"
-        if getattr(args, option) and of_run.is_file() and load_rel2id(of_run) != rel2id:
-            raise UserError(f"--rel2id {args.rel2id}: has other classes than {of_run}; pass the latter")
+    for path in filter(None, (args.load_path, args.init_from)):
+        folder = run_folder_of(path)
+        if folder and load_rel2id(folder / "rel2id.json") != rel2id:
+            raise UserError(f"--rel2id {args.rel2id}: has other classes than {folder}/rel2id.json; pass the latter")
 
 
 def check_inputs(args: Settings, paths: dict[str, Path]) -> None:

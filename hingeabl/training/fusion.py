@@ -101,7 +101,7 @@ def second_pass(
     batches = score(model, features, experiment.device, experiment.precision, budget, "evidence", in_parts=False)
     for batch in batches:
         pairs = list(itertools.chain.from_iterable(pairs_of_each[index] for index in batch.indices))
-        check_finite(batch.scores, [documents[number]["title"] for number, _, _ in pairs])
+        check_finite(batch.scores, [documents[number]["title"] for number, _, _ in pairs], "pass --device cpu")
         second.update(zip(pairs, pair_margins(experiment, batch.scores), strict=True))
     return second
 

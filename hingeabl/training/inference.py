@@ -22,6 +22,7 @@ from hingeabl.modeling.evidence import evidence_sentences
 from hingeabl.training import parallel
 
 CPU_BUDGET = 4096  # tokens and pairs of a batch on the CPU: larger tensors take new memory each time, which costs 20 %
+ALONE = "lower --max_seq_length (in a training, with another --output_dir) or pass --device cpu"  # a document
 
 
 class ScoredBatch(NamedTuple):
@@ -104,7 +105,7 @@ def score(
             batch = collate_fn([features[index] for index in indices])
             labels, _ = batch.pop("labels", None), batch.pop("evidence", None)
             titles, first = [features[index]["title"] for index in indices], 0
-            smaller = "lower --test_batch_size" if len(titles) > 1 else "lower --max_seq_length or pass --device cpu"
+            smaller = "lower --test_batch_size" if len(titles) > 1 else ALONE
             lone_and_long = len(indices) == 1 and batch["lengths"][0] > 2 * max_window(model.model)[0]
             inputs = to_device(batch, device)
             outputs = model.score_in_parts(**inputs) if in_parts and lone_and_long else (model(**i) for i in [inputs])
@@ -133,12 +134,13 @@ def predict(
     budget: int,
     title: str = "",
     with_scores: bool = False,
+    remedy: str = "pass --precision fp32 or --device cpu",
 ) -> Predictions:
     """The relations of documents, and their scores.
 
     `relations` names the classes, `num_labels` limits the relations of a pair; other arguments as in `score`.
     `with_scores` adds {score, threshold, margin} to each entry, margin being score - threshold. Raises UserError naming
-    a document whose scores are not finite.
+    a document whose scores are not finite, and the `remedy`.
     """
     entries_of: list[list[dict[str, Any]]] = [[] for _ in features]  # of each document
     patterns: Counter[str] = Counter()
@@ -149,7 +151,7 @@ def predict(
         class_scores, threshold = loss.with_one_threshold(scores)
         chosen = loss.predict(scores, num_labels)[:, 1:].nonzero()
         details: list[dict[str, Any]] = [{}] * len(chosen)
-        check_finite(scores, [features[index]["title"] for index, _, _ in pairs])
+        check_finite(scores, [features[index]["title"] for index, _, _ in pairs], remedy)
         if with_scores:
             details = margins(scores, loss.threshold(scores), chosen)
         if attention is not None:
@@ -226,12 +228,12 @@ def gather(
     )
 
 
-def check_finite(scores: Tensor, titles: list[str]) -> None:
-    """Raise UserError naming the first document with a score [pairs, classes] that is NaN or infinite; `titles` holds
-    each pair's."""
+def check_finite(scores: Tensor, titles: list[str], remedy: str) -> None:
+    """Raise UserError naming the first document with a score [pairs, classes] that is NaN or infinite, and the remedy;
+    `titles` holds each pair's."""
     finite = scores.isfinite().all(dim=1).tolist()
     if not all(finite):
-        raise UserError(f"document {titles[finite.index(False)]!r}: a score is not finite; pass --precision fp32")
+        raise UserError(f"document {titles[finite.index(False)]!r}: a score is not finite; {remedy}")
 
 
 def margins(scores: Tensor, threshold: Tensor, chosen: Tensor) -> list[dict[str, Any]]:

@@ -183,6 +183,12 @@ def weights_of(path: str | Path) -> Path:
     return path / "model.safetensors" if path.is_dir() else path
 
 
+def run_folder_of(path: str | Path) -> Path | None:
+    """The seed's folder of a run, given that folder or the weights in it; None for other checkpoints."""
+    folder = weights_of(path).parent
+    return folder if all((folder / name).is_file() for name in ("config.json", "model.json", "rel2id.json")) else None
+
+
 def load_weights(model: DocREModel, path: str | Path) -> None:
     """Load a checkpoint's weights into a model: safetensors, or a file that torch.save wrote; names as ours, or as in
     the checkpoints that the authors of ATLOP, DocuNet and KD-DocRE released (see DocREModel.rename_released_weights).

@@ -4,7 +4,7 @@
 
 Both losses are drawn from one record: each document's correct triples are binomial with the record's rate, its wrong
 predictions Poisson. A seed multiplies both rates, by as much as makes the F1 of seeds vary as measured (standard
-deviation 0.50). All differences are noise, so a test at 5 % should find one in at most 5 % of the cases.
+deviation 0.48). All differences are noise, so a test at 5 % should find one in at most 5 % of the cases.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hingeabl.reporting.comparisons import verdict
 from hingeabl.reporting.records import count_by_document, read_record
 from hingeabl.reporting.significance import Counts, compare, f1_of_seeds, spread_of_seeds, with_seed_noise
 
-DEVIATION = 0.0050  # of F1 over seeds, as measured on 992 documents
+DEVIATION = 0.0048  # of F1 over seeds, as measured on 992 documents
 SEEDS = (1, 2, 3, 5)
 CASES = 2000  # of each number of seeds
 PERMUTATIONS, RESAMPLES = 499, 400  # fewer than report.py draws, to save time
@@ -52,7 +52,7 @@ def rates(base: Counts, effect: float, seeds: int, chance: np.random.Generator) 
     for _ in tqdm(range(CASES), desc=f"{seeds} seeds", leave=False):
         comparison = compare(draw(base, effect, seeds, chance), draw(base, effect, seeds, chance))
         if seeds == 1:  # as the tables do: seed noise from losses with as many seeds as the study has
-            spread = spread_of_seeds(f1_of_seeds(draw(base, effect, count, chance)) for count in (3, 3, 3, 3, 3))
+            spread = spread_of_seeds(f1_of_seeds(draw(base, effect, count, chance)) for count in (3, 3, 3, 3, 4))
             assert spread is not None
             reported = with_seed_noise(comparison, spread, (1, 1))
         else:

@@ -14,7 +14,7 @@ import pytest
 from predictions import predict_file
 
 import predict
-from hingeabl.corpus import folder
+from hingeabl.corpus import folder, sources
 from hingeabl.corpus.sources import blocks_of, checksums, find_sources, fits, fixed_part, read_sources
 from hingeabl.corpus.worker import Part, part_of
 from hingeabl.errors import UserError
@@ -296,6 +296,20 @@ def test_a_files_format_is_that_of_all_its_lines(tmp_path, predictor):
     assert "entities: is missing" in found.errors[1]["message"]
 
 
+def test_a_file_whose_beginning_shows_no_whole_document_is_read_document_by_document(tmp_path, predictor, monkeypatch):
+    text = "Zo\u00eb Marlow was born in Lisbon. " * 4
+    nested = '{"a":' * 3000 + "1" + "}" * 3000
+    (tmp_path / "a.jsonl").write_text(lines([{"text": text}, {"text": text}]))
+    (tmp_path / "b.json").write_text(json.dumps([{"text": text}, {"text": text}]))
+    (tmp_path / "c.jsonl").write_text(f"{nested}\n{json.dumps({'text': text})}\n")
+    monkeypatch.setattr(sources, "CHUNK", 80)
+    found, rows = part(predictor, read(tmp_path))
+    places = [("a.jsonl", 0), ("a.jsonl", 1), ("b.json", 0), ("b.json", 1), ("c.jsonl", 1)]
+    assert [(row["file"], row["document"]) for row in rows] == places
+    assert all(row["entities"] for row in rows)
+    assert [(error["file"], error["document"]) for error in found.errors] == [("c.jsonl", 0)]
+
+
 def test_a_file_named_as_text_that_is_none_is_told_with_the_command_that_converts_it(tmp_path, documents, predictor):
     (tmp_path / "cdr.PubTator.txt").write_text("7|t|A title\n7|a|More.\n7\t0\t1\tA\tGene\t5\n")
     (tmp_path / "docs.txt").write_text(json.dumps(documents))
@@ -303,8 +317,24 @@ def test_a_file_named_as_text_that_is_none_is_told_with_the_command_that_convert
     found, rows = part(predictor, read(tmp_path))
     assert [row["title"] for row in rows] == ["list"]
     first, second = (error["message"] for error in found.errors)
-    assert "is in PubTator's format; convert it: python prepro.py cdr.PubTator.txt" in first
-    assert "docs.txt: is no plain text; convert it" in second
+    assert (
+        "cdr.PubTator.txt: is in PubTator's format, no plain text; prepro.py --convert makes documents of it" in first
+    )
+    assert "docs.txt: is in the format docred, no plain text" in second
+
+
+def test_a_text_is_read_whatever_lies_in_the_current_folder_and_a_broken_packed_one_is_told(
+    tmp_path, predictor, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("Ada Byron met Bo.")
+    (tmp_path / "a.ann").write_text("T1\tPER 0 3\tAda\n")
+    (tmp_path / "b.md").write_text("[ ] Ask Ada Byron.")
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"Ada Byron met Bo." * 50)[:-20])
+    found, rows = part(predictor, read("."))
+    assert [row["title"] for row in rows] == ["a", "b"]
+    [error] = found.errors
+    assert error["file"] == "c.txt.gz" and "unpacked" in error["message"]
 
 
 def test_a_glob_may_begin_at_the_root_and_links_without_a_file_are_told(tmp_path, documents, capsys):

@@ -239,7 +239,7 @@ def test_several_files_of_several_formats_are_converted_into_one(folder, monkeyp
     run(monkeypatch, prepro, "a.json", "b.pubtator", "set/story.ann", "set/more/story.ann", "--convert", "out.jsonl")
     titles = [json.loads(line)["title"] for line in Path("out.jsonl").read_text().splitlines()]
     assert titles == ["Mira", "7", "story", "story"]
-    assert "1 titles are of several documents (story), and files that are scored" in capsys.readouterr().err
+    assert "1 titles are of several documents (story); predictions name documents by" in capsys.readouterr().err
 
 
 def test_a_files_way_of_counting_offsets_is_not_taken_for_another_files(tmp_path, capsys):
@@ -251,6 +251,16 @@ def test_a_files_way_of_counting_offsets_is_not_taken_for_another_files(tmp_path
         for document in read_paths(order, None, False, labels=True):
             assert {entity[0]["name"] for entity in document["vertexSet"]} == {"Orla Venn", "Tamsin Works"}
         assert "offsets of 1 documents are read as UTF-16 units" in told(capsys)
+
+
+def test_a_single_wrong_text_in_one_of_brats_files_is_judged_with_the_others(tmp_path, capsys):
+    names = ("a", "b", "c")
+    for name in names:
+        (tmp_path / f"{name}.txt").write_text(TEXT)
+        (tmp_path / f"{name}.ann").write_text(f"T1\tPER 0 11\t{'Mara' if name == 'b' else 'Mira Talvik'}\n")
+    one_by_one = list(read_paths([str(tmp_path / f"{name}.ann") for name in names], None, False))
+    assert "1 of 3 mentions (33.3%) have another text" in told(capsys)
+    assert len(one_by_one) == len(list(read_paths([str(tmp_path)], None, False))) == 3
 
 
 def test_a_title_of_two_documents_of_one_file_is_told(capsys):

@@ -171,7 +171,9 @@ def test_documents_are_cut_at_max_seq_length_and_that_is_said(run, documents, tm
     )
 
 
-def test_scores_that_are_not_finite_are_refused_with_their_document(run, documents, tmp_path, monkeypatch):
+def test_scores_that_are_not_finite_are_refused_with_their_document(
+    run, documents, sample, tiny_bert, tmp_path, monkeypatch
+):
     def broken(model, features, *rest):
         for number in range(len(features)):
             scores = torch.zeros(len(features[number]["hts"]), 97)
@@ -186,6 +188,19 @@ def test_scores_that_are_not_finite_are_refused_with_their_document(run, documen
     with pytest.raises(UserError, match="a score is not finite; pass --precision fp32"):
         train.main(["--load_path", str(run), "--output_dir", str(tmp_path / "scored")])
     assert not list((tmp_path / "scored").glob("*.json"))
+    data = [
+        "--data_dir",
+        str(sample),
+        "--train_file",
+        "train.json",
+        "--dev_file",
+        "dev.json",
+        "--test_file",
+        "test.json",
+    ]
+    begun = ["--model_name_or_path", str(tiny_bert), "--emb_size", "64", "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(UserError, match="train again with --precision bf16 or fp32 and another --output_dir"):
+        train.main([*data, *begun, "--seeds", "1", "--num_train_epochs", "1"])
 
 
 def test_missing_and_unfit_files_are_refused(run, documents, tmp_path):

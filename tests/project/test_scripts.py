@@ -110,7 +110,7 @@ def test_a_sweep_takes_the_gpus_it_is_given_one_training_at_a_time_on_each(tmp_p
     assert used == {str(seed): gpu for seed, gpu in enumerate(gpus, 1)}
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
 def test_a_sweep_that_is_stopped_stops_its_trainings_and_waits_until_they_have_saved(tmp_path, name):
     training = 'trap \'sleep 1; echo "$3" >>saved; exit 75\' TERM; touch "running_$3"; while true; do sleep 0.1; done'
     for path, content in (SWEEP | {"scripts/run_bert.sh": training}).items():

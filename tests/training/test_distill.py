@@ -73,6 +73,11 @@ def test_a_stopped_program_goes_on_with_the_first_missing_file(teacher, corpus, 
     monkeypatch.setattr(distillation, "teacher_outputs", spy)
     write_scores(teacher, corpus, tmp_path, monkeypatch)
     assert scored == [5]
+    described = json.loads((tmp_path / "teacher.json").read_text())
+    older = {name: value for name, value in described.items() if name != "threshold"}  # of a version without it
+    (tmp_path / "teacher.json").write_text(json.dumps(older))
+    write_scores(teacher, corpus, tmp_path, monkeypatch)
+    assert json.loads((tmp_path / "teacher.json").read_text()) == older  # a student's run has its checksum
     assert all(torch.equal(load_file(tmp_path / name)["scores"], scores) for name, scores in before.items())
 
 

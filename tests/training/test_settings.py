@@ -195,12 +195,14 @@ def test_documents_of_any_length_are_trained_and_scored(sample, tiny_bert, tmp_p
     assert scores["test"]["n_predictions"] > 10
 
 
-@pytest.mark.parametrize("option", ["--load_path", "--init_from"])
-def test_classes_in_another_order_than_the_runs_are_refused(trained, sample, tiny_bert, tmp_path, option):
+@pytest.mark.parametrize(
+    ("option", "file"), [("--load_path", ""), ("--init_from", ""), ("--init_from", "model.safetensors")]
+)
+def test_classes_in_another_order_than_the_runs_are_refused(trained, sample, tiny_bert, tmp_path, option, file):
     rel2id = json.loads((trained / "rel2id.json").read_text())
     renamed = dict(zip(rel2id, [0, *range(2, len(rel2id)), 1], strict=True))
     (tmp_path / "rel2id.json").write_text(json.dumps(renamed))
-    more = (option, str(trained), "--rel2id", str(tmp_path / "rel2id.json"))
+    more = (option, str(trained / file), "--rel2id", str(tmp_path / "rel2id.json"))
     with pytest.raises(UserError, match=r"rel2id\.json: has other classes than .*seed_7/rel2id\.json; pass the latter"):
         train.main(arguments(sample, tiny_bert, tmp_path / "run", *more))
     assert not (tmp_path / "run").exists()
@@ -241,6 +243,11 @@ def test_only_data_with_docreds_relations_is_asked_whether_it_is_docred(
 
 
 def test_of_several_processes_the_first_alone_warns(monkeypatch, capsys):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setenv("RANK", "3")  # set by somebody else than torchrun
+    print_warning("x")
+    assert capsys.readouterr().err == "WARNING: x\n"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     for rank, told in (("0", "WARNING: x\n"), ("3", "")):
         monkeypatch.setenv("RANK", rank)
         print_warning("x")
