@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from hingeabl.core import one_module
+from hingeabl.core import ROOT, one_module
 from hingeabl.data.cache import WordPieces, load_pieces, pieces_path, save_pieces
 from hingeabl.data.checks import check_cuts, check_files, print_findings, refuse_empty, refuse_same_files
 from hingeabl.data.pairs import AllPairs
@@ -35,7 +35,7 @@ from hingeabl.data.schema import CLOSING, MARKED_TYPES, Document
 from hingeabl.data.statistics import count_pairs, make_rel2id, print_statistics, statistics
 from hingeabl.data.tokenizer import load_tokenizer
 from hingeabl.errors import UserError, run_command_line
-from hingeabl.files import ROOT, refuse_non_data_files, write_json
+from hingeabl.files import refuse_non_data_files, write_json
 from hingeabl.outputs import check_outputs
 from hingeabl.readers.documents import garbage_collection_paused, load_documents
 from hingeabl.readers.formats import FORMATS

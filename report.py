@@ -7,11 +7,12 @@
     python report.py --figure epochs runs/bert_atl runs/bert_hingeabl_released --output runs/figures
 
 Tables 1 to 4 and 7 take folders of runs (or folders of such folders, or records, see records.py), tables 5 and 6 data
-files. Tables 2 and 3 also test which differences are more than noise (see significance.py). Seven tables are not the
-paper's: 3_later is table 3 with losses of other papers beside its own, precision shows precision, recall and wrong
-pairs, other_labels the scores of --also, thresholds where each loss's threshold lies (docs/metrics.md), shift what the
-threshold that is best on dev gives, inter pairs within and across sentences, as papers on CDR do, and runs what each
-run cost. Figures take folders of runs; epochs, patterns, length and reliability records too; 3, 4 and losses need none.
+files. Tables 2, 3, 3_later and inter also test which differences are more than noise (see significance.py). Seven
+tables are not the paper's: 3_later is table 3 with losses of other papers beside its own, precision shows precision,
+recall and wrong pairs, other_labels the scores of --also, thresholds where each loss's threshold lies
+(docs/metrics.md), shift what the threshold that is best on dev gives, inter pairs within and across sentences, as
+papers on CDR do, and runs what each run cost. Figures take folders of runs; epochs, patterns, length and reliability
+records too; 3, 4 and losses need none.
 """
 
 from __future__ import annotations

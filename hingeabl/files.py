@@ -42,6 +42,11 @@ NON_DATA_STARTS = {  # how files that are not data begin, in lower case: what is
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
+def predictions_file(folder: Path, split: str) -> Path:
+    """A run's file of predictions in dev or test."""
+    return folder / ("result.json" if split == "test" else "result_dev.json")
+
+
 def are_numbers(values: Iterable[Any], most: float = math.inf) -> bool:
     """Whether values read from JSON are finite numbers from 0 to `most`."""
     return all(type(number) in (int, float) and 0 <= number <= most and number < math.inf for number in values)

@@ -222,8 +222,8 @@ def _read_json(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes, dict[str
 
 
 def _format_by_object(text: str, by_lines: bool) -> str:
-    """The format that a file's beginning shows from its first whole JSON object on, by lines from the first line that
-    is one; "" if there is none."""
+    """The format of a file, from the first whole JSON object in its beginning; "" if there is none. With `by_lines`, an
+    object begins at the first brace of a line."""
     place = text.find("{")
     while place >= 0:
         with contextlib.suppress(ValueError, RecursionError):

@@ -176,5 +176,6 @@ def merge_padded(hidden: Tensor, attention: Tensor, positions: Tensor, at: dict[
         kept = inside[:, None, :, None] * at["kept"][part, :, None, None]
         summed = summed + attention.index_select(0, at["window"][part]).gather(3, columns) * kept
     row_sums = summed.sum(dim=-1, keepdim=True) + 1e-10
-    tokens = tokens * at["kept"].amax(dim=0)[:, :, None]  # in the longest documents two tokens lie in no window: 0
+    # in the longest documents two tokens (BERT) or three (RoBERTa) lie in no window: 0
+    tokens = tokens * at["kept"].amax(dim=0)[:, :, None]
     return tokens, summed / torch.where(at["two"].bool()[:, None, None, None], row_sums, 1)

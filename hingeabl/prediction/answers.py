@@ -22,6 +22,7 @@ from hingeabl.prediction.predictor import Predictor
 from hingeabl.readers.any_format import read_format
 from hingeabl.readers.formats import FORMATS, JSON_FORMATS, format_of_text, starts_as_json
 from hingeabl.readers.offsets import MARK
+from hingeabl.readers.text import load_spacy
 from hingeabl.training.inference import Predictions
 from hingeabl.writers.by_extension import FORMS
 from hingeabl.writers.networks import Picture
@@ -151,8 +152,6 @@ def text_alone(data: bytes, may_have_title: bool = False) -> str | None:
 @contextlib.contextmanager
 def temporary_vocabulary(text_model: str) -> Iterator[None]:
     """At the end, spaCy's pipeline forgets the words that it had not seen before, so that memory does not grow."""
-    from hingeabl.readers.text import load_spacy  # only where there is a text
-
     with load_spacy(text_model).memory_zone():
         yield
 

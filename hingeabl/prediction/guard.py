@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 DRAIN_SECONDS = 2.0  # for so long the rest of a refused request is read and thrown away
@@ -146,8 +147,6 @@ async def read_body(request: Request, limit: int) -> bytes:
 async def file_of_form(request: Request, body: bytes) -> bytes:
     """The file, or else the text, of a multipart body; another body unchanged. Raises RequestRefused if it
     cannot be read, or has not exactly one part."""
-    from starlette.formparsers import MultiPartException, MultiPartParser
-
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return body
 

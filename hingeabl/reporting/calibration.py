@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from hingeabl.core.evaluation import precision_recall_f1
 from hingeabl.core.losses import loss_names
 from hingeabl.errors import UserError
-from hingeabl.reporting.drawing import loss_style, new_figure
-from hingeabl.reporting.names import loss_title
+from hingeabl.reporting.drawing import loss_style, new_figure, styled
+from hingeabl.reporting.names import loss_title, model_title
 from hingeabl.reporting.pairs import read_pairs
 from hingeabl.reporting.records import CALIBRATION, Run, same_experiment
 from hingeabl.training.fitted import BINS, best_shift, bin_of, calibration_error, fit_confidence
@@ -47,14 +48,15 @@ def calibration_of(run: Run) -> dict[str, Any]:
     fitted = fit_confidence(margins, right)
     margins, right, gold = margins_of(run, "test")
     kept = right[margins > shift]
+    precision, recall, f1 = precision_recall_f1(int(kept.sum()), len(kept), gold)
     confidence = np.array([fitted.of(margin) for margin in margins])
     bins = bin_of(confidence)
     return {
         "shift": shift,
         "dev_f1_shifted": dev_f1,
-        "precision_shifted": int(kept.sum()) / max(len(kept), 1),
-        "recall_shifted": int(kept.sum()) / max(gold, 1),
-        "f1_shifted": 2 * int(kept.sum()) / max(len(kept) + gold, 1),
+        "precision_shifted": precision,
+        "recall_shifted": recall,
+        "f1_shifted": f1,
         "ece": calibration_error(confidence, right),
         "bins": [
             [int(in_bin.sum()), float(confidence[in_bin].mean()) if in_bin.any() else 0.0, int(right[in_bin].sum())]
@@ -70,6 +72,7 @@ def with_calibration(run: Run) -> Run:
     return replace(run, calibration=calibration, scores={**run.scores, "test": {**run.scores["test"], **scores}})
 
 
+@styled
 def figure_reliability(runs: list[Run]) -> Figure:
     """How many of the predictions of each confidence are right, on test. Raises UserError if no run has a calibration,
     or they differ in encoder or data."""
@@ -80,9 +83,11 @@ def figure_reliability(runs: list[Run]) -> Figure:
     same_experiment(calibrated)
     figure, [[axes]] = new_figure(4.6, 4.2)
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.9)
+    several = len({run.backbone for run in calibrated}) > 1
     for run in sorted(calibrated, key=lambda run: (loss_names().index(run.loss), run.seed)):
         bins = [(confidence, right / count) for count, confidence, right in run.calibration["bins"] if count]
-        label = f"{loss_title(run.loss)}, seed {run.seed}: ECE {run.calibration['ece']:.3f}"
+        model = f"{model_title(run.backbone)}, " if several else ""
+        label = f"{model}{loss_title(run.loss)}, seed {run.seed}: ECE {run.calibration['ece']:.3f}"
         axes.plot(*zip(*bins, strict=True), **loss_style(run.loss) | {"label": label, "linestyle": "-"})
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence of a tenth", ylabel="share of right predictions, test")
     axes.grid(True)

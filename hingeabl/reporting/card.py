@@ -7,7 +7,8 @@ import re
 import statistics
 from typing import Any
 
-from hingeabl.files import ROOT, read_text
+from hingeabl.core import ROOT
+from hingeabl.files import read_text
 from hingeabl.reporting.names import model_title
 from hingeabl.reporting.records import Run
 from hingeabl.reporting.rendering import markdown, markdown_rows

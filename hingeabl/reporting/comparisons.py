@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -87,12 +87,14 @@ def compare_groups(groups: Groups) -> tuple[list[Difference], list[str]]:
 
 
 def different_trainings(runs: list[Run]) -> list[str]:
-    """Notes on runs of a table that differ in precision, from others of their model in a setting that changes scores,
-    or from others of their loss in its parameters."""
+    """Notes on how the runs of a table differ: in precision, and in whether they have initial weights or a teacher;
+    within a model, in a setting that changes scores; within a loss, in its parameters."""
     values = {"precision": [str(run.config.get("precision")) for run in runs]}
+    for use in ("initial weights", "teacher scores", "teacher attention"):
+        values[use] = ["with" if use in run.config["data"] else "without" for run in runs]
     backbones = sorted({run.backbone for run in runs})
     for backbone, name in itertools.product(backbones, SETTINGS):
-        settings = [run.config["settings"] for run in runs if run.backbone == backbone]
+        settings = [with_whole_batch(run) for run in runs if run.backbone == backbone]
         model = f" of {model_title(backbone)}" if len(backbones) > 1 else ""
         values[name + model] = [str(each[name]) for each in settings if name in each]
     for loss, name in sorted({(run.loss, name) for run in runs for name in run.config["loss"] if name != "name"}):
@@ -104,6 +106,14 @@ def different_trainings(runs: list[Run]) -> list[str]:
         for name, of_runs in values.items()
         if len(set(of_runs)) > 1
     ]
+
+
+def with_whole_batch(run: Run) -> dict[str, Any]:
+    """A run's settings, with the batch size of all its processes."""
+    settings = run.config["settings"]
+    if "train_batch_size" not in settings:
+        return settings
+    return settings | {"train_batch_size": settings["train_batch_size"] * run.config.get("processes", 1)}
 
 
 def pairs_of(groups: Groups) -> list[tuple[str, str]]:

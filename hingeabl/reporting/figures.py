@@ -301,7 +301,7 @@ def figure_frequency(runs: list[Run]) -> Figure:
     with bars of one standard deviation (n - 1) where it has several. Bins without a gold test triple are left out.
     Raises UserError if the runs' train or test file is gone or has changed, or test has no labels."""
     groups = by_loss("frequency", runs)
-    for run in runs:
+    for run in itertools.chain.from_iterable(groups.values()):
         if not run.scores["test"]:
             raise UserError(f"{run.folder}: has no test scores, as its test file has no labels; pass runs with labels")
     labels = labels_of(groups)

@@ -1,4 +1,5 @@
-"""The picture of a graph: no text covers another one or is cut, and the colours of the types have a legend.
+"""The picture of a graph: no text covers another one or leaves the picture; long names are shortened, and the
+colours of the types have a legend.
 
 Lengths are points, 1/72 inch; a place is (x, y) from the lower left, a box (left, bottom, right, top)."""
 

@@ -1,4 +1,5 @@
-"""Figures of the losses themselves, which need no runs: the hinge weight, its margin, every loss with its slopes."""
+"""Figures of the losses themselves, which need no runs: the hinge weight, its margin, the losses with
+their derivatives."""
 
 from __future__ import annotations
 
@@ -77,12 +78,14 @@ def mark(axes: Axes, x: float, text: str) -> None:
 
 @styled
 def figure_losses(runs: list[Run]) -> Figure:
-    """The paper's losses of a pair over the distance d of one relation, positive or negative, with two derivatives; and
-    AML beside HingeABL over c = -d, as in the paper's Appendix E. Needs no runs."""
+    """The paper's losses, and new ones that are of one pair, over the distance d of one of its relations, positive or
+    negative, with two derivatives; and AML beside HingeABL over c = -d, as in the paper's Appendix E. Needs no
+    runs."""
     figure, axes = new_figure(10, 7.6, rows=3, columns=3)
     d = torch.linspace(-REACH, REACH, POINTS, dtype=torch.float64)
+    drawn = [loss for loss in loss_names() if loss not in OTHER_PAPERS and is_of_one_pair(get_loss(loss))]
     for column, positive in enumerate((True, False)):
-        for number, loss in enumerate(loss for loss in loss_names() if loss not in OTHER_PAPERS):
+        for number, loss in enumerate(drawn):
             curve = loss_curve(get_loss(loss), d, positive)
             width = max(2.8 - 0.22 * number, 1)  # so that a line shows behind another
             style = loss_style(loss) | {"marker": "", "linewidth": width, "label": loss_title(loss)}
@@ -115,6 +118,14 @@ def draw_curve(axes: np.ndarray, x: Tensor, curve: Curve, style: dict[str, Any])
     for panel, line in zip(axes, curve, strict=True):
         panel.plot(x.numpy(), line.numpy(), **style)
         panel.axhline(0, color=PALE, linewidth=0.6, zorder=0)
+
+
+def is_of_one_pair(loss: Loss) -> bool:
+    """Whether a loss has a value for each pair alone, and needs neither priors nor several thresholds."""
+    if loss.needs_priors or loss.definition.thresholds > 1:
+        return False
+    scores = torch.zeros(2, len(load_rel2id()), dtype=torch.float64)
+    return loss.definition.function(scores, torch.zeros_like(scores), **loss.parameters).dim() == 1
 
 
 def loss_curve(loss: Loss, d: Tensor, positive: bool) -> Curve:

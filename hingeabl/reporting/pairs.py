@@ -19,7 +19,7 @@ from hingeabl.data.predictions import check_predictions
 from hingeabl.data.relations import load_rel2id
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError, first_line
-from hingeabl.files import read_json, refuse_non_data_file
+from hingeabl.files import predictions_file, read_json, refuse_non_data_file
 from hingeabl.reporting.records import Run, documents_of, file_of
 
 Evidence = dict[tuple[int, int, int], list[int]]  # sentences by document, head and tail
@@ -87,7 +87,7 @@ def read_evidence(run: Run, split: str, documents: list[Document]) -> Evidence |
     """Pairs.evidence of a run's dev or test split. Raises UserError if its file of predictions is broken."""
     if run.config["settings"].get("evidence_weight") is None:
         return None
-    path = run.folder / ("result.json" if split == "test" else "result_dev.json")
+    path = predictions_file(run.folder, split)
     predictions = read_json(path)
     check_predictions(predictions, str(path))
     document_number = {document["title"]: number for number, document in enumerate(documents)}

@@ -22,11 +22,11 @@ from hingeabl.files import read_json
 from hingeabl.machine import looks_like_path
 from hingeabl.modeling.checkpoints import read_weights
 from hingeabl.reporting.card import front_matter, write_card
-from hingeabl.reporting.records import Run, read_run
+from hingeabl.reporting.records import Run, is_of_machine, portable, read_run
 from hingeabl.training.fitted import CONFIDENCE, TYPES, read_confidence, types_help
 from hingeabl.training.hub import ENCODER_FILES, ENCODER_NAMES, NAME, WEIGHTS, refuse
+from hingeabl.training.runs import experiment_of
 from hingeabl.training.saved_run import open_run, refuse_unfinished
-from hingeabl.training.settings import NOT_COMPARED, Settings
 
 OF_THE_MACHINE = {"rel2id", "cache_dir", "device", "output_dir", "load_path", "wandb_project"}  # each user's own
 UNCHANGED = (WEIGHTS, "model.json", "rel2id.json", "scores.json")
@@ -124,17 +124,18 @@ def files_of(folder: Path, name: str, license: str | None, compression: Compress
     config = published_config(run.config, relations[0])
     if compression and compression.shift:
         config["decision"]["threshold_shift"] = compression.shift
-        best_shift = read_json(folder / CONFIDENCE)["best_shift"] if read_confidence(folder) else None
+        best_shift = read_json(folder / CONFIDENCE).get("best_shift") if read_confidence(folder) else None
         config["decision"]["shift_is_best_on_dev"] = compression.shift == best_shift
     if scored and types_help(scored):
         config["decision"]["types"] = "learned"
     encoder = run.config["settings"]["model_name_or_path"]
     base_model = None if looks_like_path(encoder) or os.path.isdir(encoder) else encoder
     files: Files = {file: folder / file for file in UNCHANGED}
-    confidence = read_json(scored / CONFIDENCE) if scored and read_confidence(scored) else {}
     seeds = [] if compression and not scored else [run] if compression else seeds_of(run)  # those with its scores
+    source = scored or folder
+    confidence = read_json(source / CONFIDENCE) if seeds and read_confidence(source) else {}
     card = front_matter(run, base_model, license) + "\n" + write_card(config, run, seeds, name, confidence)
-    fitted = [(scored or folder) / name for name in ((CONFIDENCE, TYPES) if seeds else (TYPES,))]
+    fitted = [source / name for name in ((CONFIDENCE, TYPES) if seeds else (TYPES,))]
     files |= {path.name: path for path in fitted if path.exists()}
     for path in sorted(path for pattern in ENCODER_FILES for path in folder.glob(pattern)):
         if path.name in needed:
@@ -149,12 +150,14 @@ def files_of(folder: Path, name: str, license: str | None, compression: Compress
 
 
 def shift_threshold(weights: dict[str, torch.Tensor], loss: Loss, shift: float) -> None:
-    """Add `shift` to the threshold, in the bias of the last layer. Raises UserError for a loss with several."""
+    """Add `shift` to the threshold, in the bias of the last layer. Predictions are those of `Loss.shift`, but for a
+    shift below 0 of a threshold class: its rank among the highest falls too. Raises UserError for a loss with several
+    thresholds."""
     bias = weights["classifier.bias" if "classifier.bias" in weights else "bilinear.bias"]
     if shift and loss.definition.threshold is threshold_class:
         bias[0] += shift
     elif shift and loss.definition.threshold is zero_threshold:
-        bias[1:] -= shift
+        bias -= shift  # class 0 too: it keeps its rank among the highest
     elif shift:
         raise UserError(f"--shift: the loss {loss.name} has no threshold for all relations; leave it out")
 
@@ -170,16 +173,6 @@ def scores_of(folder: Path) -> dict[str, Any]:
 def as_json(value: Any) -> bytes:
     """A JSON file's content."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def is_of_machine(value: Any) -> bool:
-    """Whether a value is a path that means nothing elsewhere: absolute, or out of the working folder."""
-    return isinstance(value, str) and (value.startswith("~") or Path(value).is_absolute() or ".." in Path(value).parts)
-
-
-def portable(value: Any) -> Any:
-    """A setting; of a path that is_of_machine only the last part."""
-    return Path(value).name if is_of_machine(value) else value
 
 
 def encoder_file(path: Path) -> Path | bytes:
@@ -226,6 +219,5 @@ def seeds_of(run: Run) -> list[Run]:
 
 def compared(run: Run) -> Any:
     """What seeds of one experiment share."""
-    settings = {**vars(Settings()), **run.config["settings"]}
-    kept = {name: portable(value) for name, value in settings.items() if name not in NOT_COMPARED}
-    return kept, run.config["loss"], run.config["data"], run.config.get("precision")
+    shared = {name: portable(value) for name, value in experiment_of(run.config).items()}
+    return shared, run.config.get("precision")

@@ -2,7 +2,7 @@
 
 A record seed_<n>.json holds:
 
-config          the run's config.json, of absolute paths only the last part
+config          the run's config.json with portable settings: of paths of the machine only the last part
 scores          its scores.json
 thresholds      where the threshold lies on test (evaluation.threshold_diagnostics); {} of a run with one relation
 calibration     how probable predictions are and what another threshold gives (calibration.calibration_of); older
@@ -26,10 +26,11 @@ from typing import Any
 
 import numpy as np
 
+from hingeabl.core import ROOT
 from hingeabl.core.evaluation import PERCENTILES, Gold, are_scores, prepare_gold, triples_by_document
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
-from hingeabl.files import ROOT, TIMING, are_numbers, make_folder, parse_json, read_json, sha256_of_file, write_json
+from hingeabl.files import TIMING, are_numbers, make_folder, parse_json, read_json, sha256_of_file, write_json
 from hingeabl.readers.documents import load_documents, read_documents
 
 TEXT_SETTINGS = ("data_dir", "train_file", "dev_file", "test_file", "model_name_or_path")  # of a run's settings
@@ -217,10 +218,9 @@ def write_record(
     written anew, and keeps its scores with the labels of other files. Raises UserError if files of the run are
     missing."""
     path = make_folder(Path(folder) / run.folder.resolve().parent.name) / f"seed_{run.seed}.json"
-    settings = {name: without_folder(value) for name, value in run.config["settings"].items()}
-    config = run.config | {"settings": settings}
+    config = without_folders(run.config)
     old = read_json(path) if path.exists() else {"config": config}
-    if not isinstance(old, dict) or old.get("config") != config:
+    if not isinstance(old, dict) or without_folders(old.get("config")) != config:
         raise UserError(f"{path}: is the record of another run; remove it or pass another folder")
     if old.get("scores") == run.scores:
         other_labels = {**old.get("other_labels", {}), **other_labels}
@@ -242,23 +242,37 @@ def write_record(
     return path
 
 
-def without_folder(value: Any) -> Any:
-    """A setting; of an absolute path only the last part, since the rest depends on the machine."""
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+def without_folders(config: Any) -> Any:
+    """A run's config.json with portable settings; what is none unchanged."""
+    if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
+        return config
+    return config | {"settings": {name: portable(value) for name, value in config["settings"].items()}}
+
+
+def is_of_machine(value: Any) -> bool:
+    """Whether a value is a path that means nothing elsewhere: absolute, or out of the working folder."""
+    return isinstance(value, str) and (value.startswith("~") or Path(value).is_absolute() or ".." in Path(value).parts)
+
+
+def portable(value: Any) -> Any:
+    """A setting; of a path that is_of_machine only the last part."""
+    return Path(value).name if is_of_machine(value) else value
 
 
 def are_one_encoder(first: str, second: str) -> bool:
-    """Whether two names may be of one encoder. Of a name that is absolute, or in a record only the last part of one,
-    the last part alone counts."""
+    """Whether two names can mean the same encoder. A record keeps only the last part of a path of its machine; so if
+    one name is an absolute path or has no slash, only the last parts are compared."""
     is_cut = any(Path(name).is_absolute() or "/" not in name for name in (first, second))
     return first == second or (is_cut and Path(first).name == Path(second).name)
 
 
 def same_experiment(runs: list[Run]) -> None:
-    """Raise UserError unless all runs have the same data and encoder, since only those can be compared."""
+    """Raise UserError unless all runs have the same documents, classes and encoder, since only those can be compared.
+    The weights that they started from, and their teachers, may differ."""
     for run in runs[1:]:
         encoders = [each.config["settings"]["model_name_or_path"] for each in (runs[0], run)]
-        if run.config["data"] != runs[0].config["data"] or not are_one_encoder(*encoders):
+        first, other = ([each.config["data"].get(use) for use in (*SPLITS, "rel2id")] for each in (runs[0], run))
+        if first != other or not are_one_encoder(*encoders):
             raise UserError(f"{runs[0].folder} and {run.folder}: differ in encoder or data; pass runs that share both")
 
 

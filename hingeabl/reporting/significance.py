@@ -71,13 +71,14 @@ def micro_f1(correct: np.ndarray, predicted: np.ndarray, gold: np.ndarray | int)
 
 
 def compare(first: Counts, second: Counts, seed: int = 0, same_seeds: bool = True) -> Comparison:
-    """Compare two losses on the same documents; the number of seeds may differ. `same_seeds`: where both have as many,
-    they are the same ones in the same order.
+    """Compare two losses on the same documents; the number of seeds may differ. `same_seeds` says that two losses with
+    equally many seeds have the same ones in the same order.
 
     The interval is of a bootstrap that draws documents, and each loss's seeds, with replacement; if one of them has a
-    single seed, only documents are drawn, and it holds no variation between seeds. The p-value is for these trained
-    models alone, of the null hypothesis that, document by document, the two could change places: a paired permutation
-    test over documents that computes both micro F1 anew for each reassignment, from the counts' means over seeds.
+    single seed, only documents are drawn, and the interval leaves out the variation between seeds. The p-value is for
+    these trained models alone, of the null hypothesis that, document by document, the two could change places: a paired
+    permutation test over documents that computes both micro F1 anew for each reassignment, from the counts' means over
+    seeds.
     """
     several = min(len(first.correct), len(second.correct)) > 1
     low, high = interval(first, second, seed, several)
@@ -152,8 +153,8 @@ def p_value(first: Counts, second: Counts, seed: int) -> float:
 
 @functools.lru_cache(maxsize=2)
 def permutations(count: int, max_count: int, seed: int) -> np.ndarray:
-    """Ways to exchange two losses' counts, 1 where they change places, float64 [ways, documents]: none, then
-    `max_count` random ones, or all that there are where these are not more."""
+    """Ways to exchange two losses' counts, 1 where they change places, float64 [ways, documents]. The first exchanges
+    nothing. Then come `max_count` random ones; or, if there are at most `max_count` ways, all of them."""
     if 2**count <= max_count:
         return np.array(list(itertools.product((0.0, 1.0), repeat=count)))
     places = np.tile(np.arange(2, dtype=np.int8), (max_count, count, 1))

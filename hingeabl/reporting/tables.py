@@ -165,14 +165,20 @@ def groups_of(number: int | str, runs: list[Run]) -> dict[str, list[Run]]:
     """The runs that belong in one of tables 1 to 4 and 7 or of MORE_TABLES, by row, each row's by seed; {} if none
     does. Backbones of a fork come after the paper's, by name."""
     groups = {}
-    losses = [loss for loss in loss_names() if number in MORE_TABLES or loss not in OTHER_PAPERS]
     backbones = [*BACKBONES, *sorted({run.backbone for run in runs} - BACKBONES.keys())]
-    for backbone, loss in itertools.product(backbones, losses):
-        chosen = [run for run in runs if (run.backbone, run.loss) == (backbone, loss) and is_in(number, run)]
+    for backbone, loss in itertools.product(backbones, loss_names()):
+        of_both = [run for run in runs if (run.backbone, run.loss) == (backbone, loss)]
+        chosen = [run for run in of_both if belongs_in(number, run) and is_in(number, run)]
         name = f"{backbone}/{loss}" if number in EVERY_BACKBONE else loss
-        if chosen and (number in EVERY_BACKBONE or backbone == "atlop") and (number != 1 or loss == "atl"):
+        if chosen:
             groups[name] = sorted(chosen, key=lambda run: run.seed)
     return groups
+
+
+def belongs_in(number: int | str, run: Run) -> bool:
+    """Whether a table shows runs of such a loss and backbone."""
+    is_shown = run.loss == "atl" if number == 1 else number in MORE_TABLES or run.loss not in OTHER_PAPERS
+    return is_shown and run.loss in loss_names() and (number in EVERY_BACKBONE or run.backbone == "atlop")
 
 
 def is_in(number: int | str, run: Run) -> bool:
@@ -216,8 +222,9 @@ def table_of_runs(number: int | str, runs: list[Run], unfinished: list[Path]) ->
         notes.append(f"not ATLOP, left out: {', '.join(map(model_title, sorted(models)))}")
     if unknown := sorted({run.loss for run in runs} - set(loss_names())):
         notes.append(f"none of the losses in losses.py, left out: {', '.join(unknown)}")
-    if without := sum(not is_in(number, run) for run in runs):
-        notes.append(f"without the scores of this table, left out: {without} of {len(runs)} runs")
+    wanted = [run for run in runs if belongs_in(number, run)]
+    if without := sum(not is_in(number, run) for run in wanted):
+        notes.append(f"without the scores of this table, left out: {without} of {len(wanted)} runs")
     notes += different_trainings(shown) + differing_seeds(rows)
     notes += more + [OVER_SEEDS] * bool(over_seeds)
     notes += published.get("notes", []) + ([corpus.note] if corpus and corpus.note else [])

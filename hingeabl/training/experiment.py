@@ -91,7 +91,7 @@ def predict_documents(experiment: Experiment, model: DocREModel, features: list[
     remedy = "train again with --precision bf16 or fp32 and another --output_dir"
     if args.load_path:
         remedy = "pass --precision fp32 or --device cpu"
-    return predict(model, features, experiment.loss, relations, *how, title=title, remedy=remedy)
+    return predict(model, features, experiment.loss, relations, *how, title=title, remedy_if_not_finite=remedy)
 
 
 def with_teacher(args: Settings, train: Split, rel2id: dict[str, int], loss: Loss) -> Any:
@@ -108,9 +108,9 @@ def with_teacher(args: Settings, train: Split, rel2id: dict[str, int], loss: Los
 
 
 def with_priors(loss: Loss, args: Settings, train: list[Document], rel2id: dict[str, int]) -> Loss:
-    """The loss, with each relation's rate over the training pairs if it needs priors; a saved run's loss keeps those of
-    its training. So does a run that goes on with the weights of another, if they have thresholds for groups of
-    relations, which priors make."""
+    """The loss. If it needs priors, these are each relation's rate over the training pairs. A saved run keeps its own.
+    A run that starts from another's weights takes that run's priors if the loss has several thresholds, since the
+    priors decide which threshold is whose."""
     if not loss.needs_priors:
         return loss
     source = args.load_path or (args.init_from if loss.definition.thresholds > 1 else None)
@@ -123,7 +123,7 @@ def with_priors(loss: Loss, args: Settings, train: list[Document], rel2id: dict[
 
 def check_classes(args: Settings, rel2id: dict[str, int]) -> None:
     """Raise UserError if the classes are not those of the run that is loaded, whose outputs would mean others."""
-    for path in filter(None, (args.load_path, args.init_from)):
+    for path in filter(None, [args.load_path or args.init_from]):
         folder = run_folder_of(path)
         if folder and load_rel2id(folder / "rel2id.json") != rel2id:
             raise UserError(f"--rel2id {args.rel2id}: has other classes than {folder}/rel2id.json; pass the latter")

@@ -16,7 +16,7 @@ from hingeabl.core.evaluation import Gold, score_predictions
 from hingeabl.core.losses import Loss
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
-from hingeabl.files import read_json, write_json
+from hingeabl.files import are_numbers, read_json, write_json
 
 CONFIDENCE, TYPES = "confidence.json", "types.json"
 BINS = 10  # of the expected calibration error
@@ -147,13 +147,11 @@ def write_confidence_and_types(
 ) -> None:
     """Fit the confidence and the best shift to the predictions in dev, `pairs` and `entries`, learn the types from
     train, and write them to a run's folder; no confidence if nothing was predicted, no types if train has none."""
-    triples, margins = predicted_triples(pairs, loss, num_labels)
-    if triples:
-        labels = gold_triples(dev, rel2id)
-        right = np.array([triple in labels for triple in triples])
+    margins, right, gold_count = margins_and_right(dev, pairs, loss, rel2id, num_labels)
+    if len(margins):
         confidence = fit_confidence(margins, right)
-        counts = {"predictions": len(triples), "right": int(right.sum())}
-        shift, f1 = best_shift(margins, right, len(labels))
+        counts = {"predictions": len(margins), "right": int(right.sum())}
+        shift, f1 = best_shift(margins, right, gold_count)
         shift_figures = {"best_shift": shift, "dev_f1_shifted": f1}
         write_json(folder / CONFIDENCE, {**confidence._asdict(), **counts, **shift_figures})
     types = learned_types(train)
@@ -166,16 +164,23 @@ def write_confidence_and_types(
     write_json(folder / TYPES, {"dev_f1": f1, "dev_f1_learned": f1_learned, "types": lists}, indent=0)
 
 
+def margins_and_right(
+    documents: list[Document], pairs: dict[str, Tensor], loss: Loss, rel2id: dict[str, int], num_labels: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """The predictions' margins float64 [n], which of them are right bool [n], and how many triples are labelled."""
+    triples, margins = predicted_triples(pairs, loss, num_labels)
+    labels = gold_triples(documents, rel2id)
+    return margins, np.array([triple in labels for triple in triples], dtype=bool), len(labels)
+
+
 def add_test_error(
     folder: Path, test: list[Document], pairs: dict[str, Tensor], loss: Loss, rel2id: dict[str, int], num_labels: int
 ) -> None:
     """Add to a folder's confidence, if it has one, its calibration_error on the predictions in test."""
     confidence = read_confidence(folder)
-    triples, margins = predicted_triples(pairs, loss, num_labels)
-    if confidence is None or not triples:
+    margins, right, _ = margins_and_right(test, pairs, loss, rel2id, num_labels)
+    if confidence is None or not len(margins):
         return
-    labels = gold_triples(test, rel2id)
-    right = np.array([triple in labels for triple in triples])
     error = calibration_error(np.array(list(map(confidence.of, margins))), right)
     write_json(folder / CONFIDENCE, read_json(folder / CONFIDENCE) | {"test_ece": error})
 
@@ -194,8 +199,9 @@ def read_confidence(folder: Path) -> Confidence | None:
 
 def types_help(folder: Path) -> bool:
     """Whether a folder has learned types, and they do not lower dev F1."""
-    path = folder / TYPES
-    return path.exists() and read_json(path)["dev_f1_learned"] >= read_json(path)["dev_f1"]
+    content = read_json(folder / TYPES) if (folder / TYPES).exists() else None
+    f1: list[Any] = [content.get(name) for name in ("dev_f1", "dev_f1_learned")] if isinstance(content, dict) else []
+    return bool(f1) and are_numbers(f1, most=1) and f1[1] >= f1[0]
 
 
 def read_types(folder: Path) -> Types | None:

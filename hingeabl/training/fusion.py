@@ -23,14 +23,14 @@ from hingeabl.core.model import DocREModel
 from hingeabl.core.prepro import featurize
 from hingeabl.data.schema import Document
 from hingeabl.errors import UserError
-from hingeabl.files import make_folder, read_json, write_json
+from hingeabl.files import make_folder, predictions_file, read_json, write_json
 from hingeabl.modeling.encoder import WINDOW
 from hingeabl.training.experiment import Experiment, Split, predict_documents, prepare
 from hingeabl.training.fitted import gold_triples
 from hingeabl.training.inference import Predictions, check_finite, score
-from hingeabl.training.runs import print_summary, summarise
+from hingeabl.training.runs import experiment_of, print_summary, summarise
 from hingeabl.training.saved_run import load_run, refuse_unfinished
-from hingeabl.training.settings import NOT_COMPARED, Settings, parse_args
+from hingeabl.training.settings import Settings, parse_args
 
 Pair = tuple[int, int, int]  # a document's index, head, tail
 
@@ -210,15 +210,6 @@ def settings_of_runs(args: argparse.Namespace) -> dict[int, Settings]:
     return settings_of
 
 
-def experiment_of(config: dict[str, Any]) -> dict[str, Any]:
-    """What the seeds of one experiment share, of a run's config.json: settings that change its numbers, loss, data."""
-    settings = vars(Settings()) | config["settings"]
-    settings["train_batch_size"] *= config.get("processes", 1)
-    data = {use: checksum for use, checksum in config["data"].items() if use != "initial weights"}  # of each seed
-    compared = {name: value for name, value in settings.items() if name not in NOT_COMPARED}
-    return compared | {"loss": config["loss"], "data": data}
-
-
 def fuse_run(experiment: Experiment, folder: Path, seed: int) -> dict[str, Any]:
     """Fit the threshold on dev, predict dev and test, write predictions and scores, print F1 of one pass and of both;
     returns the content of scores.json."""
@@ -237,7 +228,7 @@ def fuse_run(experiment: Experiment, folder: Path, seed: int) -> dict[str, Any]:
             correct = np.array([(*pair, relation) in gold for pair, relation in rows], dtype=bool)
             result["threshold"] = best_threshold(candidates, correct, len(dev.gold.triples))
         entries = entries_of(candidates, result["threshold"], split, experiment.rel2id)
-        write_json(folder / ("result.json" if name == "test" else "result_dev.json"), entries, indent=0)
+        write_json(predictions_file(folder, name), entries, indent=0)
         result[name] = {}
         if split.gold:
             one_pass, result[name] = (score_predictions(each, split.gold) for each in (first.entries, entries))

@@ -134,13 +134,13 @@ def predict(
     budget: int,
     title: str = "",
     with_scores: bool = False,
-    remedy: str = "pass --precision fp32 or --device cpu",
+    remedy_if_not_finite: str = "pass --precision fp32 or --device cpu",
 ) -> Predictions:
     """The relations of documents, and their scores.
 
     `relations` names the classes, `num_labels` limits the relations of a pair; other arguments as in `score`.
     `with_scores` adds {score, threshold, margin} to each entry, margin being score - threshold. Raises UserError naming
-    a document whose scores are not finite, and the `remedy`.
+    a document whose scores are not finite, with `remedy_if_not_finite`.
     """
     entries_of: list[list[dict[str, Any]]] = [[] for _ in features]  # of each document
     patterns: Counter[str] = Counter()
@@ -151,7 +151,7 @@ def predict(
         class_scores, threshold = loss.with_one_threshold(scores)
         chosen = loss.predict(scores, num_labels)[:, 1:].nonzero()
         details: list[dict[str, Any]] = [{}] * len(chosen)
-        check_finite(scores, [features[index]["title"] for index, _, _ in pairs], remedy)
+        check_finite(scores, [features[index]["title"] for index, _, _ in pairs], remedy_if_not_finite)
         if with_scores:
             details = margins(scores, loss.threshold(scores), chosen)
         if attention is not None:

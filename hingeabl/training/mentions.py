@@ -25,6 +25,7 @@ from tqdm import tqdm
 from transformers import BertForTokenClassification
 
 from hingeabl.compressed import compress
+from hingeabl.core.evaluation import harmonic_mean
 from hingeabl.core.utils import pick_precision
 from hingeabl.data.quiet import quiet_loading
 from hingeabl.data.schema import Document
@@ -53,7 +54,8 @@ NO_LABEL = -100  # for pieces without a loss
 
 @dataclass
 class MentionSettings:
-    """Every setting of the training. The epoch with the highest F1 of typed mentions on dev is kept."""
+    """The settings of the training; its weight decay is 0.01. The epoch with the highest F1 of typed mentions on dev is
+    kept."""
 
     encoder: str = "dataset/encoders/all-MiniLM-L6-v2"  # a BERT
     epochs: int = 6
@@ -181,7 +183,7 @@ def scores_of(tagger: MentionTagger, documents: Sequence[Document]) -> dict[str,
         right = sum(len(guess & truth) for guess, truth in pairs)
         precision = 100 * right / max(1, sum(len(guess) for guess, _ in pairs))
         recall = 100 * right / max(1, sum(len(truth) for _, truth in pairs))
-        f1 = 2 * precision * recall / (precision + recall) if right else 0.0
+        f1 = harmonic_mean(precision, recall)
         scores |= {f"{name}_precision": precision, f"{name}_recall": recall, f"{name}_f1": f1}
     return scores
 

@@ -16,9 +16,10 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from hingeabl.core import ROOT
 from hingeabl.core.evaluation import are_scores
 from hingeabl.errors import UserError, first_line, need, print_warning, remedy_of
-from hingeabl.files import ROOT, read_json, write_json
+from hingeabl.files import read_json, write_json
 from hingeabl.training.settings import NOT_COMPARED, Settings
 
 WANDB_IDS = "wandb_ids.json"  # the id of a run's log by project
@@ -125,6 +126,15 @@ class RunLog:
                 self.wandb.finish()
             except Exception as error:
                 print_warning(f"Weights & Biases ({first_line(error)}); its log may lack the end")
+
+
+def experiment_of(config: dict[str, Any]) -> dict[str, Any]:
+    """What the seeds of one experiment share, of a run's config.json: settings that change its numbers, loss, data."""
+    settings = vars(Settings()) | config["settings"]
+    settings["train_batch_size"] *= config.get("processes", 1)
+    data = {use: checksum for use, checksum in config["data"].items() if use != "initial weights"}  # of each seed
+    compared = {name: value for name, value in settings.items() if name not in NOT_COMPARED}
+    return compared | {"loss": config["loss"], "data": data}
 
 
 def start_wandb(folder: Path, name: str, project: str) -> Any:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from hingeabl.core.model import DocREModel
 from hingeabl.core.utils import describe_device
 from hingeabl.errors import UserError
-from hingeabl.files import TIMING, make_folder, save_tensors, sha256_of_file, write_json
+from hingeabl.files import TIMING, make_folder, predictions_file, save_tensors, sha256_of_file, write_json
 from hingeabl.modeling.layers import max_over_processes
 from hingeabl.training import parallel, resume
 from hingeabl.training.distillation import ATTENTION, SCORES, teacher_file
@@ -38,8 +38,8 @@ ESTIMATES = {"cpu": (5, 50), "cuda": (50,)}  # after how many steps the end is e
 
 @dataclass
 class Training:
-    """One seed's training. restore_or_initialise sets the fields from `ddp_model` on: the model as several processes
-    call it, how far the training is (`progress`), the step of its last checkpoint (`saved`), and in rank 0 the log.
+    """One seed's training. restore_or_initialise sets `ddp_model`, the model as several processes call it, `progress`,
+    how far the training is, `saved`, the step of its last checkpoint, and in rank 0 `log`.
     `counted` is when time was last added to `progress.seconds`."""
 
     experiment: Experiment
@@ -260,7 +260,7 @@ def save(training: Training, signal_name: str) -> None:
 
 def save_predictions(folder: Path, name: str, predictions: Predictions) -> None:
     """Write a split's predictions, and the scores of the pairs that have a gold or a predicted relation."""
-    write_json(folder / ("result.json" if name == "test" else "result_dev.json"), predictions.entries, indent=0)
+    write_json(predictions_file(folder, name), predictions.entries, indent=0)
     save_tensors(folder / f"pair_scores_{name}.safetensors", predictions.pairs)
 
 

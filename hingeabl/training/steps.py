@@ -45,7 +45,8 @@ def steps_per_epoch(experiment: Experiment) -> int:
 
 
 def shard_for_rank(batch: list[int]) -> list[int]:
-    """This process's documents of a batch; none if the batch has fewer documents than there are processes before it."""
+    """This process's documents of a batch; none if the batch has no more documents than there are processes before
+    this one."""
     return batch[parallel.rank() :: parallel.world_size()]
 
 

@@ -128,9 +128,7 @@ class Baseline(nn.Module):
         )
 
 
-def plain_features(
-    path: str | Path, tokenizer: Any, rel2id: dict[str, int], max_seq_length: int = 1024
-) -> list[dict[str, Any]]:
+def plain_features(path: str | Path, tokenizer: Any, rel2id: dict[str, int]) -> list[dict[str, Any]]:
     """prepro.read_docred token by token and pair by pair, label rows as lists."""
     features = []
     for document in json.loads(Path(path).read_text()):
@@ -165,7 +163,7 @@ def plain_features(
                     row[relation] = 1
                 hts.append([head, tail])
                 labels.append(row)
-        ids = tokenizer.convert_tokens_to_ids(pieces[: max_seq_length - 2])
+        ids = tokenizer.convert_tokens_to_ids(pieces[: 1024 - 2])
         cut = {"pieces_cut": len(pieces) - len(ids)} if len(pieces) > len(ids) else {}
         features.append(
             {

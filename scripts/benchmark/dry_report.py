@@ -54,16 +54,14 @@ def print_memory(record: dict[str, Any], checkpointing: bool) -> None:
     print(f"{title:<44}" + "".join(f"{part:>12.2f}" for part in [*parts, sum(parts)]) + f"  {MARK}")
 
 
-def print_dry(launch_us: float, tflops: float, gb_per_s: float, precision: str = "fp16") -> None:
+def print_dry(launch_us: float, tflops: float, gb_per_s: float) -> None:
     """Both encoders, three modules, ours and the baseline, which is of ATLOP alone; then memory."""
-    print(
-        f"a batch of 4 documents, {precision}; assumed: {launch_us:g} us to launch an operator, {tflops:g} TFLOP/s for"
-    )
+    print(f"a batch of 4 documents, fp16; assumed: {launch_us:g} us to launch an operator, {tflops:g} TFLOP/s for")
     print(f"products, {gb_per_s:g} GB/s for all else; a phase takes the launches' time or the work's, the longer\n")
     heads = ("operators", "casts", "waits", "GFLOP", "GB", "launch ms", "work ms", "ms")
     print(f"{'':<44}" + "".join(f"{head:>10}" for head in heads))
     for encoder in ("bert-base", "roberta-large"):
-        options = ["--encoder", encoder, "--precision", precision]
+        options = ["--encoder", encoder, "--precision", "fp16"]
         ours = dry_run(*options, "--backbone", *BACKBONES)
         for record in dry_run(*options, "--side", "baseline") + ours:
             print_phases(record, (launch_us, tflops, gb_per_s))
@@ -72,6 +70,6 @@ def print_dry(launch_us: float, tflops: float, gb_per_s: float, precision: str =
     print(f"{'':<44}" + "".join(f"{head:>12}" for head in heads))
     for encoder in ("bert-base", "roberta-large"):
         for checkpointing in (False, True):
-            options = ["--encoder", encoder, "--precision", precision, "--largest"]
+            options = ["--encoder", encoder, "--precision", "fp16", "--largest"]
             [record] = dry_run(*options, *(["--checkpointing"] if checkpointing else []))
             print_memory(record, checkpointing)

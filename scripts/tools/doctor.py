@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import re
 import shutil
 import socket
 import subprocess
@@ -29,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from hingeabl.errors import UserError, print_warning, run_command_line
+from hingeabl.machine import ask_nvidia_smi, gpu_problem, without_password
 from hingeabl.start import numbers, requirements
 
 SECONDS = 10  # to wait for the hub, or for an address
@@ -84,8 +84,6 @@ def gpu() -> Iterator[Line]:
     """The GPUs, their driver, torch's build, and whether these fit."""
     try:
         import torch
-
-        from hingeabl.machine import ask_nvidia_smi, gpu_problem
     except ImportError as error:
         yield "torch", f"cannot be imported ({error})", False
         return
@@ -102,7 +100,7 @@ def hub() -> Iterator[Line]:
     """Whether the model hub answers, and the variables that decide how it is asked."""
     for name in NETWORK:
         if os.environ.get(name):
-            yield name, re.sub(r"//[^/@]*@", "//***@", os.environ[name]), True
+            yield name, without_password(os.environ[name]), True
     try:
         from huggingface_hub.constants import ENDPOINT
     except ImportError:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from hingeabl.data import checksums
 from hingeabl.data.checksums import has_checksum
-from hingeabl.errors import UserError, run_command_line
+from hingeabl.errors import UserError, first_line, run_command_line
 
 REDOCRED = ROOT / "dataset" / "redocred"
 HUB_DATASET = "tonytan48/Re-DocRED"
@@ -52,7 +52,7 @@ def fetch_redocred() -> None:
             try:
                 hf_hub_download(HUB_DATASET, name, repo_type="dataset", local_dir=REDOCRED)
             except Exception as error:  # the hub's client raises the errors of several libraries
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                reason = first_line(error)
                 raise UserError(
                     f"{name}: could not be fetched from the hub's dataset {HUB_DATASET} ({reason}); put "
                     f"{', '.join(CHECKSUMS)} into {REDOCRED.relative_to(ROOT)}/ by hand and run this again"

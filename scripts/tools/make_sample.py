@@ -209,9 +209,9 @@ def make_sample(seed: int = 0) -> dict[str, list[dict[str, Any]]]:
     return corpus
 
 
-def thin_labels(documents: list[dict[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
+def thin_labels(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Documents with about half of their labels left out: they stand for distantly labelled ones."""
-    rng = random.Random(seed)
+    rng = random.Random(0)
     return [
         {**document, "labels": [label for label in document["labels"] if rng.random() < 0.5]} for document in documents
     ]

@@ -71,11 +71,6 @@ def cdr_run(benchmark, tiny_bert, tmp_path_factory):
     return folder
 
 
-def predict_path(run, path, output):
-    """Run predict.py on a file."""
-    predict.main(["--load_path", str(run), "--input", str(path), "--output", str(output)])
-
-
 def run_prepro(monkeypatch, *arguments):
     monkeypatch.setattr("sys.argv", ["prepro.py", *map(str, arguments)])
     prepro.main()

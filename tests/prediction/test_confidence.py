@@ -30,6 +30,7 @@ from hingeabl.training.fitted import (
     predicted_triples,
     read_confidence,
     read_types,
+    types_help,
 )
 from predict import main
 
@@ -198,19 +199,22 @@ def test_broken_and_missing_files_are_told(trained, tmp_path):
         Predictor.from_run(run, "cpu")
     (run / CONFIDENCE).unlink()
     (run / TYPES).write_text('{"types": {"P17": [["LOC"]]}}')
+    assert not types_help(run)
     with pytest.raises(UserError, match=f"{TYPES}: holds no types of relations"):
         Predictor.from_run(run, "cpu")
 
 
-@pytest.mark.parametrize(("name", "moved"), [("atl", slice(0, 1)), ("balanced_softmax", slice(1, None))])
-def test_a_published_shift_moves_every_margin_by_as_much(name, moved):
-    weights = {"bilinear.bias": torch.zeros(5)}
-    shift_threshold(weights, get_loss(name), 1.5)
-    loss, scores = get_loss(name), torch.randn(7, 5)
+@pytest.mark.parametrize("name", ["atl", "balanced_softmax"])
+def test_a_published_shift_moves_every_margin_by_as_much_and_predicts_what_the_option_does(name):
+    weights = {"bilinear.bias": torch.zeros(9)}
+    shift_threshold(weights, get_loss(name), 0.5)
+    loss, scores = get_loss(name), 2 * torch.randn(500, 9, generator=torch.Generator().manual_seed(1))
     before = scores[:, 1:] - loss.threshold(scores)[:, None]
     after = scores + weights["bilinear.bias"]
-    assert (after[:, 1:] - loss.threshold(after)[:, None]).allclose(before - 1.5, atol=1e-6)
-    assert weights["bilinear.bias"][moved].abs().min() == 1.5 and weights["bilinear.bias"].count_nonzero() in (1, 4)
+    assert (after[:, 1:] - loss.threshold(after)[:, None]).allclose(before - 0.5, atol=1e-5)
+    for count in (1, 4):
+        with_option = dataclasses.replace(loss, shift=0.5).predict(scores, count)
+        assert loss.predict(after, count).equal(with_option) and not loss.predict(scores, count).equal(with_option)
 
 
 def test_a_shift_is_refused_where_there_are_several_thresholds_and_the_best_one_is_found():

@@ -23,6 +23,7 @@ from hingeabl.readers.documents import load_documents
 from hingeabl.reporting import publishing
 from hingeabl.reporting.publishing import files_of, write_folder
 from hingeabl.training import inference
+from hingeabl.training.fitted import CONFIDENCE
 from hingeabl.training.saved_run import open_run
 from prepro import read_docred
 
@@ -140,6 +141,8 @@ def numbers_of(value):
 def test_every_number_of_the_card_is_in_the_runs_record(finished, published):
     files = ("seed_7/config.json", "seed_7/scores.json", "summary.json")  # the last has means and deviations
     known = set().union(*(numbers_of(read_json(finished / file)) for file in files)) | NOT_MEASURED
+    confidence = read_json(finished / "seed_7" / CONFIDENCE)
+    known |= {f"{confidence[name]:.4f}" for name in ("slope", "intercept")} | {f"{confidence['test_ece']:.3f}", "10"}
     card = (published / "README.md").read_text()
     assert len(numbers_in(card)) > 40 and not numbers_in(card) - known
     assert numbers_in(card.replace("word pieces", "512 word pieces")) - known == {"512"}
@@ -159,7 +162,8 @@ def test_the_cards_scores_are_this_seeds_with_mean_and_deviation_over_all(finish
 def test_the_card_names_data_settings_use_limits_and_the_paper(trained, published):
     card, config = (published / "README.md").read_text(), read_json(trained / "config.json")
     assert re.findall(r"^#+ (.*)$", card, re.M) == [
-        *("owner/name", "Data", "Decision rule", "Scores", "Settings", "How to use", "Limits", "Citation")
+        *("owner/name", "Data", "Decision rule", "Scores", "Confidence"),
+        *("Settings", "How to use", "Limits", "Citation"),
     ]
     for use, checksum in config["data"].items():
         assert re.search(rf"^\| {use} \| .*`{checksum}` \|$", card, re.M)
@@ -272,6 +276,14 @@ def test_other_seeds_must_be_of_the_same_experiment(copied, tmp_path):
         + Path(read_json(copied / "config.json")["settings"]["model_name_or_path"]).name,
     )
     assert "seeds 7, 8" in files_of(copied, "me/model", None)["README.md"].decode()  # trained on another machine
+    config = read_json(other / "config.json")
+    half = config["settings"] | {"train_batch_size": config["settings"]["train_batch_size"] // 2}
+    own = {"settings": half, "processes": 2, "data": config["data"] | {"initial weights": "1" * 64}}
+    write_json(other / "config.json", config | own)
+    assert "seeds 7, 8" in files_of(copied, "me/model", None)["README.md"].decode()
+    write_json(other / "config.json", config | {"processes": 2})
+    refused(r"seed_8: lies beside .*seed_7 and is no other seed of it", copied, "--folder", tmp_path / "out")
+    write_json(other / "config.json", config)
     change(other, num_train_epochs=3)
     refused(r"seed_8: lies beside .*seed_7 and is no other seed of it", copied, "--folder", tmp_path / "out")
     change(other, num_train_epochs=2, output_dir="elsewhere")

@@ -211,6 +211,14 @@ def test_a_legend_has_as_many_columns_as_fit_the_figures_width(label, columns):
     assert legend.get_window_extent().x0 >= 0 and max(box.x1 for box in boxes) <= figure.bbox.width
 
 
+def test_figure_frequency_leaves_out_runs_of_unknown_losses_whatever_they_lack(sample, tmp_path):
+    make_run(tmp_path, sample, "atl", 1, ALL)
+    path = make_run(tmp_path, sample, "of_another_clone", 1, ALL) / "scores.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"test": {}}))
+    [axes] = FIGURES["frequency"](read_runs([str(tmp_path)])[0]).axes
+    assert len(axes.containers) == 1
+
+
 def test_the_highest_marker_of_figure_frequency_is_drawn_whole(mixed):
     [axes] = FIGURES["frequency"](read_runs([str(mixed)])[0]).axes
     assert axes.containers and not any(container.lines[0].get_clip_on() for container in axes.containers)
@@ -367,3 +375,15 @@ def test_the_figure_of_confidence_is_of_one_experiment(tmp_path):
     (tmp_path / "seed_2.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="differ in encoder or data"):
         FIGURES["reliability"](read_runs([str(tmp_path)])[0])
+
+
+def test_the_figure_of_confidence_names_models_where_there_are_several(tmp_path):
+    record = json.loads((ROOT / "results" / "model" / "seed_1.json").read_text())
+    (tmp_path / "seed_1.json").write_text(json.dumps(record))
+    [axes] = FIGURES["reliability"](read_runs([str(tmp_path)])[0]).axes
+    assert [text.get_text().split(",")[0] for text in axes.get_legend().get_texts()] == ["HingeABL"]
+    assert not axes.spines["top"].get_visible()
+    record["config"]["settings"]["backbone"] = "docunet"
+    (tmp_path / "seed_2.json").write_text(json.dumps(record))
+    [axes] = FIGURES["reliability"](read_runs([str(tmp_path)])[0]).axes
+    assert {text.get_text().split(",")[0] for text in axes.get_legend().get_texts()} == {"ATLOP", "DocuNet"}

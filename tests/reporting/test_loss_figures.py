@@ -55,6 +55,26 @@ def test_the_papers_losses_are_drawn_with_their_slopes_a_new_one_too(monkeypatch
                 assert second[title][1][place] == pytest.approx(curvature, abs=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["priors", "thresholds", "batch"])
+def test_a_new_loss_that_is_not_of_one_pair_is_left_out_of_the_figure(monkeypatch, kind):
+    def odd(scores, labels):
+        return scores[:, 0].sum() if kind == "batch" else scores[:, -1]
+
+    def with_priors(scores, labels, priors):
+        return scores @ priors
+
+    definition = losses.LossDefinition(
+        with_priors if kind == "priors" else odd,
+        losses.threshold_class,
+        losses.among_highest,
+        3 if kind == "thresholds" else 1,
+    )
+    monkeypatch.setitem(losses._LOSSES, "odd", definition)
+    monkeypatch.setitem(losses._ALIASES, "odd", "odd")
+    axes = FIGURES["losses"]([]).axes
+    assert set(lines_of(axes[0])) == {loss_title(name) for name in loss_names() if name not in {"odd", *OTHER_PAPERS}}
+
+
 def test_hingeabl_without_normaliser_is_strictly_convex_as_eq_17_to_20_say():
     margin = 5.0
     c = -torch.linspace(-30, margin - 1e-3, 4000, dtype=torch.float64)  # every d < m

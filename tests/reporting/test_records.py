@@ -230,19 +230,39 @@ def test_every_score_in_the_readmes_table_comes_out_of_the_records(capsys):
     assert_scores_are_in(tables, "\n".join(re.findall(r"^\|.*$", section, re.M)))
 
 
-def test_each_row_of_the_readmes_table_has_its_losss_scores_of_the_seeds_that_it_names():
-    section = (ROOT / "README.md").read_text().split("\n## Results\n")[1].split("\n## ")[0]
+SHARES, COUNTS = ("f1", "ign_f1", "macro_f1", "precision", "recall", "docgnre"), ("FP", "FN_CRK", "FN_IRK")
+
+
+@pytest.mark.parametrize(
+    ("page", "head", "columns"),
+    [
+        ("README.md", "| loss | F1 ", {1: "f1", 3: "ign_f1"}),
+        ("docs/results.md", "| test | F1 ", {1: "f1", 3: "ign_f1", 5: "macro_f1"}),
+        (
+            "docs/results.md",
+            "| test | precision | recall | FP ",
+            dict(enumerate((*SHARES[3:5], *COUNTS, SHARES[5]), 1)),
+        ),
+    ],
+)
+def test_each_row_of_a_losss_scores_has_those_of_all_its_seeds(page, head, columns):
+    text = (ROOT / page).read_text()
+    table = text[text.index(head) :].split("\n\n")[0]
     rows = {
-        row[0]: (row[1], row[3]) for row in re.findall(r"^\| ([\w ]+) \|" + 4 * r" ([^|]+) \|" + "$", section, re.M)
+        cells[0]: cells
+        for cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n"))
     }
-    assert len(rows) == 1 + 8  # with the head
+    assert len(rows) == 2 + 8  # with the head and its rule
     for folder in sorted((ROOT / "results/documents_992").glob("bert_*")):
-        scores = {
-            int(path.stem.removeprefix("seed_")): json.loads(path.read_text())["scores"]["test"]
-            for path in folder.glob("seed_*.json")
-        }
-        for name, shown in zip(("f1", "ign_f1"), rows[loss_title(folder.name.removeprefix("bert_"))], strict=True):
-            first, *others = [f"{100 * scores[seed][name]:.2f}" for seed in sorted(scores)]
+        records = sorted(folder.glob("seed_*.json"), key=lambda path: int(path.stem.removeprefix("seed_")))
+        contents = [json.loads(path.read_text()) for path in records]
+        scores = [
+            content["scores"]["test"] | {"docgnre": content["other_labels"]["test_docgnre.json"]["f1"]}
+            for content in contents
+        ]
+        for column, name in columns.items():
+            first, *others = [f"{each[name]:,}" if name in COUNTS else f"{100 * each[name]:.2f}" for each in scores]
+            shown = rows[loss_title(folder.name.removeprefix("bert_"))][column]
             assert shown == first + (f" ({', '.join(others)})" if others else "")
 
 

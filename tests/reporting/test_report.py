@@ -282,6 +282,42 @@ def test_a_table_says_which_of_its_runs_were_trained_otherwise(runs, capsys):
         assert (form == "text") == ("differ in" in told.out)
 
 
+def change_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return config
+
+
+def test_a_batch_is_that_of_all_processes(runs, capsys):
+    folder = runs / "atlop_atl" / "seed_5"
+    for each in runs.glob("*/seed_*"):
+        settings = json.loads((each / "config.json").read_text())["settings"]
+        change_config(each, settings=settings | {"train_batch_size": 4})
+    settings = change_config(folder, processes=2)["settings"]
+    table = printed(capsys, "--table", 3, runs)
+    assert "the runs differ in train_batch_size: 4 (15 of 16 runs), 8 (1 of 16 runs)" in table
+    change_config(folder, settings=settings | {"train_batch_size": 2})
+    assert "differ in" not in printed(capsys, "--table", 3, runs)
+
+
+def test_runs_with_other_initial_weights_are_compared_and_the_table_says_so(runs, capsys):
+    for number, seed in enumerate((1, 5)):
+        folder = runs / "atlop_atl" / f"seed_{seed}"
+        data = json.loads((folder / "config.json").read_text())["data"]
+        change_config(folder, data=data | {"initial weights": 64 * str(number)})
+    table = printed(capsys, "--table", 3, runs)
+    assert "the runs differ in initial weights: with (2 of 16 runs), without (14 of 16 runs)" in table
+    assert "differ in" not in printed(capsys, "--table", 3, runs / "atlop_atl")
+
+
+def test_runs_of_other_models_and_losses_do_not_count_as_without_the_tables_scores(runs, sample, capsys):
+    paths = [make_run(runs, sample, "atl", 1, 0.5, "docunet") / "seed_1", runs / "atlop_atl" / "seed_5"]
+    for path in (path / "scores.json" for path in (*paths, runs / "atlop_ncrl" / "seed_5")):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"test": {}}))
+    table = printed(capsys, "--table", 3, runs)
+    assert "without the scores of this table, left out: 1 of 16 runs" in table
+
+
 def test_differences_are_not_tested_where_the_test_file_is_gone(runs, sample, capsys, tmp_path):
     for path in runs.rglob("config.json"):
         config = json.loads(path.read_text())

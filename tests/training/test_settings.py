@@ -195,6 +195,16 @@ def test_documents_of_any_length_are_trained_and_scored(sample, tiny_bert, tmp_p
     assert scores["test"]["n_predictions"] > 10
 
 
+def test_a_saved_run_is_scored_whatever_has_become_of_the_run_that_it_started_from(trained, sample, tmp_path):
+    run, first = (shutil.copytree(trained, tmp_path / name) for name in ("run", "first"))
+    (first / "rel2id.json").write_text('{"Na": 0, "P1": 1}')
+    config = json.loads((run / "config.json").read_text())
+    config["settings"]["init_from"] = str(first)
+    (run / "config.json").write_text(json.dumps(config))
+    train.main(["--load_path", str(run), "--data_dir", str(sample), "--output_dir", str(tmp_path / "out")])
+    assert json.loads((tmp_path / "out/scores.json").read_text())["test"]
+
+
 @pytest.mark.parametrize(
     ("option", "file"), [("--load_path", ""), ("--init_from", ""), ("--init_from", "model.safetensors")]
 )
