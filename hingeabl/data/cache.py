@@ -24,7 +24,9 @@ VERSION = "4"  # of prepro.py's rules for word pieces and of this file format; f
 WordPieces = tuple[list[int], list[list[list[int]]], int, list[int]]
 
 
-def pieces_path(folder: Path, path: Path, tokenizer: Any, max_seq_length: int, entity_marker: str) -> Path | None:
+def pieces_path(
+    folder: Path, path: Path, tokenizer: Any, max_seq_length: int, entity_marker: str = "asterisk"
+) -> Path | None:
     """The path of a data file's word pieces: it depends on the file's content, the tokenizer and the settings.
 
     None for a tokenizer that cannot be serialized, as there is then nothing to hash.
